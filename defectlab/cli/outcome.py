@@ -1,0 +1,104 @@
+"""What stands in a run folder after a test, and on the screen."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Trainer
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from defectlab.data import ImageDataModule
+from defectlab.metrics import SplitMetrics, accuracy_interval
+from defectlab.report import write_report
+from defectlab.report.figures import image_sheet, save_png
+from defectlab.report.tensorboard import add_figures, add_hparams, events_logger
+from defectlab.runs import RunFolder, environment
+from defectlab.tasks import ClassificationTask
+
+__all__ = ["print_result", "write_outcome"]
+
+_ON_SHEET = 40
+
+
+def write_outcome(
+    run: RunFolder,
+    task: ClassificationTask,
+    data: ImageDataModule,
+    trainer: Trainer,
+    facts: dict[str, Any],
+    config: dict[str, Any],
+) -> None:
+    """Write metrics.json, predictions.csv, the misclassified sheet, TensorBoard's figures and the report."""
+    earlier = run.read_metrics() if run.metrics_json.exists() else {}
+    run.write_metrics(
+        {
+            **earlier,
+            "data": data.describe(),
+            **task.results,
+            "environment": environment(),
+            "run": {**earlier.get("run", {}), **facts},
+        }
+    )
+    logits, labels = task.predictions["test"]
+    files = data.files("test")[: len(labels)]  # fewer with trainer.limit_test_batches
+    run.write_predictions(files, labels.numpy(), logits.double().softmax(dim=1).numpy(), data.class_names)
+    sheet = misclassified_sheet(task, data)
+    picture = run.path / "misclassified.png"
+    if sheet is not None:
+        save_png(sheet, picture)
+    else:
+        picture.unlink(missing_ok=True)
+    logger = events_logger(trainer)
+    if logger is not None:
+        add_figures(logger, task.results, sheet, trainer.global_step)
+        add_hparams(logger, config, task.results["test"])
+        logger.experiment.flush()
+    write_report(run)
+
+
+def misclassified_sheet(task: ClassificationTask, data: ImageDataModule) -> Figure | None:
+    """The test images that were taken for something else, the most confident mistakes first."""
+    logits, labels = task.predictions["test"]
+    confidence, predicted = logits.double().softmax(dim=1).max(dim=1)
+    wrong = np.flatnonzero((predicted != labels).numpy())
+    if not len(wrong):
+        return None
+    wrong = wrong[np.argsort(-confidence.numpy()[wrong], kind="stable")][:_ON_SHEET]
+    names, files = data.class_names, data.files("test")
+    titles = [
+        f"{Path(files[i]).name}\nis {names[labels[i]]}\ntaken for {names[predicted[i]]} {confidence[i]:.0%}"
+        for i in wrong
+    ]
+    return image_sheet(data.data.images[data.parts.test[wrong]], titles)
+
+
+def print_result(result: SplitMetrics, stage: str, source: str, run: Path | None) -> None:
+    """The closing table: accuracy, macro F1, each class, the worst by name, where things are."""
+    console = Console()
+    hits = sum(row[i] for i, row in enumerate(result["confusion_matrix"]))
+    low, high = accuracy_interval(hits, result["n"])
+    synthetic = " on SYNTHETIC pictures" if source == "synthetic" else ""
+    table = Table(title=f"{stage}: {hits} of {result['n']} images right{synthetic}", title_justify="left")
+    for name in ("class", "images", "accuracy", "precision", "F1"):
+        table.add_column(name, justify="left" if name == "class" else "right")
+    rows = result["per_class"].items()
+    shown = [(name, row) for name, row in rows if row["support"]]
+    worst = min(shown, key=lambda item: (item[1]["accuracy"], item[1]["f1"]))[0]
+    if len(shown) > 30:
+        shown = sorted(shown, key=lambda item: item[1]["accuracy"])[:30]
+        table.caption = f"the 30 worst of {len(rows)} classes"
+    for name, row in shown:
+        figures = (f"{row[key]:.2%}" if row[key] == row[key] else "–" for key in ("accuracy", "precision", "f1"))  # type: ignore[literal-required]
+        table.add_row(name, str(row["support"]), *figures, style="bold" if name == worst else None)
+    console.print(table)
+    console.print(
+        f"accuracy     {result['accuracy']:.2%}   (95 % interval {low:.1%} to {high:.1%}, Wilson, n = {result['n']})\n"
+        f"macro F1     {result['macro_f1']:.2%}\nECE          {result['ece']:.2%}\n"
+        f"worst class  {worst}, {result['per_class'][worst]['accuracy']:.2%}",
+        highlight=False,
+    )
+    if run is not None:
+        # No wrapping: the lines are for copying.
+        console.print(f"run folder   {run}\nTensorBoard  tensorboard --logdir {run}", highlight=False, soft_wrap=True)

@@ -1,0 +1,18 @@
+"""`defectlab report RUN`: the report of a run, written anew."""
+
+import argparse
+
+from defectlab.report import write_report
+from defectlab.runs import RunFolder
+
+__all__ = ["run"]
+
+
+def run(words: list[str]) -> int:
+    """Write report.html and its figures."""
+    parser = argparse.ArgumentParser(
+        "defectlab report", description="Write report.html and its figures from metrics.json and predictions.csv."
+    )
+    parser.add_argument("run", help="run folder")
+    print(write_report(RunFolder.open(parser.parse_args(words).run)))
+    return 0

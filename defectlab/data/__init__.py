@@ -1,0 +1,12 @@
+"""LightningDataModules, and where their pictures come from."""
+
+from defectlab.data.augment import Augmentation
+from defectlab.data.base import ImageDataModule
+from defectlab.data.folder import ImageFolderDataModule
+from defectlab.data.mnist import FashionMNISTDataModule, MNISTDataModule
+from defectlab.data.neu import NEUDataModule
+
+__all__ = [
+    "Augmentation", "FashionMNISTDataModule", "ImageDataModule", "ImageFolderDataModule", "MNISTDataModule",
+    "NEUDataModule",
+]  # fmt: skip

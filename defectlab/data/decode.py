@@ -1,0 +1,89 @@
+"""One picture file as uint8 pixels: every bit depth, palette, transparency and orientation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+Pixels = npt.NDArray[np.uint8]
+
+_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
+_ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
+
+
+class BadImage(Exception):
+    """A file that cannot be used as a picture; the text is the reason, without the name."""
+
+
+def decode(path: Path, size: int, channels: int) -> Pixels:
+    """The file's first picture, upright, as `(channels, size, size)`; `BadImage` if there is none."""
+    try:
+        with Image.open(path) as image:
+            # A JPEG can be decoded at 1/2, 1/4 or 1/8 at a fraction of the cost. Asking for twice the
+            # final size leaves the antialiased resize enough pixels to be within a grey level or two.
+            image.draft("L" if channels == 1 else "RGB", (2 * size, 2 * size))
+            image.load()
+            return to_square(_upright(image), size, channels)
+    except (BadImage, MemoryError):
+        raise
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything, SyntaxError included
+        raise BadImage(_reason(path, error)) from error
+
+
+def to_square(image: Image.Image, size: int, channels: int) -> Pixels:
+    """The whole picture stretched to `(channels, size, size)`: no crop, as defects sit at borders too.
+
+    Grey is ITU-R 601 luma. 16-bit pixels are divided by 257 whatever their range, so that pictures stay
+    comparable; transparent pixels become black.
+    """
+    image = _eight_bit(image).convert("L" if channels == 1 else "RGB")
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)  # Pillow antialiases when it shrinks
+    pixels = np.array(image)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turned = image.getexif().get(_ORIENTATION, 1) != 1
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        return image
+    return ImageOps.exif_transpose(image) if turned else image
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_scaled(np.asarray(image)))
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return image
+
+
+def _scaled(values: npt.NDArray[np.generic]) -> Pixels:
+    """16-bit integers, or floats in [0, 1] or [0, 255], as uint8."""
+    numbers = values.astype(np.float32)
+    low, high = float(numbers.min()), float(numbers.max())
+    whole = np.issubdtype(values.dtype, np.integer)
+    limit = 65535 if whole else 255
+    if not (low >= 0 and high <= limit):  # a NaN fails this too
+        kind = "integers" if whole else "floats"
+        raise BadImage(f"pixels are {kind} from {low:g} to {high:g}, expected 0 to {limit}")
+    factor = 1 / 257 if whole else 255 if high <= 1 else 1
+    pixels: Pixels = np.rint(numbers * factor).astype(np.uint8)
+    return pixels
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, PermissionError):
+        return "permission denied, the file cannot be read"
+    if isinstance(error, IsADirectoryError):
+        return "a folder, not a picture"
+    if isinstance(error, UnidentifiedImageError):
+        return "an empty file" if path.stat().st_size == 0 else "not a picture, whatever its name says"
+    return f"damaged, truncated or of an unknown kind ({' '.join(str(error).split())})"

@@ -1,0 +1,89 @@
+"""Which picture files there are in folders and behind patterns, in natural order."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from defectlab.errors import InputError
+
+__all__ = ["SUFFIXES", "expand_images", "image_files", "is_ignored", "natural_key"]
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm")
+
+_IGNORED = ("__macosx", "thumbs.db")  # what macOS and Windows leave in folders and archives
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Every picture in and below a folder; hidden files and what systems leave behind are passed over.
+
+    Linked folders are followed. InputError if the folder, or one below it, is missing or cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, NotADirectoryError):
+            raise InputError(f"{error.filename}: a file was found, expected a folder of pictures") from None
+        raise InputError(f"{error.filename}: {error.strerror}; expected a folder that can be read") from None
+
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = [name for name in folders if not is_ignored(name) and not _leads_up(parent, name)]
+        found += [Path(parent, name) for name in names if _is_image_name(name)]
+    return sorted(found, key=_path_key)
+
+
+def expand_images(patterns: Sequence[str]) -> list[Path]:
+    """Files, folders (with all below them) and globs as one list in natural order, without duplicates.
+
+    A file named outright is taken whatever its suffix. InputError names the pattern that finds nothing.
+    """
+    found: dict[str, Path] = {}
+    for pattern in patterns:
+        text = os.path.expanduser(pattern)
+        matches = [text] if os.path.lexists(text) else glob.glob(text, recursive=True)
+        paths: list[Path] = []
+        for match in matches:
+            if os.path.isdir(match):
+                paths += image_files(Path(match))
+            elif match == text or _is_image_name(os.path.basename(match)):
+                paths.append(Path(match))
+        if not paths:
+            what = "no picture found" if matches or glob.has_magic(text) else "no such file or folder"
+            raise InputError(
+                f"{pattern}: {what}; expected a picture, a folder of pictures, or a glob pattern"
+            )
+        for path in paths:
+            found.setdefault(os.path.abspath(path), path)
+    return sorted(found.values(), key=_path_key)
+
+
+def natural_key(text: str) -> tuple[list[str | int], str]:
+    """Sorts img_2 before img_10, and looks at upper and lower case only where all else is equal."""
+    pieces = re.split(r"([0-9]+)", text.lower())  # text and digits take turns
+    return [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)], text
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file or folder is hidden, or left there by an operating system."""
+    return name.startswith(".") or name.lower() in _IGNORED
+
+
+def _is_image_name(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not is_ignored(name)
+
+
+def _path_key(path: Path) -> tuple[list[str | int], str]:
+    # A separator that sorts before any letter keeps what is in one folder together.
+    return natural_key(path.as_posix().replace("/", "\0"))
+
+
+def _leads_up(parent: str, name: str) -> bool:
+    """Whether a folder is a link to one that it lies in: to follow it would never end."""
+    path = os.path.join(parent, name)
+    if not os.path.islink(path):
+        return False
+    real, inside = os.path.realpath(path), os.path.realpath(parent)
+    return inside == real or inside.startswith(real.rstrip(os.sep) + os.sep)

@@ -1,0 +1,137 @@
+"""NEU-CLS: six surface defects of hot-rolled steel strip (Song & Yan 2013), 300 pictures of 200×200 a class."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from defectlab.data.archive import open_root
+from defectlab.data.arrays import has_arrays, load_arrays
+from defectlab.data.augment import Augmentation
+from defectlab.data.base import ImageDataModule
+from defectlab.data.fetch import NEU_URL, fetch_neu
+from defectlab.data.images import CACHE, ImageSet, read_listing
+from defectlab.data.layouts import NEU_CLASSES, list_neu
+from defectlab.data.synthetic import strip_images
+from defectlab.errors import InputError
+
+__all__ = ["NEUDataModule"]
+
+DEFAULT_ROOT = "data/neu-cls"
+
+
+class NEUDataModule(ImageDataModule):
+    """NEU-CLS from files in any layout, from the network, or a synthetic stand-in of the same six classes.
+
+    There is no official split: images are divided by class, `seed` and the sizes, unless the folders are named
+    train, val and test.
+
+    Args:
+        root: folder, or .zip of one, with class folders, train/val/test folders, flat `crazing_1.jpg` or
+            `Cr_1.bmp` files, the folders of NEU-DET, or .npy arrays. None looks in `data/neu-cls`.
+        source: `real` takes files, downloading them if `root` is None and nothing is there; `synthetic` generates
+            pictures; `auto` tries the first, then the second, and says so. A `root` that is given has to work.
+        url: where a download comes from; every file is checked against the shipped SHA-256 list.
+        synthetic_per_class: pictures a class that are generated.
+        image_size: side in pixels; pictures are resized to it.
+        channels: 1 (grey, as the camera saw them) or 3 (the same grey three times).
+        batch_size: images a step and process, for training.
+        eval_batch_size: the same for evaluation.
+        seed: of the split, the order, the augmentation and the generator.
+        val_size: share or number of images held out for validation.
+        test_size: share or number of images held out for the final test.
+        split: `auto` keeps a split that the folders give, `random` divides all images anew.
+        on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
+        augmentation: None for none.
+        mean: a value a channel on [0, 1]; None measures the training part.
+        std: likewise.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        source: Literal["auto", "real", "synthetic"] = "auto",
+        url: str = NEU_URL,
+        synthetic_per_class: int = 300,
+        image_size: int = 200,
+        channels: Literal[1, 3] = 1,
+        batch_size: int = 32,
+        eval_batch_size: int = 128,
+        seed: int = 0,
+        val_size: float | int = 0.15,
+        test_size: float | int = 0.2,
+        split: Literal["auto", "random"] = "auto",
+        on_bad_image: Literal["error", "skip"] = "error",
+        augmentation: Augmentation | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(
+            image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
+            seed=seed, val_size=val_size, test_size=test_size, split=split, augmentation=augmentation,
+            mean=mean, std=std,
+        )  # fmt: skip
+        if synthetic_per_class < 1:
+            raise InputError(f"data.synthetic_per_class is {synthetic_per_class}: expected at least 1")
+        self.root = root
+        self.requested_source = source
+        self.url = url
+        self.synthetic_per_class = synthetic_per_class
+        self.on_bad_image: Literal["error", "skip"] = on_bad_image
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The six classes, in alphabetical order."""
+        return NEU_CLASSES
+
+    @property
+    def source(self) -> str:
+        """`real` if there are files to read, else `synthetic`."""
+        if self.requested_source == "auto":
+            return "real" if self.root is not None or Path(DEFAULT_ROOT).exists() else "synthetic"
+        return self.requested_source
+
+    @property
+    def location(self) -> str:
+        """The root, or the generator's settings."""
+        if self.source == "synthetic":
+            return f"generator, {self.synthetic_per_class} a class, seed {self.seed}"
+        return self.root or DEFAULT_ROOT
+
+    def prepare_data(self) -> None:
+        """Download if files are asked for, none are there and no root was named."""
+        if self.requested_source == "synthetic" or self.root is not None or Path(DEFAULT_ROOT).exists():
+            return
+        try:
+            fetch_neu(Path(DEFAULT_ROOT), self.url)
+        except InputError as error:
+            if self.requested_source == "real":
+                raise
+            rank_zero_info(f"NEU-CLS could not be downloaded ({error})")
+
+    def load(self) -> ImageSet:
+        """Read the files, or generate."""
+        if self.source == "synthetic":
+            rank_zero_info(
+                "Using the SYNTHETIC stand-in for NEU-CLS: its figures say nothing about real steel. For the real "
+                "pictures give --data.root DIR, or run: defectlab data fetch"
+            )
+            return self._generate()
+        root = open_root(Path(self.location), CACHE)
+        if has_arrays(root):
+            return load_arrays(root, self.image_size, self.channels, NEU_CLASSES)
+        return read_listing(list_neu(root), self.image_size, self.channels, self.on_bad_image)
+
+    def _generate(self) -> ImageSet:
+        count = self.synthetic_per_class
+        images = torch.cat([strip_images(name, count, self.seed) for name in NEU_CLASSES])
+        if self.image_size != images.shape[-1]:
+            size = (self.image_size, self.image_size)
+            images = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
+        files = [f"{name}/{name}_{index + 1}.png" for name in NEU_CLASSES for index in range(count)]
+        labels = torch.arange(len(NEU_CLASSES)).repeat_interleave(count)
+        return ImageSet(
+            images.expand(-1, self.channels, -1, -1).contiguous(), labels, list(NEU_CLASSES), files, None, []
+        )

@@ -1,0 +1,71 @@
+"""A progress bar for work that takes long enough to make one wonder."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+# What torchrun, Lightning, SLURM and jsrun call the rank, the global one first.
+_RANK_VARIABLES = ("RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK", "LOCAL_RANK")
+
+
+def is_rank_zero() -> bool:
+    """Whether this is the first or the only process of a run."""
+    ranks = (os.environ.get(name, "") for name in _RANK_VARIABLES)
+    return next((int(rank) == 0 for rank in ranks if rank.isdigit()), True)
+
+
+@contextmanager
+def progress_bar(
+    description: str, total: int | None, in_bytes: bool = False, after: float = 1.0
+) -> Iterator[Callable[[int], None]]:
+    """Gives `advance(count)`, which draws on standard error once `after` seconds have gone by.
+
+    Short work shows nothing, and neither does any rank but zero. A `total` of None is one not known.
+    """
+    began = time.monotonic()
+    done = 0
+    bar: Progress | None = None
+    shown = is_rank_zero()
+
+    def advance(count: int) -> None:
+        nonlocal done, bar
+        done += count
+        if bar is None and shown and time.monotonic() - began >= after:
+            bar = _new_bar(in_bytes)
+            bar.add_task(description, total=total)
+            bar.start()
+        if bar is not None:
+            bar.update(bar.task_ids[0], completed=done)
+
+    try:
+        yield advance
+    finally:
+        if bar is not None:
+            bar.stop()
+
+
+def _new_bar(in_bytes: bool) -> Progress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn() if in_bytes else MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

@@ -1,0 +1,162 @@
+"""How good the predictions on one split are, computed once from all logits.
+
+torch and torchmetrics are imported where they are used: together they take seconds, and a report needs
+only `accuracy_interval`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import TYPE_CHECKING, TypedDict
+
+from defectlab.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ECE_BINS = 15
+
+
+class ClassMetrics(TypedDict):
+    """Figures for one class in [0, 1]; NaN (null in JSON) where the denominator is zero.
+
+    `accuracy` is the share of the class's images that were recognised, which is its recall: the two are
+    equal, and both names are given because people look for both. `precision` is NaN for a class that was
+    never predicted, `recall` and `accuracy` for one without images, `f1` for one with neither.
+    """
+
+    accuracy: float
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+class SplitMetrics(TypedDict):
+    """Figures for one split, in plain values that go into JSON as they are.
+
+    - `loss`: mean cross-entropy in nats, without class weights or label smoothing.
+    - `accuracy`: micro, the share of images that are right.
+    - `macro_f1`: plain mean over the classes that occur among the labels or the predictions, which is
+      what torchmetrics and scikit-learn call macro.
+    - `macro_recall`: plain mean over the classes that have images; also called balanced accuracy.
+    - `ece`: expected calibration error of the top probability, 15 equal bins, L1
+      (Guo et al. 2017, On Calibration of Modern Neural Networks, eq. 3).
+    - `confusion_matrix`: image counts, rows are true classes, columns predicted ones.
+    """
+
+    n: int
+    loss: float
+    accuracy: float
+    macro_f1: float
+    macro_recall: float
+    ece: float
+    per_class: dict[str, ClassMetrics]
+    confusion_matrix: list[list[int]]
+
+
+def evaluate_predictions(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> SplitMetrics:
+    """Judge the logits `(N, C)` of a whole split against its labels `(N,)`, int64 in [0, C).
+
+    Computed on the CPU from logits in float64, so the same input gives the same bits.
+
+    Raises:
+        InputError: no images, shapes that do not fit together, labels out of range, repeated class
+            names, or logits that are not finite.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+    from torchmetrics.functional.classification import (
+        multiclass_calibration_error,
+        multiclass_confusion_matrix,
+    )
+
+    _check(logits, labels, class_names)
+    logits = logits.detach().to("cpu", torch.float64)
+    labels = labels.detach().to("cpu", torch.int64)
+    n, classes = logits.shape
+
+    losses = cross_entropy(logits, labels, reduction="none")
+    # torchmetrics bins in float32 and gives a confidence of exactly 1 a sixteenth bin of its own.
+    probabilities = logits.softmax(dim=1).clamp(max=1 - 2**-24)
+    ece = multiclass_calibration_error(probabilities, labels, num_classes=classes, n_bins=ECE_BINS, norm="l1")
+    matrix: list[list[int]] = multiclass_confusion_matrix(logits.argmax(1), labels, classes).tolist()
+
+    # Ratios of the integer counts: torchmetrics' own class figures are rounded to float32.
+    per_class: dict[str, ClassMetrics] = {}
+    for index, name in enumerate(class_names):
+        hits, support = matrix[index][index], sum(matrix[index])
+        predicted = sum(row[index] for row in matrix)
+        recall = _ratio(hits, support)
+        per_class[name] = {
+            "accuracy": recall,
+            "precision": _ratio(hits, predicted),
+            "recall": recall,
+            "f1": _ratio(2 * hits, support + predicted),
+            "support": support,
+        }
+    return {
+        "n": n,
+        "loss": math.fsum(losses.tolist()) / n,  # fsum: the same bits for any number of threads
+        "accuracy": sum(matrix[i][i] for i in range(classes)) / n,
+        "macro_f1": _mean_of_defined([c["f1"] for c in per_class.values()]),
+        "macro_recall": _mean_of_defined([c["recall"] for c in per_class.values()]),
+        "ece": float(ece),
+        "per_class": per_class,
+        "confusion_matrix": matrix,
+    }
+
+
+def accuracy_interval(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Lower and upper bound, in [0, 1], of the accuracy behind `correct` right images of `n`.
+
+    The score interval of Wilson (1927), which stays sensible near 0 and 1 and for small n.
+
+    Raises:
+        InputError: counts that are not 0 <= correct <= n with n >= 1, or a level outside (0, 1).
+    """
+    if n < 1 or not 0 <= correct <= n:
+        raise InputError(f"{correct} correct of n = {n}: expected 0 <= correct <= n and n >= 1")
+    if not 0 < level < 1:
+        raise InputError(f"level = {level}: expected a share between 0 and 1, such as 0.95")
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share = correct / n
+    centre = share + z * z / (2 * n)
+    reach = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    low = 0.0 if correct == 0 else (centre - reach) / scale
+    high = 1.0 if correct == n else (centre + reach) / scale
+    return low, high
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
+
+
+def _mean_of_defined(values: Sequence[float]) -> float:
+    defined = [value for value in values if not math.isnan(value)]
+    return math.fsum(defined) / len(defined)  # never empty: some image has some class
+
+
+def _check(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
+    classes = len(class_names)
+    if classes < 2 or len(set(class_names)) != classes:
+        raise InputError(f"class_names = {list(class_names)}: expected at least two different names")
+    if logits.ndim != 2 or logits.shape[1] != classes or labels.shape != logits.shape[:1]:
+        raise InputError(
+            f"logits of shape {tuple(logits.shape)} and labels of shape {tuple(labels.shape)}: "
+            f"expected (N, {classes}) and (N,), as there are {classes} class names"
+        )
+    if len(labels) == 0:
+        raise InputError("the split holds no images, so there is nothing to judge; check the data folder")
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= classes:
+        raise InputError(f"labels run from {lowest} to {highest}: expected 0 to {classes - 1}")
+    broken = int((~logits.isfinite()).any(dim=1).sum())
+    if broken:
+        raise InputError(
+            f"the network's output is not finite for {broken} of {len(labels)} images: "
+            "training diverged; lower the learning rate"
+        )

@@ -1,0 +1,21 @@
+"""Networks as plain `torch.nn.Module`s, each called with (num_classes, in_channels, image_size)."""
+
+from defectlab.networks.base import Network
+from defectlab.networks.bipyramidal import BipyramidalCNN
+from defectlab.networks.depthwise import DepthwiseSeparableConv, MobileNetV1
+from defectlab.networks.mobilenet import MobileNet
+from defectlab.networks.small_cnn import CompactCNN, LabCNN, LeNet5, SimpleDefectCNN
+from defectlab.networks.weights import load_backbone_weights
+
+__all__ = [
+    "BipyramidalCNN",
+    "CompactCNN",
+    "DepthwiseSeparableConv",
+    "LabCNN",
+    "LeNet5",
+    "MobileNet",
+    "MobileNetV1",
+    "Network",
+    "SimpleDefectCNN",
+    "load_backbone_weights",
+]

@@ -1,0 +1,63 @@
+"""The bi-pyramid: twice the feature maps at every halving of the resolution."""
+
+from itertools import pairwise
+
+from torch import nn
+
+from defectlab.networks.base import Network, check_at_least, check_dropout
+
+
+class BipyramidalCNN(Network):
+    """`depth` blocks of 3×3 convolution, ReLU and 2×2 pool, each with twice the channels of the one before.
+
+    The name is LeCun et al.'s (1998, "Gradient-based learning applied to document recognition", section
+    II.A): the number of feature maps grows as the spatial resolution falls. The defaults with `depth=2`
+    (32-64) have 421,642 parameters at 28 px, 1 channel, 10 classes; with `depth=3` (32-64-128) they have
+    10,333,574 at 200 px, 1 channel, 6 classes.
+
+    Args:
+        num_classes: Number of logits.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images in pixels, at least 2 ** depth.
+        channels: Channels of the first block.
+        depth: Number of blocks.
+        hidden: Units of the hidden linear layer.
+        batch_norm: Whether a batch normalisation stands between each convolution (then without bias) and
+            its ReLU.
+        dropout: Probability of dropping one of the hidden units, in [0, 1).
+
+    Raises:
+        InputError: If an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        channels: int = 32,
+        depth: int = 3,
+        hidden: int = 128,
+        batch_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        check_at_least("depth", depth, 1)
+        super().__init__(num_classes, in_channels, image_size, smallest=2**depth)
+        check_at_least("channels", channels, 1)
+        check_at_least("hidden", hidden, 1)
+        check_dropout(dropout)
+        widths = [in_channels] + [channels * 2**block for block in range(depth)]
+        layers: list[nn.Module] = []
+        for narrow, wide in pairwise(widths):
+            layers.append(nn.Conv2d(narrow, wide, kernel_size=3, padding=1, bias=not batch_norm))
+            if batch_norm:
+                layers.append(nn.BatchNorm2d(wide))
+            layers += [nn.ReLU(), nn.MaxPool2d(2)]
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(widths[-1] * (image_size // 2**depth) ** 2, hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, num_classes),
+        )

@@ -1,0 +1,202 @@
+"""MobileNetV2 and V3: torchvision's feature layers with a head for few images and a frozen backbone."""
+
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import get_model
+
+from defectlab.errors import InputError
+from defectlab.networks.base import Network, check_at_least, check_dropout, check_width
+
+Backbone = Literal["mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"]
+BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
+
+
+class MobileNet(Network):
+    """MobileNetV2 (Sandler et al. 2018) or MobileNetV3 (Howard et al. 2019): a backbone and a head.
+
+    The backbone is torchvision's `features`, under the same name, so that torchvision's weights load. The
+    head standardises each pooled feature with a BatchNorm that has no parameters, so that one learning rate
+    suits features of any scale, frozen ones above all, then applies dropout and a linear layer.
+
+    The backbone of `mobilenet_v3_small` has 927,008 parameters at width 1.0 and 3 channels; the whole
+    network for 6 classes 930,470, and 1,524,006, torchvision's own number, with `hidden=1024`.
+
+    Args:
+        num_classes: Number of logits.
+        in_channels: Channels of the images; the first convolution is made for them.
+        image_size: Height and width of the images in pixels. Any size runs; at 32 or less the last map is
+            one pixel, and training then needs at least two images a batch.
+        backbone: Which of torchvision's networks.
+        width: Multiplier of the channels of every layer. ImageNet weights exist for 1.0.
+        dropout: Probability of dropping a feature before the last linear layer, in [0, 1).
+        batch_norm_momentum: Weight of the newest batch in the running statistics, in (0, 1]. torchvision's
+            0.01 for V3 is right for ImageNet: with 50 steps an epoch, validation stays at chance for epochs.
+        hidden: Units of a hidden linear layer and Hardswish, as torchvision's V3 has (1024 in small, 1280
+            in large); 0 for none. It adds two thirds to the parameters of the small one.
+        stages: Indices of the layers in `features` that are embedded in place of the last one, ascending.
+            Each gives the mean and the standard deviation over space of its channels; the layers after
+            the last are left out. Surfaces are often told apart better by the statistics of middle layers,
+            such as [4, 6, 8] in V3-small or [6, 9, 12] in V2, than by the last.
+        freeze_batch_norm: Whether the backbone's BatchNorm layers keep their running statistics while
+            training, for fine-tuning with small batches. Their scale and shift are still learned.
+
+    Attributes:
+        embedding_size: Length E of an embedding.
+
+    Raises:
+        InputError: If an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        backbone: Backbone = "mobilenet_v3_small",
+        width: float = 1.0,
+        dropout: float = 0.2,
+        batch_norm_momentum: float = 0.1,
+        hidden: int = 0,
+        stages: list[int] | None = None,
+        freeze_batch_norm: bool = False,
+    ) -> None:
+        super().__init__(num_classes, in_channels, image_size)
+        check_dropout(dropout)
+        check_at_least("hidden", hidden, 0)
+        if not 0 < batch_norm_momentum <= 1:
+            raise InputError(
+                f"batch_norm_momentum is {batch_norm_momentum}: expected a number in (0, 1], such as 0.1; "
+                "change batch_norm_momentum"
+            )
+        self.backbone = backbone
+        self.width = width
+        self.stages = None if stages is None else list(stages)
+        self.freeze_batch_norm = freeze_batch_norm
+        self.features = mobilenet_features(backbone, width, in_channels, batch_norm_momentum)
+        if self.stages is None:
+            self.embedding_size = _channels(self.features[-1])
+        else:
+            _check_stages(self.stages, len(self.features))
+            self.embedding_size = 2 * sum(_channels(self.features[stage]) for stage in self.stages)
+            self.features = self.features[: self.stages[-1] + 1]
+        units = self.embedding_size
+        layers: list[nn.Module] = [Standardise(units, batch_norm_momentum)]
+        if hidden > 0:
+            layers += [nn.Linear(units, hidden), nn.Hardswish()]
+            units = hidden
+        layers += [nn.Dropout(dropout), nn.Linear(units, num_classes)]
+        self.head = nn.Sequential(*layers)
+        self.train()  # so that freeze_batch_norm holds from the start
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Turn images (N, in_channels, H, W) into the last feature map (N, D, h, w).
+
+        With `stages`, their maps are brought to the size of the first of them and joined, D in all.
+        """
+        if self.stages is None:
+            return super().forward_features(images)
+        maps = []
+        for index, layer in enumerate(self.features):
+            images = layer(images)
+            if index in self.stages:
+                maps.append(images)
+        # Nearest keeps the values, so that mean and spread stay those of the small map.
+        return torch.cat([F.interpolate(map_, size=maps[0].shape[-2:]) for map_ in maps], dim=1)
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Turn the last feature map (N, D, h, w) into logits (N, num_classes)."""
+        return self.classify(self._pool(features))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Turn images (N, in_channels, H, W) into embeddings (N, E): what a frozen backbone's cache holds."""
+        return self._pool(self.forward_features(images))
+
+    def classify(self, embeddings: Tensor) -> Tensor:
+        """Turn embeddings (N, E) into logits (N, num_classes)."""
+        return super().forward_head(embeddings)
+
+    def freeze_backbone(self) -> None:
+        """Stop the backbone from learning, its BatchNorm statistics included, until `unfreeze_backbone`."""
+        self.features.requires_grad_(False)
+        self.train(self.training)
+
+    def unfreeze_backbone(self) -> None:
+        """Let the backbone learn again; `freeze_batch_norm` decides about its BatchNorm statistics."""
+        self.features.requires_grad_(True)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "MobileNet":
+        """Set training or evaluation mode; frozen BatchNorm layers stay in evaluation mode."""
+        super().train(mode)
+        learns = any(parameter.requires_grad for parameter in self.features.parameters())
+        if self.freeze_batch_norm or not learns:
+            self.features.eval()  # nothing but BatchNorm there knows the difference
+        return self
+
+    def _pool(self, features: Tensor) -> Tensor:
+        mean = features.mean(dim=(2, 3))
+        if self.stages is None:
+            return mean
+        variance = (features - mean[:, :, None, None]).square().mean(dim=(2, 3))
+        # The small number keeps the root's gradient finite where a map is constant.
+        return torch.cat([mean, (variance + 1e-6).sqrt()], dim=1)
+
+
+class Standardise(nn.BatchNorm1d):
+    """Subtract each feature's mean and divide by its standard deviation: a BatchNorm without parameters.
+
+    A training batch of one image, which has no deviation, is standardised with the running statistics.
+
+    Args:
+        num_features: Length E of the embeddings.
+        momentum: Weight of the newest batch in the running statistics, in (0, 1].
+    """
+
+    def __init__(self, num_features: int, momentum: float = 0.1) -> None:
+        super().__init__(num_features, momentum=momentum, affine=False)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Turn embeddings (N, E) into standardised ones (N, E)."""
+        if self.training and embeddings.shape[0] == 1:
+            return F.batch_norm(embeddings, self.running_mean, self.running_var, eps=self.eps)
+        return super().forward(embeddings)
+
+
+def mobilenet_features(
+    backbone: Backbone, width: float, in_channels: int, batch_norm_momentum: float = 0.1
+) -> nn.Sequential:
+    """Build torchvision's feature layers, freshly initialised, with a first convolution for `in_channels`.
+
+    Raises:
+        InputError: If `backbone` is none of torchvision's MobileNets or `width` is out of its range.
+    """
+    if backbone not in BACKBONES:
+        raise InputError(f"backbone is {backbone!r}: expected one of {', '.join(BACKBONES)}; change backbone")
+    check_width(width)
+    epsilon = 1e-5 if backbone == "mobilenet_v2" else 1e-3  # torchvision's, which its weights expect
+    norm_layer = partial(nn.BatchNorm2d, eps=epsilon, momentum=batch_norm_momentum)
+    network = get_model(backbone, weights=None, width_mult=width, norm_layer=norm_layer)
+    if in_channels != 3:
+        stem = network.features[0]
+        stem[0] = nn.Conv2d(in_channels, stem.out_channels, kernel_size=3, stride=2, padding=1, bias=False)
+        nn.init.kaiming_normal_(stem[0].weight, mode="fan_out")  # as torchvision does
+    features: nn.Sequential = network.features
+    return features
+
+
+def _channels(layer: nn.Module) -> int:
+    channels = layer.out_channels  # every layer of torchvision's `features` knows its own
+    assert isinstance(channels, int)
+    return channels
+
+
+def _check_stages(stages: list[int], layers: int) -> None:
+    if not stages or stages != sorted(set(stages)) or stages[0] < 0 or stages[-1] >= layers:
+        raise InputError(
+            f"stages is {stages}: expected ascending numbers from 0 to {layers - 1}, the backbone's layers, "
+            "or null for the last; change stages"
+        )

@@ -1,0 +1,143 @@
+"""The small CNNs of the courses: a few convolutions and pools, then one to three linear layers."""
+
+from typing import Literal
+
+from torch import nn
+
+from defectlab.networks.base import Network, check_dropout
+
+
+class SimpleDefectCNN(Network):
+    """Two blocks of 3×3 convolution (16, 32), ReLU and 2×2 pool, then linear layers of 128 and num_classes.
+
+    10,245,702 parameters at 200 px, 1 channel, 6 classes; all but 5,574 sit in the two linear layers.
+
+    Args:
+        num_classes: Number of logits.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images in pixels, at least 4.
+
+    Raises:
+        InputError: If an argument is out of its range.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__(num_classes, in_channels, image_size, smallest=4)
+        self.features = nn.Sequential(
+            *_block(in_channels, 16, kernel_size=3),
+            *_block(16, 32, kernel_size=3),
+        )
+        self.head = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(32 * (image_size // 4) ** 2, 128),
+            nn.ReLU(),
+            nn.Linear(128, num_classes),
+        )
+
+
+class CompactCNN(Network):
+    """Two blocks of 3×3 convolution (12, 24), ReLU and 2×2 pool, then linear layers of 64 and num_classes.
+
+    78,714 parameters at 28 px, 1 channel, 10 classes.
+
+    Args:
+        num_classes: Number of logits.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images in pixels, at least 4.
+        dropout: Probability of dropping one of the 64 hidden units, in [0, 1).
+
+    Raises:
+        InputError: If an argument is out of its range.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int, image_size: int, dropout: float = 0.2) -> None:
+        super().__init__(num_classes, in_channels, image_size, smallest=4)
+        check_dropout(dropout)
+        self.features = nn.Sequential(
+            *_block(in_channels, 12, kernel_size=3),
+            *_block(12, 24, kernel_size=3),
+        )
+        self.head = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(24 * (image_size // 4) ** 2, 64),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(64, num_classes),
+        )
+
+
+class LabCNN(Network):
+    """Two blocks of 5×5 convolution (16, 32), ReLU and 2×2 pool, then one linear layer.
+
+    28,938 parameters at 28 px, 1 channel, 10 classes.
+
+    Args:
+        num_classes: Number of logits.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images in pixels, at least 4.
+
+    Raises:
+        InputError: If an argument is out of its range.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__(num_classes, in_channels, image_size, smallest=4)
+        self.features = nn.Sequential(
+            *_block(in_channels, 16, kernel_size=5),
+            *_block(16, 32, kernel_size=5),
+        )
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(32 * (image_size // 4) ** 2, num_classes))
+
+
+class LeNet5(Network):
+    """LeNet-5 (LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document
+    recognition", section II.B): 5×5 convolutions (6, 16), then linear layers of 120, 84 and num_classes.
+
+    61,706 parameters at 28 px, 1 channel, 10 classes. As courses teach it, the first convolution pads a
+    28 px image to the paper's 32 px, every map of C3 sees all six of S2, and the output is linear.
+
+    Args:
+        num_classes: Number of logits.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images in pixels, at least 12.
+        variant: `modern` has ReLU and max pools. `classic` is nearer to the paper: tanh and average pools
+            (which there have a weight and a bias for each map; here they have none).
+
+    Raises:
+        InputError: If an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        variant: Literal["modern", "classic"] = "modern",
+    ) -> None:
+        super().__init__(num_classes, in_channels, image_size, smallest=12)
+        pool, activation = (nn.AvgPool2d, nn.Tanh) if variant == "classic" else (nn.MaxPool2d, nn.ReLU)
+        self.features = nn.Sequential(
+            nn.Conv2d(in_channels, 6, kernel_size=5, padding=2),
+            activation(),
+            pool(2),
+            nn.Conv2d(6, 16, kernel_size=5),
+            activation(),
+            pool(2),
+        )
+        self.head = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(16 * ((image_size // 2 - 4) // 2) ** 2, 120),
+            activation(),
+            nn.Linear(120, 84),
+            activation(),
+            nn.Linear(84, num_classes),
+        )
+
+
+def _block(in_channels: int, out_channels: int, kernel_size: int) -> list[nn.Module]:
+    """A convolution that keeps the size, ReLU, and a pool that halves it."""
+    return [
+        nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    ]

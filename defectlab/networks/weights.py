@@ -1,0 +1,182 @@
+"""Pretrained weights for a MobileNet's backbone: torchvision's, ours, or a file's; no code is executed."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torchvision.models import get_model_weights
+
+from defectlab.errors import InputError
+from defectlab.networks.mobilenet import BACKBONES, MobileNet, mobilenet_features
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+SHIPPED = (_PACKAGE / "checkpoints", _PACKAGE.parent / "checkpoints")  # in a wheel; in the repository
+ALTERNATIVES = "or set weights to the path of a .pth, .safetensors or .ckpt file, or to null for none"
+FIRST = "0.0.weight"  # the kernel of the first convolution, (width, in_channels, 3, 3)
+COUNTER = "num_batches_tracked"  # of BatchNorm: older files lack it, and only a cumulative mean needs it
+USUAL_WIDTHS = (1.0, 0.25, 0.35, 0.5, 0.75, 1.3, 1.4)
+
+
+def load_backbone_weights(network: MobileNet, weights: str) -> None:
+    """Load pretrained weights into `network.features`; the head stays as it is.
+
+    A kernel for RGB is summed over its channels for a network of one: what the same grey image in all three
+    channels would give, if all three are normalised alike. A kernel for grey is shared evenly among three.
+
+    Args:
+        network: The network to fill, of the backbone and width that the weights were trained with.
+        weights: `imagenet` for torchvision's weights, downloaded once and kept in the cache of torch.hub;
+            `surface` for those shipped with this package; or the path of a .safetensors, .pth, .pt or .ckpt
+            file, which holds torchvision's whole network, its `features.*` alone, or a checkpoint of ours.
+
+    Raises:
+        InputError: If the weights cannot be had, cannot be read without running code, or do not fit.
+    """
+    if weights == "imagenet":
+        source, state = _imagenet(network)
+    elif weights == "surface":
+        source = _surface(network.backbone)
+        state = _read(source)
+    else:
+        source = Path(weights).expanduser()
+        if not source.is_file():
+            raise InputError(
+                f"weights is {weights!r}, and no such file exists: set it to imagenet or surface, "
+                f"{ALTERNATIVES}"
+            )
+        state = _read(source)
+    features = _backbone_part(state, source)
+    own = network.features.state_dict()
+    if FIRST in features and features[FIRST].shape[:1] == own[FIRST].shape[:1]:
+        features[FIRST] = _for_channels(features[FIRST], network.in_channels, source)
+    kept = features
+    if network.stages is not None:  # the layers after the last of them were left out
+        kept = {key: value for key, value in features.items() if _layer(key) < len(network.features)}
+    mismatch = _mismatch(kept, own)
+    if mismatch:
+        raise InputError(
+            f"{source} does not fit {network.backbone} at width {network.width}: {mismatch}; "
+            f"{_advice(features)}"
+        )
+    counters = {key: value for key, value in own.items() if key.endswith(COUNTER)}
+    network.features.load_state_dict({**counters, **kept})
+
+
+def _imagenet(network: MobileNet) -> tuple[Path, Mapping[str, object]]:
+    """Return the cached file's path and its content, downloading the file if it is not there."""
+    if network.width != 1:
+        raise InputError(
+            f"width is {network.width}, and torchvision has imagenet weights for width 1.0 alone: "
+            f"change width, {ALTERNATIVES}"
+        )
+    chosen = get_model_weights(network.backbone).DEFAULT
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rpartition("/")[2]
+    try:
+        state = chosen.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
+    except Exception as error:  # the network, the disk, or a damaged file in the cache
+        if cached.exists():
+            raise InputError(
+                f"{_refusal(cached, error)}; delete it to download it anew, {ALTERNATIVES}"
+            ) from None
+        raise InputError(
+            f"the imagenet weights of {network.backbone} could not be downloaded ({_first_line(error)}): put "
+            f"{cached.name} from {chosen.url} into {cached.parent}, {ALTERNATIVES}"
+        ) from None
+    return cached, state
+
+
+def _surface(backbone: str) -> Path:
+    """Return the path of the weights shipped for `backbone`."""
+    name = f"{backbone}-surface.safetensors"
+    for folder in SHIPPED:
+        if (folder / name).is_file():
+            return folder / name
+    expected = next((folder for folder in SHIPPED if folder.is_dir()), SHIPPED[0])
+    raise InputError(
+        f"weights is 'surface', but {name} is not among the files shipped in {expected}: put it there, "
+        f"set weights to imagenet, {ALTERNATIVES}"
+    )
+
+
+def _read(path: Path) -> Mapping[str, object]:
+    """Return the state dict in a file of tensors and plain values, out of its wrapping if it has one."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes torch.load raise anything: IndexError, struct.error…
+        raise InputError(f"{_refusal(path, error)}; {ALTERNATIVES.removeprefix('or ')}") from None
+    for wrapping in ("state_dict", "model"):  # Lightning's; torchvision's own training script's
+        if isinstance(content, dict) and isinstance(content.get(wrapping), dict):
+            content = content[wrapping]
+    return content if isinstance(content, dict) else {}
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's own text is a page of advice to trust the file
+        name = str(error).partition("GLOBAL ")[2].partition(" ")[0]
+        what = f"holds more than tensors ({name})" if name else "is damaged or no file of weights"
+        return f"{path} {what}: it was refused, and nothing in it was executed"
+    return f"{path} could not be read as a file of weights ({_first_line(error)})"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _backbone_part(state: Mapping[str, object], source: Path) -> dict[str, Tensor]:
+    """Return the tensors under `features.`, by their names in it."""
+    # torch.compile puts `_orig_mod.` into names. The prefixes are ours, DataParallel's and torchvision's.
+    tensors = {str(k).replace("_orig_mod.", ""): v for k, v in state.items() if isinstance(v, Tensor)}
+    for prefix in ("network.features.", "module.features.", "features."):
+        part = {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
+        if part:
+            return part
+    found = f"names such as {next(iter(tensors))!r}" if tensors else "no tensors by name"
+    raise InputError(
+        f"{source} holds {found}: expected a MobileNet's weights, named features.0.0.weight and so on; "
+        f"{ALTERNATIVES.removeprefix('or ')}"
+    )
+
+
+def _for_channels(kernel: Tensor, in_channels: int, source: Path) -> Tensor:
+    """Turn the first kernel (D, C, 3, 3) into (D, in_channels, 3, 3) for the same response to grey images."""
+    if kernel.ndim != 4 or kernel.shape[1] == in_channels:
+        return kernel
+    if kernel.shape[1] == 3 and in_channels == 1:
+        return kernel.sum(dim=1, keepdim=True)
+    if kernel.shape[1] == 1 and in_channels == 3:
+        return kernel.expand(-1, 3, -1, -1) / 3
+    raise InputError(
+        f"in_channels is {in_channels}, but {source} is for images of {kernel.shape[1]} channels: "
+        "only 1 and 3 convert into each other; change in_channels, or set weights to null for none"
+    )
+
+
+def _layer(key: str) -> int:
+    number = key.partition(".")[0]
+    return int(number) if number.isdigit() else -1
+
+
+def _mismatch(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:
+    """Name the first tensor that only one side has or whose shapes differ; empty if there is none."""
+    for key in [*ours, *(key for key in theirs if key not in ours)]:
+        shapes = [tuple(side[key].shape) if key in side else "absent" for side in (theirs, ours)]
+        if shapes[0] != shapes[1] and not key.endswith(COUNTER):
+            return f"features.{key} is {shapes[0]} in the file and {shapes[1]} in the network"
+    return ""
+
+
+def _advice(features: Mapping[str, Tensor]) -> str:
+    """Say which backbone and width these weights fit, if it is one of the usual ones."""
+    in_channels = features[FIRST].shape[1] if FIRST in features and features[FIRST].ndim == 4 else 3
+    for backbone in BACKBONES:
+        for width in USUAL_WIDTHS:
+            with torch.device("meta"):  # shapes alone: no memory, no random numbers
+                candidate = mobilenet_features(backbone, width, in_channels).state_dict()
+            if not _mismatch(features, candidate):
+                return f"it fits backbone {backbone} at width {width}: change backbone and width"
+    return "change backbone and width to those it was trained with, or weights"

@@ -1,0 +1,75 @@
+"""Figures for TensorBoard, beside the curves that Lightning draws."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from defectlab.metrics import SplitMetrics
+from defectlab.report.figures import confusion_matrix_figure, image_sheet
+
+__all__ = ["AugmentedSheet", "add_figures", "add_hparams", "events_logger"]
+
+
+def events_logger(trainer: pl.Trainer) -> TensorBoardLogger | None:
+    """The trainer's TensorBoard logger in the process that writes, if it has one."""
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return loggers[0] if loggers and trainer.is_global_zero else None
+
+
+class AugmentedSheet(pl.Callback):
+    """A sheet of training images as the network sees them, when training starts.
+
+    Args:
+        count: images on the sheet.
+    """
+
+    def __init__(self, count: int = 32) -> None:
+        self.count = count
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the first batch of an epoch."""
+        logger = events_logger(trainer)
+        loader: Any = trainer.train_dataloader
+        if logger is None or loader is None:
+            return
+        images, _ = next(iter(loader))
+        if images.ndim == 4:  # cached features have nothing to show
+            shown = _on_unit_range(images[: self.count], loader.mean, loader.std)
+            logger.experiment.add_figure("images/augmented", image_sheet(shown.cpu()), trainer.global_step)
+
+
+def _on_unit_range(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
+    scale, shift = (images.new_tensor(values).view(1, -1, 1, 1) for values in (std, mean))
+    return (images * scale + shift).clamp(0, 1)
+
+
+def add_figures(
+    logger: TensorBoardLogger, results: dict[str, SplitMetrics], misclassified: Figure | None, step: int
+) -> None:
+    """Confusion matrix of each evaluated part, and the misclassified test images if there are any."""
+    for stage, result in results.items():
+        figure = confusion_matrix_figure(result["confusion_matrix"], list(result["per_class"]))
+        logger.experiment.add_figure(f"{stage}/confusion_matrix", figure, step)
+    if misclassified is not None:
+        logger.experiment.add_figure("images/misclassified", misclassified, step)
+
+
+def add_hparams(logger: TensorBoardLogger, config: dict[str, Any], test: SplitMetrics) -> None:
+    """What was set and what came out, for the HPARAMS tab."""
+    metrics = {f"hp/test_{name}": float(test[name]) for name in ("accuracy", "macro_f1", "loss")}  # type: ignore[literal-required]
+    logger.log_hyperparams(_flat(config), metrics)
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in config.items():
+        name = prefix + key.removeprefix("init_args.")
+        if isinstance(value, dict):
+            inner = "" if key == "init_args" else f"{name}."
+            values |= _flat(value, (prefix if key == "init_args" else "") + inner)
+        else:
+            values[name] = value if isinstance(value, bool | int | float | str) else str(value)
+    return values

@@ -1,0 +1,70 @@
+"""From a .ckpt file back to a task and what it knows about its data, without running code from the file."""
+
+import importlib
+import inspect
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from defectlab.errors import InputError
+from defectlab.tasks.base import ClassificationTask
+
+__all__ = ["data_card", "load_task", "read_checkpoint"]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The contents of a checkpoint: tensors and plain values.
+
+    Raises:
+        InputError: no such file, a damaged one, one that carries code, or no checkpoint of Lightning's.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint {path}: expected a .ckpt file of a run, such as checkpoints/best.ckpt")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path} holds Python objects besides tensors and plain values; such a file can run code, so it was "
+            "refused and nothing in it was run: expected a checkpoint written by defectlab fit"
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} is no readable checkpoint ({str(error).splitlines()[0][:100]}): expected a whole .ckpt file; "
+            "use another checkpoint of the run, or train again"
+        ) from None
+    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= set(checkpoint):
+        raise InputError(f"{path} is not a run's checkpoint: expected one written by defectlab fit")
+    return checkpoint
+
+
+def data_card(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What the datamodule left in the checkpoint: class names, mean, std, image size, channels, split hash."""
+    for value in checkpoint.values():
+        if isinstance(value, dict) and {"class_names", "mean", "std", "image_size", "channels"} <= set(value):
+            return value
+    raise InputError(f"{path} does not know its classes: expected a checkpoint written by defectlab fit")
+
+
+def load_task(path: Path) -> tuple[ClassificationTask, dict[str, Any]]:
+    """The task in evaluation mode on the CPU, and its data card.
+
+    Raises:
+        InputError: as `read_checkpoint`; or a task class that is not installed or not one of ours.
+    """
+    checkpoint = read_checkpoint(path)
+    card = data_card(checkpoint, path)
+    name = str(checkpoint.get("task", ""))
+    module, _, cls_name = name.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), cls_name)
+    except (ImportError, AttributeError, ValueError):
+        raise InputError(
+            f"{path} was trained with the class {name or '(unknown)'}, which cannot be imported: install the package "
+            "it is from, or load the checkpoint with that class's load_from_checkpoint"
+        ) from None
+    if not (inspect.isclass(cls) and issubclass(cls, ClassificationTask)):
+        raise InputError(f"{path} names {name} as its task: expected a subclass of ClassificationTask")
+    task: ClassificationTask = cls.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    return task.eval(), card

@@ -1,0 +1,160 @@
+"""Transfer learning with a MobileNet: the head alone, all layers, or one after the other."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from defectlab.errors import InputError
+from defectlab.networks import MobileNet
+from defectlab.networks.mobilenet import Backbone
+from defectlab.networks.weights import load_backbone_weights
+from defectlab.tasks.base import ClassificationTask
+from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
+
+__all__ = ["FeatureCache", "MobileNetTask"]
+
+
+@runtime_checkable
+class FeatureCache(Protocol):
+    """A datamodule that can give features in place of images."""
+
+    def cache_features(self, encode: Callable[[Tensor], Tensor]) -> None:
+        """Train and val batches become `encode(images)`, computed once."""
+
+    def clear_features(self) -> None:
+        """Batches are images again."""
+
+
+class MobileNetTask(ClassificationTask):
+    """A MobileNet from torchvision, from scratch or from weights.
+
+    Args:
+        num_classes: taken from the data by the command line.
+        in_channels: likewise; RGB weights are summed for one channel, as if the grey were given three times.
+        image_size: side in pixels, likewise.
+        backbone: which of torchvision's networks.
+        width: multiplier of the channels of every layer; weights fit one width alone.
+        weights: `imagenet` (torchvision's, downloaded once and cached), `surface` (shipped with defectlab), a
+            path to a .pth, .safetensors or .ckpt file, or None for random ones. A name that cannot be had is an
+            error, never a silent fallback.
+        trainable: `all` layers; the `head` alone; `head_then_all` unfreezes the backbone at `unfreeze_epoch`.
+        unfreeze_epoch: first epoch in which the backbone learns, for `head_then_all`.
+        backbone_lr_factor: the backbone's learning rate as a factor of the head's.
+        cache_features: compute the frozen backbone's features once and train the head on them, which implies
+            `trainable: head` and no augmentation: seconds in place of minutes on a CPU.
+        stages: layers whose mean and sd over space are the embedding, in place of the last layer's mean.
+        hidden: units of a hidden layer in the head, 0 for none.
+        dropout: probability of dropping a feature before the last layer, in [0, 1).
+        batch_norm_momentum: weight of the newest batch in the running statistics; torchvision's 0.01 for V3
+            leaves validation at chance for ten epochs of a set of 1,500.
+        freeze_batch_norm: the backbone's BatchNorm keeps its running statistics while its layers learn.
+        optimizer: see `OptimizerSettings`.
+        scheduler: see `SchedulerSettings`.
+        label_smoothing: share of the target spread over all classes, in [0, 1).
+        class_weights: a weight a class in the training loss, or `balanced`.
+        channels_last: memory format of network and images.
+        compile: pass the network through torch.compile.
+    """
+
+    network: MobileNet
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        backbone: Backbone = "mobilenet_v3_small",
+        width: float = 1.0,
+        weights: str | None = None,
+        trainable: Literal["all", "head", "head_then_all"] = "all",
+        unfreeze_epoch: int = 3,
+        backbone_lr_factor: float = 1.0,
+        cache_features: bool = False,
+        stages: list[int] | None = None,
+        hidden: int = 0,
+        dropout: float = 0.2,
+        batch_norm_momentum: float = 0.1,
+        freeze_batch_norm: bool = False,
+        optimizer: OptimizerSettings = OptimizerSettings(),  # noqa: B008 (frozen)
+        scheduler: SchedulerSettings = SchedulerSettings(),  # noqa: B008
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | Literal["balanced"] | None = None,
+        channels_last: bool = True,
+        compile: bool = False,  # noqa: A002
+    ) -> None:
+        if cache_features and trainable == "head_then_all":
+            raise InputError("model.cache_features needs a frozen backbone: set model.trainable to head")
+        if not 0 < backbone_lr_factor <= 1:
+            raise InputError(f"model.backbone_lr_factor is {backbone_lr_factor}: expected above 0, at most 1")
+        network = MobileNet(
+            num_classes, in_channels, image_size, backbone, width, dropout, batch_norm_momentum, hidden, stages,
+            freeze_batch_norm,
+        )  # fmt: skip
+        super().__init__(
+            network, num_classes, optimizer, scheduler, label_smoothing, class_weights, channels_last, compile
+        )
+        self.trainable = "head" if cache_features else trainable
+        self.unfreeze_epoch = unfreeze_epoch
+        self.backbone_lr_factor = backbone_lr_factor
+        self.cache_features = cache_features
+        if weights is not None:
+            load_backbone_weights(network, weights)
+        if self.trainable == "head":
+            network.freeze_backbone()
+        self.save_hyperparameters(logger=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `(N, num_classes)` of images `(N, C, H, W)`, or of cached features `(N, E)`."""
+        return self.network.classify(images) if images.ndim == 2 else super().forward(images)
+
+    def parameter_modules(self) -> list[tuple[nn.Module, float]]:
+        """The head, and the backbone with its own rate unless it stays frozen."""
+        if self.trainable == "head":
+            return [(self.network.head, 1.0)]
+        return [(self.network.head, 1.0), (self.network.features, self.backbone_lr_factor)]
+
+    def on_fit_start(self) -> None:
+        """Fill the feature cache."""
+        super().on_fit_start()
+        if self.trainable == "head_then_all" and self.trainer.world_size > 1:
+            strategy = self.trainer.strategy
+            if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
+                raise InputError(
+                    "model.trainable is head_then_all: on several devices that needs "
+                    "--trainer.strategy ddp_find_unused_parameters_true"
+                )
+        if self.cache_features:
+            if self.hparams.get("weights") is None and not self.restored:
+                raise InputError("model.cache_features on random weights learns nothing: give model.weights")
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            if not isinstance(data, FeatureCache):
+                raise InputError(
+                    f"model.cache_features needs one of defectlab's datamodules, found {type(data).__name__}: "
+                    "set it to false"
+                )
+            self.network.eval()
+            data.cache_features(self._embed)
+            self.network.train()
+
+    @torch.no_grad()
+    def _embed(self, images: Tensor) -> Tensor:
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.network.embed(images)
+
+    def on_train_epoch_start(self) -> None:
+        """Freeze or unfreeze the backbone; only now, so that DDP knows all its parameters."""
+        if self.trainable == "head_then_all":
+            if self.current_epoch < self.unfreeze_epoch:
+                self.network.freeze_backbone()
+            else:
+                self.network.unfreeze_backbone()
+
+    def on_fit_end(self) -> None:
+        """Drop the cache: the test reads images."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.cache_features and isinstance(data, FeatureCache):
+            data.clear_features()

@@ -1,0 +1,71 @@
+"""Train one of the small CNNs that courses teach, or any network with the same three first arguments."""
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from torch import nn
+
+from defectlab.errors import InputError
+from defectlab.tasks.base import ClassificationTask
+from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
+
+__all__ = ["SmallCNNTask"]
+
+
+class SmallCNNTask(ClassificationTask):
+    """A network trained from scratch.
+
+    Args:
+        network: called with `(num_classes, in_channels, image_size)`; in YAML a `class_path`, with further
+            arguments in `init_args`. See `defectlab.networks`.
+        num_classes: taken from the data by the command line.
+        in_channels: likewise.
+        image_size: side in pixels, likewise.
+        optimizer: see `OptimizerSettings`.
+        scheduler: see `SchedulerSettings`.
+        label_smoothing: share of the target spread over all classes, in [0, 1).
+        class_weights: a weight a class in the training loss, or `balanced`.
+        channels_last: memory format of network and images.
+        compile: pass the network through torch.compile.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[int, int, int], nn.Module],
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        optimizer: OptimizerSettings = OptimizerSettings(),  # noqa: B008 (frozen)
+        scheduler: SchedulerSettings = SchedulerSettings(),  # noqa: B008
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | Literal["balanced"] | None = None,
+        channels_last: bool = True,
+        compile: bool = False,  # noqa: A002
+    ) -> None:
+        if isinstance(network, Mapping):  # from a checkpoint
+            network = network_from_spec(network)
+        super().__init__(
+            network(num_classes, in_channels, image_size), num_classes, optimizer, scheduler, label_smoothing,
+            class_weights, channels_last, compile,
+        )  # fmt: skip
+        self.save_hyperparameters(logger=False)
+
+
+def network_from_spec(spec: Mapping[str, Any]) -> Callable[[int, int, int], nn.Module]:
+    """The network class of `{"class_path": ..., "init_args": {...}}`, its further arguments filled in.
+
+    Raises:
+        InputError: it cannot be imported, or is no nn.Module.
+    """
+    path = str(spec["class_path"])
+    module, _, name = path.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        raise InputError(f"the network {path} cannot be imported: install the package that it is from") from None
+    if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
+        raise InputError(f"the network {path} is not a torch.nn.Module: expected a network class")
+    return functools.partial(cls, **spec.get("init_args") or {})

@@ -1,0 +1,168 @@
+"""Run folders: found, refused, written in one step and read back."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from defectlab import runs
+from defectlab.errors import InputError
+from defectlab.runs import RunFolder, find_runs, read_prediction_table, write_prediction_table
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("seed: 0\n")
+    return folder
+
+
+def test_opens_a_run_folder_and_names_its_files(tmp_path: Path) -> None:
+    run = RunFolder.open(str(make(tmp_path / "run")))
+    assert run.path == tmp_path / "run"
+    assert run.best == tmp_path / "run/checkpoints/best.ckpt"
+    assert run.last == tmp_path / "run/checkpoints/last.ckpt"
+
+
+def test_names_the_newest_run_in_a_folder_of_runs(tmp_path: Path) -> None:
+    make(tmp_path / "runs/a/20260102-090000")
+    newest = make(tmp_path / "runs/a/20260301-090000")
+    make(tmp_path / "runs/b/20260201-090000")
+    assert find_runs(tmp_path / "runs")[-1] == newest
+    with pytest.raises(InputError, match=r"no config\.yaml.*20260301-090000") as caught:
+        RunFolder.open(tmp_path / "runs")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"does not exist.*20260301-090000"):
+        RunFolder.open(tmp_path / "runs/a/20260301-09000")
+    (newest / "checkpoints").mkdir()
+    with pytest.raises(InputError, match=r"mean .*20260301-090000\?"):
+        RunFolder.open(newest / "checkpoints")
+
+
+def test_refuses_what_is_no_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(InputError, match="is a file"):
+        RunFolder.open(tmp_path / "model.onnx")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"no config\.yaml.*defectlab fit"):
+        RunFolder.open(tmp_path / "empty")
+
+
+def test_metrics_round_trip_in_order_with_nan_as_null(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.update_metrics("run", {"seed": 0, "note": "Müller"})
+    run.update_metrics("test", {"accuracy": 0.1 + 0.2, "ece": math.nan, "rows": [1, (math.inf, 2.5)]})
+    run.update_metrics("data", {"source": "real"})
+    run.update_metrics("extra", 1)
+    assert list(run.read_metrics()) == ["data", "test", "run", "extra"]
+    assert run.read_metrics()["test"] == {"accuracy": 0.1 + 0.2, "ece": None, "rows": [1, [None, 2.5]]}
+    assert "NaN" not in run.metrics_json.read_text()
+    assert "Müller" in run.metrics_json.read_text(encoding="utf-8")
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]  # no drafts
+
+
+def test_a_failed_write_leaves_the_old_metrics(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.write_metrics({"run": {"seed": 0}})
+    with pytest.raises(TypeError):
+        run.write_metrics({"run": object()})
+    assert run.read_metrics() == {"run": {"seed": 0}}
+
+
+def test_unreadable_metrics_are_named(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    with pytest.raises(InputError, match="missing: the run was not finished"):
+        run.read_metrics()
+    for text, said in (('{"test": ', "not valid JSON"), ("[]", "no JSON object")):
+        run.metrics_json.write_text(text)
+        with pytest.raises(InputError, match=said):
+            run.read_metrics()
+
+
+def test_predictions_round_trip(tmp_path: Path) -> None:
+    names = ["rolled-in, scale", 'a "b"', "ü"]
+    files = ["x/1.png", "comma, file.png", "odd\udcff.png"]  # the last is a name that is not UTF-8
+    shares = np.array([[0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3], [0, 0.0000004, 0.9999996]])
+    run = RunFolder(tmp_path)
+    run.write_predictions(files, np.array([0, 1, 2]), shares, names)
+    table = run.read_predictions()
+    assert table.files == files
+    assert table.class_names == names
+    assert table.labels is not None
+    assert table.labels.tolist() == [0, 1, 2]
+    assert table.predicted.tolist() == [0, 0, 2]
+    np.testing.assert_allclose(table.probabilities, shares, atol=5e-7)
+
+
+def test_the_columns_of_predictions(tmp_path: Path) -> None:
+    path = tmp_path / "new folder/out.csv"
+    write_prediction_table(path, ["1.png"], [1], [[0.25, 0.75]], ["a", "b"])
+    assert (
+        path.read_text() == "file,label,predicted,confidence,p_a,p_b\n1.png,b,b,0.750000,0.250000,0.750000\n"
+    )
+    write_prediction_table(path, ["1.png"], None, [[0.25, 0.75]], ["a", "b"])
+    with path.open(newline="") as file:
+        assert next(csv.reader(file)) == ["file", "predicted", "confidence", "p_a", "p_b"]
+    table = read_prediction_table(path)
+    assert table.labels is None
+    assert table.predicted.tolist() == [1]
+
+
+def test_predictions_for_no_images(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    write_prediction_table(path, [], None, np.zeros((0, 2)), ["a", "b"])
+    assert read_prediction_table(path).probabilities.shape == (0, 2)
+
+
+def test_predictions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    with pytest.raises(InputError, match=r"expected \(1, 2\)"):
+        write_prediction_table(path, ["1.png"], None, [[0.2, 0.3, 0.5]], ["a", "b"])
+    with pytest.raises(InputError, match="from -1 to 1: expected 0 to 1"):
+        write_prediction_table(path, ["1.png", "2.png"], [-1, 1], [[0.2, 0.8], [0.2, 0.8]], ["a", "b"])
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        write_prediction_table(tmp_path / "file/out.csv", [], None, np.zeros((0, 2)), ["a", "b"])
+    with pytest.raises(InputError, match="cannot be read"):
+        read_prediction_table(path)
+    for text, said in (
+        ("", "header"),
+        ("name,p_a\n", "header"),
+        ("file,predicted,confidence,p_a\nx,other,1,1\n", "row 2"),
+        ("file,predicted,confidence,p_a\nx,a,1\n", "row 2"),
+        ("file,predicted,confidence,p_a\nx,a,1,many\n", "row 2"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=said):
+            read_prediction_table(path)
+
+
+def test_environment_is_plain_and_knows_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = runs.environment()
+    assert json.loads(json.dumps(found)) == found
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert found["torch"]
+    assert found["cores"] >= 1
+    assert found["commit"] is None
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (tmp_path / "file").write_text("1")
+    for command in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    commit = runs.environment()["commit"]
+    assert len(commit) >= 7
+    (tmp_path / "file").write_text("2")
+    assert runs.environment()["commit"] == f"{commit}-dirty"
+
+
+def test_imports_neither_torch_nor_lightning() -> None:
+    code = (
+        "import sys, defectlab.runs, defectlab.report; "
+        "print([m for m in ('torch', 'lightning', 'torchmetrics', 'matplotlib.pyplot') if m in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
