@@ -59,7 +59,10 @@ def test_macro_f1_is_the_one_logged_during_training() -> None:
 
 def test_calibration_error_is_that_of_its_definition() -> None:
     logits, labels, names = scores(500, 4)
-    logits[:100] *= 50  # some confidences are exactly 1, and belong to the last bin
+    # Confidences of exactly 1, too sure, share the last bin with ones that are not sure enough.
+    logits[:100] *= 1e5
+    logits[100:] *= 2
+    labels[100:] = logits[100:].argmax(1)
     confidence, predicted = logits.double().softmax(1).max(1)
     error = 0.0
     for index in range(15):
@@ -67,7 +70,7 @@ def test_calibration_error_is_that_of_its_definition() -> None:
         if inside.any():
             right = (predicted == labels)[inside].double().mean()
             error += float(inside.double().mean() * (right - confidence[inside].mean()).abs())
-    assert evaluate_predictions(logits, labels, names)["ece"] == pytest.approx(error, abs=1e-7)
+    assert evaluate_predictions(logits, labels, names)["ece"] == pytest.approx(error, abs=1e-6)
 
 
 def test_classes_that_are_absent_or_never_predicted() -> None:

@@ -1,5 +1,6 @@
 """`defectlab`: one program, its commands. Nothing heavy is imported before a command needs it."""
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"defectlab {defectlab.__version__}")
         return 0
+    logging.basicConfig(format="defectlab: %(message)s", stream=sys.stderr)
+    logging.getLogger("defectlab").setLevel(logging.INFO if _is_first_process() else logging.ERROR)
     try:
         return _run(words[0], words[1:])
     except InputError as error:
@@ -53,9 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(message: str) -> int:
     line = " ".join(message.split())
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+    if _is_first_process():
         print(f"defectlab: error: {line}", file=sys.stderr)
     return 1
+
+
+def _is_first_process() -> bool:
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 def _run(command: str, words: list[str]) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import nn
@@ -105,7 +105,7 @@ class DefectCLI(LightningCLI):
                 loggers = [EventsLogger(self.run.parent, "", self.run.name), EpochCSVLogger(self.run / "metrics.csv")]
                 callbacks += [LearningRateMonitor(), AugmentedSheet()]
         if config["enable_progress_bar"] is not False:
-            callbacks.append(RichProgressBar(leave=False))
+            callbacks.append(ProgressBar())
         plugins = config["plugins"] or []
         return super().instantiate_trainer(
             default_root_dir=str(self.run),
@@ -125,6 +125,16 @@ class DefectCLI(LightningCLI):
         for key in ("config", "ckpt_path", "weights_only"):
             config.pop(key, None)
         return str(parser.dump(config, skip_none=False, skip_validation=True))
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's, without the version number that is no number here."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict[str, float]]:
+        """What stands at the end of the bar."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
 
 
 def new_run_folder(root: Path, name: str) -> Path:

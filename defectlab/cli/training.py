@@ -1,8 +1,10 @@
 """fit, resume, validate and test."""
 
+import logging
 import os
 import sys
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,19 @@ from defectlab.tasks.checkpoint import read_checkpoint
 
 __all__ = ["run"]
 
+_KNOWN_WARNINGS = (
+    r".*isinstance\(treespec, LeafSpec\).*",  # Lightning's own affair with torch
+    r".*smaller than the logging interval.*",  # curves have a point an epoch in any case
+    r".*module\(s\) in eval mode at the start.*",  # a frozen backbone
+    r".*does not have many workers.*",  # the loader has none and needs none
+    r".*Checkpoint directory .* exists and is not empty.*",  # resume goes on in its run folder
+    r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\).*",  # a step that the gradient scaler left out
+)
+
 
 def run(command: str, words: list[str]) -> int:
     """Run one of the four commands with the words after it."""
+    _quieten()
     if command == "fit":
         words, name = resolve_config_arguments(words)
         if name is None and not {"-h", "--help"} & set(words):
@@ -32,6 +44,14 @@ def run(command: str, words: list[str]) -> int:
     if command == "resume":
         return _resume(words)
     return _evaluate(command, words)
+
+
+def _quieten() -> None:
+    """Lightning's notes on devices and tips go; warnings that call for action stay."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in _KNOWN_WARNINGS:
+        warnings.filterwarnings("ignore", message=text)
 
 
 def _take_run(command: str, words: list[str]) -> tuple[RunFolder, list[str]]:

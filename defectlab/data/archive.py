@@ -96,9 +96,9 @@ def open_root(root: Path, cache: Path) -> Path:
     The unpacked folder is named after the archive's name, size and time, so that a changed archive is
     unpacked anew. InputError if there is nothing at `root`, or a file that is no usable zip.
     """
-    if root.is_dir():
-        return root
     try:
+        if root.is_dir():
+            return root
         facts = root.stat()
         is_zip = zipfile.is_zipfile(root)
     except OSError as error:

@@ -95,13 +95,14 @@ def load_arrays(root: Path, size: int, channels: int, class_names: Sequence[str]
 
 def _array_folder(root: Path) -> Path | None:
     """The folder with the arrays: archives often wrap all in one more folder."""
-    if not root.is_dir():
+    try:
+        inside = [path for path in root.iterdir() if path.is_dir() and not is_ignored(path.name)]
+        for folder in (root, *inside) if len(inside) == 1 else (root,):
+            names = _npy_files(folder)
+            if _POOL[0] in names or _PARTS["train"][0] in names:
+                return folder
+    except OSError:  # missing, a file or locked: it is for whoever reads the root next to say so
         return None
-    inside = [path for path in root.iterdir() if path.is_dir() and not is_ignored(path.name)]
-    for folder in (root, *inside) if len(inside) == 1 else (root,):
-        names = _npy_files(folder)
-        if _POOL[0] in names or _PARTS["train"][0] in names:
-            return folder
     return None
 
 

@@ -40,6 +40,8 @@ def expand_images(patterns: Sequence[str]) -> list[Path]:
 
     A file named outright is taken whatever its suffix. InputError names the pattern that finds nothing.
     """
+    if not patterns:
+        raise InputError("no picture named; expected files, folders or glob patterns")
     found: dict[str, Path] = {}
     for pattern in patterns:
         text = os.path.expanduser(pattern)

@@ -61,7 +61,7 @@ def read_image(path: Path, size: int, channels: int) -> Tensor:
     try:
         return torch.from_numpy(decode(path, size, channels))
     except BadImage as error:
-        raise InputError(f"{path}: {error}; expected a picture, replace or remove the file") from None
+        raise InputError(f"{path}: {error}; replace or remove the file") from None
 
 
 def read_images(

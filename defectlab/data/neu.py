@@ -1,11 +1,11 @@
 """NEU-CLS: six surface defects of hot-rolled steel strip (Song & Yan 2013), 300 pictures of 200×200 a class."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 
 from defectlab.data.archive import open_root
 from defectlab.data.arrays import has_arrays, load_arrays
@@ -18,6 +18,8 @@ from defectlab.data.synthetic import strip_images
 from defectlab.errors import InputError
 
 __all__ = ["NEUDataModule"]
+
+log = logging.getLogger(__name__)
 
 DEFAULT_ROOT = "data/neu-cls"
 
@@ -79,6 +81,7 @@ class NEUDataModule(ImageDataModule):
         self.requested_source = source
         self.url = url
         self.synthetic_per_class = synthetic_per_class
+        self._download_failed = False
         self.on_bad_image: Literal["error", "skip"] = on_bad_image
 
     @property
@@ -102,20 +105,22 @@ class NEUDataModule(ImageDataModule):
 
     def prepare_data(self) -> None:
         """Download if files are asked for, none are there and no root was named."""
-        if self.requested_source == "synthetic" or self.root is not None or Path(DEFAULT_ROOT).exists():
+        has_files = self.root is not None or Path(DEFAULT_ROOT).exists()
+        if self.requested_source == "synthetic" or has_files or self._download_failed:
             return
         try:
             fetch_neu(Path(DEFAULT_ROOT), self.url)
         except InputError as error:
             if self.requested_source == "real":
                 raise
-            rank_zero_info(f"NEU-CLS could not be downloaded ({error})")
+            self._download_failed = True
+            log.warning("NEU-CLS could not be downloaded (%s)", error)
 
     def load(self) -> ImageSet:
         """Read the files, or generate."""
         if self.source == "synthetic":
-            rank_zero_info(
-                "Using the SYNTHETIC stand-in for NEU-CLS: its figures say nothing about real steel. For the real "
+            log.warning(
+                "using the SYNTHETIC stand-in for NEU-CLS: its figures say nothing about real steel. For the real "
                 "pictures give --data.root DIR, or run: defectlab data fetch"
             )
             return self._generate()

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-# What torchrun, Lightning, SLURM and jsrun call the rank, the global one first.
-_RANK_VARIABLES = ("RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK", "LOCAL_RANK")
+# Set by torchrun, by Lightning (the local one alone), by SLURM and by jsrun; all are 0 on rank zero.
+_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
 
 def is_rank_zero() -> bool:
     """Whether this is the first or the only process of a run."""
-    ranks = (os.environ.get(name, "") for name in _RANK_VARIABLES)
-    return next((int(rank) == 0 for rank in ranks if rank.isdigit()), True)
+    return all(os.environ.get(name, "0") in ("0", "") for name in _RANK_VARIABLES)
 
 
 @contextmanager

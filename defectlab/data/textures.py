@@ -22,8 +22,8 @@ class Sampler:
 
     def __init__(self, key: tuple[int, ...], count: int) -> None:
         self.count = count
-        state = np.random.SeedSequence(key).generate_state(1)  # torch's CPU generator uses 32 bits of a seed
-        self.generator = torch.Generator().manual_seed(int(state[0]))
+        word = np.random.SeedSequence(key).generate_state(1)[0]  # 32 bits are all that torch's generator uses
+        self.generator = torch.Generator().manual_seed(int(word))
 
     def uniform(self, low: float, high: float) -> Tensor:
         """One number an image in [low, high), shape (n, 1, 1)."""
@@ -41,6 +41,10 @@ class Sampler:
         """1 with the given probability, else 0, one an image, shape (n, 1, 1)."""
         return (self.uniform(0, 1) < probability).float()
 
+    def either(self, probability: float, rare: tuple[float, float], usual: tuple[float, float]) -> Tensor:
+        """Uniform in the range `rare` with the given probability, else in `usual`, shape (n, 1, 1)."""
+        return torch.where(self.chance(probability) > 0, self.uniform(*rare), self.uniform(*usual))
+
     def white(self) -> Tensor:
         """White Gaussian noise of unit variance, shape (n, 200, 200)."""
         return torch.randn(self.count, SIDE, SIDE, generator=self.generator)
@@ -51,47 +55,52 @@ class Sampler:
         """A Matérn random field of about unit variance, shape (n, 200, 200); it wraps at the borders.
 
         `width` and `height` are its correlation lengths along and across the tilted axis. A smoothness of
-        0.05 is rough at every scale (a spectrum near 1/f²), 4 is close to a Gaussian blur. Whittle, "On
+        0.1 is rough at every scale (a spectrum near 1/f²), 4 is close to a Gaussian blur. Whittle, "On
         stationary processes in the plane", Biometrika 41 (1954).
         """
-        vertical, horizontal = torch.fft.fftfreq(SIDE).view(1, SIDE, 1), torch.fft.rfftfreq(SIDE).view(1, 1, -1)
+        vertical, horizontal = torch.fft.fftfreq(SIDE).view(1, -1, 1), torch.fft.rfftfreq(SIDE).view(1, 1, -1)
         angle = torch.deg2rad(torch.as_tensor(tilt))
         along = horizontal * angle.cos() - vertical * angle.sin()
         across = horizontal * angle.sin() + vertical * angle.cos()
         radius = (2 * math.pi) ** 2 * ((width * along).square() + (height * across).square())
         amplitude = (1 + radius / (2 * smoothness)).pow(-(smoothness + 1) / 2)
-        amplitude[:, 0, 0] = 0  # the level of an image is set apart
-        # Parseval, with the half spectrum's inner columns counted twice; not the sample's own deviation, which
-        # would even out the images and hang on the order of summation
+        amplitude[:, 0, 0] = 0  # an image's level is drawn apart from its texture
+        # Parseval, the half spectrum counted twice. The drawn image's own deviation would not do: dividing by
+        # it makes the images of a class more alike than they are.
         power = 2 * amplitude.square().sum((1, 2), keepdim=True) / SIDE**2
         spectrum = torch.fft.rfft2(self.white()) * (amplitude / power.sqrt())
-        return torch.fft.irfft2(spectrum, s=(SIDE, SIDE))
+        field: Tensor = torch.fft.irfft2(spectrum, s=(SIDE, SIDE))
+        return field
 
     def profile(self, width: Tensor | float) -> Tensor:
-        """A smooth random curve across the strip of about unit variance, shape (n, 1, 200)."""
+        """A smooth random curve across the strip of about unit variance, shape (n, 1, 200); it wraps too."""
         radius = (2 * math.pi * width * torch.fft.rfftfreq(SIDE).view(1, 1, -1)).square()
-        amplitude = (1 + radius / 2).pow(-1)
+        amplitude = 1 / (1 + radius / 2)
         amplitude[..., 0] = 0
         power = 2 * amplitude.square().sum(2, keepdim=True) / SIDE
         noise = torch.randn(self.count, 1, SIDE, generator=self.generator)
-        return torch.fft.irfft(torch.fft.rfft(noise) * (amplitude / power.sqrt()), n=SIDE)
+        profile: Tensor = torch.fft.irfft(torch.fft.rfft(noise) * (amplitude / power.sqrt()), n=SIDE)
+        return profile
 
 
 def ramp(tilt: Tensor) -> Tensor:
-    """A plane through zero at the centre, about -1 and 1 at opposite borders, rising in direction `tilt`."""
+    """A plane that is 0 in the centre and about -1 and 1 at opposite borders, rising in direction `tilt`."""
     axis = torch.linspace(-1, 1, SIDE)
     angle = torch.deg2rad(tilt)
-    return axis.view(1, 1, SIDE) * angle.cos() - axis.view(1, SIDE, 1) * angle.sin()
+    return axis.view(1, 1, -1) * angle.cos() - axis.view(1, -1, 1) * angle.sin()
 
 
-def highest(field: Tensor, share: Tensor | float, edge: Tensor | float) -> Tensor:
-    """A soft mask, 0 to 1, of the highest `share` of each image's values; `edge` is its softness in values."""
-    values = field[:, ::5, ::5].flatten(1).sort(dim=1, descending=True).values
-    rank = (torch.as_tensor(share).expand(len(field), 1, 1) * values.shape[1]).long().clamp(0, values.shape[1] - 1)
-    return torch.sigmoid((field - values.gather(1, rank.flatten(1)).unsqueeze(2)) / edge)
+def highest(field: Tensor, share: Tensor, edge: Tensor | float) -> Tensor:
+    """A soft mask, 0 to 1, of the highest `share` (0 to 1, 0 for none) of each image's values.
+
+    `edge` is the width of its soft border in values of the field.
+    """
+    values = field[:, ::5, ::5].flatten(1).sort(dim=1, descending=True).values  # a sample is enough here
+    rank = (share * values.shape[1]).long().clamp(0, values.shape[1] - 1).view(-1, 1)
+    return torch.sigmoid((field - values.gather(1, rank).unsqueeze(2)) / edge) * (share > 0)
 
 
-def contours(field: Tensor, thickness: Tensor | float) -> Tensor:
+def contours(field: Tensor, thickness: Tensor) -> Tensor:
     """Soft lines, 0 to 1, of about the given thickness along the zero crossings of a field."""
     down, right = field.roll(-1, 1) - field, field.roll(-1, 2) - field
     slope = (down.square() + right.square()).sqrt() + 1e-3
@@ -99,23 +108,21 @@ def contours(field: Tensor, thickness: Tensor | float) -> Tensor:
 
 
 def spindle(
-    centre: tuple[Tensor, Tensor], half: tuple[Tensor, Tensor], lean: Tensor, blunt: float, wobble: Tensor | float
+    centre: tuple[Tensor, Tensor], half: tuple[Tensor, Tensor], lean: Tensor, blunt: float, wobble: Tensor
 ) -> Tensor:
-    """How many pixels a place lies inside an upright streak (negative: outside), shape (n, 200, 200).
+    """How many pixels inside an upright streak a place lies (negative: outside), shape (n, 200, 200).
 
-    `centre` and `half` are (x, y) position and half width and height; `lean` moves the streak sideways per
-    pixel of height; `blunt` is the exponent of its outline, 2 for a spindle, 8 for a bar; `wobble` is added
-    to the sideways position.
+    `centre` is its (x, y), `half` its half width and half height, `lean` its sideways shift per pixel of
+    height, `blunt` the exponent of its outline (2: pointed, 6: a bar), `wobble` a field of sideways shifts.
     """
     axis = torch.arange(SIDE, dtype=torch.float32)
-    height = axis.view(1, SIDE, 1) - centre[1]
+    height = axis.view(1, -1, 1) - centre[1]
     outline = half[0] * (1 - (height / half[1]).abs().pow(blunt).clamp(max=9))
-    return outline - (axis.view(1, 1, SIDE) - centre[0] - lean * height + wobble).abs()
+    return outline - (axis.view(1, 1, -1) - centre[0] - lean * height + wobble).abs()
 
 
 def blur(image: Tensor, spread: Tensor | float) -> Tensor:
-    """The image through a small lens blur; `spread` (0 to 0.33) is what a pixel gives to either neighbour."""
+    """The image through a lens; `spread` (0 to 0.33) is the part of a pixel that each neighbour gets."""
     for dim in (1, 2):
-        near = torch.roll(image, 1, dim) + torch.roll(image, -1, dim)
-        image = image + spread * (near - 2 * image)
+        image = image + spread * (image.roll(1, dim) + image.roll(-1, dim) - 2 * image)
     return image

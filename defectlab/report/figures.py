@@ -18,6 +18,7 @@ from defectlab.metrics import ECE_BINS, ClassMetrics, accuracy_interval
 
 BLUE, ORANGE, RED, GREY = "#2f6db5", "#d9822b", "#c23b3b", "#8a9099"
 DPI = 144
+SYNTHETIC_NOTE = "synthetic data: made by the generator, not real steel"
 NUMBERED_CLASSES = 25  # above this, a number in each cell of a confusion matrix cannot be read
 LISTED_CLASSES = 40  # above this, a row for each class does not fit a page
 

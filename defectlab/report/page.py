@@ -115,7 +115,7 @@ def _draw(
     if predictions is not None and predictions.labels is not None:
         drawn["reliability"] = figures.reliability_figure(predictions.probabilities, predictions.labels)
     # On the picture too, as pictures leave the page.
-    note = "synthetic data: made by the generator, not real steel" if synthetic else None
+    note = figures.SYNTHETIC_NOTE if synthetic else None
     for name, figure in drawn.items():
         figures.save_png(figure, run.path / f"{name}.png", note)
     # misclassified.png needs the images themselves, so `fit` draws it.

@@ -132,7 +132,7 @@ class ClassificationTask(pl.LightningModule):
                 f"(now {self.optimizer.lr}) or train in full precision"
             )
         accuracy = torch.stack(hits).sum() / weights.sum()
-        self.log_dict({"train/loss": loss, "train/accuracy": accuracy}, sync_dist=True, prog_bar=True)
+        self.log_dict({"train/loss": loss, "train/accuracy": accuracy}, sync_dist=True)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Keep the logits."""
@@ -172,7 +172,8 @@ class ClassificationTask(pl.LightningModule):
         result = evaluate_predictions(logits, labels, self.class_names)
         self.results[stage], self.predictions[stage] = result, (logits, labels)
         values = {f"{stage}/{name}": float(result[name]) for name in ("loss", "accuracy", "macro_f1", "ece")}  # type: ignore[literal-required]
-        self.log_dict(values, prog_bar=stage == "val", rank_zero_only=False)
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name in ("val/loss", "val/accuracy"))
         per_class = {f"{stage}/accuracy/{name}": row["accuracy"] for name, row in result["per_class"].items()}
         self.log_dict({name: value for name, value in per_class.items() if value == value})  # a class without images has none
 

@@ -5,6 +5,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from defectlab.errors import InputError
@@ -117,7 +118,7 @@ class MobileNetTask(ClassificationTask):
         return [(self.network.head, 1.0), (self.network.features, self.backbone_lr_factor)]
 
     def on_fit_start(self) -> None:
-        """Fill the feature cache."""
+        """Refuse what DDP would hang on."""
         super().on_fit_start()
         if self.trainable == "head_then_all" and self.trainer.world_size > 1:
             strategy = self.trainer.strategy
@@ -126,6 +127,8 @@ class MobileNetTask(ClassificationTask):
                     "model.trainable is head_then_all: on several devices that needs "
                     "--trainer.strategy ddp_find_unused_parameters_true"
                 )
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Fill the feature cache first: from here on the trainer counts batches, and keeps the loader."""
         if self.cache_features:
             if self.hparams.get("weights") is None and not self.restored:
                 raise InputError("model.cache_features on random weights learns nothing: give model.weights")
@@ -138,6 +141,7 @@ class MobileNetTask(ClassificationTask):
             self.network.eval()
             data.cache_features(self._embed)
             self.network.train()
+        return super().configure_optimizers()
 
     @torch.no_grad()
     def _embed(self, images: Tensor) -> Tensor:
