@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from defectlab.data import progress
-from defectlab.data.archive import extract_zip, open_root
+from defectlab.data.archive import extract_zip, open_root, publish
 from defectlab.data.arrays import find_idx, has_arrays, load_arrays, read_idx, read_idx_pair
 from defectlab.data.images import expand_images, image_files, read_image, read_images, read_listing
 from defectlab.data.layouts import NEU_CLASSES, Listing, list_folders, list_neu
@@ -188,6 +188,19 @@ def test_bad_pictures_stop_or_are_skipped_by_choice(tmp_path: Path, mapped: bool
     refusal(lambda: read_images([], 4, 1), "empty")
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_set_of_several_blocks_keeps_its_order(tmp_path: Path, mapped: bool) -> None:
+    files = [picture(tmp_path / f"{value}.png", value) for value in range(8)]  # 12 MiB each, 5 a block
+    for index in (1, 6):
+        files[index].write_text("text")
+    images, indices, skipped = read_images(
+        files, 2048, 3, "skip", tmp_path / "set" if mapped else None, root=tmp_path
+    )
+    assert images[:, 2, -1, -1].tolist() == [0, 2, 3, 4, 5, 7]
+    assert indices == [0, 2, 3, 4, 5, 7]
+    assert [line.split(":")[0] for line in skipped] == ["1.png", "6.png"]
+
+
 def test_a_mapped_set_is_reused_until_a_file_changes(tmp_path: Path) -> None:
     files = [picture(tmp_path / f"{value}.png", value) for value in (10, 20)]
     cache = tmp_path / "cache" / "set.uint8"
@@ -200,6 +213,7 @@ def test_a_mapped_set_is_reused_until_a_file_changes(tmp_path: Path) -> None:
     picture(files[1], 77)
     os.utime(files[1], ns=(0, 12345))
     assert read_images(files, 4, 1, cache=cache)[0][:, 0, 0, 0].tolist() == [10, 77]
+    assert read_images(files, 2, 1, cache=cache)[0].shape == (2, 1, 2, 2)
     assert read_images(files, 2, 3, cache=cache)[0].shape == (2, 3, 2, 2)
     assert read_images(files[:1], 2, 3, cache=cache)[0].shape == (1, 3, 2, 2)
     assert sorted(os.listdir(cache.parent)) == ["set.uint8", "set.uint8.json"]
@@ -401,7 +415,7 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, monkeypatch: py
     refuse(["train/a/1.png", "train/b/2.png", "test/a/3.png"], "test/b", folders=["test/b"])
     refuse(["train/a/1.png", "train/b/2.png", "test/a/3.png"], "/val", folders=["val"])
     refuse(["train/a/1.png", "train/b/2.png", "test/c/3.png"], "3.png", "class c", "a, b")
-    refuse(["train/a/1.png", "train/b/2.png", "ground_truth/a/3.png"], "ground_truth", "train")
+    refuse(["train/a/1.png", "train/b/2.png", "ground_truth/a/3.png"], "ground_truth: stands beside train")
     refuse(["train/a/1.png", "train/b/2.png", "test/a/3.png", "4.png"], "4.png")
     refuse(["val/a/1.png", "test/b/2.png"], "train")
     refusal(lambda: list_folders(tmp_path / "gone"), tmp_path / "gone", "No such file")
@@ -775,6 +789,15 @@ def test_archives_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         refusal(lambda: extract_zip(archive, tmp_path / "out"), "make room")
     assert os.listdir(tmp_path) == ["a.zip"]
     extract_zip(archive, tmp_path / "out", max_bytes=1000, max_files=10)
+
+
+def test_of_two_that_unpack_at_once_one_copy_stays(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    publish(tmp_path / "first", tmp_path / "target")
+    publish(tmp_path / "second", tmp_path / "target")
+    assert (tmp_path / "target" / "file").read_text() == "first"
 
 
 def test_a_zip_as_root_is_unpacked_once_until_it_changes(tmp_path: Path) -> None:

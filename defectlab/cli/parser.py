@@ -65,7 +65,7 @@ class DefectCLI(LightningCLI):
                 args=[command, *words],
                 auto_configure_optimizers=False,
             )
-        except (jsonargparse.ArgumentError, jsonargparse.NSKeyError) as error:
+        except jsonargparse.ArgumentError as error:
             raise InputError(explain(str(error))) from None
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]

@@ -25,7 +25,6 @@ def decode(path: Path, size: int, channels: int) -> Pixels:
             # Decodes a JPEG as grey, and a large one at 1/2, 1/4 or 1/8, for less time. What is left of
             # three times the final size stays within 3 of 255 of a full decode; of twice, within 9.
             image.draft("L" if channels == 1 else "RGB", (3 * size, 3 * size))
-            image.load()
             return to_square(_upright(image), size, channels)
     except (BadImage, MemoryError):
         raise

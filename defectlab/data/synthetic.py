@@ -15,12 +15,11 @@ from tempfile import mkdtemp
 
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional
 
 from defectlab.data import steel
+from defectlab.data.progress import progress_bar
 from defectlab.data.textures import SIDE, Sampler
 from defectlab.errors import InputError
 
@@ -107,12 +106,11 @@ def _write_all(directory: Path, per_class: int, seed: int, size: int) -> None:
             Image.fromarray(image).save(directory / name / f"{name}_{i}.png", compress_level=1)
         return len(images)
 
-    with _workers() as pool, Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("Drawing steel strip", total=per_class * len(CLASS_NAMES))
+    with _workers() as pool, progress_bar("drawing steel strip", per_class * len(CLASS_NAMES)) as advance:
         chunks = range(-(-per_class // _CHUNK))
         jobs = [pool.submit(write, label, index) for label in range(len(CLASS_NAMES)) for index in chunks]
         for job in as_completed(jobs):
-            progress.advance(task, job.result())
+            advance(job.result())
 
 
 def _chunk(label: int, seed: int, index: int, size: int) -> Tensor:
