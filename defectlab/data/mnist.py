@@ -47,7 +47,7 @@ class MNISTDataModule(ImageDataModule):
         self,
         root: str = "data",
         train_size: int | None = None,
-        val_size: float | int = 5000,
+        val_size: int | float = 5000,
         test_size: int | None = None,
         image_size: int = 28,
         channels: Literal[1, 3] = 1,

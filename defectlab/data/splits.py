@@ -26,7 +26,7 @@ class Split:
 
 
 def hold_out(
-    indices: np.ndarray, labels: np.ndarray, size: float | int, seed: int, name: str
+    indices: np.ndarray, labels: np.ndarray, size: int | float, seed: int, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divide indices into (the rest, the part held out), every class in proportion.
 
@@ -48,7 +48,7 @@ def hold_out(
     return np.sort(rest), np.sort(part)
 
 
-def stratified_split(labels: np.ndarray, val_size: float | int, test_size: float | int, seed: int) -> Split:
+def stratified_split(labels: np.ndarray, val_size: int | float, test_size: int | float, seed: int) -> Split:
     """Split `(N,)` labels by class; sizes are shares of all N images, or counts."""
     everything = np.arange(len(labels))
     rest, test = hold_out(everything, labels, test_size, seed, "data.test_size")
@@ -57,7 +57,7 @@ def stratified_split(labels: np.ndarray, val_size: float | int, test_size: float
     return Split(train, val, test)
 
 
-def fixed_split(names: Sequence[str], labels: np.ndarray, val_size: float | int, seed: int) -> Split:
+def fixed_split(names: Sequence[str], labels: np.ndarray, val_size: int | float, seed: int) -> Split:
     """Keep the split that the folders give; a missing validation part is held out of training.
 
     A missing test part is an error: it would have to be taken from images that somebody chose for training.

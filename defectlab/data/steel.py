@@ -27,7 +27,7 @@ def crazing(s: Sampler) -> Tensor:
 
 def inclusion(s: Sampler) -> Tensor:
     """Dark spindles along the rolling direction, single or in a swarm, on a smooth strip."""
-    level = s.either(0.13, (0.6, 0.92), (0.24, 0.5))
+    level = s.either(0.13, (0.6, 0.88), (0.24, 0.5))
     light = level * _lighting(s, s.uniform(0, 360), 0.25, (0.02, 0.09), (6, 40))
     wobble = s.uniform(0.5, 3) * s.field(3, 14, 1)
     x, y, swarm, stout = s.uniform(15, 185), s.uniform(20, 180), s.uniform(5, 14), s.chance(0.6)
@@ -62,8 +62,8 @@ def patches(s: Sampler) -> Tensor:
 
 def pitted_surface(s: Sampler) -> Tensor:
     """Small pits, from a few to an orange peel, in strongly uneven light; at times a skin at a border."""
-    level = s.either(0.22, (0.25, 0.55), (0.6, 1.0))
-    light = level * _lighting(s, s.uniform(0, 360), 0.35, (0.01, 0.09), (4, 50))
+    level = s.either(0.22, (0.25, 0.55), (0.6, 1.05))
+    light = level * _lighting(s, s.uniform(0, 360), 0.5, (0.01, 0.08), (4, 50))
     peel, length, region = s.chance(0.5) > 0, s.uniform(1.1, 2.2), s.field(30, 50, 2)
     pits = highest(
         s.field(length, length * s.uniform(1, 1.8), 6) + s.uniform(0.1, 0.6) * region,
@@ -75,7 +75,9 @@ def pitted_surface(s: Sampler) -> Tensor:
     )
     edge = s.field(40, 50, 0.7) + 1.5 * ramp(s.uniform(0, 360))
     skin = highest(edge, s.chance(0.3) * s.uniform(0, 0.2), 0.05)
-    dark = s.uniform(0.12, 0.4) * torch.maximum(pits, 1.2 * pools) * (1 - skin) + s.uniform(0.1, 0.35) * skin
+    dark = (
+        s.log_uniform(0.1, 0.4) * torch.maximum(pits, 1.2 * pools) * (1 - skin) + s.uniform(0.1, 0.35) * skin
+    )
     grain = s.uniform(0.02, 0.05) * s.field(1, 2, 0.3)
     return _camera(s, light * (1 + grain) * (1 - dark), s.uniform(0.08, 0.2), s.log_uniform(0.002, 0.006))
 
@@ -98,7 +100,7 @@ def rolled_in_scale(s: Sampler) -> Tensor:
 
 def scratches(s: Sampler) -> Tensor:
     """Bright lines and ribbed bands, upright or lying, whole or broken, on a dark smooth strip."""
-    light = s.either(0.15, (0.4, 0.6), (0.15, 0.42)) * _lighting(
+    light = s.either(0.25, (0.4, 0.6), (0.15, 0.42)) * _lighting(
         s, s.uniform(0, 360), 0.25, (0.01, 0.07), (2, 40)
     )
     wobble = s.log_uniform(0.1, 1.5) * s.field(20, 40, 1)
@@ -113,7 +115,8 @@ def scratches(s: Sampler) -> Tensor:
             s.uniform(10, 190),
         )
         depth = spindle(centre, half, lean + s.normal(0, 0.01), 6, wobble)
-        line = s.log_uniform(0.08, 0.8) * torch.sigmoid(depth / s.uniform(0.4, 0.9))
+        softness = s.uniform(0.4, 0.9) + band * s.uniform(0, 2)
+        line = s.log_uniform(0.08, 0.8) * torch.sigmoid(depth / softness)
         bright = torch.maximum(bright, line * (1 - s.chance(0.12 * k)))
     broken = 1 + s.uniform(0.1, 0.4) * s.field(2, 5, 0.4) + s.uniform(0, 0.6) * s.field(3, 30, 1)
     bright = bright * broken.clamp(min=0) * (1 + 0.4 * s.profile(1.2))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from defectlab.errors import InputError
 from defectlab.networks import MobileNet
-from defectlab.networks.mobilenet import Backbone
+from defectlab.networks.mobilenet import Backbone, Stages
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.tasks.base import ClassificationTask
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
@@ -46,7 +46,8 @@ class MobileNetTask(ClassificationTask):
         backbone_lr_factor: the backbone's learning rate as a factor of the head's.
         cache_features: compute the frozen backbone's features once and train the head on them, which implies
             `trainable: head` and no augmentation: seconds in place of minutes on a CPU.
-        stages: layers whose mean and sd over space are the embedding, in place of the last layer's mean.
+        stages: `last` embeds the mean over space of the last layer, `middle` the mean and sd of middle layers;
+            or a list of layers. Texture is told apart better in the middle.
         hidden: units of a hidden layer in the head, 0 for none.
         dropout: probability of dropping a feature before the last layer, in [0, 1).
         batch_norm_momentum: weight of the newest batch in the running statistics; torchvision's 0.01 for V3
@@ -74,7 +75,7 @@ class MobileNetTask(ClassificationTask):
         unfreeze_epoch: int = 3,
         backbone_lr_factor: float = 1.0,
         cache_features: bool = False,
-        stages: list[int] | None = None,
+        stages: Stages = "last",
         hidden: int = 0,
         dropout: float = 0.2,
         batch_norm_momentum: float = 0.1,

@@ -1,0 +1,83 @@
+"""Tiny data sets, made anew for each test; a class is told by its stripes."""
+
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from defectlab.data.layouts import NEU_CLASSES
+
+SIDE = 24
+
+
+def striped(label: int, index: int, side: int = SIDE) -> npt.NDArray[np.uint8]:
+    """Picture `index` of class `label`: grey stripes of the class's width, shifted, with noise."""
+    rng = np.random.default_rng((label, index))
+    wave = np.sin((np.arange(side) + rng.integers(side)) * (label + 1) * 2 * np.pi / side)
+    pixels = 128 + 80 * wave[:, None] + rng.normal(0, 10, (side, side))
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
+def write_class_folders(
+    root: Path, per_class: int, names: tuple[str, ...] = ("good", "hole", "scratch")
+) -> Path:
+    """`root/<class>/<i>.png`, i from 0."""
+    for label, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        for index in range(per_class):
+            Image.fromarray(striped(label, index)).save(root / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture
+def class_folders(tmp_path: Path) -> Path:
+    """Three classes of 12 grey pictures."""
+    return write_class_folders(tmp_path / "pictures", 12)
+
+
+@pytest.fixture
+def split_folders(tmp_path: Path) -> Path:
+    """train, val and test folders with 6, 2 and 3 pictures of each of three classes."""
+    root = tmp_path / "divided"
+    for part, per_class in (("train", 6), ("val", 2), ("test", 3)):
+        write_class_folders(root / part, per_class)
+    return root
+
+
+@pytest.fixture
+def neu_folder(tmp_path: Path) -> Path:
+    """Flat `crazing_1.png`, 10 pictures of each of the six classes."""
+    root = tmp_path / "neu"
+    root.mkdir()
+    for label, name in enumerate(NEU_CLASSES):
+        for index in range(1, 11):
+            Image.fromarray(striped(label, index)).save(root / f"{name}_{index}.png")
+    return root
+
+
+@pytest.fixture
+def idx_folder(tmp_path: Path) -> Path:
+    """The four IDX files: 20 training and 5 test images of 28 px for each of ten classes, well mixed."""
+    root = tmp_path / "idx"
+    root.mkdir()
+    for part, per_class, first in (("train", 20, 0), ("t10k", 5, 20)):
+        labels = np.tile(np.arange(10, dtype=np.uint8), per_class)
+        images = np.stack([striped(int(label), first + i // 10, 28) for i, label in enumerate(labels)])
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            head = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+            (root / f"{part}-{kind}-ubyte").write_bytes(head + array.tobytes())
+    return root
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data sets, for tests marked `realdata`; the test is skipped where there is none."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    root = Path(os.environ.get("DEFECTLAB_REALDATA", beside))
+    if not root.is_dir():
+        pytest.skip(f"no real data in {root}")
+    return root
