@@ -18,6 +18,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from defectlab.data import Augmentation, NEUDataModule
+from defectlab.data.layouts import NEU_CLASSES
 from defectlab.runtime import CPUSettings
 
 __all__ = ["measure_input"]
@@ -46,7 +47,7 @@ def measure_input(root: Path, what: str, image_size: int, repeats: int, threads:
         source="real",
         image_size=image_size,
         batch_size=BATCH_SIZE,
-        val_size=0,
+        val_size=len(NEU_CLASSES),  # as few as may be
         augmentation=AUGMENTATION,
     )
     data.setup()

@@ -4,9 +4,11 @@ import gzip
 import shutil
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from defectlab.data import MNISTDataModule, NEUDataModule
+from defectlab.data.layouts import NEU_CLASSES
 
 __all__ = ["lay_out_mnist", "lay_out_neu"]
 
@@ -21,14 +23,15 @@ def lay_out_neu(root: str | None, target: Path, test_size: float = 0.2, seed: in
         root=root,
         source="real" if root else "synthetic",
         seed=seed,
-        val_size=0,
+        val_size=len(NEU_CLASSES),
         test_size=test_size,
         split="random",
     )
     data.prepare_data()
     data.setup()
     images = data.data
-    for part, indices in (("train", data.parts.train), ("test", data.parts.test)):
+    train = np.concatenate((data.parts.train, data.parts.val))
+    for part, indices in (("train", train), ("test", data.parts.test)):
         for name in data.class_names:
             (target / part / name).mkdir(parents=True, exist_ok=True)
         for index in indices:
@@ -39,7 +42,7 @@ def lay_out_neu(root: str | None, target: Path, test_size: float = 0.2, seed: in
             else:
                 Image.fromarray(images.images[index, 0].numpy()).save(folder / f"{index}.png")
     kind = "NEU-CLS" if root else "the SYNTHETIC stand-in for NEU-CLS"
-    return f"{kind}, {len(data.parts.train)} training and {len(data.parts.test)} test pictures"
+    return f"{kind}, {len(train)} training and {len(data.parts.test)} test pictures"
 
 
 def lay_out_mnist(root: str, target: Path) -> None:

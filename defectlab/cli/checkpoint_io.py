@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: a full disk costs the new one, never the last good one."""
+"""Checkpoints that are whole or absent, and that find each other again in a run folder that was moved."""
 
 import contextlib
 import os
@@ -10,12 +10,13 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
 from defectlab.errors import InputError
+from defectlab.tasks.checkpoint import read_checkpoint
 
 __all__ = ["AtomicCheckpointIO"]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write beside the target, then rename."""
+    """Write beside the target, then rename: a full disk costs the new checkpoint, never the last good one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
         """Save to `path`.
@@ -40,3 +41,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise InputError(
                 f"could not write the checkpoint {target} ({reason}); {kept}: free some space, then resume the run"
             ) from None
+
+    def load_checkpoint(
+        self, path: _PATH, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Load without running code; ModelCheckpoint's paths become those of the folder that `path` lies in.
+
+        Raises:
+            InputError: as `read_checkpoint`.
+        """
+        checkpoint = read_checkpoint(Path(path))
+        folder = Path(path).resolve().parent
+        for state in checkpoint.get("callbacks", {}).values():
+            if isinstance(state, dict) and "best_model_path" in state:
+                _move(state, folder)
+        return checkpoint
+
+
+def _move(state: dict[str, Any], folder: Path) -> None:
+    """ModelCheckpoint forgets its best score when it finds itself in another folder."""
+    state["dirpath"] = str(folder)
+    for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        if state.get(key):
+            state[key] = str(folder / Path(state[key]).name)
+    models = state.get("best_k_models", {})
+    state["best_k_models"] = {str(folder / Path(path).name): score for path, score in models.items()}

@@ -1,9 +1,11 @@
 """Where a config is: the path as given first, then the ones that come with defectlab."""
 
-import argparse
 from difflib import get_close_matches
 from pathlib import Path
 
+import yaml
+
+from defectlab.cli.arguments import CommandParser
 from defectlab.errors import InputError
 
 __all__ = ["find_config", "resolve_config_arguments", "run", "shipped_configs"]
@@ -38,30 +40,48 @@ def find_config(name: str) -> Path:
 
 
 def resolve_config_arguments(words: list[str]) -> tuple[list[str], str | None]:
-    """Replace the value of every `--config`; also the stem of the first, which names the run."""
+    """Replace the value of every `--config`; also the name of the first one, which names the run.
+
+    Raises:
+        InputError: a config that cannot be found, or is no YAML of sections.
+    """
     resolved: list[str] = []
     first: str | None = None
     expecting = False
     for word in words:
-        name, equals, value = word.partition("=")
-        if expecting:
-            path = find_config(word)
-            resolved.append(str(path))
-        elif name in ("--config", "-c") and equals:
-            path = find_config(value)
-            resolved += ["--config", str(path)]
+        option, equals, value = word.partition("=")
+        if expecting or (option in ("--config", "-c") and equals):
+            path = find_config(word if expecting else value)
+            _check_yaml(path)
+            resolved += [str(path)] if expecting else ["--config", str(path)]
+            first = first or _name(path)
+            expecting = False
         else:
             resolved.append(word)
             expecting = word in ("--config", "-c")
-            continue
-        expecting = False
-        first = first or path.stem
     return resolved, first
+
+
+def _name(path: Path) -> str:
+    """A run's own config.yaml goes by the name that its run has."""
+    is_of_run = path.name == "config.yaml" and (path.parent / "metrics.json").is_file()
+    return path.resolve().parent.parent.name if is_of_run else path.stem
+
+
+def _check_yaml(path: Path) -> None:
+    """jsonargparse would not say in which file the mistake is."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        found = "nothing" if content is None else f"a {type(content).__name__}"
+        raise InputError(f"{path} holds {found}: expected sections such as model, data and trainer")
 
 
 def run(words: list[str]) -> int:
     """`defectlab configs [NAME]`."""
-    parser = argparse.ArgumentParser("defectlab configs", description="List the shipped configs, or print one.")
+    parser = CommandParser("defectlab configs", "List the shipped configs, or print one.")
     parser.add_argument("name", nargs="?", help="of the config to print")
     name = parser.parse_args(words).name
     if name:

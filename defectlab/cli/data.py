@@ -1,14 +1,15 @@
 """`defectlab data ...`: get a data set onto the disk."""
 
-import argparse
 from pathlib import Path
+
+from defectlab.cli.arguments import CommandParser
 
 __all__ = ["run"]
 
 
 def run(words: list[str]) -> int:
     """Fetch NEU-CLS, or generate its synthetic stand-in."""
-    parser = argparse.ArgumentParser("defectlab data", description="Get a data set onto the disk.")
+    parser = CommandParser("defectlab data", "Get a data set onto the disk.")
     commands = parser.add_subparsers(dest="command", required=True)
     fetch = commands.add_parser("fetch", help="download NEU-CLS; every file is checked against its SHA-256")
     fetch.add_argument("directory", nargs="?", type=Path, default=Path("data/neu-cls"), help="default: %(default)s")

@@ -5,7 +5,7 @@ from pathlib import Path
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder
 
-__all__ = ["checkpoint_of"]
+__all__ = ["checkpoint_of", "take_run"]
 
 
 def checkpoint_of(name: str) -> Path:
@@ -21,3 +21,20 @@ def checkpoint_of(name: str) -> Path:
         if file.is_file():
             return file
     raise InputError(f"{run.checkpoints} holds no best.ckpt or last.ckpt: the run was stopped early; resume it first")
+
+
+def take_run(command: str, words: list[str]) -> tuple[RunFolder, list[str]]:
+    """The run folder that the first word names, and the words after it.
+
+    Raises:
+        SystemExit: help was asked for, and has been printed.
+        InputError: no word names one, or there is no such run folder.
+    """
+    usage = f"defectlab {command} RUN [--trainer.max_epochs N ...]"
+    if {"-h", "--help"} & set(words):
+        print(f"usage: {usage}\n\nRUN is the folder that fit left behind; defectlab fit --help lists the options.")
+        raise SystemExit(0)
+    if not words or words[0].startswith("-"):
+        raise InputError(f"{command} needs a run folder: {usage}")
+    run = RunFolder.open(words[0])
+    return RunFolder(run.path.resolve()), words[1:]

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import time
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +12,41 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from defectlab.errors import InputError
 from defectlab.runs import write_text
 
 __all__ = ["EpochCSVLogger", "EventsLogger"]
 
+_FLUSH_SECONDS = 2.0  # how far TensorBoard may be behind
+
 
 class EventsLogger(TensorBoardLogger):
-    """TensorBoard's events alone: config.yaml already has what Lightning would put into hparams.yaml."""
+    """TensorBoard's events alone, in one file: config.yaml already has what Lightning would put into hparams.yaml."""
+
+    _flushed = 0.0
 
     @rank_zero_only
     def save(self) -> None:
-        """Hand the events to the disk."""
+        """Hand the events to the disk, now and then."""
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self._flushed = time.monotonic()
+            self.experiment.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Hand the events to the disk; closed, the writer would begin a new file for the test's."""
         self.experiment.flush()
+
+    @rank_zero_only
+    def close(self) -> None:
+        """Write nothing more."""
+        self.experiment.close()
 
 
 class EpochCSVLogger(Logger):
     """metrics.csv: what is logged at the end of an epoch; whole after every one, continued by a resumed run.
+
+    Its column `seconds` is the time since the row before, or since the start.
 
     Args:
         path: the file; rows of epochs that are trained again are replaced.
@@ -34,8 +55,10 @@ class EpochCSVLogger(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        self._rows: dict[int, dict[str, str]] = {}
+        self._rows: dict[int, dict[str, str]] | None = None
+        self._marked = 0.0
         self._changed = False
+        self._ended = False
 
     @property
     def name(self) -> str:
@@ -51,10 +74,18 @@ class EpochCSVLogger(Logger):
     @rank_zero_experiment
     def experiment(self) -> dict[int, dict[str, str]]:
         """Rows by epoch; those of an earlier part of the run are read first."""
-        if not self._rows and self.path.is_file():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                self._rows = {int(row["epoch"]): row for row in csv.DictReader(file)}
+        if self._rows is None:
+            self._rows = {}
+            self._marked = time.monotonic()
+            if self.path.is_file():
+                with self.path.open(newline="", encoding="utf-8") as file:
+                    self._rows = {int(row["epoch"]): row for row in csv.DictReader(file)}
         return self._rows
+
+    @property
+    def seconds(self) -> float:
+        """That all epochs together have taken."""
+        return sum(float(row.get("seconds") or 0) for row in self.experiment.values())
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -62,14 +93,20 @@ class EpochCSVLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Keep training and validation figures of a whole epoch."""
-        if "epoch" not in metrics or not any(f"{part}/loss" in metrics for part in ("train", "val")):
+        """Keep training and validation figures of a whole epoch, until training has ended."""
+        if self._ended or "epoch" not in metrics or not {"train/loss", "val/loss"} & set(metrics):
             return
         epoch = int(metrics["epoch"])
-        row = self.experiment.setdefault(epoch, {"epoch": str(epoch)})
+        row = self.experiment.setdefault(epoch, {})
+        if "val/loss" in metrics:  # the first to come
+            row.clear()
+        row |= {"epoch": str(epoch), "step": str(step)}
+        row |= {name: f"{value:.6g}" for name, value in metrics.items() if name != "epoch"}
+        if "train/loss" in metrics:
+            now = time.monotonic()
+            row["seconds"] = f"{now - self._marked:.3f}"
+            self._marked = now
         self._changed = True
-        row["step"] = str(step)
-        row.update({name: f"{value:.6g}" for name, value in metrics.items() if name != "epoch"})
 
     @rank_zero_only
     def save(self) -> None:
@@ -77,14 +114,16 @@ class EpochCSVLogger(Logger):
         if not self._changed:
             return
         self._changed = False
-        names = dict.fromkeys(name for row in self._rows.values() for name in row)
+        rows = [self.experiment[epoch] for epoch in sorted(self.experiment)]
         text = io.StringIO()
-        writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+        writer = csv.DictWriter(text, dict.fromkeys(name for row in rows for name in row), restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self._rows[epoch] for epoch in sorted(self._rows))
+        writer.writerows(rows)
         write_text(self.path, text.getvalue())
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is there, however the run ended."""
-        self.save()
+        """Write what is there, however training ended; what is evaluated afterwards is no epoch."""
+        self._ended = True
+        with suppress(InputError):  # a full disk has been told already
+            self.save()

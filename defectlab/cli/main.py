@@ -1,12 +1,17 @@
 """`defectlab`: one program, its commands. Nothing heavy is imported before a command needs it."""
 
 import logging
-import os
 import sys
+import time
 from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
 
 import defectlab
+from defectlab.cli.ranks import is_first_process
 from defectlab.errors import InputError
+
+__all__ = ["main"]
 
 COMMANDS = {
     "fit": "train, then test the best checkpoint once:  fit --config neu_mobilenet.yaml [--data.root DIR] ...",
@@ -18,6 +23,7 @@ COMMANDS = {
     "data": "data sets:                                  data fetch [DIR] | data synthesize DIR",
     "configs": "list the shipped configs, or print one:     configs [NAME]",
 }
+_PATIENCE = 3.0  # seconds that a later process leaves to the first one to say the same
 
 
 def usage() -> str:
@@ -38,8 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"defectlab {defectlab.__version__}")
         return 0
-    logging.basicConfig(format="defectlab: %(message)s", stream=sys.stderr)
-    logging.getLogger("defectlab").setLevel(logging.INFO if _is_first_process() else logging.ERROR)
+    _speak()
     try:
         return _run(words[0], words[1:])
     except InputError as error:
@@ -48,49 +53,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain("out of memory: lower data.batch_size or data.image_size")
     except OSError as error:
         # A full disk, a folder without write permission: nothing a traceback would explain better.
-        return _complain(f"{error.strerror or error}: {error.filename or 'no file named'}")
-    except KeyboardInterrupt:
-        print("defectlab: stopped", file=sys.stderr)
+        reason = error.strerror or str(error)
+        return _complain(f"{error.filename}: {reason}" if error.filename else reason)
+    except KeyboardInterrupt as interruption:
+        if is_first_process():
+            print("; ".join(["defectlab: stopped", *map(str, interruption.args)]), file=sys.stderr)
         return 130
+
+
+def _speak() -> None:
+    """The package's own notes go to standard error, from the first process alone."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("defectlab: %(message)s"))
+    logger = logging.getLogger("defectlab")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO if is_first_process() else logging.ERROR)
 
 
 def _complain(message: str) -> int:
     line = " ".join(message.split())
-    if _is_first_process():
+    if is_first_process():
         print(f"defectlab: error: {line}", file=sys.stderr)
+        return 1
+    # What all processes find is told by the first, which then ends the others. This one alone found it.
+    time.sleep(_PATIENCE)
+    print(f"defectlab: error: in another process: {line}", file=sys.stderr)
     return 1
 
 
-def _is_first_process() -> bool:
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
-
-
 def _run(command: str, words: list[str]) -> int:
-    if command in ("fit", "resume", "validate", "test"):
-        from defectlab.cli import training
-
-        return training.run(command, words)
-    if command == "predict":
-        from defectlab.cli import predict
-
-        return predict.run(words)
-    if command == "report":
-        from defectlab.cli import report
-
-        return report.run(words)
-    if command == "data":
-        from defectlab.cli import data
-
-        return data.run(words)
-    if command == "configs":
-        from defectlab.cli import configs
-
-        return configs.run(words)
-    from difflib import get_close_matches
-
-    near = get_close_matches(command, COMMANDS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
-    raise InputError(f"there is no command {command!r}: {hint}")
+    if command not in COMMANDS:
+        near = get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
+        raise InputError(f"there is no command {command!r}: {hint}")
+    status: int = import_module(f"defectlab.cli.{command}").run(words)
+    return status
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from rich.table import Table
 from defectlab.data import ImageDataModule
 from defectlab.metrics import SplitMetrics, accuracy_interval
 from defectlab.report import write_report
-from defectlab.report.figures import image_sheet, save_png
+from defectlab.report.figures import SYNTHETIC_NOTE, image_sheet, save_png
 from defectlab.report.tensorboard import add_figures, add_hparams, events_logger
 from defectlab.runs import RunFolder, environment
 from defectlab.tasks import ClassificationTask
@@ -47,14 +47,14 @@ def write_outcome(
     sheet = misclassified_sheet(task, data)
     picture = run.path / "misclassified.png"
     if sheet is not None:
-        save_png(sheet, picture)
+        save_png(sheet, picture, SYNTHETIC_NOTE if data.source == "synthetic" else None)
     else:
         picture.unlink(missing_ok=True)
     logger = events_logger(trainer)
     if logger is not None:
         add_figures(logger, task.results, sheet, trainer.global_step)
         add_hparams(logger, config, task.results["test"])
-        logger.experiment.flush()
+        logger.close()
     write_report(run)
 
 
@@ -74,8 +74,8 @@ def misclassified_sheet(task: ClassificationTask, data: ImageDataModule) -> Figu
     return image_sheet(data.data.images[data.parts.test[wrong]], titles)
 
 
-def print_result(result: SplitMetrics, stage: str, source: str, run: Path | None) -> None:
-    """The closing table: accuracy, macro F1, each class, the worst by name, where things are."""
+def print_result(result: SplitMetrics, stage: str, source: str) -> None:
+    """The closing table: accuracy, macro F1, each class, the worst by name."""
     console = Console()
     hits = sum(row[i] for i, row in enumerate(result["confusion_matrix"]))
     low, high = accuracy_interval(hits, result["n"])
@@ -99,6 +99,3 @@ def print_result(result: SplitMetrics, stage: str, source: str, run: Path | None
         f"worst class  {worst}, {result['per_class'][worst]['accuracy']:.2%}",
         highlight=False,
     )
-    if run is not None:
-        # No wrapping: the lines are for copying.
-        console.print(f"run folder   {run}\nTensorBoard  tensorboard --logdir {run}", highlight=False, soft_wrap=True)

@@ -1,35 +1,34 @@
 """LightningCLI with one command a parser, defectlab's groups, and errors of one line."""
 
-import inspect
 import itertools
 import os
-import re
+import shutil
 import time
-from difflib import get_close_matches
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from torch import nn
 
-import defectlab.data
-import defectlab.networks
-import defectlab.tasks
 from defectlab.cli.checkpoint_io import AtomicCheckpointIO
+from defectlab.cli.console import EpochLines
 from defectlab.cli.loggers import EpochCSVLogger, EventsLogger
+from defectlab.cli.messages import explain
+from defectlab.cli.ranks import is_first_process
 from defectlab.data import ImageDataModule
-from defectlab.data.augment import Augmentation
 from defectlab.errors import InputError
 from defectlab.report.tensorboard import AugmentedSheet
 from defectlab.runtime import CPUSettings
-from defectlab.tasks import ClassificationTask, OptimizerSettings, SchedulerSettings
+from defectlab.tasks import ClassificationTask
 
 __all__ = ["DefectCLI"]
 
 _RUN_VARIABLE = "DEFECTLAB_RUN"
+_LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size"}  # data to model
 _COMMANDS = {
     "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
     "validate": {"model", "dataloaders", "datamodule"},
@@ -45,13 +44,18 @@ class DefectCLI(LightningCLI):
         words: its arguments, configs already found.
         run: the run folder that the command writes to; None for a new one under `trainer.default_root_dir`.
         name: of the config, for a new run folder.
+
+    Raises:
+        InputError: an argument that cannot be used.
     """
 
     def __init__(self, command: str, words: list[str], run: Path | None = None, name: str = "run") -> None:
         self.command = command
-        self.run = run
+        self.run = run.resolve() if run else None
         self.name = name
-        strict = {"exit_on_error": False}
+        self._made: list[Path] = []
+        self.weights: str | None = None  # as given, also where a checkpoint takes their place
+        strict = {"exit_on_error": False, "allow_abbrev": False}
         try:
             super().__init__(
                 ClassificationTask,
@@ -59,7 +63,7 @@ class DefectCLI(LightningCLI):
                 save_config_callback=None,
                 seed_everything_default=0,
                 trainer_defaults={"num_sanity_val_steps": 0, "default_root_dir": "runs"},
-                parser_kwargs={**strict, command: strict},
+                parser_kwargs={**strict, "prog": "defectlab", command: dict(strict)},
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 args=[command, *words],
@@ -75,129 +79,145 @@ class DefectCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """CPU settings, and what the model learns from the data."""
         parser.add_class_arguments(CPUSettings, "cpu")
-        for source, target in (("num_classes",) * 2, ("channels", "in_channels"), ("image_size",) * 2):
+        for source, target in _LINKS.items():
             parser.link_arguments(f"data.{source}", f"model.init_args.{target}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; the parent would warn about a list of arguments."""
+        """Parse, where the parent would warn about a list of arguments, and refuse what would be ignored."""
         self.config = parser.parse_args(args)
+        config = self.config[self.command]
+        for part in ("model", "data"):
+            if config[part] is None:
+                raise InputError(f"the config has no {part}: expected a section {part} with class_path and init_args")
+        arguments = config.data.init_args or {}
+        if arguments.get("root") is not None:  # metrics.json and config.yaml are read from other folders too
+            arguments.root = str(Path(arguments.root).expanduser().absolute())
+        for source, target in _LINKS.items():
+            if (config.model.init_args or {}).get(target) is not None:
+                raise InputError(f"model.{target} comes from the data: leave it out, or change data.{source}")
 
     def _parse_ckpt_path(self) -> None:
-        """A checkpoint brings tensors, the config everything else; its own weights file is not needed again."""
+        """A checkpoint brings tensors, the config everything else; the weights it began with are not needed again."""
         config = self.config[self.command]
-        if config.ckpt_path is not None and "weights" in (config.model.init_args or {}):
+        arguments = config.model.init_args or {}
+        self.weights = arguments.get("weights")
+        if config.ckpt_path is not None and "weights" in arguments:
             config.model.init_args.weights = None
 
     def before_instantiate_classes(self) -> None:
         """Settings of the process come before the first tensor."""
         CPUSettings(**self.config[self.command].cpu.as_dict()).apply()
 
+    def instantiate_classes(self) -> None:
+        """Build everything; what a constructor refuses comes wrapped in jsonargparse's account of it."""
+        try:
+            super().instantiate_classes()
+        except BaseException as error:
+            self.discard()
+            if isinstance(error, ValueError | TypeError | MisconfigurationException):
+                raise InputError(_innermost(error)) from None
+            raise
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that writes into the run folder alone."""
         config = self._get(self.config_init, "trainer")
         if self.run is None:
-            self.run = new_run_folder(Path(config["default_root_dir"]), self.name)
-        callbacks = list(config["callbacks"] or [])
+            self.run, self._made = new_run_folder(Path(config["default_root_dir"]).expanduser().resolve(), self.name)
+        callbacks = config["callbacks"] or []
+        callbacks = [*callbacks] if isinstance(callbacks, list) else [callbacks]
         loggers: Any = config["logger"]
         if loggers in (None, True):
             loggers = False
-            if self.command == "fit" and not config["fast_dev_run"]:
+            if self.command == "fit" and not config["fast_dev_run"] and not config["barebones"]:
                 loggers = [EventsLogger(self.run.parent, "", self.run.name), EpochCSVLogger(self.run / "metrics.csv")]
-                callbacks += [LearningRateMonitor(), AugmentedSheet()]
-        if config["enable_progress_bar"] is not False:
-            callbacks.append(ProgressBar())
+                callbacks.append(AugmentedSheet())
+        if config["enable_progress_bar"] is not False and not config["barebones"]:
+            callbacks.append(EpochLines())
+        if self.command == "fit" and config["enable_checkpointing"] is not False and not config["barebones"]:
+            callbacks = _with_last(callbacks, self.run / "checkpoints")
         plugins = config["plugins"] or []
-        return super().instantiate_trainer(
-            default_root_dir=str(self.run),
-            logger=loggers,
-            callbacks=callbacks,
-            plugins=[*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()],
-            enable_model_summary=False,
-            **kwargs,
-        )
+        plugins = [*plugins] if isinstance(plugins, list) else [plugins]
+        try:
+            return super().instantiate_trainer(
+                default_root_dir=str(self.run),
+                logger=loggers,
+                callbacks=callbacks,
+                plugins=[*plugins, AtomicCheckpointIO()],
+                enable_model_summary=False,
+                **kwargs,
+            )
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise InputError(f"trainer: {' '.join(str(error).split())[:250]}") from None
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Nothing: the caller runs what it needs."""
 
+    def discard(self) -> None:
+        """Remove the folder that was made for this run, which has come to nothing."""
+        if self.run in self._made:
+            shutil.rmtree(self.run, ignore_errors=True)
+        for folder in self._made:
+            with suppress(OSError):  # gone, or not empty
+                folder.rmdir()
+
     def dump(self) -> str:
-        """The whole config as YAML: this text alone repeats the run."""
+        """The whole config as YAML: this text alone repeats the run, from any folder."""
         parser, config = self._parser(self.command), self.config[self.command].clone()
         for key in ("config", "ckpt_path", "weights_only"):
             config.pop(key, None)
+        model, data = config.model.init_args or {}, config.data.init_args
+        if "weights" in model and self.weights is not None:
+            is_file = Path(self.weights).expanduser().is_file()
+            model.weights = str(Path(self.weights).expanduser().absolute()) if is_file else self.weights
+        if "source" in data:  # what `auto` came to
+            data.source = self.datamodule.source
+        if "root" in data and self.datamodule.source == "real":
+            data.root = str(Path(self.datamodule.location).expanduser().absolute())
         return str(parser.dump(config, skip_none=False, skip_validation=True))
 
 
-class ProgressBar(RichProgressBar):
-    """Lightning's, without the version number that is no number here."""
+def _with_last(callbacks: list[Any], folder: Path) -> list[Any]:
+    """Add what writes last.ckpt after every epoch; `save_last` would leave it as old as the best."""
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint):
+            callback.dirpath = callback.dirpath or str(folder)
+            callback.save_last = None
+    # The last one to be called, so that it holds what the others have come to.
+    return [*callbacks, ModelCheckpoint(folder, filename="last", enable_version_counter=False)]
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict[str, float]]:
-        """What stands at the end of the bar."""
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
+
+def _innermost(error: Exception) -> str:
+    """What a constructor said, out of the layers of jsonargparse; it keeps the text, not the error."""
+    chain: list[BaseException] = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        chain.append(inner)
+    own = [link for link in chain if isinstance(link, InputError | MisconfigurationException)]
+    if own:
+        return " ".join(str(own[0]).split())
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.lstrip().startswith("- ")]
+    return next((line for line in lines if not line.startswith("Does not validate")), " ".join(str(error).split()))
 
 
-def new_run_folder(root: Path, name: str) -> Path:
-    """A path that does not exist yet: root/name/YYYYmmdd-HHMMSS; every process of one run gets the same."""
-    if "LOCAL_RANK" in os.environ and _RUN_VARIABLE in os.environ:
-        return Path(os.environ[_RUN_VARIABLE])
+def new_run_folder(root: Path, name: str) -> tuple[Path, list[Path]]:
+    """Make root/name/YYYYmmdd-HHMMSS, the same for every process of one run; also the folders that were not there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    run = root / name / stamp
-    for number in itertools.count(2):
-        if not run.exists():
-            break
-        run = root / name / f"{stamp}-{number}"
+    if not is_first_process():
+        return Path(os.environ.get(_RUN_VARIABLE, root / name / stamp)), []  # the first one writes alone
+    for number in itertools.count(1):
+        run = root / name / (stamp if number == 1 else f"{stamp}-{number}")
+        made = [folder for folder in (run, run.parent, root) if not folder.exists()]
+        try:
+            run.mkdir(parents=True)
+        except FileExistsError:  # of a run that began in the same second
+            continue
+        except OSError as error:
+            raise InputError(
+                f"{run} cannot be made ({error.strerror}): set trainer.default_root_dir to a folder you can write to"
+            ) from None
+        break
     os.environ[_RUN_VARIABLE] = str(run)  # for the processes that DDP starts from this one
-    return run
-
-
-def explain(message: str) -> str:
-    """One line from jsonargparse's report: where, what, and the nearest right name."""
-    place = _first(r"Problem with given class_path '([\w.]+)'", message)
-    key = _first(r"(?:Option|option|nested key|Key) ['\"]([^'\"]+)['\"]", message)
-    if key is None:
-        key = _first(r"[Uu]nrecognized arguments?:? (?:--)?([\w.]+)", message)
-    if key is not None:
-        group = _first(r"Group '([\w.]+)'", message)
-        where = ".".join(part for part in (_short(place), group) if part)
-        near = _near(key.split(".")[-1], _parameters(place, group))
-        return f"unknown key {key}{f' of {where}' if where else ''}{near}"
-    name = _first(r"(?:dot import path string|import path|class_path)[:\s]+'?([\w.]+)'?", message)
-    if name is not None and place != name:
-        return f"there is no class {name}{_near(name.split('.')[-1], _classes())}"
-    return message
-
-
-def _first(pattern: str, text: str) -> str | None:
-    found = re.findall(pattern, text)
-    return found[-1] if found else None
-
-
-def _short(path: str | None) -> str | None:
-    return path.rsplit(".", 1)[-1] if path else None
-
-
-def _near(name: str, names: list[str]) -> str:
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
-    return f": did you mean {near[0]}?" if near else f": expected one of {', '.join(sorted(names))}"
-
-
-def _classes() -> list[str]:
-    packages = (defectlab.data, defectlab.tasks, defectlab.networks)
-    return [name for package in packages for name in package.__all__ if name[0].isupper()]
-
-
-def _parameters(place: str | None, group: str | None) -> list[str]:
-    """Names that would have been right at a place."""
-    groups: dict[str, Any] = {
-        "optimizer": OptimizerSettings, "scheduler": SchedulerSettings, "augmentation": Augmentation,
-        "trainer": Trainer, "cpu": CPUSettings,
-    }  # fmt: skip
-    if group and group.split(".")[-1] in groups:
-        return list(inspect.signature(groups[group.split(".")[-1]]).parameters)
-    if place:
-        for package in (defectlab.data, defectlab.tasks, defectlab.networks):
-            cls = getattr(package, place.rsplit(".", 1)[-1], None)
-            if isinstance(cls, type) and issubclass(cls, ImageDataModule | ClassificationTask | nn.Module):
-                return list(inspect.signature(cls).parameters)
-    return [*inspect.signature(Trainer).parameters, "trainer", "model", "data", "cpu", "seed_everything", "config"]
+    return run, made

@@ -1,11 +1,11 @@
 """`defectlab predict RUN|CKPT IMAGES... --output out.csv`: label pictures that nobody has labelled."""
 
-import argparse
 from collections import Counter
 from pathlib import Path
 
 import torch
 
+from defectlab.cli.arguments import CommandParser
 from defectlab.cli.files import checkpoint_of
 from defectlab.data.files import expand_images
 from defectlab.data.images import read_images
@@ -22,9 +22,7 @@ _BLOCK = 128  # pictures in memory at a time
 
 def run(words: list[str]) -> int:
     """Write `file,predicted,confidence,p_<class>...`, a row a picture, sorted by name."""
-    parser = argparse.ArgumentParser(
-        "defectlab predict", description="Label pictures with a trained network.", allow_abbrev=False
-    )
+    parser = CommandParser("defectlab predict", "Label pictures with a trained network.")
     parser.add_argument("run", help="run folder (its best checkpoint is used) or .ckpt file")
     parser.add_argument("images", nargs="+", help="picture files, folders (with all below them) and globs")
     parser.add_argument("--output", required=True, type=Path, help="CSV file to write")

@@ -1,7 +1,6 @@
 """`defectlab report RUN`: the report of a run, written anew."""
 
-import argparse
-
+from defectlab.cli.arguments import CommandParser
 from defectlab.report import write_report
 from defectlab.runs import RunFolder
 
@@ -10,9 +9,7 @@ __all__ = ["run"]
 
 def run(words: list[str]) -> int:
     """Write report.html and its figures."""
-    parser = argparse.ArgumentParser(
-        "defectlab report", description="Write report.html and its figures from metrics.json and predictions.csv."
-    )
+    parser = CommandParser("defectlab report", "Write report.html and its figures from metrics.json and predictions.csv.")
     parser.add_argument("run", help="run folder")
     print(write_report(RunFolder.open(parser.parse_args(words).run)))
     return 0

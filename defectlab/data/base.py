@@ -1,6 +1,6 @@
 """The one datamodule between Lightning and every data set: split, statistics, loaders."""
 
-import math
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -13,29 +13,34 @@ from torch import Tensor
 from defectlab.data.augment import Augmentation
 from defectlab.data.images import ImageSet
 from defectlab.data.loader import EvalLoader, TrainLoader
+from defectlab.data.progress import progress_bar
 from defectlab.data.splits import Split, fixed_split, split_hash, stratified_split
+from defectlab.data.statistics import channel_statistics, check_statistics, is_grey
 from defectlab.errors import InputError
 
 __all__ = ["ImageDataModule"]
 
+log = logging.getLogger(__name__)
+
 _ON_DEVICE_BYTES = 2 * 2**30  # a set up to this size lives on the GPU as a whole
+_MAX_SEED = 2**32 - 1  # NumPy's largest
 
 
 class ImageDataModule(pl.LightningDataModule):
     """A set of labelled images as one uint8 tensor, divided into train, val and test.
 
-    The loaders give `(images, labels)`: float32 `(N, C, H, W)` of mean 0 and sd 1, augmented for training, on the
-    trainer's device; int64 `(N,)`, or float32 `(N, num_classes)` when MixUp or CutMix is on. A concrete class
-    says in `load` where the images come from.
+    The loaders give `(images, labels)`: float32 `(N, C, H, W)` of mean 0 and sd 1, augmented for training, on
+    the trainer's device; int64 `(N,)`, or float32 `(N, num_classes)` when MixUp or CutMix is on. A concrete
+    class says in `load` where the images come from.
 
     Args:
         image_size: side in pixels; pictures are stretched to this square.
         channels: 1 (grey) or 3 (RGB).
         batch_size: images a step and process, for training.
         eval_batch_size: the same for evaluation.
-        seed: of the split, the order and the augmentation.
-        val_size: share or number of images held out for validation.
-        test_size: share or number of images held out for the final test.
+        seed: of the split, the order and the augmentation; a whole number from 0.
+        val_size: share (below 1) or number of images held out for validation.
+        test_size: share (below 1) or number of images held out for the final test.
         split: `auto` keeps a split that the folders give, `random` divides all images anew.
         augmentation: None for none.
         mean: a value a channel on [0, 1]; None measures the training part.
@@ -61,14 +66,17 @@ class ImageDataModule(pl.LightningDataModule):
         std: Sequence[float] | None,
     ) -> None:
         super().__init__()
-        for name, value in (("image_size", image_size), ("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+        sizes = {"image_size": image_size, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
+        for name, value in sizes.items():
             if value < 1:
                 raise InputError(f"data.{name} is {value}: expected a whole number of at least 1")
-        if (mean is None) != (std is None):
-            raise InputError("data.mean and data.std go together: give both, or neither to measure them")
-        for name, values in (("mean", mean), ("std", std)):
-            if values is not None and len(values) != channels:
-                raise InputError(f"data.{name} has {len(values)} values: expected one for each of {channels} channels")
+        if channels not in (1, 3):
+            raise InputError(f"data.channels is {channels}: expected 1 (grey) or 3 (RGB)")
+        if not 0 <= seed <= _MAX_SEED:
+            raise InputError(f"data.seed is {seed}: expected a whole number from 0 to {_MAX_SEED}")
+        if split not in ("auto", "random"):
+            raise InputError(f"data.split is {split!r}: expected auto or random")
+        check_statistics(mean, std, channels)
         self.image_size = image_size
         self.channels = channels
         self.batch_size = batch_size
@@ -82,6 +90,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.std = std
         self._data: ImageSet | None = None
         self._parts: Split | None = None
+        self._on_device: Tensor | None = None
         self._features: Tensor | None = None
 
     @property
@@ -101,7 +110,10 @@ class ImageDataModule(pl.LightningDataModule):
 
     @abstractmethod
     def load(self) -> ImageSet:
-        """Read every image; called once a process, after `prepare_data` has run in the first."""
+        """Read every image; called once a process, after `prepare_data` has run in the first.
+
+        One channel will do where all of `channels` would be the same.
+        """
 
     @property
     def num_classes(self) -> int:
@@ -118,13 +130,18 @@ class ImageDataModule(pl.LightningDataModule):
             parts = fixed_split(data.splits, labels, self.val_size, self.seed)
         else:
             parts = stratified_split(labels, self.val_size, self.test_size, self.seed)
+        # Grey pictures stored as RGB: a third of the memory, and of the work to augment them.
+        if data.images.shape[1] > 1 and data.images.nbytes <= _ON_DEVICE_BYTES and is_grey(data.images):
+            data.images = data.images[:, :1].contiguous()
         if self.mean is None or self.std is None:
-            self.mean, self.std = _statistics(data.images, parts.train)
+            mean, std = channel_statistics(data.images, torch.from_numpy(parts.train))
+            copies = self.channels // len(mean)
+            self.mean, self.std = mean * copies, std * copies
         self._data, self._parts = data, parts
 
     @property
     def data(self) -> ImageSet:
-        """All images; `setup` has to have run."""
+        """All images, those of three equal channels with one; `setup` has to have run."""
         if self._data is None:
             raise InputError("the data set is not read yet: call setup() first")
         return self._data
@@ -137,20 +154,21 @@ class ImageDataModule(pl.LightningDataModule):
         return self._parts
 
     def train_dataloader(self) -> TrainLoader:
-        """Shuffled and augmented."""
-        images, device, rank, world_size = self._placed()
+        """Shuffled and augmented; features in place of images while `cache_features` holds some."""
+        device, rank, world_size = self._place()
+        images = self._images(device) if self._features is None else self._features
         indices = torch.from_numpy(self.parts.train)
         return TrainLoader(
-            images, self.data.labels, indices, self.batch_size, *self._normalisation(), device, rank, world_size,
-            self.seed, self.num_classes, self.augmentation,
+            images, self.data.labels, indices, self.batch_size, *self._normalisation(), device, rank,
+            world_size, self.seed, self.num_classes, self.augmentation,
         )  # fmt: skip
 
     def val_dataloader(self) -> EvalLoader:
-        """In order, without augmentation."""
-        return self._eval_loader(self.parts.val)
+        """In order, without augmentation; features in place of images while `cache_features` holds some."""
+        return self._eval_loader(self.parts.val, self._features)
 
     def test_dataloader(self) -> EvalLoader:
-        """In order, without augmentation."""
+        """In order, without augmentation; always images."""
         return self._eval_loader(self.parts.test)
 
     def predict_dataloader(self) -> EvalLoader:
@@ -158,49 +176,55 @@ class ImageDataModule(pl.LightningDataModule):
         return self.test_dataloader()
 
     def train_eval_dataloader(self) -> EvalLoader:
-        """The training images in order, without augmentation."""
+        """The training images in order, without augmentation; always images."""
         return self._eval_loader(self.parts.train)
 
-    def _eval_loader(self, indices: np.ndarray) -> EvalLoader:
-        images, device, rank, world_size = self._placed()
+    def _eval_loader(self, indices: np.ndarray, features: Tensor | None = None) -> EvalLoader:
+        device, rank, world_size = self._place()
+        images = self._images(device) if features is None else features
         return EvalLoader(
             images, self.data.labels, torch.from_numpy(indices), self.eval_batch_size, *self._normalisation(),
             device, rank, world_size,
         )  # fmt: skip
 
     def _normalisation(self) -> tuple[Sequence[float], Sequence[float]]:
-        assert self.mean is not None  # setup has measured them
-        assert self.std is not None
+        if self.mean is None or self.std is None:
+            raise InputError("the data set is not measured yet: call setup() first")
         return self.mean, self.std
 
-    def _placed(self) -> tuple[Tensor, torch.device, int, int]:
-        images = self.data.images if self._features is None else self._features
+    def _place(self) -> tuple[torch.device, int, int]:
+        """Device, rank and number of processes."""
         if self.trainer is None:
-            return images, torch.device("cpu"), 0, 1
-        device = self.trainer.strategy.root_device
-        if device.type != "cpu" and images.nbytes <= _ON_DEVICE_BYTES:
-            images = images.to(device)
-        return images, device, self.trainer.global_rank, self.trainer.world_size
+            return torch.device("cpu"), 0, 1
+        return self.trainer.strategy.root_device, self.trainer.global_rank, self.trainer.world_size
+
+    def _images(self, device: torch.device) -> Tensor:
+        """The images, on the device if they have room there; one copy for all loaders."""
+        images = self.data.images
+        if device.type == "cpu" or images.nbytes > _ON_DEVICE_BYTES:
+            return images
+        if self._on_device is None or self._on_device.device != device:
+            self._on_device = images.to(device)
+        return self._on_device
 
     @torch.no_grad()
     def cache_features(self, encode: Callable[[Tensor], Tensor]) -> None:
         """Let the train and val loaders give `encode(images)` `(N, E)`, computed once, in place of images.
 
-        Nothing is augmented then: a cached feature belongs to one picture. `clear_features` goes back.
+        Nothing is augmented then: a cached feature belongs to one picture. Every process encodes all of them.
+        `clear_features` goes back.
         """
-        self._features = None
-        data = self.data
+        indices = torch.from_numpy(np.concatenate((self.parts.train, self.parts.val)))
+        loader = self._eval_loader(indices.numpy())
+        loader.rank, loader.world_size = 0, 1
         features: Tensor | None = None
-        for indices in (self.parts.train, self.parts.val):
-            loader = self._eval_loader(indices)
-            loader.rank, loader.world_size = 0, 1
-            start = 0
-            for images, _ in loader:
+        with progress_bar("computing features", len(indices)) as advance:
+            for batch, (images, _) in zip(torch.split(indices, loader.batch_size), loader, strict=True):
                 encoded = encode(images).float()
                 if features is None:
-                    features = torch.zeros(len(data.labels), encoded.shape[1], device=encoded.device)
-                features[torch.from_numpy(indices[start : start + len(encoded)])] = encoded
-                start += len(encoded)
+                    features = encoded.new_zeros(len(self.data.labels), encoded.shape[1])
+                features[batch.to(features.device)] = encoded
+                advance(len(batch))
         self._features = features
 
     def clear_features(self) -> None:
@@ -238,24 +262,27 @@ class ImageDataModule(pl.LightningDataModule):
         return self.describe()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the checkpoint's normalisation, and refuse one that was trained on other classes."""
+        """Take over the checkpoint's normalisation; a split other than the checkpoint's is warned of.
+
+        Raises:
+            InputError: the checkpoint was trained on other classes or another number of channels.
+        """
         if list(state_dict["class_names"]) != list(self.class_names):
             raise InputError(
                 f"the checkpoint knows the classes {', '.join(state_dict['class_names'])}, the data has "
                 f"{', '.join(self.class_names)}: use the data set that the checkpoint was trained on"
             )
+        channels = state_dict["channels"]
+        if channels != self.channels:
+            raise InputError(
+                f"data.channels is {self.channels}, the checkpoint was trained with {channels}: use the same"
+            )
         self.mean, self.std = state_dict["mean"], state_dict["std"]
-
-
-def _statistics(images: Tensor, indices: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and sd a channel on [0, 1], exact, a slice at a time so that a mapped file is never held whole."""
-    histogram = torch.zeros(images.shape[1], 256, dtype=torch.int64)
-    for chunk in torch.from_numpy(indices).split(1024):
-        picked = images[chunk]
-        for channel in range(images.shape[1]):
-            histogram[channel] += torch.bincount(picked[:, channel].flatten(), minlength=256)
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    weights = histogram.double() / histogram.sum(dim=1, keepdim=True)
-    mean = weights @ levels
-    variance = (weights * (levels - mean[:, None]) ** 2).sum(dim=1)
-    return mean.tolist(), [max(math.sqrt(value), 1e-3) for value in variance.tolist()]
+        if self._parts is None:
+            return
+        trained, here = state_dict["split_hash"], split_hash(self._parts, self.data.labels.numpy())
+        if trained != here:
+            log.warning(
+                "the checkpoint was trained with another split of the data (%s, here %s): images judged here "
+                "may be among those it was trained on", trained, here,
+            )  # fmt: skip

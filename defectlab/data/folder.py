@@ -10,7 +10,7 @@ from defectlab.data.arrays import has_arrays, load_arrays
 from defectlab.data.augment import Augmentation
 from defectlab.data.base import ImageDataModule
 from defectlab.data.images import CACHE, ImageSet, read_listing
-from defectlab.data.layouts import list_folders
+from defectlab.data.layouts import Listing, list_folders
 
 __all__ = ["ImageFolderDataModule"]
 
@@ -27,8 +27,9 @@ class ImageFolderDataModule(ImageDataModule):
         batch_size: images a step and process, for training.
         eval_batch_size: the same for evaluation.
         seed: of the split, the order and the augmentation.
-        val_size: share or number of images held out for validation.
-        test_size: share or number of images held out for the final test.
+        val_size: share (below 1) or number of images held out for validation; of the training images where
+            the folders give a split without validation.
+        test_size: share (below 1) or number of images held out for the final test.
         split: `auto` keeps a split that the folders give, `random` divides all images anew.
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
         augmentation: None for none.
@@ -63,7 +64,7 @@ class ImageFolderDataModule(ImageDataModule):
     @property
     def class_names(self) -> Sequence[str]:
         """Names of the class folders, in natural order."""
-        return self._arrays.class_names if self._arrays is not None else list_folders(self._folder).class_names
+        return self._listing.class_names if self._arrays is None else self._arrays.class_names
 
     @property
     def source(self) -> str:
@@ -77,7 +78,11 @@ class ImageFolderDataModule(ImageDataModule):
 
     @cached_property
     def _folder(self) -> Path:
-        return open_root(Path(self.root), CACHE)
+        return open_root(Path(self.root).expanduser(), CACHE)
+
+    @cached_property
+    def _listing(self) -> Listing:
+        return list_folders(self._folder)
 
     @cached_property
     def _arrays(self) -> ImageSet | None:
@@ -89,4 +94,4 @@ class ImageFolderDataModule(ImageDataModule):
         """Read every picture."""
         if self._arrays is not None:
             return self._arrays
-        return read_listing(list_folders(self._folder), self.image_size, self.channels, self.on_bad_image)
+        return read_listing(self._listing, self.image_size, self.channels, self.on_bad_image)

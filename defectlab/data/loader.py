@@ -87,9 +87,9 @@ class TrainLoader(ArrayLoader):
     A last batch of one image joins the one before it: BatchNorm cannot train on one.
 
     Processes deal one common order out among them: their batches of a step together hold the images of one
-    process's batch of `world_size` times the size. An order that cannot be shared out equally goes on from its
-    own beginning, since every process has to make the same number of steps of equal size. What `augment` does
-    to an image is the same for any number of processes; MixUp and CutMix pair the images of one process.
+    process's batch of `world_size` times the size. An order that cannot be shared out equally goes on from
+    its own beginning, since every process has to make the same number of steps of equal size. What `augment`
+    does to an image is the same for any number of processes; MixUp and CutMix pair the images of one process.
 
     Args:
         seed: of the order and of the augmentation, at least 0.
@@ -118,7 +118,7 @@ class TrainLoader(ArrayLoader):
 
     @property
     def sampler(self) -> "TrainLoader":
-        """Lightning calls `set_epoch` of a loader's sampler before each epoch: a resumed run goes on right."""
+        """Lightning calls `set_epoch` of a loader's sampler before each epoch: a resumed run goes on."""
         return self
 
     def set_epoch(self, epoch: int) -> None:

@@ -27,13 +27,14 @@ class MNISTDataModule(ImageDataModule):
         root: folder with the four IDX files (plain or .gz, there or in `MNIST/raw`); torchvision downloads
             them to it, checksums and all, if they are nowhere to be found.
         train_size: number of images to train on, drawn by class and `seed`; None takes all that remain.
-        val_size: share or number of the 60,000 training images held out for validation.
+        val_size: share (below 1) or number of the 60,000 training images held out for validation; a number
+            with `train_size`.
         test_size: number of official test images, drawn by class and `seed`; None takes all 10,000.
         image_size: side in pixels; 28 leaves the pictures as they are.
         channels: 1, or 3 for networks that want the same grey three times.
         batch_size: images a step and process, for training.
         eval_batch_size: the same for evaluation.
-        seed: of the subsets, the order and the augmentation.
+        seed: of the subsets, the split, the order and the augmentation.
         augmentation: None for none.
         mean: a value a channel on [0, 1]; None measures the training part.
         std: likewise.
@@ -65,7 +66,7 @@ class MNISTDataModule(ImageDataModule):
         )  # fmt: skip
         self.root = root
         self.train_size = train_size
-        self.test_count = test_size
+        self.test_count = test_size  # the base class's test_size would be held out of all images
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -85,18 +86,24 @@ class MNISTDataModule(ImageDataModule):
 
     def _find(self) -> Path | None:
         name = self._torchvision.__name__
-        return find_idx([Path(self.root), Path(self.root) / name / "raw", *map(Path, self._folders)], name)
+        return find_idx([Path(self.root).expanduser(), *map(Path, self._folders)], name)
 
     def prepare_data(self) -> None:
-        """Download by torchvision if the files are nowhere."""
+        """Download by torchvision if the files are nowhere.
+
+        Raises:
+            InputError: that fails.
+        """
         if self._find() is not None:
             return
         try:
-            self._torchvision(self.root, download=True)
+            self._torchvision(Path(self.root).expanduser(), download=True)
         except (URLError, OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
             raise InputError(
-                f"{self._torchvision.__name__} is not under {self.root} and could not be downloaded ({error}): put "
-                "the four IDX files (train-images-idx3-ubyte.gz and so on) there, or set data.root to their folder"
+                f"{self._torchvision.__name__} is not under {self.root} and could not be downloaded "
+                f"({reason}): put the four IDX files (train-images-idx3-ubyte.gz and so on) there, or set "
+                "data.root to their folder"
             ) from None
 
     def load(self) -> ImageSet:
@@ -106,6 +113,11 @@ class MNISTDataModule(ImageDataModule):
             raise InputError(f"no IDX files under {self.root}: call prepare_data() first, or set data.root")
         train_images, train_labels = read_idx_pair(folder, "train")
         test_images, test_labels = read_idx_pair(folder, "t10k")
+        for labels in (train_labels, test_labels):
+            if len(labels) == 0 or labels.max() >= len(self._names):
+                raise InputError(
+                    f"{folder}: expected images of {len(self._names)} classes; replace the files"
+                )
         train = self._subset(train_labels, self._train_and_val(len(train_labels)), "data.train_size")
         test = self._subset(test_labels, self.test_count, "data.test_size")
         images = torch.cat((train_images[train], test_images[test])).unsqueeze(1)
@@ -114,7 +126,7 @@ class MNISTDataModule(ImageDataModule):
             images = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
         files = [f"train[{i}]" for i in train.tolist()] + [f"t10k[{i}]" for i in test.tolist()]
         return ImageSet(
-            images.expand(-1, self.channels, -1, -1).contiguous(),
+            images,
             torch.cat((train_labels[train], test_labels[test])),
             list(self._names), files, ["train"] * len(train) + ["test"] * len(test), [],
         )  # fmt: skip
@@ -122,13 +134,14 @@ class MNISTDataModule(ImageDataModule):
     def _train_and_val(self, available: int) -> int | None:
         if self.train_size is None:
             return None
-        if isinstance(self.val_size, float):
+        if 0 < self.val_size < 1:
             raise InputError("data.val_size is a share: with data.train_size give it as a number of images")
         if self.train_size < 1 or self.train_size + self.val_size > available:
             raise InputError(
-                f"data.train_size + data.val_size is {self.train_size} + {self.val_size}: expected from 1 to {available}"
+                f"data.train_size + data.val_size is {self.train_size} + {self.val_size}: expected at most "
+                f"{available} images, and at least one to train on"
             )
-        return self.train_size + self.val_size
+        return self.train_size + int(self.val_size)
 
     def _subset(self, labels: Tensor, size: int | None, name: str) -> Tensor:
         everything = np.arange(len(labels))
@@ -141,7 +154,8 @@ class FashionMNISTDataModule(MNISTDataModule):
     """Ten kinds of clothing, in the same form; found also where Debian's dataset-fashion-mnist puts it."""
 
     _names = (
-        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+        "Ankle boot",
     )  # fmt: skip
     _torchvision = datasets.FashionMNIST
     _folders = ("/usr/share/datasets/fashion-mnist",)

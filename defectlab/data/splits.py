@@ -1,7 +1,7 @@
 """Which image is for training, which for choosing, which for the final figure.
 
-A split is a pure function of the labels, the sizes asked for and a seed; `split_hash` names it, so two results
-can be known to stand on the same test images.
+A split is a pure function of the labels, the sizes asked for and a seed; `split_hash` names it, so two
+results can be known to stand on the same test images.
 """
 
 import hashlib
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from defectlab.errors import InputError
 
@@ -28,47 +27,87 @@ class Split:
 def hold_out(
     indices: np.ndarray, labels: np.ndarray, size: int | float, seed: int, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Divide indices into (the rest, the part held out), every class in proportion.
+    """Divide indices `(n,)` into (the rest, the part held out), every class in proportion.
 
-    `size` is a share in (0, 1) or a count of images; `name` is the argument that an InputError blames.
+    `size` is a share below 1 or a count of images. Each class gives its exact share up to less than one image,
+    but has at least one image on either side. `name` is the argument that an InputError blames.
     """
+    return _divide(indices, labels, _count(size, len(indices), name), seed, name, size)
+
+
+def _divide(
+    indices: np.ndarray, labels: np.ndarray, held: int, seed: int, name: str, size: int | float
+) -> tuple[np.ndarray, np.ndarray]:
     count = len(indices)
-    held = round(count * size) if isinstance(size, float) else size
     classes, members = np.unique(labels[indices], return_counts=True)
-    if held == 0:
-        return np.sort(indices), indices[:0]
-    if isinstance(size, float) and not 0 < size < 1:
-        raise InputError(f"{name} is {size}: expected a share between 0 and 1, or a whole number of images")
-    if held < len(classes) or count - held < len(classes) or members.min() < 2:
+    smallest = members.min(initial=count)
+    if smallest < 2 or not len(classes) <= held <= count - len(classes):
         raise InputError(
-            f"{name} asks for {held} of {count} images in {len(classes)} classes, the smallest of which has "
-            f"{members.min()}: expected at least one image a class on either side; change {name} or add images"
+            f"{name} is {size}, to take {held} of {count} images in {len(classes)} classes, the smallest of "
+            f"{smallest}: expected at least one image a class on either side; change {name} or add images"
         )
-    rest, part = train_test_split(indices, test_size=held, random_state=seed, stratify=labels[indices])
-    return np.sort(rest), np.sort(part)
+    rng = np.random.RandomState(seed)  # of NumPy's generators the one whose numbers no release changes
+    shares = _shares(members, held)
+    part = [
+        rng.permutation(indices[labels[indices] == label])[:share]
+        for label, share in zip(classes, shares, strict=True)
+    ]
+    chosen = np.sort(np.concatenate(part))
+    return np.setdiff1d(indices, chosen), chosen
+
+
+def _count(size: int | float, total: int, name: str) -> int:
+    """How many images a size means."""
+    if 0 < size < 1:
+        return round(total * size)
+    if size >= 1 and size % 1 == 0:
+        return int(size)
+    raise InputError(
+        f"{name} is {size}: expected a share above 0 and below 1, or a whole number of images from 1"
+    )
+
+
+def _shares(members: np.ndarray, held: int) -> np.ndarray:
+    """Images to hold out of each class, `held` in all, by largest remainder within [1, members - 1]."""
+    quota = members * (held / members.sum())
+    shares: np.ndarray = np.clip(np.floor(quota), 1, members - 1).astype(np.int64)
+    while shares.sum() < held:
+        shares[np.argmax(np.where(shares < members - 1, quota - shares, -np.inf))] += 1
+    while shares.sum() > held:
+        shares[np.argmax(np.where(shares > 1, shares - quota, -np.inf))] -= 1
+    return shares
 
 
 def stratified_split(labels: np.ndarray, val_size: int | float, test_size: int | float, seed: int) -> Split:
-    """Split `(N,)` labels by class; sizes are shares of all N images, or counts."""
-    everything = np.arange(len(labels))
-    rest, test = hold_out(everything, labels, test_size, seed, "data.test_size")
-    val_count = round(len(labels) * val_size) if isinstance(val_size, float) else val_size
-    train, val = hold_out(rest, labels, val_count, seed, "data.val_size")
+    """Split `(N,)` labels by class; sizes are shares of all N images, or counts.
+
+    The test part does not hang on `val_size`.
+    """
+    smallest = np.unique(labels, return_counts=True)[1].min(initial=len(labels))
+    if smallest < 3:
+        raise InputError(
+            f"the smallest class has {smallest} images, too few for data.val_size and data.test_size: "
+            "expected at least 3 images a class, one each to train, choose and test; add images"
+        )
+    val_count = _count(val_size, len(labels), "data.val_size")
+    rest, test = hold_out(np.arange(len(labels)), labels, test_size, seed, "data.test_size")
+    train, val = _divide(rest, labels, val_count, seed, "data.val_size", val_size)
     return Split(train, val, test)
 
 
 def fixed_split(names: Sequence[str], labels: np.ndarray, val_size: int | float, seed: int) -> Split:
     """Keep the split that the folders give; a missing validation part is held out of training.
 
-    A missing test part is an error: it would have to be taken from images that somebody chose for training.
+    `val_size` is then a share of the training images, or a count. A missing test part is an error: it would
+    have to be taken from images that somebody chose for training.
     """
     given = {part: np.flatnonzero(np.asarray(names) == part) for part in ("train", "val", "test")}
-    if not len(given["train"]) or not len(given["test"]):
-        missing = "train" if not len(given["train"]) else "test"
-        raise InputError(
-            f"the folders give a split without a {missing} part: expected train and test folders (val may be "
-            "absent); add it, or set data.split to random to ignore the folders' split"
-        )
+    for part in ("train", "test"):
+        if not len(given[part]):
+            raise InputError(
+                f"the folders give a split without a {part} part: expected train and test folders (val may "
+                "be absent); add it, or set data.split to random to ignore the folders' split"
+            )
     if not len(given["val"]):
         given["train"], given["val"] = hold_out(given["train"], labels, val_size, seed, "data.val_size")
     return Split(given["train"], given["val"], given["test"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -10,12 +11,15 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from defectlab.errors import InputError
 from defectlab.metrics import SplitMetrics, evaluate_predictions
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, parameter_groups
 
 __all__ = ["ClassificationTask", "LabelledData", "plain"]
+
+_LOGGED = ("loss", "accuracy", "macro_f1", "ece")  # of each evaluation, beside the accuracy of each class
 
 
 @runtime_checkable
@@ -62,10 +66,8 @@ class ClassificationTask(pl.LightningModule):
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise InputError(f"model.label_smoothing is {label_smoothing}: expected at least 0 and below 1")
-        if class_weights not in (None, "balanced") and len(class_weights) != num_classes:
-            raise InputError(
-                f"model.class_weights has {len(class_weights)} values: expected one for each of {num_classes} classes"
-            )
+        if class_weights is not None and class_weights != "balanced":
+            _check_class_weights(class_weights, num_classes)
         self.network = network
         self.num_classes = num_classes
         self.optimizer = OptimizerSettings(**optimizer) if isinstance(optimizer, dict) else optimizer
@@ -76,6 +78,7 @@ class ClassificationTask(pl.LightningModule):
         self.results: dict[str, SplitMetrics] = {}
         self.predictions: dict[str, tuple[Tensor, Tensor]] = {}
         self.restored = False  # whether the tensors came from a checkpoint
+        self._seed = 0
         self._weights: Tensor | None = None
         self._steps: list[tuple[Tensor, Tensor, int]] = []
         self._batches: list[tuple[Tensor, Tensor]] = []
@@ -97,8 +100,14 @@ class ClassificationTask(pl.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         return data.class_names if isinstance(data, LabelledData) else [str(i) for i in range(self.num_classes)]
 
+    def metric_names(self, class_names: Sequence[str]) -> list[str]:
+        """What a callback or a scheduler can watch; a task that logs more adds its own."""
+        shared = [f"val/{name}" for name in _LOGGED] + ["train/loss", "train/accuracy", "lr"]
+        return shared + [f"val/accuracy/{name}" for name in class_names]
+
     def on_fit_start(self) -> None:
         """Find the class weights."""
+        self._seed = torch.initial_seed()  # what seed_everything set
         if self.class_weights == "balanced":
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             if not isinstance(data, LabelledData):
@@ -108,31 +117,54 @@ class ClassificationTask(pl.LightningModule):
         elif self.class_weights is not None:
             self._weights = torch.tensor(list(self.class_weights), dtype=torch.float32, device=self.device)
 
+    def on_train_epoch_start(self) -> None:
+        """Let dropout depend on the seed and the epoch alone, so that a resumed run repeats an unbroken one."""
+        self._steps = []
+        epoch_seed = self._seed * 1_000_003 + self.current_epoch
+        torch.manual_seed((epoch_seed * self.trainer.world_size + self.global_rank) % 2**63)
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy; the rest waits for the end of the epoch."""
         images, labels = batch
         logits = self(images)
-        loss = functional.cross_entropy(logits, labels, self._weights, label_smoothing=self.label_smoothing)
+        loss = functional.cross_entropy(logits.float(), labels, self._weights, label_smoothing=self.label_smoothing)
         hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
         self._steps.append((loss.detach(), (logits.detach().argmax(dim=1) == hard).sum(), len(labels)))
         # One call in log_every_n_steps: a log call in each step would cost more than a small network's own.
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/loss_step", loss.detach(), prog_bar=True)
+            self.log("lr", self._rate())
         return loss
+
+    def _rate(self) -> float:
+        """Of the first group: the network's, or the head's where a backbone has its own."""
+        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means, and stop at a loss that is no number."""
         losses, hits, sizes = zip(*self._steps, strict=True)
         self._steps = []
         weights = torch.tensor(sizes, dtype=torch.float32, device=self.device)
-        loss = (torch.stack(losses).float() * weights).sum() / weights.sum()
-        if not torch.isfinite(loss):
+        sums = torch.stack(((torch.stack(losses) * weights).sum(), torch.stack(hits).sum(), weights.sum()))
+        # Over all processes before anything is judged, so that all of them stop or none.
+        loss, right, count = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        if not math.isfinite(loss):
             raise InputError(
-                f"the training loss became {loss.item()} in epoch {self.current_epoch}: lower model.optimizer.lr "
+                f"the training loss became {loss} in epoch {self.current_epoch}: lower model.optimizer.lr "
                 f"(now {self.optimizer.lr}) or train in full precision"
             )
-        accuracy = torch.stack(hits).sum() / weights.sum()
-        self.log_dict({"train/loss": loss, "train/accuracy": accuracy}, sync_dist=True)
+        self.log_dict({"train/loss": loss / count, "train/accuracy": right / count, "lr": self._rate()})
+        for scheduler in self._plateaus():
+            scheduler.step(self.trainer.callback_metrics[self.scheduler.monitor])
+
+    def _plateaus(self) -> list[ReduceLROnPlateau]:
+        configs = self.trainer.lr_scheduler_configs
+        return [config.scheduler for config in configs if isinstance(config.scheduler, ReduceLROnPlateau)]
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Not for plateau, which Lightning steps after the checkpoint is written: resume would lose the step."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Keep the logits."""
@@ -171,7 +203,7 @@ class ClassificationTask(pl.LightningModule):
         logits, labels = (torch.cat(tensors) for tensors in zip(*turns, strict=True))
         result = evaluate_predictions(logits, labels, self.class_names)
         self.results[stage], self.predictions[stage] = result, (logits, labels)
-        values = {f"{stage}/{name}": float(result[name]) for name in ("loss", "accuracy", "macro_f1", "ece")}  # type: ignore[literal-required]
+        values = {f"{stage}/{name}": float(result[name]) for name in _LOGGED}  # type: ignore[literal-required]
         for name, value in values.items():
             self.log(name, value, prog_bar=name in ("val/loss", "val/accuracy"))
         per_class = {f"{stage}/accuracy/{name}": row["accuracy"] for name, row in result["per_class"].items()}
@@ -187,7 +219,13 @@ class ClassificationTask(pl.LightningModule):
         if self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val:
             settings = dataclasses.replace(settings, fused=False)
         optimizer = settings.build(parameter_groups(self.parameter_modules(), settings))
-        schedule = self.scheduler.build(optimizer, int(self.trainer.estimated_stepping_batches))
+        steps = self.trainer.estimated_stepping_batches
+        if self.scheduler.needs_end and not math.isfinite(steps):
+            raise InputError(
+                f"model.scheduler is {self.scheduler.name}, which needs to know the end: give trainer.max_epochs, or "
+                "take plateau or constant"
+            )
+        schedule = self.scheduler.build(optimizer, int(steps) if math.isfinite(steps) else 0)
         return {"optimizer": optimizer, "lr_scheduler": schedule} if schedule else optimizer  # type: ignore[typeddict-item]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -208,6 +246,15 @@ class ClassificationTask(pl.LightningModule):
                 "checkpoint was trained on, or another checkpoint"
             )
         self.restored = True
+
+
+def _check_class_weights(weights: Sequence[float], num_classes: int) -> None:
+    if isinstance(weights, str) or len(weights) != num_classes:
+        raise InputError(
+            f"model.class_weights is {weights}: expected balanced, or a number for each of {num_classes} classes"
+        )
+    if min(weights) < 0 or not 0 < max(weights) < math.inf:
+        raise InputError(f"model.class_weights is {weights}: expected numbers of at least 0, one of them above 0")
 
 
 def plain(value: Any) -> Any:

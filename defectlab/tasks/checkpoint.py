@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}: expected a .ckpt file of a run, such as checkpoints/best.ckpt")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on the pickle protocol of foreign files
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
-            f"{path} holds Python objects besides tensors and plain values; such a file can run code, so it was "
-            "refused and nothing in it was run: expected a checkpoint written by defectlab fit"
+            f"{path} holds Python objects besides tensors and plain values, which can run code, or is damaged: it was "
+            "refused and nothing in it was run; expected a checkpoint written by defectlab fit"
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file makes torch.load raise anything
+        text = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{path} is no readable checkpoint ({str(error).splitlines()[0][:100]}): expected a whole .ckpt file; "
-            "use another checkpoint of the run, or train again"
+            f"{path} is no readable checkpoint ({text[:100]}): expected a whole .ckpt file; use another checkpoint "
+            "of the run, or train again"
         ) from None
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= set(checkpoint):
         raise InputError(f"{path} is not a run's checkpoint: expected one written by defectlab fit")
@@ -66,5 +70,13 @@ def load_task(path: Path) -> tuple[ClassificationTask, dict[str, Any]]:
         ) from None
     if not (inspect.isclass(cls) and issubclass(cls, ClassificationTask)):
         raise InputError(f"{path} names {name} as its task: expected a subclass of ClassificationTask")
-    task: ClassificationTask = cls.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    try:
+        task: ClassificationTask = cls.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{path} does not fit {cls.__name__} of this version ({' '.join(str(error).split())[:150]}): use the "
+            "version of defectlab that wrote it, or train again"
+        ) from None
     return task.eval(), card

@@ -89,6 +89,8 @@ class MobileNetTask(ClassificationTask):
     ) -> None:
         if cache_features and trainable == "head_then_all":
             raise InputError("model.cache_features needs a frozen backbone: set model.trainable to head")
+        if unfreeze_epoch < 0:
+            raise InputError(f"model.unfreeze_epoch is {unfreeze_epoch}: expected at least 0")
         if not 0 < backbone_lr_factor <= 1:
             raise InputError(f"model.backbone_lr_factor is {backbone_lr_factor}: expected above 0, at most 1")
         network = MobileNet(
@@ -128,6 +130,7 @@ class MobileNetTask(ClassificationTask):
                     "model.trainable is head_then_all: on several devices that needs "
                     "--trainer.strategy ddp_find_unused_parameters_true"
                 )
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Fill the feature cache first: from here on the trainer counts batches, and keeps the loader."""
         if self.cache_features:
@@ -152,6 +155,7 @@ class MobileNetTask(ClassificationTask):
 
     def on_train_epoch_start(self) -> None:
         """Freeze or unfreeze the backbone; only now, so that DDP knows all its parameters."""
+        super().on_train_epoch_start()
         if self.trainable == "head_then_all":
             if self.current_epoch < self.unfreeze_epoch:
                 self.network.freeze_backbone()

@@ -1,5 +1,6 @@
 """Optimiser and learning-rate schedule as plain values, so that they fit a YAML and a checkpoint."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, OneCycleLR, ReduceLROnPlateau, SequentialLR
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
 from defectlab.errors import InputError
 
@@ -22,7 +23,7 @@ class OptimizerSettings:
         name: torch's class of that name.
         lr: learning rate; with a one-cycle or cosine schedule, its peak.
         weight_decay: on weights alone; biases and normalisation are left out.
-        momentum: of sgd and rmsprop.
+        momentum: of sgd and rmsprop; a one-cycle schedule moves it between 0.85 and 0.95, unless it is 0.
         fused: one kernel for all parameters, faster on CPU and GPU; rmsprop has none.
     """
 
@@ -76,28 +77,57 @@ class SchedulerSettings:
         if not 0 < self.factor < 1:
             raise InputError(f"model.scheduler.factor is {self.factor}: expected a number between 0 and 1")
 
+    @property
+    def needs_end(self) -> bool:
+        """Whether the curve depends on the length of the run."""
+        return self.name in ("onecycle", "cosine")
+
     def build(self, optimizer: Optimizer, total_steps: int) -> dict[str, Any] | None:
-        """Lightning's scheduler block, None for a constant rate."""
+        """Lightning's scheduler block, None for a constant rate; `total_steps` matters if `needs_end`."""
         match self.name:
             case "onecycle":
-                peaks = [group["lr"] for group in optimizer.param_groups]
-                # torch divides by the length of each phase, so both need two steps.
-                share = min(max(self.warmup, 2 / total_steps), 1 - 2 / total_steps) if total_steps > 4 else 0.5
-                one_cycle = OneCycleLR(optimizer, max_lr=peaks, total_steps=max(total_steps, 4), pct_start=share)
-                return {"scheduler": one_cycle, "interval": "step"}
+                return {"scheduler": _OneCycle(optimizer, total_steps, self.warmup), "interval": "step"}
             case "cosine":
                 climb = max(1, round(total_steps * self.warmup))
-                phases = [
-                    LinearLR(optimizer, 1 / climb, total_iters=climb),
-                    CosineAnnealingLR(optimizer, max(1, total_steps - climb)),
-                ]
-                return {"scheduler": SequentialLR(optimizer, phases, [climb]), "interval": "step"}  # type: ignore[arg-type]
+
+                def factor(step: int) -> float:
+                    if step < climb:
+                        return (step + 1) / climb
+                    return (1 + math.cos(math.pi * min(1.0, (step - climb) / max(1, total_steps - climb)))) / 2
+
+                return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
             case "plateau":
                 mode: Literal["min", "max"] = "min" if "loss" in self.monitor or "ece" in self.monitor else "max"
                 plateau = ReduceLROnPlateau(optimizer, mode, factor=self.factor, patience=self.patience)
                 return {"scheduler": plateau, "interval": "epoch", "monitor": self.monitor}
             case "constant":
                 return None
+
+
+class _OneCycle(OneCycleLR):
+    """torch's, of any length, that follows its own length after a checkpoint of a shorter run was loaded.
+
+    Args:
+        optimizer: whose groups' rates are the peaks.
+        total_steps: of the whole run; the rate is back at its lowest after the last one.
+        warmup: share of them that the rate climbs.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float) -> None:
+        # torch divides by the length of each phase, so both need two steps.
+        share = min(max(warmup, 2 / total_steps), 1 - 2 / total_steps) if total_steps > 4 else 0.5
+        super().__init__(
+            optimizer,
+            max_lr=[group["lr"] for group in optimizer.param_groups],
+            total_steps=max(total_steps, 4),
+            pct_start=share,
+            cycle_momentum=optimizer.defaults.get("momentum", 0.9) > 0,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the position, not the length: `resume` may be given more epochs."""
+        length = ("total_steps", "_schedule_phases")
+        super().load_state_dict({name: value for name, value in state_dict.items() if name not in length})
 
 
 def parameter_groups(modules: Sequence[tuple[nn.Module, float]], settings: OptimizerSettings) -> list[dict[str, Any]]:

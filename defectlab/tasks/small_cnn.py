@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from defectlab.errors import InputError
@@ -47,11 +48,32 @@ class SmallCNNTask(ClassificationTask):
     ) -> None:
         if isinstance(network, Mapping):  # from a checkpoint
             network = network_from_spec(network)
+        module = network(num_classes, in_channels, image_size)
+        _check_logits(module, num_classes, (2, in_channels, image_size, image_size))
         super().__init__(
-            network(num_classes, in_channels, image_size), num_classes, optimizer, scheduler, label_smoothing,
+            module, num_classes, optimizer, scheduler, label_smoothing,
             class_weights, channels_last, compile,
         )  # fmt: skip
         self.save_hyperparameters(logger=False)
+
+
+def _check_logits(network: nn.Module, num_classes: int, shape: tuple[int, int, int, int]) -> None:
+    """Show the network two black images: a class that is no classifier is told before any data is read."""
+    name = type(network).__name__
+    training = network.training
+    try:
+        with torch.no_grad():
+            logits = network.eval()(torch.zeros(shape))
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"model.network {name} cannot take images of shape {shape}: {reason}") from None
+    network.train(training)
+    if not isinstance(logits, torch.Tensor) or logits.shape != (shape[0], num_classes):
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise InputError(
+            f"model.network {name} turns images of shape {shape} into {found}: expected logits of shape "
+            f"({shape[0]}, {num_classes}); its first three arguments are num_classes, in_channels and image_size"
+        )
 
 
 def network_from_spec(spec: Mapping[str, Any]) -> Callable[[int, int, int], nn.Module]:

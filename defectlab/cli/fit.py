@@ -1,0 +1,122 @@
+"""`defectlab fit`: train, then judge the best checkpoint once."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from defectlab.cli.configs import resolve_config_arguments
+from defectlab.cli.console import quieten, shown_path
+from defectlab.cli.loggers import EpochCSVLogger
+from defectlab.cli.outcome import print_result, write_outcome
+from defectlab.cli.parser import DefectCLI
+from defectlab.cli.processes import guarded
+from defectlab.cli.ranks import is_first_process
+from defectlab.errors import InputError
+from defectlab.runs import RunFolder, write_text
+from defectlab.tasks.checkpoint import read_checkpoint
+
+__all__ = ["run", "train_and_test"]
+
+_MOST_STEPS_BETWEEN_LOGS, _LOGS_AN_EPOCH = 50, 4
+
+
+def run(words: list[str]) -> int:
+    """Train as a config says."""
+    quieten()
+    words, name = resolve_config_arguments(words)
+    if name is None and not {"-h", "--help", "--print_config"} & set(words):
+        raise InputError("fit needs a config: defectlab fit --config neu_mobilenet.yaml (see defectlab configs)")
+    cli = DefectCLI("fit", words, name=name or "run")
+    try:
+        return train_and_test(cli)
+    except (InputError, OSError):
+        if cli.trainer.global_step == 0:
+            cli.discard()
+        raise
+    finally:
+        if cli.run is not None and not RunFolder(cli.run).config.is_file():
+            cli.discard()
+
+
+def train_and_test(cli: DefectCLI) -> int:
+    """Train, then judge the best checkpoint once on the validation and once on the test images."""
+    trainer, task, data = cli.trainer, cli.model, cli.datamodule
+    given = cli.config_init["fit"]
+    assert cli.run is not None
+    run_folder = RunFolder(cli.run)
+    if given.ckpt_path is not None:
+        read_checkpoint(Path(given.ckpt_path))  # a damaged or foreign file is told before anything starts
+    _check_limits(cli)
+    _check_monitors(cli)
+    if is_first_process():
+        # Before anything is written: unusable data leaves nothing behind.
+        data.prepare_data()
+        data.setup("fit")
+        if given.trainer.log_every_n_steps is None:
+            steps = len(data.train_dataloader())
+            trainer.log_every_n_steps = min(_MOST_STEPS_BETWEEN_LOGS, max(1, steps // _LOGS_AN_EPOCH))  # type: ignore[attr-defined]
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            write_text(run_folder.config, cli.dump())
+    advice = f"go on with: defectlab resume {shown_path(run_folder.path)}"
+    with guarded(trainer, advice):
+        trainer.fit(task, datamodule=data, ckpt_path=given.ckpt_path, weights_only=True)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            if is_first_process():
+                print("fast_dev_run: nothing was kept")
+            return 0
+        epochs = trainer.current_epoch
+        best = _best_checkpoint(cli)
+        trainer.validate(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+        trainer.test(task, datamodule=data, verbose=False)
+    if not trainer.is_global_zero:
+        return 0
+    config = yaml.safe_load(cli.dump())
+    facts = {
+        "config": _config_name(run_folder),
+        "seed": config["seed_everything"],
+        "epochs": epochs,
+        "best_epoch": read_checkpoint(Path(best))["epoch"] if best else epochs - 1,
+        "parameters": sum(parameter.numel() for parameter in task.parameters()),
+        "weights": config["model"]["init_args"].get("weights") or "none",
+        "train_seconds": round(sum(log.seconds for log in trainer.loggers if isinstance(log, EpochCSVLogger)), 1),
+    }
+    shown = {"seed": config["seed_everything"], "model": config["model"], "data": config["data"]}
+    write_outcome(run_folder, task, data, trainer, facts, shown)
+    print_result(task.results["test"], "test", data.source)
+    # No rich console: lines that are for copying must not be wrapped.
+    print(f"run folder   {shown_path(run_folder.path)}\nTensorBoard  tensorboard --logdir {shown_path(run_folder.path)}")
+    return 0
+
+
+def _best_checkpoint(cli: DefectCLI) -> str | None:
+    """The best by the monitored metric, else the last; None tests the weights in memory."""
+    callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined]
+    checkpoints = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    checkpoints.sort(key=lambda callback: callback.monitor is None)
+    return next((callback.best_model_path for callback in checkpoints if callback.best_model_path), None)
+
+
+def _config_name(run_folder: RunFolder) -> str:
+    earlier = run_folder.read_metrics() if run_folder.metrics_json.is_file() else {}
+    return str(earlier.get("run", {}).get("config") or run_folder.path.parent.name)
+
+
+def _check_limits(cli: DefectCLI) -> None:
+    for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
+        if cli.config_init["fit"].trainer[name] == 0:
+            raise InputError(f"trainer.{name} is 0: fit trains, chooses by validation and tests; expected at least 1")
+
+
+def _check_monitors(cli: DefectCLI) -> None:
+    """A name that is never logged would end training after its first epoch."""
+    names = cli.model.metric_names(cli.datamodule.class_names)
+    watched = {"model.scheduler.monitor": cli.model.scheduler.monitor}
+    for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ModelCheckpoint | EarlyStopping) and callback.monitor is not None:
+            watched[f"trainer.callbacks.{type(callback).__name__}.monitor"] = callback.monitor
+    for argument, name in watched.items():
+        if name not in names:
+            raise InputError(f"{argument} is {name}: expected one of {', '.join(names[:7])}, val/accuracy/<class>")
+

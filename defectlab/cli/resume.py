@@ -1,0 +1,25 @@
+"""`defectlab resume RUN`: go on where a stopped run was, or train a finished one for longer."""
+
+import sys
+
+from defectlab.cli.console import quieten
+from defectlab.cli.files import take_run
+from defectlab.cli.fit import train_and_test
+from defectlab.cli.parser import DefectCLI
+from defectlab.cli.ranks import is_first_process
+from defectlab.tasks.checkpoint import read_checkpoint
+
+__all__ = ["run"]
+
+
+def run(words: list[str]) -> int:
+    """Train on from last.ckpt with the saved config; further arguments change it."""
+    quieten()
+    run_folder, changes = take_run("resume", words)
+    arguments = ["--config", str(run_folder.config), *changes]
+    if run_folder.last.is_file():
+        read_checkpoint(run_folder.last)
+        arguments += ["--ckpt_path", str(run_folder.last)]
+    elif is_first_process():
+        print(f"{run_folder.last} is not there: the run was stopped in its first epoch and begins anew", file=sys.stderr)
+    return train_and_test(DefectCLI("fit", arguments, run=run_folder.path))

@@ -1,0 +1,58 @@
+"""Mean and sd of the pixels of a set, a slice at a time so that a mapped file is never held whole."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from defectlab.errors import InputError
+
+__all__ = ["channel_statistics", "check_statistics", "is_grey"]
+
+_SLICE_BYTES = 64 * 2**20
+
+
+def channel_statistics(images: Tensor, indices: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and sd a channel, on [0, 1] and exact, of the images `(N, C, H, W)` uint8 at `indices` `(n,)`.
+
+    A channel of one single grey level has no scale to measure: its sd is given as 1.
+    """
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    for piece in _slices(images, indices):
+        for channel, values in enumerate(piece.unbind(dim=1)):
+            counts[channel] += torch.bincount(values.flatten(), minlength=256)
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    weights = counts.double() / counts.sum(dim=1, keepdim=True)
+    mean = weights @ levels
+    variance = (weights * (levels - mean[:, None]) ** 2).sum(dim=1)
+    single = (counts > 0).sum(dim=1) == 1
+    sd = [1.0 if flat else math.sqrt(value) for flat, value in zip(single, variance.tolist(), strict=True)]
+    return mean.tolist(), sd
+
+
+def check_statistics(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> None:
+    """InputError unless both are None, or have a usable value for each channel."""
+    if (mean is None) != (std is None):
+        raise InputError("data.mean and data.std go together: give both, or neither to measure them")
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and len(values) != channels:
+            raise InputError(
+                f"data.{name} has {len(values)} values: expected one for each of {channels} channels"
+            )
+        if values is not None and not all(math.isfinite(value) for value in values):
+            raise InputError(f"data.{name} is {list(values)}: expected numbers, for pixels in [0, 1]")
+    if std is not None and min(std) <= 0:
+        raise InputError(f"data.std is {list(std)}: expected numbers above 0")
+
+
+def is_grey(images: Tensor) -> bool:
+    """Whether all channels of `(N, C, H, W)` are the same, picture by picture."""
+    pieces = _slices(images, torch.arange(len(images)))
+    return all(bool((piece[:, 1:] == piece[:, :1]).all()) for piece in pieces)
+
+
+def _slices(images: Tensor, indices: Tensor) -> Iterator[Tensor]:
+    size = max(1, _SLICE_BYTES // max(1, images[0].numel()))
+    for chosen in torch.split(indices, size):
+        yield images.index_select(0, chosen)
