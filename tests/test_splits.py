@@ -117,10 +117,11 @@ def test_sizes_that_cannot_be_are_named(
     assert "\n" not in message
 
 
-def test_three_images_a_class_are_enough() -> None:
-    labels = labels_of(3, 3)
-    split = stratified_split(labels, 2, 2, seed=0)
-    assert [sorted(labels[part]) for part in parts(split)] == [[0, 1]] * 3
+@pytest.mark.parametrize("test_size", [2, 0.2, 0.6, 11])
+def test_three_images_a_class_are_enough(test_size: int | float) -> None:
+    labels = labels_of(12, 3)
+    split = stratified_split(labels, 2, test_size, seed=0)
+    assert [np.bincount(labels[part])[1] for part in parts(split)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("held", [2, 3, 10, 101, 102])

@@ -1,5 +1,6 @@
 """`defectlab fit`: train, then judge the best checkpoint once."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from defectlab.cli.parser import DefectCLI
 from defectlab.cli.processes import guarded
 from defectlab.cli.ranks import is_first_process
 from defectlab.errors import InputError
+from defectlab.report.tensorboard import add_augmented, events_logger
 from defectlab.runs import RunFolder, write_text
+from defectlab.tasks import ClassificationTask, MobileNetTask
 from defectlab.tasks.checkpoint import read_checkpoint
 
 __all__ = ["run", "train_and_test"]
 
 _MOST_STEPS_BETWEEN_LOGS, _LOGS_AN_EPOCH = 50, 4
+_ON_SHEET = 32
 
 
 def run(words: list[str]) -> int:
@@ -42,6 +46,7 @@ def run(words: list[str]) -> int:
 
 def train_and_test(cli: DefectCLI) -> int:
     """Train, then judge the best checkpoint once on the validation and once on the test images."""
+    began = time.perf_counter()
     trainer, task, data = cli.trainer, cli.model, cli.datamodule
     given = cli.config_init["fit"]
     assert cli.run is not None
@@ -54,11 +59,16 @@ def train_and_test(cli: DefectCLI) -> int:
         # Before anything is written: unusable data leaves nothing behind.
         data.prepare_data()
         data.setup("fit")
+        loader = data.train_dataloader()
         if given.trainer.log_every_n_steps is None:
-            steps = len(data.train_dataloader())
+            steps = len(loader)
             trainer.log_every_n_steps = min(_MOST_STEPS_BETWEEN_LOGS, max(1, steps // _LOGS_AN_EPOCH))  # type: ignore[attr-defined]
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             write_text(run_folder.config, cli.dump())
+        logger = events_logger(trainer)
+        if logger is not None and given.ckpt_path is None and not _uses_features(task):
+            images, _ = next(iter(loader))
+            add_augmented(logger, images[:_ON_SHEET], loader.mean, loader.std)
     advice = f"go on with: defectlab resume {shown_path(run_folder.path)}"
     with guarded(trainer, advice):
         trainer.fit(task, datamodule=data, ckpt_path=given.ckpt_path, weights_only=True)
@@ -81,6 +91,7 @@ def train_and_test(cli: DefectCLI) -> int:
         "parameters": sum(parameter.numel() for parameter in task.parameters()),
         "weights": config["model"]["init_args"].get("weights") or "none",
         "train_seconds": round(sum(log.seconds for log in trainer.loggers if isinstance(log, EpochCSVLogger)), 1),
+        "total_seconds": round(time.perf_counter() - began, 1),
     }
     shown = {"seed": config["seed_everything"], "model": config["model"], "data": config["data"]}
     write_outcome(run_folder, task, data, trainer, facts, shown)
@@ -88,6 +99,11 @@ def train_and_test(cli: DefectCLI) -> int:
     # No rich console: lines that are for copying must not be wrapped.
     print(f"run folder   {shown_path(run_folder.path)}\nTensorBoard  tensorboard --logdir {shown_path(run_folder.path)}")
     return 0
+
+
+def _uses_features(task: ClassificationTask) -> bool:
+    """Whether training sees cached features, which nothing augments."""
+    return isinstance(task, MobileNetTask) and task.cache_features
 
 
 def _best_checkpoint(cli: DefectCLI) -> str | None:

@@ -21,7 +21,6 @@ from defectlab.cli.messages import explain
 from defectlab.cli.ranks import is_first_process
 from defectlab.data import ImageDataModule
 from defectlab.errors import InputError
-from defectlab.report.tensorboard import AugmentedSheet
 from defectlab.runtime import CPUSettings
 from defectlab.tasks import ClassificationTask
 
@@ -130,7 +129,6 @@ class DefectCLI(LightningCLI):
             loggers = False
             if self.command == "fit" and not config["fast_dev_run"] and not config["barebones"]:
                 loggers = [EventsLogger(self.run.parent, "", self.run.name), EpochCSVLogger(self.run / "metrics.csv")]
-                callbacks.append(AugmentedSheet())
         if config["enable_progress_bar"] is not False and not config["barebones"]:
             callbacks.append(EpochLines())
         if self.command == "fit" and config["enable_checkpointing"] is not False and not config["barebones"]:

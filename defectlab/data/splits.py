@@ -29,25 +29,26 @@ def hold_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divide indices `(n,)` into (the rest, the part held out), every class in proportion.
 
-    `size` is a share below 1 or a count of images. Each class gives its exact share up to less than one image,
-    but has at least one image on either side. `name` is the argument that an InputError blames.
+    `size` is a share below 1 or a count of images. Each class gives its exact share up to less than one
+    image, but has at least one image on either side. `name` is the argument that an InputError blames.
     """
-    return _divide(indices, labels, _count(size, len(indices), name), seed, name, size)
+    return _divide(indices, labels, _count(size, len(indices), name), 1, seed, f"{name} is {size}")
 
 
 def _divide(
-    indices: np.ndarray, labels: np.ndarray, held: int, seed: int, name: str, size: int | float
+    indices: np.ndarray, labels: np.ndarray, held: int, keep: int, seed: int, blame: str
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Hold out so many, and keep at least `keep` of each class."""
     count = len(indices)
     classes, members = np.unique(labels[indices], return_counts=True)
     smallest = members.min(initial=count)
-    if smallest < 2 or not len(classes) <= held <= count - len(classes):
+    if smallest <= keep or not len(classes) <= held <= count - keep * len(classes):
         raise InputError(
-            f"{name} is {size}, to take {held} of {count} images in {len(classes)} classes, the smallest of "
-            f"{smallest}: expected at least one image a class on either side; change {name} or add images"
+            f"{blame}, {held} of {count} images in {len(classes)} classes, the smallest of {smallest}: "
+            f"expected to take at least 1 a class and to leave at least {keep}; change it or add images"
         )
     rng = np.random.RandomState(seed)  # of NumPy's generators the one whose numbers no release changes
-    shares = _shares(members, held)
+    shares = _shares(members, held, keep)
     part = [
         rng.permutation(indices[labels[indices] == label])[:share]
         for label, share in zip(classes, shares, strict=True)
@@ -67,12 +68,13 @@ def _count(size: int | float, total: int, name: str) -> int:
     )
 
 
-def _shares(members: np.ndarray, held: int) -> np.ndarray:
-    """Images to hold out of each class, `held` in all, by largest remainder within [1, members - 1]."""
+def _shares(members: np.ndarray, held: int, keep: int) -> np.ndarray:
+    """Images to hold out of each class, `held` in all, by largest remainder within [1, members - keep]."""
+    most = members - keep
     quota = members * (held / members.sum())
-    shares: np.ndarray = np.clip(np.floor(quota), 1, members - 1).astype(np.int64)
+    shares: np.ndarray = np.clip(np.floor(quota), 1, most).astype(np.int64)
     while shares.sum() < held:
-        shares[np.argmax(np.where(shares < members - 1, quota - shares, -np.inf))] += 1
+        shares[np.argmax(np.where(shares < most, quota - shares, -np.inf))] += 1
     while shares.sum() > held:
         shares[np.argmax(np.where(shares > 1, shares - quota, -np.inf))] -= 1
     return shares
@@ -90,8 +92,10 @@ def stratified_split(labels: np.ndarray, val_size: int | float, test_size: int |
             "expected at least 3 images a class, one each to train, choose and test; add images"
         )
     val_count = _count(val_size, len(labels), "data.val_size")
-    rest, test = hold_out(np.arange(len(labels)), labels, test_size, seed, "data.test_size")
-    train, val = _divide(rest, labels, val_count, seed, "data.val_size", val_size)
+    test_count = _count(test_size, len(labels), "data.test_size")
+    blame = f"data.test_size is {test_size}"
+    rest, test = _divide(np.arange(len(labels)), labels, test_count, 2, seed, blame)
+    train, val = _divide(rest, labels, val_count, 1, seed, f"data.val_size is {val_size}")
     return Split(train, val, test)
 
 

@@ -1,5 +1,6 @@
 """Figures for TensorBoard, beside the curves that Lightning draws."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,7 +11,7 @@ from torch import Tensor
 from defectlab.metrics import SplitMetrics
 from defectlab.report.figures import confusion_matrix_figure, image_sheet
 
-__all__ = ["AugmentedSheet", "add_figures", "add_hparams", "events_logger"]
+__all__ = ["add_augmented", "add_figures", "add_hparams", "events_logger"]
 
 
 def events_logger(trainer: pl.Trainer) -> TensorBoardLogger | None:
@@ -19,31 +20,10 @@ def events_logger(trainer: pl.Trainer) -> TensorBoardLogger | None:
     return loggers[0] if loggers and trainer.is_global_zero else None
 
 
-class AugmentedSheet(pl.Callback):
-    """A sheet of training images as the network sees them, when training starts.
-
-    Args:
-        count: images on the sheet.
-    """
-
-    def __init__(self, count: int = 32) -> None:
-        self.count = count
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the first batch of an epoch."""
-        logger = events_logger(trainer)
-        loader: Any = trainer.train_dataloader
-        if logger is None or loader is None:
-            return
-        images, _ = next(iter(loader))
-        if images.ndim == 4:  # cached features have nothing to show
-            shown = _on_unit_range(images[: self.count], loader.mean, loader.std)
-            logger.experiment.add_figure("images/augmented", image_sheet(shown.cpu()), trainer.global_step)
-
-
-def _on_unit_range(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
-    scale, shift = (images.new_tensor(values).view(1, -1, 1, 1) for values in (std, mean))
-    return (images * scale + shift).clamp(0, 1)
+def add_augmented(logger: TensorBoardLogger, images: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
+    """A sheet of training images `(N, C, H, W)` as the network sees them, brought back to [0, 1]."""
+    scale, shift = (images.new_tensor(list(values)).view(1, -1, 1, 1) for values in (std, mean))
+    logger.experiment.add_figure("images/augmented", image_sheet((images * scale + shift).clamp(0, 1).cpu()), 0)
 
 
 def add_figures(
