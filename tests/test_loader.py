@@ -289,6 +289,12 @@ class Recorder(pl.LightningModule):
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.epochs: list[list[list[int]]] = []
 
+    def on_train_start(self) -> None:
+        """Look at a batch, as a callback that shows one does."""
+        loader = self.trainer.train_dataloader
+        assert isinstance(loader, TrainLoader)
+        next(iter(loader))
+
     def on_train_epoch_start(self) -> None:
         self.epochs.append([])
 

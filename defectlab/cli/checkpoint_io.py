@@ -36,7 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
             with contextlib.suppress(OSError):
                 part.unlink()
-            reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+            reason = error.strerror if isinstance(error, OSError) else "the disk is full, or fails"
             kept = "the last good one is still there" if target.exists() else "nothing was written"
             raise InputError(
                 f"could not write the checkpoint {target} ({reason}); {kept}: free some space, then resume the run"

@@ -22,6 +22,7 @@ _KNOWN_WARNINGS = (
     r".*does not have many workers.*",  # the loader has none and needs none
     r".*Checkpoint directory .* exists and is not empty.*",  # resume goes on in its run folder
     r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\).*",  # a step that the gradient scaler left out
+    r".*recommended to use `self\.log\(.*sync_dist=True.*",  # every process computes the same from all images
     r".*GPU available but not used.*",  # asked for
     r".*callbacks used to create the checkpoint need to be provided.*",  # test needs none of fit's
 )

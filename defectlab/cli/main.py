@@ -23,7 +23,9 @@ COMMANDS = {
     "data": "data sets:                                  data fetch [DIR] | data synthesize DIR",
     "configs": "list the shipped configs, or print one:     configs [NAME]",
 }
-_PATIENCE = 3.0  # seconds that a later process leaves to the first one to say the same
+# Seconds that another process leaves to the first one: to say the same, and to end it after Ctrl-C, as an early
+# end would be taken for a failure.
+_PATIENCE, _LONG_PATIENCE = 3.0, 10.0
 
 
 def usage() -> str:
@@ -58,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interruption:
         if is_first_process():
             print("; ".join(["defectlab: stopped", *map(str, interruption.args)]), file=sys.stderr)
+        else:
+            time.sleep(_LONG_PATIENCE)
         return 130
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from defectlab.data import ImageDataModule
@@ -91,11 +92,12 @@ def print_result(result: SplitMetrics, stage: str, source: str) -> None:
         table.caption = f"the 30 worst of {len(rows)} classes"
     for name, row in shown:
         figures = (f"{row[key]:.2%}" if row[key] == row[key] else "–" for key in ("accuracy", "precision", "f1"))  # type: ignore[literal-required]
-        table.add_row(name, str(row["support"]), *figures, style="bold" if name == worst else None)
+        table.add_row(escape(name), str(row["support"]), *figures, style="bold" if name == worst else None)
     console.print(table)
     console.print(
         f"accuracy     {result['accuracy']:.2%}   (95 % interval {low:.1%} to {high:.1%}, Wilson, n = {result['n']})\n"
         f"macro F1     {result['macro_f1']:.2%}\nECE          {result['ece']:.2%}\n"
         f"worst class  {worst}, {result['per_class'][worst]['accuracy']:.2%}",
         highlight=False,
+        markup=False,
     )

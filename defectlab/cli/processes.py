@@ -1,5 +1,6 @@
 """Which of a run's processes this is, and how all of them come to an end."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,11 +15,12 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from defectlab.cli.ranks import is_first_process
+from defectlab.cli.signals import LastResort
 from defectlab.errors import InputError
 
 __all__ = ["guarded"]
 
-_GRACE = 3.0  # seconds in which a process that failed is seen to have failed
+_GRACE = 5.0  # seconds that a process has to end, or to be seen to have ended
 
 
 @contextmanager
@@ -34,8 +36,19 @@ def guarded(trainer: Trainer, advice: str) -> Iterator[None]:
         SystemExit: 143, after SIGTERM: a scheduler whose time is up, or a shutdown.
         InputError: settings that do not go together, memory that does not suffice, or another process that failed.
     """
+
+    def farewell(number: int) -> None:
+        _end_children(trainer)
+        if is_first_process():
+            word = "terminated" if number == signal.SIGTERM else "stopped"
+            print(f"defectlab: {word}; {advice}", file=sys.stderr, flush=True)
+
+    # The first process ends the others, so it goes first.
+    started = not is_first_process() and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher)
+    last_resort = LastResort(_GRACE if is_first_process() else 2 * _GRACE, farewell, os.getppid() if started else None)
     try:
-        yield
+        with last_resort:
+            yield
     except SIGTERMException:
         _end_children(trainer)
         if is_first_process():

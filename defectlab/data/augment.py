@@ -120,7 +120,9 @@ def augment(images: Tensor, draws: Tensor, settings: Augmentation) -> Tensor:
             offset = offset + images.mean(dim=(1, 2, 3)) * (1 - factor)
         images = images.mul(_per_image(factor)).add_(_per_image(offset))
     if settings.noise:
-        images = _noise(images, u["noise_seed"]).mul_(_per_image(settings.noise * u["noise"])).add_(images)
+        # The seeds from `draws` itself: on the CPU, where it should be, reading them makes no GPU wait.
+        noise = _noise(images, draws[:, _COLUMNS.index("noise_seed")])
+        images = noise.mul_(_per_image(settings.noise * u["noise"])).add_(images)
     if settings.erasing:
         images = _erase(images, u, settings.erasing)
     return images if images is given else images.clamp_(0, 1)

@@ -44,8 +44,8 @@ class ClassificationTask(pl.LightningModule):
     Args:
         network: gives logits.
         num_classes: width of the logits.
-        optimizer: see `OptimizerSettings`; a dict of its values will do.
-        scheduler: see `SchedulerSettings`; a dict of its values will do.
+        optimizer: see `OptimizerSettings`; a dict of its values will do, None for its defaults.
+        scheduler: see `SchedulerSettings`; a dict of its values will do, None for its defaults.
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2016), in [0, 1).
         class_weights: a weight a class in the training loss; `balanced` takes n / (classes * n of the class).
         channels_last: memory format of network and images: faster convolutions, same results.
@@ -56,8 +56,8 @@ class ClassificationTask(pl.LightningModule):
         self,
         network: nn.Module,
         num_classes: int,
-        optimizer: OptimizerSettings | dict[str, Any],
-        scheduler: SchedulerSettings | dict[str, Any],
+        optimizer: OptimizerSettings | dict[str, Any] | None,
+        scheduler: SchedulerSettings | dict[str, Any] | None,
         label_smoothing: float,
         class_weights: Sequence[float] | Literal["balanced"] | None,
         channels_last: bool,
@@ -70,8 +70,8 @@ class ClassificationTask(pl.LightningModule):
             _check_class_weights(class_weights, num_classes)
         self.network = network
         self.num_classes = num_classes
-        self.optimizer = OptimizerSettings(**optimizer) if isinstance(optimizer, dict) else optimizer
-        self.scheduler = SchedulerSettings(**scheduler) if isinstance(scheduler, dict) else scheduler
+        self.optimizer = optimizer if isinstance(optimizer, OptimizerSettings) else OptimizerSettings(**optimizer or {})
+        self.scheduler = scheduler if isinstance(scheduler, SchedulerSettings) else SchedulerSettings(**scheduler or {})
         self.label_smoothing = label_smoothing
         self.class_weights = class_weights
         self.channels_last = channels_last

@@ -53,8 +53,8 @@ class MobileNetTask(ClassificationTask):
         batch_norm_momentum: weight of the newest batch in the running statistics; torchvision's 0.01 for V3
             leaves validation at chance for ten epochs of a set of 1,500.
         freeze_batch_norm: the backbone's BatchNorm keeps its running statistics while its layers learn.
-        optimizer: see `OptimizerSettings`.
-        scheduler: see `SchedulerSettings`.
+        optimizer: see `OptimizerSettings`; None for its defaults.
+        scheduler: see `SchedulerSettings`; None for its defaults.
         label_smoothing: share of the target spread over all classes, in [0, 1).
         class_weights: a weight a class in the training loss, or `balanced`.
         channels_last: memory format of network and images.
@@ -80,8 +80,8 @@ class MobileNetTask(ClassificationTask):
         dropout: float = 0.2,
         batch_norm_momentum: float = 0.1,
         freeze_batch_norm: bool = False,
-        optimizer: OptimizerSettings = OptimizerSettings(),  # noqa: B008 (frozen)
-        scheduler: SchedulerSettings = SchedulerSettings(),  # noqa: B008
+        optimizer: OptimizerSettings | None = None,
+        scheduler: SchedulerSettings | None = None,
         label_smoothing: float = 0.0,
         class_weights: Sequence[float] | Literal["balanced"] | None = None,
         channels_last: bool = True,

@@ -25,8 +25,8 @@ class SmallCNNTask(ClassificationTask):
         num_classes: taken from the data by the command line.
         in_channels: likewise.
         image_size: side in pixels, likewise.
-        optimizer: see `OptimizerSettings`.
-        scheduler: see `SchedulerSettings`.
+        optimizer: see `OptimizerSettings`; None for its defaults.
+        scheduler: see `SchedulerSettings`; None for its defaults.
         label_smoothing: share of the target spread over all classes, in [0, 1).
         class_weights: a weight a class in the training loss, or `balanced`.
         channels_last: memory format of network and images.
@@ -39,8 +39,8 @@ class SmallCNNTask(ClassificationTask):
         num_classes: int,
         in_channels: int,
         image_size: int,
-        optimizer: OptimizerSettings = OptimizerSettings(),  # noqa: B008 (frozen)
-        scheduler: SchedulerSettings = SchedulerSettings(),  # noqa: B008
+        optimizer: OptimizerSettings | None = None,
+        scheduler: SchedulerSettings | None = None,
         label_smoothing: float = 0.0,
         class_weights: Sequence[float] | Literal["balanced"] | None = None,
         channels_last: bool = True,

@@ -1,0 +1,57 @@
+"""Every shipped YAML runs one step through the front door."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from defectlab.cli.configs import shipped_configs
+from defectlab.cli.main import main
+
+EXPERIMENTS = sorted(name for name in shipped_configs() if name != "gpu.yaml")
+SHORT = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.accelerator", "cpu"]
+LAB = {"mnist_lab.yaml": (100, 20, 50), "fashion_lab.yaml": (100, 20, None)}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_runs_one_step(
+    name: str, tmp_path: Path, neu_folder: Path, idx_folder: Path, class_folders: Path
+) -> None:
+    root, image_size = {"neu": (neu_folder, 32), "folder": (class_folders, 32)}.get(
+        name.split("_")[0], (idx_folder, 28)
+    )
+    words = ["fit", "--config", name, "--data.root", str(root), "--data.image_size", str(image_size), *SHORT]
+    words += ["--trainer.default_root_dir", str(tmp_path / "runs")]
+    if name in LAB:  # the miniature has 200 and 50 images
+        train, val, test = LAB[name]
+        words += [f"--data.train_size={train}", f"--data.val_size={val}", f"--data.test_size={json.dumps(test)}"]
+    elif root == idx_folder:
+        words += ["--data.val_size", "50"]
+    assert main(words) == 0
+    (run,) = (tmp_path / "runs" / name.removesuffix(".yaml")).iterdir()
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["data"]["source"] == "real"
+    assert metrics["test"]["n"] == sum(metrics["data"]["counts"]["test"].values())
+    assert (run / "checkpoints" / "best.ckpt").is_file()
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_is_complete_and_short(name: str) -> None:
+    text = shipped_configs()[name].read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 50
+    assert text.startswith("# ")
+    config = yaml.safe_load(text)
+    assert {"seed_everything", "model", "data", "trainer"} == set(config)
+    callbacks = {callback["class_path"].rsplit(".")[-1] for callback in config["trainer"]["callbacks"]}
+    assert callbacks == {"ModelCheckpoint", "EarlyStopping"}
+
+
+def test_the_gpu_overlay_joins_another_config(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", "neu_mobilenet.yaml", "--config", "gpu.yaml", "--print_config"])
+    assert not stop.value.code
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["trainer"]["precision"] == "bf16-mixed"
+    assert config["trainer"]["strategy"] == "ddp"
+    assert config["model"]["init_args"]["stages"] == "middle"
