@@ -84,9 +84,7 @@ class Stopwatch(pl.Callback):
         if isinstance(pl_module, MobileNetTask) and pl_module.cache_features:
             network = pl_module.network.eval()
             loader = self._batches
-            self._batches = [
-                (network.embed(x.contiguous(memory_format=torch.channels_last)), y) for x, y in loader
-            ]
+            self._batches = [(network.embed(x.contiguous(memory_format=torch.channels_last)), y) for x, y in loader]
             network.train()
 
     @torch.no_grad()
@@ -175,9 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("course", choices=("features", "neu", "mnist"))
     parser.add_argument("folder")
     parser.add_argument("--weights", help="of features: a .pth file of torchvision's mobilenet_v2")
-    parser.add_argument(
-        "--precision", default="32-true", help="bf16-mixed on processors that multiply bfloat16"
-    )
+    parser.add_argument("--precision", default="32-true", help="bf16-mixed on processors that multiply bfloat16")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--target", type=float, default=1.0, help="accuracy at which to stop")
     parser.add_argument("--seed", type=int, default=0)

@@ -102,9 +102,7 @@ class Measurement:
             f"the bar is {self.bound} {self.bar:g}: {self.verdict}.",
         ]
         if any(value is not None for value in self.load):
-            lines.append(
-                f"Load average before and after: {', '.join(_number(v) for v in self.load if v is not None)}."
-            )
+            lines.append(f"Load average before and after: {', '.join(_number(v) for v in self.load if v is not None)}.")
         for side in (self.ours, *self.others):
             if side.remarks:
                 lines.append(f"{side.name}, turn by turn: {'; '.join(side.remarks)}.")
@@ -143,9 +141,7 @@ def write_output(path: Path, measurements: list[Measurement]) -> None:
             {**asdict(m), "ours_median": m.ours.median, "ratio_value": m.value, "verdict": m.verdict}
             for m in measurements
         ]
-        text = json.dumps(
-            {"environment": environment(), "measurements": results}, indent=2, ensure_ascii=False
-        )
+        text = json.dumps({"environment": environment(), "measurements": results}, indent=2, ensure_ascii=False)
         path.write_text(text + "\n", encoding="utf-8")
     elif path.suffix == ".csv":
         with path.open("w", newline="", encoding="utf-8") as file:

@@ -33,12 +33,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser("speed.py", description="Measure defectlab beside the usual ways, in turns.")
     p.add_argument("what", choices=("input", "trainer", "course-neu", "course-mnist", "all"))
     p.add_argument("--neu", metavar="DIR", help="NEU-CLS in any layout; without it the synthetic stand-in")
-    p.add_argument(
-        "--mnist", metavar="DIR", default="data", help="folder of the MNIST files, downloaded if empty"
-    )
-    p.add_argument(
-        "--weights", metavar="FILE", help="mobilenet_v2 for course-neu; without it that part is left out"
-    )
+    p.add_argument("--mnist", metavar="DIR", default="data", help="folder of the MNIST files, downloaded if empty")
+    p.add_argument("--weights", metavar="FILE", help="mobilenet_v2 for course-neu; without it that part is left out")
     p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of every side")
     p.add_argument("--repeats", type=int, help="turns; 5 for input and trainer, 3 for the courses")
     p.add_argument("--image-sizes", type=int, nargs="+", default=[128, 200], help="of input")
@@ -51,9 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "--precision", choices=("32-true", "bf16-mixed"), default="bf16-mixed",
         help="of defectlab's side in the courses; bf16-mixed pays where lscpu lists avx512_bf16 or amx_bf16",
     )  # fmt: skip
-    p.add_argument(
-        "--output", metavar="FILE", type=Path, help="also write everything to a .json or .csv file"
-    )
+    p.add_argument("--output", metavar="FILE", type=Path, help="also write everything to a .json or .csv file")
     return p
 
 
@@ -70,9 +64,7 @@ def measure(given: argparse.Namespace, folder: Path) -> list[Measurement]:
         ]
     if everything or given.what == "trainer":
         runs = folder / "runs"
-        results.append(
-            measure_trainer(given.mnist, runs, given.trainer_epochs, given.repeats or 5, given.threads)
-        )
+        results.append(measure_trainer(given.mnist, runs, given.trainer_epochs, given.repeats or 5, given.threads))
     if everything or given.what == "course-neu":
         results += measure_neu(
             folder / "neu", pictures, given.weights, given.precision, given.course_epochs, given.repeats or 3,
@@ -96,9 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in ("threads", "repeats", "trainer_epochs", "course_epochs", "mnist_batch_size"):
             value = getattr(given, name)
             if value is not None and value < 1:
-                raise InputError(
-                    f"--{name.replace('_', '-')} is {value}: expected a whole number of at least 1"
-                )
+                raise InputError(f"--{name.replace('_', '-')} is {value}: expected a whole number of at least 1")
         if given.output is not None and given.output.suffix not in (".json", ".csv"):
             raise InputError(f"--output is {given.output}: expected a name that ends in .json or .csv")
         # Progress bars go to stderr: stdout is for the tables.

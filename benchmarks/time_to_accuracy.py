@@ -79,9 +79,7 @@ def measure_neu(
     `root` holds train and test class folders; `epochs` are those of the plain program.
     """
     before = load()
-    plain = Side(
-        "course, plain PyTorch", f"200 px, batch 32, Adam 0.001, {epochs} epochs, PIL + DataLoader", []
-    )
+    plain = Side("course, plain PyTorch", f"200 px, batch 32, Adam 0.001, {epochs} epochs, PIL + DataLoader", [])
     same = Side("defectlab, the course's network", NEU.words(precision), [])
     head = Side(
         "defectlab, cached features",
@@ -94,9 +92,7 @@ def measure_neu(
         _Program(plain, "plain_course.py", ["neu", *common, "--epochs", str(epochs)], target),
     ]
     if weights is not None:
-        programs.insert(
-            0, _Program(head, "defectlab_course.py", ["features", *common, "--weights", weights], target)
-        )
+        programs.insert(0, _Program(head, "defectlab_course.py", ["features", *common, "--weights", weights], target))
     _turns(programs, repeats)
     after = [before, load()]
     title = f"Seconds to {target:.2%} on {what}, {threads} threads"

@@ -65,9 +65,7 @@ def measure_trainer(mnist: str, runs: Path, epochs: int, repeats: int, threads: 
 
     values = take_turns({"defectlab": ours, "plain loop": theirs}, repeats)
     sides = [
-        Side(
-            "defectlab", "fit --config mnist_compact.yaml, all its callbacks and loggers", values["defectlab"]
-        ),
+        Side("defectlab", "fit --config mnist_compact.yaml, all its callbacks and loggers", values["defectlab"]),
         Side(
             "plain loop",
             "float images normalised beforehand, batches by index, nothing logged",
@@ -76,9 +74,7 @@ def measure_trainer(mnist: str, runs: Path, epochs: int, repeats: int, threads: 
     ]
     for side in sides:
         seconds = statistics.median(whole[side.name])
-        side.remarks = [
-            f"the whole fit of {epochs} epochs, set-up included, took {seconds:.1f} s in the median"
-        ]
+        side.remarks = [f"the whole fit of {epochs} epochs, set-up included, took {seconds:.1f} s in the median"]
     return Measurement(
         f"Trainer, CompactCNN on {len(train):,} MNIST images, {threads} threads", "s/epoch",
         sides[0], sides[1:], "ours / theirs", BAR, "at most", [before, load()],

@@ -199,9 +199,7 @@ def write_prediction_table(
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     label_column = [] if truth is None else ["label"]
-    writer.writerow(
-        ["file", *label_column, "predicted", "confidence", *(f"p_{name}" for name in class_names)]
-    )
+    writer.writerow(["file", *label_column, "predicted", "confidence", *(f"p_{name}" for name in class_names)])
     for index, (file, row) in enumerate(zip(files, shares, strict=True)):
         label = [] if truth is None else [class_names[truth[index]]]
         best = int(row.argmax())

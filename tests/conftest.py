@@ -22,9 +22,7 @@ def striped(label: int, index: int, side: int = SIDE) -> npt.NDArray[np.uint8]:
     return pixels.clip(0, 255).astype(np.uint8)
 
 
-def write_class_folders(
-    root: Path, per_class: int, names: tuple[str, ...] = ("good", "hole", "scratch")
-) -> Path:
+def write_class_folders(root: Path, per_class: int, names: tuple[str, ...] = ("good", "hole", "scratch")) -> Path:
     """`root/<class>/<i>.png`, i from 0."""
     for label, name in enumerate(names):
         (root / name).mkdir(parents=True)

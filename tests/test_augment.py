@@ -72,12 +72,8 @@ def test_the_middle_of_every_range_changes_nothing(settings: Augmentation, side:
 @pytest.mark.parametrize("brightness", [0.0, 0.2])
 def test_flips_are_exact(brightness: float) -> None:
     images = noise_images(channels=3)
-    draws = set_draws(
-        6, flip_x=torch.tensor([0, 0, 1, 1, 0.49, 0.5]), flip_y=torch.tensor([0, 1, 0, 1, 1, 1])
-    )
-    flipped = augment(
-        images, draws, Augmentation(horizontal_flip=0.5, vertical_flip=0.5, brightness=brightness)
-    )
+    draws = set_draws(6, flip_x=torch.tensor([0, 0, 1, 1, 0.49, 0.5]), flip_y=torch.tensor([0, 1, 0, 1, 1, 1]))
+    flipped = augment(images, draws, Augmentation(horizontal_flip=0.5, vertical_flip=0.5, brightness=brightness))
     expected = [
         images[0].flip(1, 2),
         images[1].flip(2),
@@ -206,9 +202,7 @@ def test_noise_has_the_drawn_strength_and_its_own_pixels_an_image() -> None:
     images = torch.full((4, 1, 100, 100), 0.5)
     draws = draw(4, (0, 0))
     noise = augment(images, draws, Augmentation(noise=0.1)) - images
-    torch.testing.assert_close(
-        noise.std(dim=(1, 2, 3)), 0.1 * draws[:, COLUMNS.index("noise")], rtol=0.05, atol=0
-    )
+    torch.testing.assert_close(noise.std(dim=(1, 2, 3)), 0.1 * draws[:, COLUMNS.index("noise")], rtol=0.05, atol=0)
     assert noise.mean().abs() < 1e-3
     fields = functional.normalize(noise.flatten(1))
     assert (fields @ fields.T - torch.eye(4)).abs().max() < 0.05

@@ -117,9 +117,7 @@ def test_trainer_is_measured_on_both_sides(load: Any, mnist: Path, tmp_path: Pat
     assert "220 MNIST images" in rows[0]["measurement"]
 
 
-def test_neu_course_runs_three_programs_in_turns(
-    load: Any, neu: Path, tmp_path: Path, in_process: list[str]
-) -> None:
+def test_neu_course_runs_three_programs_in_turns(load: Any, neu: Path, tmp_path: Path, in_process: list[str]) -> None:
     weights = tmp_path / "mobilenet_v2.pth"
     torch.save(torchvision.models.mobilenet_v2().state_dict(), weights)
     output = tmp_path / "speed.json"

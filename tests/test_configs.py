@@ -15,9 +15,7 @@ LAB = {"mnist_lab.yaml": (100, 20, 50), "fashion_lab.yaml": (100, 20, None)}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_runs_one_step(
-    name: str, tmp_path: Path, neu_folder: Path, idx_folder: Path, class_folders: Path
-) -> None:
+def test_runs_one_step(name: str, tmp_path: Path, neu_folder: Path, idx_folder: Path, class_folders: Path) -> None:
     root, image_size = {"neu": (neu_folder, 32), "folder": (class_folders, 32)}.get(
         name.split("_")[0], (idx_folder, 28)
     )

@@ -129,9 +129,7 @@ def test_the_same_seed_gives_the_same_everything(class_folders: Path) -> None:
     first, again, other = (folder(class_folders, seed=seed, augmentation=augmentation) for seed in (0, 0, 1))
     assert first.describe() == again.describe()
     assert first.describe()["split_hash"] != other.describe()["split_hash"]
-    for (images, labels), (same, same_labels) in zip(
-        first.train_dataloader(), again.train_dataloader(), strict=True
-    ):
+    for (images, labels), (same, same_labels) in zip(first.train_dataloader(), again.train_dataloader(), strict=True):
         assert torch.equal(images, same)
         assert torch.equal(labels, same_labels)
 
@@ -197,9 +195,7 @@ def test_a_set_in_a_mapped_file_behaves_the_same(class_folders: Path, tmp_path: 
     class Mapped(ImageFolderDataModule):
         def load(self) -> ImageSet:
             listing = list_folders(Path(self.root))
-            return read_listing(
-                listing, self.image_size, self.channels, cache_folder=tmp_path, in_memory_bytes=0
-            )
+            return read_listing(listing, self.image_size, self.channels, cache_folder=tmp_path, in_memory_bytes=0)
 
     augmentation = Augmentation(rotation=20, noise=0.1)
     mapped = Mapped(str(class_folders), image_size=24, channels=1, augmentation=augmentation)
@@ -295,9 +291,7 @@ def test_statistics_of_no_use_are_refused(
 def test_a_set_too_small_to_divide_is_refused(class_folders: Path) -> None:
     for index in range(1, 12):
         (class_folders / "hole" / f"{index}.png").unlink()
-    refusal(
-        lambda: folder(class_folders), "data.val_size", "data.test_size", "smallest class has 1", "add images"
-    )
+    refusal(lambda: folder(class_folders), "data.val_size", "data.test_size", "smallest class has 1", "add images")
 
 
 def test_three_pictures_a_class_are_enough(class_folders: Path) -> None:
@@ -366,9 +360,7 @@ def test_a_checkpoint_brings_its_normalisation(class_folders: Path, tmp_path: Pa
     fitted.save_checkpoint(tmp_path / "one.ckpt")
     second = ImageFolderDataModule(str(class_folders), image_size=24, channels=1)
     probe = Probe()
-    trainer(tmp_path).test(
-        probe, datamodule=second, ckpt_path=tmp_path / "one.ckpt", verbose=False, weights_only=True
-    )
+    trainer(tmp_path).test(probe, datamodule=second, ckpt_path=tmp_path / "one.ckpt", verbose=False, weights_only=True)
     assert second.describe() == first.describe()
     expected = (second.data.images[second.parts.test] / 255 - 0.25) / 0.125
     torch.testing.assert_close(torch.cat(probe.tested), expected)
@@ -381,9 +373,7 @@ def test_a_checkpoint_of_other_classes_or_channels_is_refused(class_folders: Pat
     refusal(lambda: folder(class_folders, channels=1).load_state_dict(state), "data.channels is 1", "3")
 
 
-def test_a_checkpoint_of_another_split_is_warned_of(
-    class_folders: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_checkpoint_of_another_split_is_warned_of(class_folders: Path, caplog: pytest.LogCaptureFixture) -> None:
     state = folder(class_folders).state_dict()
     folder(class_folders).load_state_dict(state)
     assert not caplog.records
@@ -396,9 +386,7 @@ def test_a_checkpoint_of_another_split_is_warned_of(
 
 
 def test_cached_features_stand_for_train_and_val_images(class_folders: Path) -> None:
-    data = folder(
-        class_folders, batch_size=5, eval_batch_size=7, augmentation=Augmentation(rotation=20, mixup=1)
-    )
+    data = folder(class_folders, batch_size=5, eval_batch_size=7, augmentation=Augmentation(rotation=20, mixup=1))
     calls = 0
 
     def encode(images: Tensor) -> Tensor:
@@ -406,9 +394,7 @@ def test_cached_features_stand_for_train_and_val_images(class_folders: Path) -> 
         calls += 1
         return images.mean(dim=1).flatten(1)[:, :10].half()
 
-    images = {
-        name: everything(getattr(data, f"{name}_dataloader")()) for name in ("val", "test", "train_eval")
-    }
+    images = {name: everything(getattr(data, f"{name}_dataloader")()) for name in ("val", "test", "train_eval")}
     data.cache_features(encode)
     assert calls == 5  # 24 + 5 images in batches of 7
     for _ in range(2):
@@ -441,9 +427,7 @@ def neu(**arguments: Any) -> NEUDataModule:
 
 
 @pytest.mark.parametrize("source", ["auto", "real"])
-def test_a_root_that_is_given_is_read(
-    neu_folder: Path, source: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_root_that_is_given_is_read(neu_folder: Path, source: Any, caplog: pytest.LogCaptureFixture) -> None:
     data = neu(root=str(neu_folder), source=source, url="nowhere")
     data.prepare_data()
     data.setup()
@@ -548,9 +532,7 @@ def test_the_official_test_images_stay_whole(idx_folder: Path) -> None:
 
 
 def test_subsets_are_drawn_by_class_and_seed(idx_folder: Path) -> None:
-    data, again, other = (
-        mnist(idx_folder, train_size=60, val_size=30, test_size=20, seed=seed) for seed in (0, 0, 1)
-    )
+    data, again, other = (mnist(idx_folder, train_size=60, val_size=30, test_size=20, seed=seed) for seed in (0, 0, 1))
     assert [data.class_counts(part) for part in PARTS] == [[6] * 10, [3] * 10, [2] * 10]
     assert all(file.startswith("t10k[") for file in data.files("test"))
     assert [data.files(part) for part in PARTS] == [again.files(part) for part in PARTS]
@@ -586,9 +568,7 @@ def test_mnist_in_other_shapes(idx_folder: Path) -> None:
         ({"val_size": 50, "test_size": -1}, ["data.test_size is -1"]),
     ],
 )
-def test_mnist_sizes_that_cannot_be_are_named(
-    idx_folder: Path, arguments: dict[str, Any], words: list[str]
-) -> None:
+def test_mnist_sizes_that_cannot_be_are_named(idx_folder: Path, arguments: dict[str, Any], words: list[str]) -> None:
     refusal(lambda: mnist(idx_folder, **arguments), *words)
 
 
@@ -614,9 +594,7 @@ def test_mnist_is_downloaded_by_torchvision_once(
     assert data.describe()["root"] == str(tmp_path / "new" / "MNIST" / "raw")
 
 
-def test_a_failed_download_is_one_line(
-    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_download_is_one_line(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.MNIST, "mirrors", [f"{server.url}/"])
     data = MNISTDataModule(str(tmp_path / "new"))
     refusal(data.prepare_data, "MNIST", str(tmp_path / "new"), "data.root")

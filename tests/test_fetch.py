@@ -65,9 +65,7 @@ class Handler(BaseHTTPRequestHandler):
         body = server.content[start:]
         self.send_response(206 if start else 200)
         if start:
-            self.send_header(
-                "Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}"
-            )
+            self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
         if not server.chunked:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -206,9 +204,7 @@ def test_an_unreachable_host_says_what_to_do_instead(server: Server, tmp_path: P
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         server.url = f"http://127.0.0.1:{unused.getsockname()[1]}/archive.zip"
-        assert_refused(
-            server, tmp_path / "data" / "neu", server.url, "put them in", str(tmp_path / "data" / "neu")
-        )
+        assert_refused(server, tmp_path / "data" / "neu", server.url, "put them in", str(tmp_path / "data" / "neu"))
     assert os.listdir(tmp_path) == []
 
 

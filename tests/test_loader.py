@@ -30,9 +30,7 @@ def eval_loader(
 ) -> EvalLoader:
     where = torch.arange(count) if indices is None else indices
     mean, std = (0.0,), (1 / 255,)  # so that images come out as they are
-    return EvalLoader(
-        numbered(count), torch.arange(count), where, batch_size, mean, std, CPU, rank, world_size
-    )
+    return EvalLoader(numbered(count), torch.arange(count), where, batch_size, mean, std, CPU, rank, world_size)
 
 
 def train_loader(
@@ -84,9 +82,7 @@ def test_evaluation_normalises_each_channel() -> None:
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 @pytest.mark.parametrize(("count", "batch_size"), [(10, 4), (25, 4), (1, 4), (24, 4), (100, 7)])
-def test_evaluation_deals_the_batches_of_one_process_out(
-    world_size: int, count: int, batch_size: int
-) -> None:
+def test_evaluation_deals_the_batches_of_one_process_out(world_size: int, count: int, batch_size: int) -> None:
     single = [labels.tolist() for _, labels in eval_loader(count, batch_size)]
     ranks = [list(eval_loader(count, batch_size, rank, world_size)) for rank in range(world_size)]
     assert {len(batches) for batches in ranks} == {len(eval_loader(count, batch_size, 1, world_size))}
@@ -102,16 +98,14 @@ def test_one_channel_goes_out_as_many_times_as_there_are_means() -> None:
     rgb = grey.expand(-1, 3, -1, -1).contiguous()
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
     from_grey, from_rgb = (
-        EvalLoader(images, torch.arange(6), torch.arange(6), 4, mean, std, CPU, 0, 1)
-        for images in (grey, rgb)
+        EvalLoader(images, torch.arange(6), torch.arange(6), 4, mean, std, CPU, 0, 1) for images in (grey, rgb)
     )
     for (got, _), (expected, _) in zip(from_grey, from_rgb, strict=True):
         torch.testing.assert_close(got, expected)
     quiet = Augmentation(horizontal_flip=0.5, rotation=20, brightness=0.2, contrast=0.2)
     for augmentation in (None, quiet):
         trained, expected_trained = (
-            train_loader(6, 4, images=images, mean=mean, std=std, augmentation=augmentation)
-            for images in (grey, rgb)
+            train_loader(6, 4, images=images, mean=mean, std=std, augmentation=augmentation) for images in (grey, rgb)
         )
         for (got, _), (expected, _) in zip(trained, expected_trained, strict=True):
             torch.testing.assert_close(got, expected)
@@ -218,9 +212,7 @@ def test_augmentation_of_an_image_hangs_on_seed_epoch_and_index() -> None:
     other_seed = train_loader(24, 24, augmentation=TURNED, seed=1, images=images)
     other_seed.set_epoch(7)
     ((batch, labels),) = other_seed
-    assert not any(
-        torch.allclose(image, results[0][i]) for i, image in zip(labels.tolist(), batch, strict=True)
-    )
+    assert not any(torch.allclose(image, results[0][i]) for i, image in zip(labels.tolist(), batch, strict=True))
 
 
 def test_no_two_copies_of_an_image_look_the_same() -> None:
@@ -257,9 +249,9 @@ def test_no_augmentation_is_an_augmentation_without_effect() -> None:
 def test_a_memory_mapped_file_gives_the_same_batches(tmp_path: Path) -> None:
     images = numbered(20, side=8)
     (tmp_path / "pixels").write_bytes(images.numpy().tobytes())
-    mapped = torch.from_file(
-        str(tmp_path / "pixels"), shared=True, size=images.numel(), dtype=torch.uint8
-    ).view(images.shape)
+    mapped = torch.from_file(str(tmp_path / "pixels"), shared=True, size=images.numel(), dtype=torch.uint8).view(
+        images.shape
+    )
     for augmentation in (None, TURNED):
         pairs = zip(
             train_loader(20, 6, images=mapped, augmentation=augmentation),

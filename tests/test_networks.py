@@ -64,9 +64,7 @@ def trained_v2() -> Any:
 
 @pytest.mark.parametrize("make", NETWORKS)
 @pytest.mark.parametrize(("in_channels", "image_size"), [(1, 28), (2, 33), (3, 64)])
-def test_logits_from_two_halves(
-    make: Callable[[int, int, int], Network], in_channels: int, image_size: int
-) -> None:
+def test_logits_from_two_halves(make: Callable[[int, int, int], Network], in_channels: int, image_size: int) -> None:
     torch.manual_seed(0)
     network = make(5, in_channels, image_size).eval()
     images = torch.randn(3, in_channels, image_size, image_size)
@@ -201,9 +199,7 @@ def test_head_standardises() -> None:
     network = small_v2()
     embeddings = torch.randn(64, network.embedding_size) * 3 + 5
     standardised = network.head[0](embeddings)
-    torch.testing.assert_close(
-        standardised.mean(dim=0), torch.zeros(network.embedding_size), atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(standardised.mean(dim=0), torch.zeros(network.embedding_size), atol=1e-4, rtol=0)
     torch.testing.assert_close(
         standardised.std(dim=0, correction=0), torch.ones(network.embedding_size), atol=1e-3, rtol=0
     )
@@ -407,9 +403,7 @@ def test_no_weights_in_the_file(name: str, tmp_path: Path) -> None:
 
 
 def test_no_such_file() -> None:
-    with pytest.raises(
-        InputError, match=r"weights is 'imagnet', and no such file exists: .* imagenet or surface"
-    ):
+    with pytest.raises(InputError, match=r"weights is 'imagnet', and no such file exists: .* imagenet or surface"):
         load_backbone_weights(small_v2(), "imagnet")
 
 

@@ -21,9 +21,7 @@ from defectlab.runs import RunFolder
 NEU = ["crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches"]
 
 
-def make_run(
-    folder: Path, names: list[str], n: int = 120, source: str = "real", margin: float = 3.0
-) -> RunFolder:
+def make_run(folder: Path, names: list[str], n: int = 120, source: str = "real", margin: float = 3.0) -> RunFolder:
     """A finished run with random logits whose right class is raised by `margin`."""
     run = RunFolder(folder)
     folder.mkdir(parents=True)
@@ -81,12 +79,8 @@ def write_curves(run: RunFolder, epochs: int) -> None:
         for epoch in range(epochs):
             step, loss = 40 * (epoch + 1), 1.8 * 0.8**epoch
             writer.writerow({"step": step - 1, "lr-AdamW": 0.001})
-            writer.writerow(
-                {"epoch": epoch, "step": step, "val/loss": loss + 0.1, "val/accuracy": 1 - loss / 2}
-            )
-            writer.writerow(
-                {"epoch": epoch, "step": step, "train/loss": loss, "train/accuracy": 1 - loss / 3}
-            )
+            writer.writerow({"epoch": epoch, "step": step, "val/loss": loss + 0.1, "val/accuracy": 1 - loss / 2})
+            writer.writerow({"epoch": epoch, "step": step, "train/loss": loss, "train/accuracy": 1 - loss / 3})
 
 
 class Page(HTMLParser):
@@ -262,9 +256,7 @@ def test_image_sheet_shows_each_image_as_it_is(tmp_path: Path, dtype: npt.DTypeL
     levels = [0, 64, 255]
     images = np.stack([np.full((channels, 8, 16), level) for level in levels])
     images = images.astype(np.uint8) if dtype == np.uint8 else (images / 255).astype(np.float32)
-    figure = figures.image_sheet(
-        images, titles=["a", "b\n0.9", "c"], colours=["red", "green", "red"], columns=2
-    )
+    figure = figures.image_sheet(images, titles=["a", "b\n0.9", "c"], colours=["red", "green", "red"], columns=2)
     figures.save_png(figure, tmp_path / "sheet.png")
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("L")).astype(int)
     for axes, level in zip(figure.axes, levels, strict=True):

@@ -101,9 +101,7 @@ def test_predictions_round_trip(tmp_path: Path) -> None:
 def test_the_columns_of_predictions(tmp_path: Path) -> None:
     path = tmp_path / "new folder/out.csv"
     write_prediction_table(path, ["1.png"], [1], [[0.25, 0.75]], ["a", "b"])
-    assert (
-        path.read_text() == "file,label,predicted,confidence,p_a,p_b\n1.png,b,b,0.750000,0.250000,0.750000\n"
-    )
+    assert path.read_text() == "file,label,predicted,confidence,p_a,p_b\n1.png,b,b,0.750000,0.250000,0.750000\n"
     write_prediction_table(path, ["1.png"], None, [[0.25, 0.75]], ["a", "b"])
     with path.open(newline="") as file:
         assert next(csv.reader(file)) == ["file", "predicted", "confidence", "p_a", "p_b"]

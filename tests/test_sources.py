@@ -152,9 +152,7 @@ def test_an_unreadable_picture_says_so(tmp_path: Path, monkeypatch: pytest.Monke
     refusal(lambda: read_image(tmp_path / "locked.png", 8, 1), "locked.png", "permission denied")
 
 
-@pytest.mark.parametrize(
-    ("size", "channels", "word"), [(0, 1, "size"), (8, 2, "channels"), (8, 4, "channels")]
-)
+@pytest.mark.parametrize(("size", "channels", "word"), [(0, 1, "size"), (8, 2, "channels"), (8, 4, "channels")])
 def test_impossible_shapes_are_refused(tmp_path: Path, size: int, channels: int, word: str) -> None:
     refusal(lambda: read_image(picture(tmp_path / "a.png"), size, channels), word)
 
@@ -193,9 +191,7 @@ def test_a_set_of_several_blocks_keeps_its_order(tmp_path: Path, mapped: bool) -
     files = [picture(tmp_path / f"{value}.png", value) for value in range(8)]  # 12 MiB each, 5 a block
     for index in (1, 6):
         files[index].write_text("text")
-    images, indices, skipped = read_images(
-        files, 2048, 3, "skip", tmp_path / "set" if mapped else None, root=tmp_path
-    )
+    images, indices, skipped = read_images(files, 2048, 3, "skip", tmp_path / "set" if mapped else None, root=tmp_path)
     assert images[:, 2, -1, -1].tolist() == [0, 2, 3, 4, 5, 7]
     assert indices == [0, 2, 3, 4, 5, 7]
     assert [line.split(":")[0] for line in skipped] == ["1.png", "6.png"]
@@ -265,9 +261,7 @@ def test_a_full_disk_leaves_nothing_of_a_cache(tmp_path: Path) -> None:
     assert os.listdir(cache.parent) == []
 
 
-def test_a_disk_without_room_is_refused_before_the_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_without_room_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100})())
     refusal(lambda: read_images(files, 32, 1, cache=tmp_path / "set"), "only 0.0 MiB are free")
@@ -372,11 +366,7 @@ def test_class_folders_in_natural_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("inner", ["", "images/"])
 @pytest.mark.parametrize("val", ["val", "valid", "Validation"])
 def test_split_folders_behind_wrappers(tmp_path: Path, wrapper: str, inner: str, val: str) -> None:
-    names = [
-        f"{wrapper}{split}/{inner}{name}/{split}_{name}.png"
-        for split in ("train", val, "test")
-        for name in "ab"
-    ]
+    names = [f"{wrapper}{split}/{inner}{name}/{split}_{name}.png" for split in ("train", val, "test") for name in "ab"]
     root = pictures(tmp_path, names)
     (root / wrapper / "train" / "annotations").mkdir()
     (root / wrapper / "train" / "annotations" / "a.xml").touch()
@@ -449,10 +439,7 @@ def test_neu_in_any_layout(tmp_path: Path, pattern: str, names: Sequence[str]) -
     paths = [pattern.format(name=name, number=number) for name in names for number in (1, 2)]
     listing = list_neu(pictures(tmp_path, paths))
     assert tuple(listing.class_names) == NEU_CLASSES
-    labels = {
-        path.relative_to(tmp_path).as_posix(): label
-        for path, label, _ in zip(*_columns(listing), strict=True)
-    }
+    labels = {path.relative_to(tmp_path).as_posix(): label for path, label, _ in zip(*_columns(listing), strict=True)}
     assert labels == {path: index // 2 for index, path in enumerate(paths)}
     assert listing.splits is None
 
@@ -466,15 +453,11 @@ def test_neu_det_is_one_pool_and_its_annotations_are_no_pictures(tmp_path: Path)
     assert (len(listing.files), listing.splits) == (7, None)
 
 
-@pytest.mark.parametrize(
-    "pattern", ["{split}/{name}/{number}.png", "NEU-DET/{split}/images/{name}/x_{number}.png"]
-)
+@pytest.mark.parametrize("pattern", ["{split}/{name}/{number}.png", "NEU-DET/{split}/images/{name}/x_{number}.png"])
 def test_neu_with_named_splits(tmp_path: Path, pattern: str) -> None:
     splits = ("train", "valid", "test")
     names = [
-        pattern.format(split=split, name=name, number=number)
-        for number, split in enumerate(splits)
-        for name in CASED
+        pattern.format(split=split, name=name, number=number) for number, split in enumerate(splits) for name in CASED
     ]
     listing = list_neu(pictures(tmp_path, names))
     assert listing.splits is not None
@@ -525,9 +508,7 @@ RAMP = np.arange(4 * 6 * 6, dtype=np.uint8).reshape(4, 6, 6)
         (RAMP, 3),
     ],
 )
-def test_arrays_of_every_form_are_the_same_pictures(
-    tmp_path: Path, images: np.ndarray, channels: int
-) -> None:
+def test_arrays_of_every_form_are_the_same_pictures(tmp_path: Path, images: np.ndarray, channels: int) -> None:
     if images.dtype == np.float32:
         images = images / (images.max() * 1.0)  # a set in [0, 1] that reaches 1
     data = load_arrays(save(tmp_path, images=images, labels=[1, 0, 1, 0]), 6, channels, None)
@@ -697,9 +678,7 @@ def zipped(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFL
 
 
 def test_a_zip_is_unpacked_as_it_is(tmp_path: Path) -> None:
-    archive = zipped(
-        tmp_path / "a.zip", {"top/x.txt": b"x", "top\\y.txt": b"y", "./z.txt": b"z", "empty/": b""}
-    )
+    archive = zipped(tmp_path / "a.zip", {"top/x.txt": b"x", "top\\y.txt": b"y", "./z.txt": b"z", "empty/": b""})
     assert extract_zip(archive, tmp_path / "deep" / "out") == tmp_path / "deep" / "out"
     out = tmp_path / "deep" / "out"
     assert {path.relative_to(out).as_posix() for path in out.rglob("*")} == {
@@ -712,9 +691,7 @@ def test_a_zip_is_unpacked_as_it_is(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "some") == ["z.txt"]
 
 
-@pytest.mark.parametrize(
-    "name", ["../evil", "a/../../evil", "/evil", "\\evil", "..\\evil", "C:/evil", "c:evil"]
-)
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/evil", "\\evil", "..\\evil", "C:/evil", "c:evil"])
 def test_members_that_lead_outside_are_refused(tmp_path: Path, name: str) -> None:
     archive = zipped(tmp_path / "a.zip", {"fine.txt": b"x", name: b"evil"})
     refusal(lambda: extract_zip(archive, tmp_path / "in" / "out"), archive, "leads outside")
@@ -771,9 +748,7 @@ def _twice(path: Path) -> Path:
         (lambda path: zipped(path, {"x": b"1", "x/y": b"2"}), "file and folder"),
     ],
 )
-def test_bad_archives_are_refused_and_leave_nothing(
-    tmp_path: Path, make: Callable[[Path], Path], word: str
-) -> None:
+def test_bad_archives_are_refused_and_leave_nothing(tmp_path: Path, make: Callable[[Path], Path], word: str) -> None:
     archive = make(tmp_path / "a.zip")
     refusal(lambda: extract_zip(archive, tmp_path / "out"), archive, word)
     assert os.listdir(tmp_path) == ["a.zip"]

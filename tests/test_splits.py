@@ -29,9 +29,7 @@ UNEVEN = labels_of(1000, 200, 37, 5, 3)
 
 @pytest.mark.parametrize("labels", [NEU, UNEVEN], ids=["neu", "uneven"])
 @pytest.mark.parametrize("sizes", [(0.15, 0.2), (100, 0.3), (0.5, 0.25), (77, 311)])
-def test_a_split_is_disjoint_complete_and_sorted(
-    labels: np.ndarray, sizes: tuple[int | float, int | float]
-) -> None:
+def test_a_split_is_disjoint_complete_and_sorted(labels: np.ndarray, sizes: tuple[int | float, int | float]) -> None:
     split = stratified_split(labels, *sizes, seed=0)
     for one, other in combinations(parts(split), 2):
         assert not np.intersect1d(one, other).size

@@ -58,9 +58,7 @@ def test_the_global_generator_is_left_alone() -> None:
 def test_another_size_shows_the_same_scene(size: int) -> None:
     small, full = strip_images("patches", 4, seed=3, size=size), strip_images("patches", 4, seed=3)
     assert small.shape == (4, 1, size, size)
-    pooled = [
-        torch.nn.functional.adaptive_avg_pool2d(images.float(), 8).flatten() for images in (small, full)
-    ]
+    pooled = [torch.nn.functional.adaptive_avg_pool2d(images.float(), 8).flatten() for images in (small, full)]
     assert torch.corrcoef(torch.stack(pooled))[0, 1] > 0.98
 
 

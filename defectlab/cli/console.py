@@ -138,9 +138,8 @@ class EpochLines(ProgressBar):
             return
         parts = [f"epoch {epoch + 1:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}"]
         metrics = trainer.callback_metrics
-        for name in ("train/loss", "val/loss"):
-            if name in metrics:
-                parts.append(f"{name.replace('/', ' ')} {float(metrics[name]):.4f}")
+        names = [name for name in ("train/loss", "val/loss") if name in metrics]
+        parts += [f"{name.replace('/', ' ')} {float(metrics[name]):.4f}" for name in names]
         if "val/accuracy" in metrics:
             parts.append(f"val accuracy {float(metrics['val/accuracy']):7.2%}")
         print("   ".join([*parts, f"{time.monotonic() - self._began:.1f} s"]), flush=True)

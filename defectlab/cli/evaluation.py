@@ -55,4 +55,6 @@ def evaluate(command: Literal["validate", "test"], words: list[str]) -> int:
 
 
 def _changes_result(word: str) -> bool:
-    return word.startswith(("--data", "--model", "--ckpt_path", "--config", "-c", "--trainer.limit", "--trainer.precision"))
+    return word.startswith(
+        ("--data", "--model", "--ckpt_path", "--config", "-c", "--trainer.limit", "--trainer.precision")
+    )

@@ -18,7 +18,7 @@ from defectlab.errors import InputError
 from defectlab.report.tensorboard import add_augmented, events_logger
 from defectlab.runs import RunFolder, write_text
 from defectlab.tasks import ClassificationTask, MobileNetTask
-from defectlab.tasks.checkpoint import read_checkpoint
+from defectlab.tasks.checkpoint import data_card, read_checkpoint
 
 __all__ = ["run", "train_and_test"]
 
@@ -51,14 +51,16 @@ def train_and_test(cli: DefectCLI) -> int:
     given = cli.config_init["fit"]
     assert cli.run is not None
     run_folder = RunFolder(cli.run)
-    if given.ckpt_path is not None:
-        read_checkpoint(Path(given.ckpt_path))  # a damaged or foreign file is told before anything starts
+    # A checkpoint that is damaged, foreign or of other data is told before anything is written.
+    checkpoint = read_checkpoint(Path(given.ckpt_path)) if given.ckpt_path is not None else None
     _check_limits(cli)
     _check_monitors(cli)
     if is_first_process():
         # Before anything is written: unusable data leaves nothing behind.
         data.prepare_data()
         data.setup("fit")
+        if checkpoint is not None:
+            _check_continuation(checkpoint, cli)
         loader = data.train_dataloader()
         if given.trainer.log_every_n_steps is None:
             steps = len(loader)
@@ -97,7 +99,9 @@ def train_and_test(cli: DefectCLI) -> int:
     write_outcome(run_folder, task, data, trainer, facts, shown)
     print_result(task.results["test"], "test", data.source)
     # No rich console: lines that are for copying must not be wrapped.
-    print(f"run folder   {shown_path(run_folder.path)}\nTensorBoard  tensorboard --logdir {shown_path(run_folder.path)}")
+    print(
+        f"run folder   {shown_path(run_folder.path)}\nTensorBoard  tensorboard --logdir {shown_path(run_folder.path)}"
+    )
     return 0
 
 
@@ -119,6 +123,14 @@ def _config_name(run_folder: RunFolder) -> str:
     return str(earlier.get("run", {}).get("config") or run_folder.path.parent.name)
 
 
+def _check_continuation(checkpoint: dict[str, Any], cli: DefectCLI) -> None:
+    cli.model.on_load_checkpoint(checkpoint)
+    cli.datamodule.load_state_dict(data_card(checkpoint, Path(cli.config_init["fit"].ckpt_path)))
+    done, wanted = checkpoint["epoch"] + 1, cli.trainer.max_epochs
+    if wanted is not None and 0 <= wanted < done:
+        raise InputError(f"trainer.max_epochs is {wanted}, but {done} epochs are done: give at least as many")
+
+
 def _check_limits(cli: DefectCLI) -> None:
     for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
         if cli.config_init["fit"].trainer[name] == 0:
@@ -135,4 +147,3 @@ def _check_monitors(cli: DefectCLI) -> None:
     for argument, name in watched.items():
         if name not in names:
             raise InputError(f"{argument} is {name}: expected one of {', '.join(names[:7])}, val/accuracy/<class>")
-

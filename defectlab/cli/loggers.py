@@ -8,8 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
+from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from defectlab.errors import InputError
@@ -116,7 +117,9 @@ class EpochCSVLogger(Logger):
         self._changed = False
         rows = [self.experiment[epoch] for epoch in sorted(self.experiment)]
         text = io.StringIO()
-        writer = csv.DictWriter(text, dict.fromkeys(name for row in rows for name in row), restval="", lineterminator="\n")
+        writer = csv.DictWriter(
+            text, dict.fromkeys(name for row in rows for name in row), restval="", lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.path, text.getvalue())

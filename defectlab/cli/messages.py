@@ -25,7 +25,9 @@ from defectlab.tasks import ClassificationTask
 __all__ = ["explain"]
 
 _UNKNOWN = r"ption '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: --([^\s=]+)"
-_NO_CLASS = r"Expected a dot import path string: (\S+)|module '[\w.]+' has no attribute '(\w+)'|No module named '([\w.]+)'"
+_NO_CLASS = (
+    r"Expected a dot import path string: (\S+)|module '[\w.]+' has no attribute '(\w+)'|No module named '([\w.]+)'"
+)
 _EXPECTED = r"Expected a (typing\.Literal\[[^\]]*\]|<class '[\w.]+'>)"
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
 _BY_NAME = "expected its arguments, each with a name: {name: value, ...}"
@@ -49,8 +51,10 @@ def explain(message: str) -> str:
         return _unknown_key(place, f"{group}.{key}" if group else key, holder)
     if name := _first(_NO_CLASS, head):
         name = classes[-1] if holder is None and classes and not name[0].isupper() else name
-        last = name.rpartition(".")[2]
-        return f"{place}: there is no class {name}{_near(last, _class_names(place))}"
+        wanted = _class_names(place)
+        if not wanted and place.startswith(("model.", "data.")):
+            return f"{place} is {name}: {_BY_NAME}"
+        return f"{place}: there is no class {name}{_near(name.rpartition('.')[2], wanted)}"
     if found := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", head):
         return f"{place} is {found[1]}: expected a subclass of {found[2]}"
     if missing := _first(r"the following arguments are required: ([\w., ]+?)(?: -|$)", head):
@@ -58,7 +62,9 @@ def explain(message: str) -> str:
     if given := _first(r"Unable to load config '?([^'\s]+)", head):
         return f"{place} is {given}: {_BY_NAME}"
     if expected := re.findall(_EXPECTED, head.partition(" Got value")[0]):
-        given = _first(r"Got value: (.*?)(?:\. Got value.*)?(?: - .*)?$", head) or _first(r"Given value: (.*?)(?: - |$)", text)
+        given = _first(r"Got value: (.*?)(?:\. Got value.*)?(?: - .*)?$", head) or _first(
+            r"Given value: (.*?)(?: - |$)", text
+        )
         useful = [kind for kind in expected if kind != "<class 'NoneType'>"]
         return f"{place} is {given}: " + (f"expected {_readable(expected)}" if useful else _BY_NAME)
     if given := _first(r"Expected an import path or a subclass spec, but got (\S+)\.", head):

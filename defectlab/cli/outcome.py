@@ -55,7 +55,7 @@ def write_outcome(
     if logger is not None:
         add_figures(logger, task.results, sheet, trainer.global_step)
         add_hparams(logger, config, task.results["test"])
-        logger.close()
+        logger.experiment.close()
     write_report(run)
 
 
@@ -69,7 +69,7 @@ def misclassified_sheet(task: ClassificationTask, data: ImageDataModule) -> Figu
     wrong = wrong[np.argsort(-confidence.numpy()[wrong], kind="stable")][:_ON_SHEET]
     names, files = data.class_names, data.files("test")
     titles = [
-        f"{Path(files[i]).name}\nis {names[labels[i]]}\ntaken for {names[predicted[i]]} {confidence[i]:.0%}"
+        f"{Path(files[i]).name}\nis {names[int(labels[i])]}\ntaken for {names[int(predicted[i])]} {confidence[i]:.0%}"
         for i in wrong
     ]
     return image_sheet(data.data.images[data.parts.test[wrong]], titles)
@@ -91,7 +91,7 @@ def print_result(result: SplitMetrics, stage: str, source: str) -> None:
         shown = sorted(shown, key=lambda item: item[1]["accuracy"])[:30]
         table.caption = f"the 30 worst of {len(rows)} classes"
     for name, row in shown:
-        figures = (f"{row[key]:.2%}" if row[key] == row[key] else "–" for key in ("accuracy", "precision", "f1"))  # type: ignore[literal-required]
+        figures = (f"{row[key]:.2%}" if row[key] == row[key] else "–" for key in ("accuracy", "precision", "f1"))
         table.add_row(escape(name), str(row["support"]), *figures, style="bold" if name == worst else None)
     console.print(table)
     console.print(

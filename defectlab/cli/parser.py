@@ -88,8 +88,10 @@ class DefectCLI(LightningCLI):
         for part in ("model", "data"):
             if config[part] is None:
                 raise InputError(f"the config has no {part}: expected a section {part} with class_path and init_args")
-        arguments = config.data.init_args or {}
-        if arguments.get("root") is not None:  # metrics.json and config.yaml are read from other folders too
+        arguments = config.data.init_args
+        if (
+            arguments is not None and arguments.get("root") is not None
+        ):  # metrics.json and config.yaml are read from other folders too
             arguments.root = str(Path(arguments.root).expanduser().absolute())
         for source, target in _LINKS.items():
             if (config.model.init_args or {}).get(target) is not None:
@@ -163,7 +165,8 @@ class DefectCLI(LightningCLI):
         parser, config = self._parser(self.command), self.config[self.command].clone()
         for key in ("config", "ckpt_path", "weights_only"):
             config.pop(key, None)
-        model, data = config.model.init_args or {}, config.data.init_args
+        model: Any = config.model.init_args or {}
+        data = config.data.init_args
         if "weights" in model and self.weights is not None:
             is_file = Path(self.weights).expanduser().is_file()
             model.weights = str(Path(self.weights).expanduser().absolute()) if is_file else self.weights

@@ -62,7 +62,9 @@ def run(words: list[str]) -> int:
     probabilities = torch.cat(tables).numpy()
     write_prediction_table(arguments.output, names, None, probabilities, card["class_names"])
     counts = Counter(card["class_names"][index] for index in probabilities.argmax(axis=1))
-    print(f"{len(names)} pictures -> {arguments.output}: " + ", ".join(f"{n} {name}" for name, n in counts.most_common()))
+    print(
+        f"{len(names)} pictures -> {arguments.output}: " + ", ".join(f"{n} {name}" for name, n in counts.most_common())
+    )
     for reason in skipped:
         print(f"left out {reason}")
     if card["source"] == "synthetic":

@@ -9,7 +9,9 @@ __all__ = ["run"]
 
 def run(words: list[str]) -> int:
     """Write report.html and its figures."""
-    parser = CommandParser("defectlab report", "Write report.html and its figures from metrics.json and predictions.csv.")
+    parser = CommandParser(
+        "defectlab report", "Write report.html and its figures from metrics.json and predictions.csv."
+    )
     parser.add_argument("run", help="run folder")
     print(write_report(RunFolder.open(parser.parse_args(words).run)))
     return 0

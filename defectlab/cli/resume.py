@@ -21,5 +21,7 @@ def run(words: list[str]) -> int:
         read_checkpoint(run_folder.last)
         arguments += ["--ckpt_path", str(run_folder.last)]
     elif is_first_process():
-        print(f"{run_folder.last} is not there: the run was stopped in its first epoch and begins anew", file=sys.stderr)
+        print(
+            f"{run_folder.last} is not there: the run was stopped in its first epoch and begins anew", file=sys.stderr
+        )
     return train_and_test(DefectCLI("fit", arguments, run=run_folder.path))

@@ -57,9 +57,7 @@ def extract_zip(
             total = sum(member.info.file_size for member in members)
             free = shutil.disk_usage(unpacked).free
             if free < total:
-                raise InputError(
-                    f"{archive}: unpacks to {_mib(total)}, only {_mib(free)} are free there; make room"
-                )
+                raise InputError(f"{archive}: unpacks to {_mib(total)}, only {_mib(free)} are free there; make room")
             with progress_bar(f"unpacking {archive.name}", total, in_bytes=True) as advance:
                 left = max_bytes
                 for member in members:
@@ -105,9 +103,7 @@ def open_root(root: Path, cache: Path) -> Path:
         raise InputError(f"{root}: {error.strerror}; expected a folder or a .zip of pictures") from None
     if not is_zip:
         raise InputError(f"{root}: a file that is no zip archive; expected a folder or a .zip of pictures")
-    key = hashlib.sha256(
-        f"{root.name}\0{facts.st_size}\0{facts.st_mtime_ns}".encode(errors="surrogateescape")
-    )
+    key = hashlib.sha256(f"{root.name}\0{facts.st_size}\0{facts.st_mtime_ns}".encode(errors="surrogateescape"))
     target = cache / f"{root.stem}-{key.hexdigest()[:16]}"
     return target if target.is_dir() and not _is_empty(target) else extract_zip(root, target)
 
@@ -134,14 +130,10 @@ def _checked(
         name = info.filename.replace("\\", "/")  # some programs on Windows write their own separator
         parts = tuple(part for part in name.split("/") if part not in ("", "."))
         if name.startswith("/") or ".." in parts or re.match("[A-Za-z]:", name):
-            raise InputError(
-                f"{archive}: member {name} leads outside the folder; expected none such, do not trust it"
-            )
+            raise InputError(f"{archive}: member {name} leads outside the folder; expected none such, do not trust it")
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise InputError(
-                f"{archive}: member {name} is a link or a device; expected files alone, zip them anew"
-            )
+            raise InputError(f"{archive}: member {name} is a link or a device; expected files alone, zip them anew")
         if info.flag_bits & 1:
             raise InputError(
                 f"{archive}: member {name} is encrypted; expected a zip without password, unpack it by hand"

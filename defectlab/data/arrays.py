@@ -50,14 +50,10 @@ def load_arrays(root: Path, size: int, channels: int, class_names: Sequence[str]
     check_shape(size, channels)
     folder = _array_folder(root)
     if folder is None:
-        raise InputError(
-            f"{root}: no images.npy and no x_train.npy; expected one, with labels.npy or y_train.npy"
-        )
+        raise InputError(f"{root}: no images.npy and no x_train.npy; expected one, with labels.npy or y_train.npy")
     names = _npy_files(folder)
     if _POOL[0] in names and _PARTS["train"][0] in names:
-        raise InputError(
-            f"{folder}: found both images.npy and x_train.npy, expected one of them; move one away"
-        )
+        raise InputError(f"{folder}: found both images.npy and x_train.npy, expected one of them; move one away")
     pairs = {"": _POOL} if _POOL[0] in names else _PARTS
     found: dict[str, tuple[Path, _Array, list[str]]] = {}
     for split, pair in pairs.items():
@@ -70,8 +66,7 @@ def load_arrays(root: Path, size: int, channels: int, class_names: Sequence[str]
         images, labels = _load(path), _load(label_path)
         if len(images) != len(labels):
             raise InputError(
-                f"{path} holds {len(images)} images and {label_path} {len(labels)} labels; "
-                "expected as many of both"
+                f"{path} holds {len(images)} images and {label_path} {len(labels)} labels; expected as many of both"
             )
         found[split] = (path, _channels_last(path, images), _label_names(label_path, labels, class_names))
 
@@ -114,14 +109,10 @@ def _load(path: Path) -> _Array:
     try:
         array: _Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
-        raise InputError(
-            f"{path}: {error.strerror or error}; expected an .npy file that can be read"
-        ) from None
+        raise InputError(f"{path}: {error.strerror or error}; expected an .npy file that can be read") from None
     except (ValueError, EOFError, SyntaxError) as error:
         text = " ".join(str(error).split())
-        raise InputError(
-            f"{path}: {text}; expected a whole .npy file of plain values, save it anew"
-        ) from None
+        raise InputError(f"{path}: {text}; expected a whole .npy file of plain values, save it anew") from None
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: found an .npz archive, expected one array; save it with numpy.save")
     if array.ndim == 0 or len(array) == 0:
@@ -137,8 +128,7 @@ def _channels_last(path: Path, images: _Array) -> _Array:
         images = images.transpose(0, 2, 3, 1)
     if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
         raise InputError(
-            f"{path}: images of shape {images.shape}, expected (N, H, W), (N, H, W, C) or "
-            "(N, C, H, W) with C of 1 or 3"
+            f"{path}: images of shape {images.shape}, expected (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1 or 3"
         )
     return images
 
@@ -148,9 +138,7 @@ def _factor(found: Sequence[tuple[Path, _Array]]) -> float:
     tops = []
     for path, images in found:
         if images.dtype.kind not in "uif":
-            raise InputError(
-                f"{path}: images of type {images.dtype}, expected uint8, or floats in [0, 1] or [0, 255]"
-            )
+            raise InputError(f"{path}: images of type {images.dtype}, expected uint8, or floats in [0, 1] or [0, 255]")
         if images.dtype == np.uint8:
             tops.append(255.0)
             continue
@@ -180,9 +168,7 @@ def _resized(parts: Sequence[_Array], factor: float, size: int, channels: int) -
                     out[done : done + len(block)] = block.transpose(0, 3, 1, 2)
                 else:
                     for row, image in enumerate(block, done):
-                        picture = Image.fromarray(
-                            np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image)
-                        )
+                        picture = Image.fromarray(np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image))
                         out[row] = to_square(picture, size, channels)
                 done += len(block)
                 advance(len(block))
@@ -195,9 +181,7 @@ def _label_names(path: Path, labels: _Array, class_names: Sequence[str] | None) 
         labels = labels[:, 0]
     if labels.ndim == 2 and labels.dtype.kind in "uifb":
         if not (((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all()):
-            raise InputError(
-                f"{path}: rows of {labels.shape[1]} values that are not one-hot, expected one 1 in each"
-            )
+            raise InputError(f"{path}: rows of {labels.shape[1]} values that are not one-hot, expected one 1 in each")
         labels = labels.argmax(axis=1)
     if labels.ndim != 1 or labels.dtype.kind not in "uifUS":
         what = f"labels of shape {labels.shape} and type {labels.dtype}"
@@ -229,9 +213,7 @@ def _class_names(
     known = sorted(trained, key=natural_key) if class_names is None else list(class_names)
     unknown = sorted({name for _, _, names in found.values() for name in names} - set(known), key=natural_key)
     if unknown:
-        raise InputError(
-            f"{folder}: labels {', '.join(unknown)} are not among the classes {', '.join(known)}"
-        )
+        raise InputError(f"{folder}: labels {', '.join(unknown)} are not among the classes {', '.join(known)}")
     missing = [name for name in known if name not in trained]
     if missing:
         raise InputError(f"{folder}: no training image of {', '.join(missing)}; expected some of every class")

@@ -73,9 +73,7 @@ class Augmentation:
         _within("contrast", self.contrast, 0.0, 1.0)
         _within("crop", self.crop, 0.05, 1.0)
         if self.interpolation not in ("bilinear", "nearest"):
-            raise InputError(
-                f"data.augmentation.interpolation is {self.interpolation!r}: expected bilinear or nearest"
-            )
+            raise InputError(f"data.augmentation.interpolation is {self.interpolation!r}: expected bilinear or nearest")
 
     @property
     def resamples(self) -> bool:

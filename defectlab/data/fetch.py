@@ -69,9 +69,7 @@ def fetch(
             "use it as it is by its path, or remove it to download"
         )
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise InputError(
-            f"{target}: exists, expected a new folder to download to; remove it or choose another"
-        )
+        raise InputError(f"{target}: exists, expected a new folder to download to; remove it or choose another")
     part = target.with_name(f".{target.name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}.part")
     # Bytes of an earlier call may be of another version of the file: if they do not fit, start again once.
     stale = _size(part) > 0
@@ -117,14 +115,10 @@ def check_files(files: Iterable[Path], manifest: Mapping[str, str]) -> ManifestC
     return check
 
 
-def _download(
-    url: str, part: Path, target: Path, timeout: float, attempts: int, pause: float, max_bytes: int
-) -> None:
+def _download(url: str, part: Path, target: Path, timeout: float, attempts: int, pause: float, max_bytes: int) -> None:
     """All of the URL's bytes into `part`, going on from what it holds."""
     if not url.startswith(("http://", "https://", "file:")):
-        raise InputError(
-            f"url: found {url!r}, expected an http://, https:// or file:// address of a zip archive"
-        )
+        raise InputError(f"url: found {url!r}, expected an http://, https:// or file:// address of a zip archive")
     by_hand = f"or get the files elsewhere and put them in {target} by hand"
     reason = "no attempt was made"
     for attempt in range(attempts):
@@ -140,9 +134,7 @@ def _download(
                 part.unlink(missing_ok=True)
             elif error.code < 500 and error.code not in _RETRIED:
                 part.unlink(missing_ok=True)
-                raise InputError(
-                    f"{url}: the server answers {reason}; correct the address, {by_hand}"
-                ) from None
+                raise InputError(f"{url}: the server answers {reason}; correct the address, {by_hand}") from None
         except (OSError, http.client.HTTPException) as error:
             reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
     if _size(part) == 0:
@@ -169,9 +161,7 @@ def _receive(url: str, part: Path, timeout: float, max_bytes: int) -> bool:
             part.parent.mkdir(parents=True, exist_ok=True)
             file = open(part, "ab" if resumed else "wb")  # noqa: SIM115  (closed by the with below)
         except OSError as error:
-            raise InputError(
-                f"{part}: {error.strerror}; expected a folder to write to, choose another"
-            ) from None
+            raise InputError(f"{part}: {error.strerror}; expected a folder to write to, choose another") from None
         with file, progress_bar(f"downloading {part.name}", total, in_bytes=True) as advance:
             advance(done)
             while chunk := response.read(_CHUNK_BYTES):
@@ -207,9 +197,7 @@ def _unpack(url: str, part: Path, target: Path, manifest: Mapping[str, str] | No
             path.rename(finished / name)
         publish(finished, target)
     except OSError as error:
-        raise InputError(
-            f"{target}: {error.strerror or error}; expected a folder that can be written"
-        ) from None
+        raise InputError(f"{target}: {error.strerror or error}; expected a folder that can be written") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target

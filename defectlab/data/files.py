@@ -54,9 +54,7 @@ def expand_images(patterns: Sequence[str]) -> list[Path]:
                 paths.append(Path(match))
         if not paths:
             what = "no picture found" if matches or glob.has_magic(text) else "no such file or folder"
-            raise InputError(
-                f"{pattern}: {what}; expected a picture, a folder of pictures, or a glob pattern"
-            )
+            raise InputError(f"{pattern}: {what}; expected a picture, a folder of pictures, or a glob pattern")
         for path in paths:
             found.setdefault(os.path.abspath(path), path)
     return sorted(found.values(), key=_path_key)

@@ -71,9 +71,7 @@ def read_idx(path: Path) -> Tensor:
             with gzip.open(raw) as stream:
                 return _parse(path, stream)  # type: ignore[arg-type]  # a GzipFile reads like any binary file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{path}: damaged or cut short ({error}); expected a whole gzip file, replace it"
-        ) from None
+        raise InputError(f"{path}: damaged or cut short ({error}); expected a whole gzip file, replace it") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; expected an IDX file that can be read") from None
 
@@ -81,9 +79,7 @@ def read_idx(path: Path) -> Tensor:
 def _parse(path: Path, stream: BinaryIO) -> Tensor:
     head = stream.read(4)
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _DTYPES or head[3] == 0:
-        raise InputError(
-            f"{path}: begins with {head!r}, expected the magic number of an IDX file; replace it"
-        )
+        raise InputError(f"{path}: begins with {head!r}, expected the magic number of an IDX file; replace it")
     sizes = stream.read(4 * head[3])
     if len(sizes) < 4 * head[3]:
         raise InputError(f"{path}: ends within its header, expected an IDX file; replace it")
@@ -96,9 +92,7 @@ def _parse(path: Path, stream: BinaryIO) -> Tensor:
         data += chunk
     if len(data) != wanted:
         found = f"more than {wanted}" if len(data) > wanted else f"only {len(data)}"
-        raise InputError(
-            f"{path}: holds {found} bytes of data, its header {list(shape)} says {wanted}; replace it"
-        )
+        raise InputError(f"{path}: holds {found} bytes of data, its header {list(shape)} says {wanted}; replace it")
     return torch.from_numpy(np.frombuffer(data, dtype).astype(dtype.newbyteorder("=")).reshape(shape))
 
 

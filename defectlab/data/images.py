@@ -137,9 +137,7 @@ def read_listing(
     left = set(labels)
     empty = [name for label, name in enumerate(listing.class_names) if label not in left]
     if empty:
-        raise InputError(
-            f"{root}: no picture of {', '.join(empty)} can be read; replace them, such as {skipped[0]}"
-        )
+        raise InputError(f"{root}: no picture of {', '.join(empty)} can be read; replace them, such as {skipped[0]}")
     return ImageSet(
         images=images,
         labels=torch.tensor(labels, dtype=torch.int64),

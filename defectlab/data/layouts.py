@@ -78,13 +78,9 @@ def list_folders(root: Path) -> Listing:
 
     if len(named) < len(heads):
         other = min(heads - set(named), key=natural_key)
-        raise InputError(
-            f"{base / other}: stands beside {min(named)}, expected only train, val and test; move it away"
-        )
+        raise InputError(f"{base / other}: stands beside {min(named)}, expected only train, val and test; move it away")
     if "train" not in named.values():
-        raise InputError(
-            f"{base}: found {' and '.join(sorted(named))}, expected a train folder beside them; add it"
-        )
+        raise InputError(f"{base}: found {' and '.join(sorted(named))}, expected a train folder beside them; add it")
     splits = [named.get(part[depth], "") for part in parts]
     names = [""] * len(files)
     trained: set[str] = set()
@@ -99,9 +95,7 @@ def list_folders(root: Path) -> Listing:
     for part in parts:
         _class_of(root, part, depth)  # no picture beside the split folders either
     _check_folders(base, heads, _SPLITS)
-    return _listing(
-        root, files, names, [n for n, s in zip(names, splits, strict=True) if s == "train"], splits
-    )
+    return _listing(root, files, names, [n for n, s in zip(names, splits, strict=True) if s == "train"], splits)
 
 
 def list_neu(root: Path) -> Listing:
@@ -128,25 +122,19 @@ def list_neu(root: Path) -> Listing:
     has_split = "train" in named and ("val" in named or "test" in named)
     if has_split and "" in named:
         first = files[named.index("")]
-        raise InputError(
-            f"{first}: lies outside the train, val and test folders of {root}; move it into one, or away"
-        )
+        raise InputError(f"{first}: lies outside the train, val and test folders of {root}; move it into one, or away")
     trained = {label for label, split in zip(labels, named, strict=True) if not has_split or split == "train"}
     missing = [name for label, name in enumerate(NEU_CLASSES) if label not in trained]
     if missing:
         where = "train folder" if has_split else "data"
-        raise InputError(
-            f"{root}: no picture of {', '.join(missing)} in the {where}; expected all six NEU classes"
-        )
+        raise InputError(f"{root}: no picture of {', '.join(missing)} in the {where}; expected all six NEU classes")
     return Listing(root, files, labels, list(NEU_CLASSES), named if has_split else None)
 
 
 def _pictures(root: Path) -> list[Path]:
     files = image_files(root)
     if not files:
-        raise InputError(
-            f"{root}: no picture inside; expected {', '.join(SUFFIXES)} files in one folder a class"
-        )
+        raise InputError(f"{root}: no picture inside; expected {', '.join(SUFFIXES)} files in one folder a class")
     return files
 
 
@@ -178,9 +166,7 @@ def _check_folders(base: Path, used: Collection[str], expected: Collection[str] 
             raise InputError(f"{path}: a folder without a picture; add pictures, or remove it")
 
 
-def _listing(
-    root: Path, files: list[Path], names: list[str], trained: list[str], splits: list[str] | None
-) -> Listing:
+def _listing(root: Path, files: list[Path], names: list[str], trained: list[str], splits: list[str] | None) -> Listing:
     class_names = sorted(set(trained), key=natural_key)
     for path, name in zip(files, names, strict=True):
         if name not in class_names:
@@ -189,9 +175,7 @@ def _listing(
                 "add training pictures of it, or remove it"
             )
     if len(class_names) < 2:
-        raise InputError(
-            f"{root}: found the one class {class_names[0]}, expected a folder for each of two or more"
-        )
+        raise InputError(f"{root}: found the one class {class_names[0]}, expected a folder for each of two or more")
     labels = {name: label for label, name in enumerate(class_names)}
     return Listing(root, files, [labels[name] for name in names], class_names, splits)
 

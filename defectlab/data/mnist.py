@@ -115,9 +115,7 @@ class MNISTDataModule(ImageDataModule):
         test_images, test_labels = read_idx_pair(folder, "t10k")
         for labels in (train_labels, test_labels):
             if len(labels) == 0 or labels.max() >= len(self._names):
-                raise InputError(
-                    f"{folder}: expected images of {len(self._names)} classes; replace the files"
-                )
+                raise InputError(f"{folder}: expected images of {len(self._names)} classes; replace the files")
         train = self._subset(train_labels, self._train_and_val(len(train_labels)), "data.train_size")
         test = self._subset(test_labels, self.test_count, "data.test_size")
         images = torch.cat((train_images[train], test_images[test])).unsqueeze(1)

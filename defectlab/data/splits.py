@@ -50,8 +50,7 @@ def _divide(
     rng = np.random.RandomState(seed)  # of NumPy's generators the one whose numbers no release changes
     shares = _shares(members, held, keep)
     part = [
-        rng.permutation(indices[labels[indices] == label])[:share]
-        for label, share in zip(classes, shares, strict=True)
+        rng.permutation(indices[labels[indices] == label])[:share] for label, share in zip(classes, shares, strict=True)
     ]
     chosen = np.sort(np.concatenate(part))
     return np.setdiff1d(indices, chosen), chosen
@@ -63,9 +62,7 @@ def _count(size: int | float, total: int, name: str) -> int:
         return round(total * size)
     if size >= 1 and size % 1 == 0:
         return int(size)
-    raise InputError(
-        f"{name} is {size}: expected a share above 0 and below 1, or a whole number of images from 1"
-    )
+    raise InputError(f"{name} is {size}: expected a share above 0 and below 1, or a whole number of images from 1")
 
 
 def _shares(members: np.ndarray, held: int, keep: int) -> np.ndarray:

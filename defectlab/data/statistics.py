@@ -37,9 +37,7 @@ def check_statistics(mean: Sequence[float] | None, std: Sequence[float] | None, 
         raise InputError("data.mean and data.std go together: give both, or neither to measure them")
     for name, values in (("mean", mean), ("std", std)):
         if values is not None and len(values) != channels:
-            raise InputError(
-                f"data.{name} has {len(values)} values: expected one for each of {channels} channels"
-            )
+            raise InputError(f"data.{name} has {len(values)} values: expected one for each of {channels} channels")
         if values is not None and not all(math.isfinite(value) for value in values):
             raise InputError(f"data.{name} is {list(values)}: expected numbers, for pixels in [0, 1]")
     if std is not None and min(std) <= 0:

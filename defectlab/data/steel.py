@@ -70,14 +70,10 @@ def pitted_surface(s: Sampler) -> Tensor:
         torch.where(peel, s.uniform(0.2, 0.5), s.log_uniform(0.015, 0.2)),
         torch.where(peel, s.uniform(0.3, 0.8), s.uniform(0.15, 0.4)),
     )
-    pools = highest(
-        s.field(1.9 * length, 2.1 * length, 4) + 0.7 * region, s.chance(0.6) * s.uniform(0, 0.05), 0.2
-    )
+    pools = highest(s.field(1.9 * length, 2.1 * length, 4) + 0.7 * region, s.chance(0.6) * s.uniform(0, 0.05), 0.2)
     edge = s.field(40, 50, 0.7) + 1.5 * ramp(s.uniform(0, 360))
     skin = highest(edge, s.chance(0.3) * s.uniform(0, 0.2), 0.05)
-    dark = (
-        s.log_uniform(0.1, 0.4) * torch.maximum(pits, 1.2 * pools) * (1 - skin) + s.uniform(0.1, 0.35) * skin
-    )
+    dark = s.log_uniform(0.1, 0.4) * torch.maximum(pits, 1.2 * pools) * (1 - skin) + s.uniform(0.1, 0.35) * skin
     grain = s.uniform(0.02, 0.05) * s.field(1, 2, 0.3)
     return _camera(s, light * (1 + grain) * (1 - dark), s.uniform(0.08, 0.2), s.log_uniform(0.002, 0.006))
 
@@ -87,9 +83,7 @@ def rolled_in_scale(s: Sampler) -> Tensor:
     level = s.either(0.35, (0.28, 0.4), (0.46, 0.58))
     light = level * _lighting(s, s.normal(0, 30), 0.15, (0.03, 0.1), (12, 50))
     tilt = s.normal(12, 6)
-    brushed = s.uniform(0.06, 0.09) * s.field(2.5, 0.7, 0.1, 0.4 * tilt) + s.uniform(0.01, 0.03) * s.field(
-        3, 0.2, 1
-    )
+    brushed = s.uniform(0.06, 0.09) * s.field(2.5, 0.7, 0.1, 0.4 * tilt) + s.uniform(0.01, 0.03) * s.field(3, 0.2, 1)
     brushed = brushed + s.uniform(0.01, 0.03) * s.field(16, 0.8, 0.6, tilt)
     cloud = s.uniform(0.03, 0.07) * s.field(16, 10, 0.6)
     cluster = s.uniform(0.6, 1.1) * s.field(16, 30, 1.5)
@@ -100,9 +94,7 @@ def rolled_in_scale(s: Sampler) -> Tensor:
 
 def scratches(s: Sampler) -> Tensor:
     """Bright lines and ribbed bands, upright or lying, whole or broken, on a dark smooth strip."""
-    light = s.either(0.25, (0.4, 0.6), (0.15, 0.42)) * _lighting(
-        s, s.uniform(0, 360), 0.25, (0.01, 0.07), (2, 40)
-    )
+    light = s.either(0.25, (0.4, 0.6), (0.15, 0.42)) * _lighting(s, s.uniform(0, 360), 0.25, (0.01, 0.07), (2, 40))
     wobble = s.log_uniform(0.1, 1.5) * s.field(20, 40, 1)
     x, lean, group, through = s.uniform(15, 185), s.normal(0, 0.04), s.log_uniform(4, 25), s.chance(0.6)
     bright = torch.zeros(1)
@@ -126,9 +118,7 @@ def scratches(s: Sampler) -> Tensor:
     return _turned(s, _camera(s, image, s.uniform(0.05, 0.2), s.log_uniform(0.002, 0.007)), 0.28)
 
 
-def _lighting(
-    s: Sampler, tilt: Tensor, slope: float, bands: tuple[float, float], width: tuple[float, float]
-) -> Tensor:
+def _lighting(s: Sampler, tilt: Tensor, slope: float, bands: tuple[float, float], width: tuple[float, float]) -> Tensor:
     """Uneven light, about 1: a ramp of at most ±`slope`, and bands with deviation and width in the ranges."""
     return 1 + s.uniform(-slope, slope) * ramp(tilt) + s.uniform(*bands) * s.profile(s.log_uniform(*width))
 

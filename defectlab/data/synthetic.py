@@ -79,9 +79,7 @@ def synthesize(directory: Path, per_class: int, seed: int, size: int = SIDE) -> 
         directory.parent.mkdir(parents=True, exist_ok=True)
         parts = Path(mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     except OSError as error:
-        raise InputError(
-            f"{directory.parent} cannot be written ({error.strerror}): choose another folder"
-        ) from error
+        raise InputError(f"{directory.parent} cannot be written ({error.strerror}): choose another folder") from error
     try:
         _write_all(parts / "whole", per_class, seed, size)
         if directory.is_dir():  # it may be a mount point, which cannot be replaced

@@ -44,8 +44,7 @@ def load_backbone_weights(network: MobileNet, weights: str) -> None:
         source = Path(weights).expanduser()
         if not source.is_file():
             raise InputError(
-                f"weights is {weights!r}, and no such file exists: set it to imagenet or surface, "
-                f"{ALTERNATIVES}"
+                f"weights is {weights!r}, and no such file exists: set it to imagenet or surface, {ALTERNATIVES}"
             )
         state = _read(source)
     features = _backbone_part(state, source)
@@ -58,8 +57,7 @@ def load_backbone_weights(network: MobileNet, weights: str) -> None:
     mismatch = _mismatch(kept, own)
     if mismatch:
         raise InputError(
-            f"{source} does not fit {network.backbone} at width {network.width}: {mismatch}; "
-            f"{_advice(features)}"
+            f"{source} does not fit {network.backbone} at width {network.width}: {mismatch}; {_advice(features)}"
         )
     counters = {key: value for key, value in own.items() if key.endswith(COUNTER)}
     network.features.load_state_dict({**counters, **kept})
@@ -78,9 +76,7 @@ def _imagenet(network: MobileNet) -> tuple[Path, Mapping[str, object]]:
         state = chosen.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
     except Exception as error:  # the network, the disk, or a damaged file in the cache
         if cached.exists():
-            raise InputError(
-                f"{_refusal(cached, error)}; delete it to download it anew, {ALTERNATIVES}"
-            ) from None
+            raise InputError(f"{_refusal(cached, error)}; delete it to download it anew, {ALTERNATIVES}") from None
         raise InputError(
             f"the imagenet weights of {network.backbone} could not be downloaded ({_first_line(error)}): put "
             f"{cached.name} from {chosen.url} into {cached.parent}, {ALTERNATIVES}"

@@ -40,9 +40,7 @@ def confusion_matrix_figure(matrix: npt.ArrayLike, class_names: Sequence[str]) -
     counts = np.asarray(matrix, dtype=np.int64)
     classes = len(class_names)
     if counts.shape != (classes, classes):
-        raise InputError(
-            f"matrix of shape {counts.shape}: expected ({classes}, {classes}), a row a class name"
-        )
+        raise InputError(f"matrix of shape {counts.shape}: expected ({classes}, {classes}), a row a class name")
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     numbered = classes <= NUMBERED_CLASSES
     side = min(max(0.62 * classes, 2.6), 9.0)
@@ -130,9 +128,7 @@ def per_class_figure(per_class: Mapping[str, ClassMetrics]) -> Figure:
             axes.plot(m["precision"], row, "D", mec=ORANGE, mfc="none", mew=1.6, ms=5.5, clip_on=False)
     axes.plot([], [], "o-", color=BLUE, label="recall, with 95 % interval")
     axes.plot([], [], "D", mec=ORANGE, mfc="none", mew=1.6, label="precision")
-    axes.set_yticks(
-        range(len(ranked)), [f"{_label(name)}  ({m['support']})" for name, m in ranked], fontsize=8.5
-    )
+    axes.set_yticks(range(len(ranked)), [f"{_label(name)}  ({m['support']})" for name, m in ranked], fontsize=8.5)
     axes.set_ylim(len(ranked) - 0.5, -0.5)
     axes.set_xlim(right=1)
     axes.xaxis.set_major_formatter(PercentFormatter(1))
@@ -166,9 +162,7 @@ def reliability_figure(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> F
     upper.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="perfect calibration")
     centres, width = (edges[:-1] + edges[1:]) / 2, 0.92 / ECE_BINS
     upper.bar(centres[filled], accuracy, width, color=BLUE, alpha=0.35)
-    upper.plot(
-        meant, accuracy, "o", color=BLUE, ms=5, clip_on=False, label="accuracy at the bin's confidence"
-    )
+    upper.plot(meant, accuracy, "o", color=BLUE, ms=5, clip_on=False, label="accuracy at the bin's confidence")
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     lower.bar(centres, counts, width, color=GREY)
     lower.set(xlabel="confidence: the top probability", ylabel="images")

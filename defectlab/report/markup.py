@@ -63,9 +63,7 @@ def table(
         shown = percent(value) if value is None or isinstance(value, float) else _plain(value)
         return f"<td>{text(shown)}</td>"
 
-    head = "".join(
-        f"<th{' class=text' if i < text_columns else ''}>{text(c)}</th>" for i, c in enumerate(columns)
-    )
+    head = "".join(f"<th{' class=text' if i < text_columns else ''}>{text(c)}</th>" for i, c in enumerate(columns))
     body = "".join(f"<tr>{''.join(cell(i, v) for i, v in enumerate(row))}</tr>\n" for row in rows)
     return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>\n"
 

@@ -202,10 +202,7 @@ def _confusions(judged: dict[str, Any]) -> str:
 
 
 def _classes(judged: dict[str, Any]) -> str:
-    rows = [
-        [name, m["support"], m["accuracy"], m["precision"], m["f1"]]
-        for name, m in judged["per_class"].items()
-    ]
+    rows = [[name, m["support"], m["accuracy"], m["precision"], m["f1"]] for name, m in judged["per_class"].items()]
     note = (
         "<p class=quiet>The accuracy of a class is its recall: the share of its images that were recognised. "
         "A dash stands where there is nothing to divide by.</p>"
@@ -213,9 +210,7 @@ def _classes(judged: dict[str, Any]) -> str:
     return table(["class", "images", "accuracy = recall", "precision", "F1"], rows, bars=(2, 3, 4)) + note
 
 
-def _misclassified(
-    predictions: PredictionTable, labels: npt.NDArray[np.int64], sheet: str
-) -> tuple[str, str]:
+def _misclassified(predictions: PredictionTable, labels: npt.NDArray[np.int64], sheet: str) -> tuple[str, str]:
     """The sections of the wrong and of the least certain images."""
     names, n = predictions.class_names, len(predictions.files)
     confidence = predictions.probabilities.max(axis=1)
@@ -234,8 +229,7 @@ def _misclassified(
     if len(wrong):
         mistakes = (
             f"<p>{len(wrong):,} of {n:,} test images, the surest first: look there for wrong labels and "
-            f"blind spots.</p>{sheet}"
-            + table(columns, [row(int(i)) for i in wrong[:WRONG_ROWS]], text_columns=3)
+            f"blind spots.</p>{sheet}" + table(columns, [row(int(i)) for i in wrong[:WRONG_ROWS]], text_columns=3)
         )
         if len(wrong) > WRONG_ROWS:
             mistakes += f"<p class=quiet>The first {WRONG_ROWS}; predictions.csv has them all.</p>"
@@ -269,9 +263,7 @@ def _data(data: dict[str, Any]) -> str:
     counts: dict[str, dict[str, int]] = data.get("counts") or {}
     if counts:
         names = list(dict.fromkeys(name for split in counts.values() for name in split))
-        rows: list[list[Cell]] = [
-            [name, *(split.get(name, 0) for split in counts.values())] for name in names
-        ]
+        rows: list[list[Cell]] = [[name, *(split.get(name, 0) for split in counts.values())] for name in names]
         rows.append(["all classes", *(sum(split.values()) for split in counts.values())])
         body += "<h3>Images</h3>" + table(["class", *counts], rows)
     return body

@@ -83,7 +83,7 @@ class ClassificationTask(pl.LightningModule):
         self._steps: list[tuple[Tensor, Tensor, int]] = []
         self._batches: list[tuple[Tensor, Tensor]] = []
         if channels_last:
-            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network.to(memory_format=torch.channels_last)
         if compile:
             self.network.compile()  # in place: the names in the state dict stay as they are
 
@@ -207,7 +207,9 @@ class ClassificationTask(pl.LightningModule):
         for name, value in values.items():
             self.log(name, value, prog_bar=name in ("val/loss", "val/accuracy"))
         per_class = {f"{stage}/accuracy/{name}": row["accuracy"] for name, row in result["per_class"].items()}
-        self.log_dict({name: value for name, value in per_class.items() if value == value})  # a class without images has none
+        self.log_dict(
+            {name: value for name, value in per_class.items() if value == value}
+        )  # a class without images has none
 
     def parameter_modules(self) -> list[tuple[nn.Module, float]]:
         """Modules to train, each with the factor of its learning rate."""
@@ -226,7 +228,9 @@ class ClassificationTask(pl.LightningModule):
                 "take plateau or constant"
             )
         schedule = self.scheduler.build(optimizer, int(steps) if math.isfinite(steps) else 0)
-        return {"optimizer": optimizer, "lr_scheduler": schedule} if schedule else optimizer  # type: ignore[typeddict-item]
+        if schedule is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": schedule}  # type: ignore[return-value]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep hyper-parameters as plain values, and the class by name: loading must not run code of the file."""
@@ -248,7 +252,7 @@ class ClassificationTask(pl.LightningModule):
         self.restored = True
 
 
-def _check_class_weights(weights: Sequence[float], num_classes: int) -> None:
+def _check_class_weights(weights: Sequence[float] | str, num_classes: int) -> None:
     if isinstance(weights, str) or len(weights) != num_classes:
         raise InputError(
             f"model.class_weights is {weights}: expected balanced, or a number for each of {num_classes} classes"
@@ -265,7 +269,7 @@ def plain(value: Any) -> Any:
         return {"class_path": f"{value.__module__}.{value.__qualname__}"}
     if isinstance(value, functools.partial):
         return {**plain(value.func), "init_args": plain(value.keywords)}
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}

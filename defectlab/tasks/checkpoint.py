@@ -22,7 +22,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         InputError: no such file, a damaged one, one that carries code, or no checkpoint of Lightning's.
     """
     if not path.is_file():
-        raise InputError(f"there is no checkpoint {path}: expected a .ckpt file of a run, such as checkpoints/best.ckpt")
+        raise InputError(
+            f"there is no checkpoint {path}: expected a .ckpt file of a run, such as checkpoints/best.ckpt"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on the pickle protocol of foreign files

@@ -46,8 +46,9 @@ class SmallCNNTask(ClassificationTask):
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002
     ) -> None:
-        if isinstance(network, Mapping):  # from a checkpoint
-            network = network_from_spec(network)
+        given: Any = network
+        if isinstance(given, Mapping):  # from a checkpoint
+            network = network_from_spec(given)
         module = network(num_classes, in_channels, image_size)
         _check_logits(module, num_classes, (2, in_channels, image_size, image_size))
         super().__init__(

@@ -1,0 +1,51 @@
+"""A run that takes a second, for tests that go through the front door."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+TINY = """
+seed_everything: 0
+model:
+  class_path: SmallCNNTask
+  init_args:
+    network: {class_path: CompactCNN}
+    optimizer: {name: adamw, lr: 0.003}
+data:
+  class_path: ImageFolderDataModule
+  init_args: {root: ROOT, image_size: 16, channels: 1, batch_size: 8, eval_batch_size: 4, val_size: 6, test_size: 7}
+trainer:
+  max_epochs: 2
+  accelerator: cpu
+  default_root_dir: RUNS
+  callbacks:
+    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+      init_args: {monitor: val/loss, mode: min, filename: best, enable_version_counter: false}
+    - class_path: lightning.pytorch.callbacks.EarlyStopping
+      init_args: {monitor: val/loss, mode: min, patience: 50}
+"""
+
+
+def write_config(folder: Path, pictures: Path) -> Path:
+    """`folder/tiny.yaml`, whose runs go to `folder/runs/tiny`."""
+    path = folder / "tiny.yaml"
+    path.write_text(TINY.replace("ROOT", str(pictures)).replace("RUNS", str(folder / "runs")), encoding="utf-8")
+    return path
+
+
+def read(run: Path) -> dict[str, Any]:
+    """The sections of metrics.json."""
+    metrics: dict[str, Any] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    return metrics
+
+
+def start(*words: str) -> "subprocess.Popen[str]":
+    """`defectlab` in a process of its own, in a session of its own, so that signals reach it alone."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "defectlab", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
