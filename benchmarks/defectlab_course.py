@@ -56,16 +56,18 @@ class Recipe:
 
     def words(self, precision: str) -> str:
         """For the table."""
-        augmented = "augmented" if self.augmentation else "not augmented"
+        augmented = "flips" if self.augmentation else "no augmentation"
         return (
             f"{self.image_size} px, batch {self.batch_size}, AdamW {self.lr:g}, one-cycle over {self.epochs} "
-            f"epochs, {augmented}, {precision}, channels_last"
+            f"epochs, label smoothing {self.label_smoothing:g}, {augmented}, {precision}, channels_last"
         )
 
 
+# Label smoothing is worth two epochs on MNIST. Shifts and rotations cost the course's network on NEU more epochs
+# than they give accuracy; flips are free.
 FEATURES = Recipe(128, 32, 5, 3e-3, 0.05, 0.25, 0.05, None)
-NEU = Recipe(200, 32, 8, 1e-3, 0.05, 0.25, 0.05, None)
-MNIST = Recipe(28, 64, 3, 3e-3, 0.05, 0.25, 0.0, None)
+NEU = Recipe(200, 16, 10, 1e-3, 0.05, 0.25, 0.1, Augmentation(horizontal_flip=0.5, vertical_flip=0.5))
+MNIST = Recipe(28, 128, 2, 6e-3, 0.05, 0.25, 0.1, None)
 
 
 class Stopwatch(pl.Callback):

@@ -38,11 +38,6 @@ class EventsLogger(TensorBoardLogger):
         """Hand the events to the disk; closed, the writer would begin a new file for the test's."""
         self.experiment.flush()
 
-    @rank_zero_only
-    def close(self) -> None:
-        """Write nothing more."""
-        self.experiment.close()
-
 
 class EpochCSVLogger(Logger):
     """metrics.csv: what is logged at the end of an epoch; whole after every one, continued by a resumed run.
