@@ -1,15 +1,17 @@
 """Images a second that reach the network: defectlab's loader beside torchvision's usual one.
 
 Both sides do the same things to the same pictures, with the same amounts: decode, resize, flip both ways,
-rotate, shift, zoom, change brightness and contrast, turn into float, normalise, all in one grey channel.
-defectlab decodes once, before the first epoch: that time is in its remark. The usual program decodes in
-every epoch.
+rotate, shift, zoom, change brightness and contrast, turn into float, normalise, and hand over batches of one
+shape. With three channels the pictures are RGB, as ImageFolder gives them; with one, its side turns them grey
+first. defectlab decodes once, before the first epoch: that time is in its remark. The usual program decodes
+in every epoch.
 """
 
 import functools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from measure import Measurement, Side, load, take_turns
@@ -37,7 +39,9 @@ BATCH_SIZE = 32
 BAR = 5.0
 
 
-def measure_input(root: Path, what: str, image_size: int, repeats: int, threads: int) -> Measurement:
+def measure_input(
+    root: Path, what: str, image_size: int, channels: Literal[1, 3], repeats: int, threads: int
+) -> Measurement:
     """Whole epochs over the training pictures of `root`, after a first one of each that is not counted."""
     CPUSettings(threads=threads).apply()
     before = load()
@@ -46,6 +50,7 @@ def measure_input(root: Path, what: str, image_size: int, repeats: int, threads:
         root=str(root),
         source="real",
         image_size=image_size,
+        channels=channels,
         batch_size=BATCH_SIZE,
         val_size=len(NEU_CLASSES),  # as few as may be
         augmentation=AUGMENTATION,
@@ -54,7 +59,7 @@ def measure_input(root: Path, what: str, image_size: int, repeats: int, threads:
     read_seconds = time.perf_counter() - began
     assert data.mean is not None
     assert data.std is not None
-    folder = ImageFolder(str(root / "train"), _transforms(image_size, list(data.mean), list(data.std)))
+    folder = ImageFolder(str(root / "train"), _transforms(image_size, channels, data.mean, data.std))
 
     loaders: dict[str, Iterable[tuple[torch.Tensor, torch.Tensor]]] = {"defectlab": data.train_dataloader()}
     for workers in (0, 2):
@@ -71,16 +76,16 @@ def measure_input(root: Path, what: str, image_size: int, repeats: int, threads:
     for side in others:
         side.settings += ", PIL, torchvision.transforms" + ("" if " 0 " in side.name else ", persistent")
     return Measurement(
-        f"Input path, {image_size} px, {what}", "images/s", ours, others, "ours / theirs", BAR, "at least",
+        f"Input path, {image_size} px, {channels} channel{'s' * (channels > 1)}, {what}", "images/s", ours, others, "ours / theirs", BAR, "at least",
         [before, load()],
     )  # fmt: skip
 
 
-def _transforms(image_size: int, mean: list[float], std: list[float]) -> transforms.Compose:
+def _transforms(image_size: int, channels: int, mean: Sequence[float], std: Sequence[float]) -> transforms.Compose:
     a = AUGMENTATION
     return transforms.Compose(
         [
-            transforms.Grayscale(),
+            *([transforms.Grayscale()] if channels == 1 else []),
             transforms.Resize((image_size, image_size)),
             transforms.RandomHorizontalFlip(a.horizontal_flip),
             transforms.RandomVerticalFlip(a.vertical_flip),

@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of every side")
     p.add_argument("--repeats", type=int, help="turns; 5 for input and trainer, 3 for the courses")
     p.add_argument("--image-sizes", type=int, nargs="+", default=[128, 200], help="of input")
+    p.add_argument("--channels", type=int, nargs="+", choices=(1, 3), default=[3, 1], help="of input")
     p.add_argument("--trainer-epochs", type=int, default=3, help="of each fit of trainer")
     p.add_argument("--course-epochs", type=int, default=10, help="at most, for the plain programs")
     p.add_argument("--mnist-batch-size", type=int, default=64, help="of the plain MNIST program")
@@ -59,8 +60,9 @@ def measure(given: argparse.Namespace, folder: Path) -> list[Measurement]:
         pictures = lay_out_neu(given.neu, folder / "neu")
     if everything or given.what == "input":
         results += [
-            measure_input(folder / "neu", pictures, size, given.repeats or 5, given.threads)
+            measure_input(folder / "neu", pictures, size, channels, given.repeats or 5, given.threads)
             for size in given.image_sizes
+            for channels in given.channels
         ]
     if everything or given.what == "trainer":
         runs = folder / "runs"

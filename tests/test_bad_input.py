@@ -302,10 +302,11 @@ def test_folders_without_permission(
     (tmp_path / "others").mkdir(mode=0o555)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs").chmod(0o777)
-    (class_folders / "good").chmod(0o000)
     with nobody():
         said = refused("fit", "--config", str(config), "--trainer.default_root_dir", str(tmp_path / "others"))
         assert "Permission denied): set trainer.default_root_dir" in said
+    (class_folders / "good").chmod(0o000)
+    with nobody():
         assert "good: Permission denied" in refused("fit", "--config", str(config))
     (class_folders / "good").chmod(0o755)
 

@@ -97,13 +97,15 @@ def test_input_path_is_measured_on_both_sides(
     output = tmp_path / "speed.json"
     words = ["input", "--neu", str(neu), "--image-sizes", "16", "--repeats", "2", "--threads", "1"]
     assert load("speed").main([*words, "--output", str(output)]) == 0
-    (measured,) = results(output)
+    measured, grey = results(output)
+    assert "3 channels" in measured["title"]
+    assert "1 channel," in grey["title"]
     assert [len(side["values"]) for side in (measured["ours"], *measured["others"])] == [2, 2, 2]
     assert measured["ratio_value"] > 0
     printed = capsys.readouterr().out
     assert ", torch " in printed.splitlines()[0]
     assert "24 training and 6 test pictures" in printed
-    assert printed.count("| ImageFolder, ") == 2
+    assert printed.count("| ImageFolder, ") == 4
 
 
 def test_trainer_is_measured_on_both_sides(load: Any, mnist: Path, tmp_path: Path) -> None:

@@ -1,51 +1,35 @@
 """From fit to predict, as a user goes."""
 
 import csv
-import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
+from conftest import write_class_folders
+from helpers import read, start, write_config
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from defectlab.cli.main import main
-
-TINY = """
-seed_everything: 0
-model:
-  class_path: SmallCNNTask
-  init_args:
-    network: {class_path: CompactCNN}
-    optimizer: {name: adamw, lr: 0.003}
-data:
-  class_path: ImageFolderDataModule
-  init_args: {root: ROOT, image_size: 16, channels: 1, batch_size: 8, eval_batch_size: 4, val_size: 6, test_size: 7}
-trainer:
-  max_epochs: 2
-  accelerator: cpu
-  default_root_dir: RUNS
-  callbacks:
-    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {monitor: val/loss, mode: min, filename: best, save_last: true, enable_version_counter: false}
-    - class_path: lightning.pytorch.callbacks.EarlyStopping
-      init_args: {monitor: val/loss, mode: min, patience: 50}
-"""
+import defectlab
+from defectlab.cli.main import COMMANDS, main
+from defectlab.networks import MobileNet
 
 Fit = Callable[..., Path]
+FILES = {
+    "checkpoints", "config.yaml", "confusion_matrix.csv", "confusion_matrix.png", "curves.png", "metrics.csv",
+    "metrics.json", "misclassified.png", "per_class.png", "predictions.csv", "reliability.png", "report.html",
+}  # fmt: skip
 
 
 @pytest.fixture
 def config(tmp_path: Path, class_folders: Path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(TINY.replace("ROOT", str(class_folders)).replace("RUNS", str(tmp_path / "runs")))
-    return path
+    return write_config(tmp_path, class_folders)
 
 
 @pytest.fixture
@@ -61,73 +45,179 @@ def fit(config: Path, tmp_path: Path) -> Fit:
     return run
 
 
-def read(run: Path) -> dict[str, Any]:
-    metrics: dict[str, Any] = json.loads((run / "metrics.json").read_text())
-    return metrics
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run for tests that change nothing in it."""
+    folder = tmp_path_factory.mktemp("finished")
+    pictures = write_class_folders(folder / "pictures", 12)
+    augmented = ["--data.augmentation.rotation", "10", "--trainer.log_every_n_steps", "2"]
+    assert main(["fit", "--config", str(write_config(folder, pictures)), *augmented]) == 0
+    (run,) = (folder / "runs" / "tiny").iterdir()
+    return run
 
 
-def start(*words: str) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "defectlab", *words],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
+def epochs(run: Path) -> list[int]:
+    with (run / "metrics.csv").open() as file:
+        return [int(row["epoch"]) for row in csv.DictReader(file)]
 
 
-def test_fit_leaves_the_run_folder_of_the_contract(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
-    run = fit()
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_help_version_and_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
     said = capsys.readouterr().out
-    for words in ("accuracy", "macro F1", "worst class", "tensorboard --logdir", run.name):
-        assert words in said
-    metrics = read(run)
+    assert all(f"\n  {command} " in said for command in COMMANDS)
+    assert main([]) == 2
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"defectlab {defectlab.__version__}"
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert not stop.value.code
+        assert f"defectlab {command}" in capsys.readouterr().out.replace("[options] ", "")
+
+
+def test_fit_leaves_the_run_folder_of_the_contract(finished: Path) -> None:
+    metrics = read(finished)
     assert list(metrics) == ["data", "val", "test", "environment", "run"]
     assert metrics["data"]["class_names"] == ["good", "hole", "scratch"]
     assert metrics["test"]["n"] == 7
     assert metrics["run"]["config"] == "tiny"
-    assert len(list(run.glob("events.out.tfevents.*"))) >= 1
-    assert not (run / "hparams.yaml").exists()
-    with (run / "metrics.csv").open() as file:
-        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
-    with (run / "predictions.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    names = {path.name for path in finished.iterdir() if not path.name.startswith("events.out.tfevents.")}
+    assert FILES - {"misclassified.png"} <= names <= FILES
+    assert sum(path.name.startswith("events.out.tfevents.") for path in finished.iterdir()) == 1
+    assert {path.name for path in (finished / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    curves = rows_of(finished / "metrics.csv")
+    assert [row["epoch"] for row in curves] == ["0", "1"]
+    assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "seconds"} <= set(curves[0])
+    rows = rows_of(finished / "predictions.csv")
     assert list(rows[0]) == ["file", "label", "predicted", "confidence", "p_good", "p_hole", "p_scratch"]
-    right = sum(row["label"] == row["predicted"] for row in rows)
-    assert right / 7 == metrics["test"]["accuracy"]
-    assert "<html" in (run / "report.html").read_text()
+    assert sum(row["label"] == row["predicted"] for row in rows) / 7 == metrics["test"]["accuracy"]
+    assert "<html" in (finished / "report.html").read_text()
     for name in ("best", "last"):
-        checkpoint = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
-        assert not [key for key in checkpoint["state_dict"] if "_orig_mod" in key]
+        checkpoint = torch.load(finished / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert checkpoint["hyper_parameters"]["num_classes"] == 3
+    assert checkpoint["epoch"] == 1, "last.ckpt is of the last epoch, whichever was the best"
 
 
-def test_the_saved_config_repeats_the_run(fit: Fit, tmp_path: Path) -> None:
-    first = fit("--model.network.dropout", "0.5")
+def test_what_tensorboard_shows(finished: Path) -> None:
+    events = EventAccumulator(str(finished))
+    events.Reload()
+    tags = events.Tags()
+    curves = {"train/loss", "train/loss_step", "val/loss", "val/accuracy", "lr", "val/accuracy/hole", "test/accuracy"}
+    assert curves <= set(tags["scalars"])
+    pictures = {"val/confusion_matrix", "test/confusion_matrix", "images/augmented"}
+    assert pictures <= set(tags["images"]) <= {*pictures, "images/misclassified"}
+    assert ("images/misclassified" in tags["images"]) == (finished / "misclassified.png").exists()
+    assert [event.step for event in events.Scalars("train/loss_step")] == [1, 3, 5]
+    assert events.Scalars("hp/test_accuracy")[0].value == pytest.approx(read(finished)["test"]["accuracy"])
+    packed = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert HParamsPluginData.FromString(packed).session_start_info.hparams["model.optimizer.lr"].number_value == 0.003
+
+
+def test_what_is_said_where_nobody_watches(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit()
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert [line.split("   ")[0] for line in lines[:2]] == ["epoch 1/2", "epoch 2/2"]
+    assert all(words in said.out for words in ("accuracy", "macro F1", "worst class"))
+    assert lines[-1] == f"TensorBoard  tensorboard --logdir {run}"
+    assert "\x1b" not in said.out
+    assert "\r" not in said.out
+    assert max(len(line) for line in lines[2:-2]) <= 80
+    assert said.err == ""
+
+
+def test_the_saved_config_repeats_the_run_from_anywhere(
+    config: Path, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--data.root", class_folders.name, "--trainer.default_root_dir", "runs", "--model.network.dropout", "0.5"]
+    assert main(["fit", "--config", config.name, *words]) == 0
+    (first,) = (tmp_path / "runs" / "tiny").iterdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert main(["fit", "--config", str(first / "config.yaml")]) == 0
-    second = max((run for run in (tmp_path / "runs").glob("*/*")), key=lambda run: run.stat().st_mtime_ns)
-    assert second != first
-    assert read(second)["test"] == read(first)["test"]
+    (second,) = (tmp_path / "elsewhere" / "runs" / "tiny").iterdir()
+    assert [read(second)[part] for part in ("data", "val", "test")] == [
+        read(first)[part] for part in ("data", "val", "test")
+    ]
+    assert (second / "config.yaml").read_text() == (first / "config.yaml").read_text()
     saved = yaml.safe_load((second / "config.yaml").read_text())
     assert saved["model"]["init_args"]["network"]["init_args"]["dropout"] == 0.5
 
 
-def test_test_gives_the_same_figures_again_and_other_data_leave_the_run_alone(
-    fit: Fit, tmp_path: Path, split_folders: Path
+def test_test_repeats_the_figures_and_other_pictures_leave_the_run_alone(
+    finished: Path, tmp_path: Path, split_folders: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = fit()
-    before = read(run)
-    assert main(["test", str(run)]) == 0
-    assert read(run)["test"] == before["test"]
-    kept = (run / "predictions.csv").read_bytes()
-    assert main(["test", str(run), "--data.root", str(split_folders)]) == 0
-    assert (run / "predictions.csv").read_bytes() == kept
-    assert main(["validate", str(run)]) == 0
+    before = read(finished)
+    assert main(["test", str(finished)]) == 0
+    assert read(finished) == before
+    kept = (finished / "predictions.csv").read_bytes()
+    assert main(["test", str(finished), "--data.root", str(split_folders)]) == 0
+    assert read(finished) == before
+    assert (finished / "predictions.csv").read_bytes() == kept
+    other = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("written to").strip())
+    assert read(other)["test"]["n"] == 9
+    assert read(other)["data"]["mean"] == before["data"]["mean"], "of the pictures that it was trained on"
+    shutil.rmtree(other)
+    best = str(finished / "checkpoints" / "best.ckpt")
+    capsys.readouterr()
+    assert main(["test", "--config", str(finished / "config.yaml"), "--ckpt_path", best]) == 0
+    assert f"{before['test']['accuracy']:.2%}" in capsys.readouterr().out
+    assert main(["validate", str(finished)]) == 0
+    assert f"{before['val']['accuracy']:.2%}" in capsys.readouterr().out
+    (finished / "report.html").unlink()
+    assert main(["report", str(finished)]) == 0
+    assert (finished / "report.html").is_file()
 
 
-def test_a_finished_run_goes_on(fit: Fit) -> None:
+def test_predict_writes_a_sorted_table(finished: Path, class_folders: Path, tmp_path: Path) -> None:
+    output, folder = tmp_path / "new" / "out.csv", class_folders / "hole"
+    words = [str(folder), str(class_folders / "good" / "1*.png"), "--output", str(output)]
+    assert main(["predict", str(finished), *words]) == 0
+    rows = rows_of(output)
+    assert list(rows[0]) == ["file", "predicted", "confidence", "p_good", "p_hole", "p_scratch"]
+    assert len(rows) == 12 + 3
+    names = [Path(row["file"]).name for row in rows if "hole" in row["file"]]
+    assert names == [f"{index}.png" for index in range(12)]
+    (folder / "2.png").write_text("not a picture")
+    words = [str(folder), "--output", str(tmp_path / "again.csv"), "--on_bad_image", "skip"]
+    assert main(["predict", str(finished / "checkpoints" / "best.ckpt"), *words]) == 0
+    again = rows_of(tmp_path / "again.csv")
+    assert [row["p_hole"] for row in again] == [
+        row["p_hole"] for row in rows if "hole" in row["file"] and not row["file"].endswith("/2.png")
+    ]
+
+
+def test_a_finished_run_goes_on_where_it_was_moved_to(fit: Fit, tmp_path: Path) -> None:
+    run = fit().rename(tmp_path / "moved")
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["epoch"]
+    # A rate of almost nothing: no later epoch is better by luck alone.
+    words = ["--trainer.max_epochs", "4", "--trainer.callbacks.min_delta", "0.1"]
+    assert main(["resume", str(run), *words]) == 0
+    assert epochs(run) == [0, 1, 2, 3]
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["epoch"] == 3
+    (state,) = (s for name, s in last["callbacks"].items() if name.startswith("ModelCheckpoint{'monitor': 'val/loss'"))
+    assert state["best_model_path"] == str((run / "checkpoints" / "best.ckpt").resolve())
+    losses = [float(row["val/loss"]) for row in rows_of(run / "metrics.csv")]
+    assert float(state["best_model_score"]) == pytest.approx(min(losses), rel=1e-4)
+    assert read(run)["run"]["best_epoch"] == losses.index(min(losses)) >= best
+    assert read(run)["run"]["config"] == "tiny"
+
+
+def test_a_run_stopped_in_its_first_epoch_begins_anew(fit: Fit) -> None:
     run = fit()
-    assert main(["resume", str(run), "--trainer.max_epochs", "4"]) == 0
-    with (run / "metrics.csv").open() as file:
-        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2", "3"]
-    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 3
+    for path in [*run.iterdir()]:
+        if path.name != "config.yaml":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert main(["resume", str(run)]) == 0
+    assert epochs(run) == [0, 1]
+    assert read(run)["test"]["n"] == 7
 
 
 def test_ctrl_c_and_resume(config: Path, tmp_path: Path) -> None:
@@ -140,75 +230,82 @@ def test_ctrl_c_and_resume(config: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "defectlab resume" in complaint
-    assert "Traceback" not in complaint
     (run,) = (tmp_path / "runs" / "tiny").iterdir()
+    assert complaint == f"defectlab: stopped; go on with: defectlab resume {os.path.realpath(run)}\n"
     reached = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"]
     assert main(["resume", str(run), "--trainer.max_epochs", str(reached + 3)]) == 0
-    with (run / "metrics.csv").open() as file:
-        assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(reached + 3))
+    assert epochs(run) == list(range(reached + 3))
     assert read(run)["test"]["n"] == 7
 
 
-def test_predict_writes_a_sorted_table(fit: Fit, class_folders: Path, tmp_path: Path) -> None:
-    run = fit()
-    output = tmp_path / "out.csv"
-    folder = class_folders / "hole"
-    assert (
-        main(["predict", str(run), str(folder), str(class_folders / "good" / "1*.png"), "--output", str(output)]) == 0
-    )
-    with output.open() as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["file", "predicted", "confidence", "p_good", "p_hole", "p_scratch"]
-    assert len(rows) == 12 + 3
-    names = [Path(row["file"]).name for row in rows if "hole" in row["file"]]
-    assert names == [f"{index}.png" for index in range(12)]
-    again = tmp_path / "again.csv"
-    assert main(["predict", str(run / "checkpoints" / "best.ckpt"), str(folder), "--output", str(again)]) == 0
-    with again.open() as file:
-        assert [row["predicted"] for row in csv.DictReader(file)] == [
-            r["predicted"] for r in rows if "hole" in r["file"]
-        ]
+def test_bf16_and_clipping_train(fit: Fit) -> None:
+    words = ["--trainer.precision", "bf16-mixed", "--trainer.gradient_clip_val", "1", "--trainer.max_epochs", "1"]
+    assert read(fit(*words))["test"]["n"] == 7
 
 
-def test_two_processes_count_each_test_image_once(fit: Fit, config: Path, tmp_path: Path) -> None:
-    alone = fit()
-    words = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
-    test = start("test", str(alone), *words)
-    assert test.wait(timeout=120) == 0, test.communicate()
-    two = read(alone)["test"]
-    assert main(["test", str(alone)]) == 0
-    assert two == read(alone)["test"]
-    process = start("fit", "--config", str(config), *words)
-    _, complaint = process.communicate(timeout=120)
-    assert process.returncode == 0, complaint
-    runs = set((tmp_path / "runs" / "tiny").iterdir()) - {alone}
-    assert len(runs) == 1
-    assert read(runs.pop())["test"]["n"] == 7
-
-
-def test_bf16_trains(fit: Fit) -> None:
-    assert read(fit("--trainer.precision", "bf16-mixed", "--trainer.max_epochs", "1"))["test"]["n"] == 7
-
-
-def test_cached_features_train_the_head_alone(config: Path, fit: Fit, tmp_path: Path) -> None:
-    from defectlab.networks import MobileNet
-
+def test_cached_features_need_their_weights_once(config: Path, fit: Fit, tmp_path: Path) -> None:
     torch.manual_seed(0)
     donor = MobileNet(3, 1, 16, stages="middle")
-    torch.save(donor.state_dict(), tmp_path / "donor.pth")
+    weights = tmp_path / "donor.pth"
+    torch.save(donor.state_dict(), weights)
     text = yaml.safe_load(config.read_text())
     text["model"] = {
         "class_path": "MobileNetTask",
-        "init_args": {"weights": str(tmp_path / "donor.pth"), "stages": "middle", "cache_features": True},
+        "init_args": {"weights": str(weights), "stages": "middle", "cache_features": True},
     }
     config.write_text(yaml.safe_dump(text))
     run = fit()
-    (tmp_path / "donor.pth").unlink()  # the checkpoint has the tensors
-    state = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    weights.unlink()  # the checkpoint has the tensors
+    before = read(run)
+    assert before["run"]["weights"] == str(weights)
+    assert main(["test", str(run)]) == 0
+    assert read(run)["test"] == before["test"]
+    assert main(["resume", str(run), "--trainer.max_epochs", "3"]) == 0
+    assert read(run)["run"]["weights"] == str(weights)
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     for name, tensor in donor.features.state_dict().items():
         assert torch.equal(state[f"network.features.{name}"], tensor), name
-    assert not torch.equal(state["network.head.2.weight"], donor.head.state_dict()["2.weight"])
-    before = read(run)["test"]
-    assert main(["test", str(run)]) == 0
-    assert read(run)["test"] == before
+    assert not torch.equal(state["network.head.2.weight"], donor.state_dict()["head.2.weight"])
+
+
+def test_synthetic_pictures_are_called_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data.source", "synthetic", "--data.synthetic_per_class", "8", "--data.image_size", "32"]
+    words += ["--data.val_size", "6", "--data.test_size", "12"]
+    words += ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(tmp_path)]
+    assert main(["fit", "--config", "neu_simple_cnn.yaml", *words]) == 0
+    said = capsys.readouterr()
+    (warning,) = said.err.splitlines()
+    assert "SYNTHETIC" in warning
+    assert "SYNTHETIC" in said.out
+    (run,) = (tmp_path / "neu_simple_cnn").iterdir()
+    assert read(run)["data"]["source"] == "synthetic"
+    assert yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]["source"] == "synthetic"
+    assert main(["data", "synthesize", str(tmp_path / "strip"), "--per-class", "1"]) == 0
+    assert main(["predict", str(run), str(tmp_path / "strip"), "--output", str(tmp_path / "out.csv")]) == 0
+    assert "SYNTHETIC" in capsys.readouterr().out
+    assert len(rows_of(tmp_path / "out.csv")) == 6
+
+
+def test_data_fetch_says_where_the_pictures_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def fetch(folder: Path, url: str) -> Path:
+        asked.append(url)
+        return folder
+
+    monkeypatch.setattr("defectlab.data.fetch.fetch_neu", fetch)
+    assert main(["data", "fetch", str(tmp_path / "neu"), "--url", "http://127.0.0.1/neu.zip"]) == 0
+    assert capsys.readouterr().out == f"NEU-CLS is in {tmp_path / 'neu'}\n"
+    assert main(["data", "fetch"]) == 0
+    assert asked[0] == "http://127.0.0.1/neu.zip"
+    assert asked[1].startswith("https://github.com/")
+
+
+def test_configs_lists_and_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["configs"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("neu_mobilenet.yaml ") and len(line.split()) > 3 for line in listed)
+    assert main(["configs", "gpu"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["trainer"]["accelerator"] == "gpu"

@@ -24,6 +24,7 @@ _KNOWN_WARNINGS = (
     r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\).*",  # a step that the gradient scaler left out
     r".*recommended to use `self\.log\(.*sync_dist=True.*",  # every process computes the same from all images
     r".*GPU available but not used.*",  # asked for
+    r".*The dirpath has changed from.*",  # fit --ckpt_path goes on in a folder of its own
     r".*callbacks used to create the checkpoint need to be provided.*",  # test needs none of fit's
 )
 

@@ -12,7 +12,7 @@ from defectlab.cli.parser import DefectCLI
 from defectlab.cli.processes import guarded
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, write_text
-from defectlab.tasks.checkpoint import read_checkpoint
+from defectlab.tasks.checkpoint import check_fit, read_checkpoint
 
 __all__ = ["evaluate"]
 
@@ -37,7 +37,7 @@ def evaluate(command: Literal["validate", "test"], words: list[str]) -> int:
     checkpoint = cli.config_init[command].ckpt_path
     if checkpoint is None:
         raise InputError(f"{command} needs trained weights: give a run folder, or --config and --ckpt_path")
-    read_checkpoint(Path(checkpoint))
+    check_fit(task, read_checkpoint(Path(checkpoint)), Path(checkpoint))
     evaluator = trainer.validate if command == "validate" else trainer.test
     with guarded(trainer, "nothing was written"):
         evaluator(task, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)

@@ -10,15 +10,15 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from defectlab.cli.configs import resolve_config_arguments
 from defectlab.cli.console import quieten, shown_path
 from defectlab.cli.loggers import EpochCSVLogger
-from defectlab.cli.outcome import print_result, write_outcome
+from defectlab.cli.outcome import earlier_metrics, print_result, write_outcome
 from defectlab.cli.parser import DefectCLI
 from defectlab.cli.processes import guarded
 from defectlab.cli.ranks import is_first_process
 from defectlab.errors import InputError
 from defectlab.report.tensorboard import add_augmented, events_logger
 from defectlab.runs import RunFolder, write_text
-from defectlab.tasks import ClassificationTask, MobileNetTask
-from defectlab.tasks.checkpoint import data_card, read_checkpoint
+from defectlab.tasks import ClassificationTask, MobileNetTask, OptimizerSettings
+from defectlab.tasks.checkpoint import check_fit, data_card, read_checkpoint
 
 __all__ = ["run", "train_and_test"]
 
@@ -119,13 +119,19 @@ def _best_checkpoint(cli: DefectCLI) -> str | None:
 
 
 def _config_name(run_folder: RunFolder) -> str:
-    earlier = run_folder.read_metrics() if run_folder.metrics_json.is_file() else {}
-    return str(earlier.get("run", {}).get("config") or run_folder.path.parent.name)
+    return str(earlier_metrics(run_folder).get("run", {}).get("config") or run_folder.path.parent.name)
 
 
 def _check_continuation(checkpoint: dict[str, Any], cli: DefectCLI) -> None:
-    cli.model.on_load_checkpoint(checkpoint)
-    cli.datamodule.load_state_dict(data_card(checkpoint, Path(cli.config_init["fit"].ckpt_path)))
+    path = Path(cli.config_init["fit"].ckpt_path)
+    check_fit(cli.model, checkpoint, path)
+    cli.datamodule.load_state_dict(data_card(checkpoint, path))
+    before = OptimizerSettings(**checkpoint["hyper_parameters"].get("optimizer") or {}).name
+    if cli.model.optimizer.name != before:
+        raise InputError(
+            f"model.optimizer.name is {cli.model.optimizer.name}, but {path} was trained with {before}: what an "
+            "optimiser has gathered is of no use to another; keep it, or begin with fit and model.weights"
+        )
     done, wanted = checkpoint["epoch"] + 1, cli.trainer.max_epochs
     if wanted is not None and 0 <= wanted < done:
         raise InputError(f"trainer.max_epochs is {wanted}, but {done} epochs are done: give at least as many")

@@ -74,8 +74,13 @@ class EpochCSVLogger(Logger):
             self._rows = {}
             self._marked = time.monotonic()
             if self.path.is_file():
-                with self.path.open(newline="", encoding="utf-8") as file:
-                    self._rows = {int(row["epoch"]): row for row in csv.DictReader(file)}
+                try:
+                    with self.path.open(newline="", encoding="utf-8") as file:
+                        self._rows = {int(row["epoch"]): row for row in csv.DictReader(file)}
+                except (ValueError, KeyError):
+                    raise InputError(
+                        f"{self.path} is no table of epochs any more: remove it, or put the right one in its place"
+                    ) from None
         return self._rows
 
     @property

@@ -23,6 +23,7 @@ COMMANDS = {
     "data": "data sets:                                  data fetch [DIR] | data synthesize DIR",
     "configs": "list the shipped configs, or print one:     configs [NAME]",
 }
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 # Seconds that another process leaves to the first one: to say the same, and to end it after Ctrl-C, as an early
 # end would be taken for a failure.
 _PATIENCE, _LONG_PATIENCE = 3.0, 10.0
@@ -51,8 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(words[0], words[1:])
     except InputError as error:
         return _complain(str(error))
-    except MemoryError:
-        return _complain("out of memory: lower data.batch_size or data.image_size")
+    except (MemoryError, RuntimeError) as error:
+        # torch has no MemoryError for the CPU.
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _OUT_OF_MEMORY):
+            raise
+        return _complain("out of memory: lower data.batch_size or data.image_size, or take a smaller network")
     except OSError as error:
         # A full disk, a folder without write permission: nothing a traceback would explain better.
         reason = error.strerror or str(error)

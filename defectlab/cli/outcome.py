@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from defectlab.data import ImageDataModule
+from defectlab.errors import InputError
 from defectlab.metrics import SplitMetrics, accuracy_interval
 from defectlab.report import write_report
 from defectlab.report.figures import SYNTHETIC_NOTE, image_sheet, save_png
@@ -18,7 +19,7 @@ from defectlab.report.tensorboard import add_figures, add_hparams, events_logger
 from defectlab.runs import RunFolder, environment
 from defectlab.tasks import ClassificationTask
 
-__all__ = ["print_result", "write_outcome"]
+__all__ = ["earlier_metrics", "print_result", "write_outcome"]
 
 _ON_SHEET = 40
 
@@ -32,7 +33,7 @@ def write_outcome(
     config: dict[str, Any],
 ) -> None:
     """Write metrics.json, predictions.csv, the misclassified sheet, TensorBoard's figures and the report."""
-    earlier = run.read_metrics() if run.metrics_json.exists() else {}
+    earlier = earlier_metrics(run)
     run.write_metrics(
         {
             **earlier,
@@ -57,6 +58,14 @@ def write_outcome(
         add_hparams(logger, config, task.results["test"])
         logger.experiment.close()
     write_report(run)
+
+
+def earlier_metrics(run: RunFolder) -> dict[str, Any]:
+    """The sections of metrics.json; none if there is no file yet, or one that cannot be read and is to be replaced."""
+    try:
+        return run.read_metrics()
+    except InputError:
+        return {}
 
 
 def misclassified_sheet(task: ClassificationTask, data: ImageDataModule) -> Figure | None:

@@ -93,6 +93,9 @@ class DefectCLI(LightningCLI):
             arguments is not None and arguments.get("root") is not None
         ):  # metrics.json and config.yaml are read from other folders too
             arguments.root = str(Path(arguments.root).expanduser().absolute())
+        seed = config.seed_everything
+        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
+            raise InputError(f"seed_everything is {seed}: expected a whole number from 0 to {2**32 - 1}, or true")
         for source, target in _LINKS.items():
             if (config.model.init_args or {}).get(target) is not None:
                 raise InputError(f"model.{target} comes from the data: leave it out, or change data.{source}")
@@ -115,6 +118,8 @@ class DefectCLI(LightningCLI):
             super().instantiate_classes()
         except BaseException as error:
             self.discard()
+            if "can't allocate memory" in str(error):
+                raise MemoryError from None
             if isinstance(error, ValueError | TypeError | MisconfigurationException):
                 raise InputError(_innermost(error)) from None
             raise

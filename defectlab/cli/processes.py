@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -34,7 +33,7 @@ def guarded(trainer: Trainer, advice: str) -> Iterator[None]:
     Raises:
         KeyboardInterrupt: Ctrl-C; holds the advice.
         SystemExit: 143, after SIGTERM: a scheduler whose time is up, or a shutdown.
-        InputError: settings that do not go together, memory that does not suffice, or another process that failed.
+        InputError: settings that do not go together, or another process that failed.
     """
 
     def farewell(number: int) -> None:
@@ -66,10 +65,15 @@ def guarded(trainer: Trainer, advice: str) -> Iterator[None]:
         _end_children(trainer)
         if failed is not None:
             raise InputError(f"process {failed} failed: its own message is above; all are stopped") from None
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            raise InputError("out of memory: lower data.batch_size or data.image_size") from None
         if "Early stopping conditioned on metric" in str(error):
             raise InputError(f"trainer.callbacks.EarlyStopping.monitor: {_first_sentence(error)}") from None
+        raise
+    except ValueError as error:
+        _end_children(trainer)
+        if "Expected more than 1 value per channel" in str(error):
+            raise InputError(
+                "BatchNorm cannot train on one value a channel: give data.batch_size at least 2, or larger images"
+            ) from None
         raise
     except BaseException:
         _end_children(trainer)

@@ -2,6 +2,7 @@
 
 import sys
 
+from defectlab.cli.configs import resolve_config_arguments
 from defectlab.cli.console import quieten
 from defectlab.cli.files import take_run
 from defectlab.cli.fit import train_and_test
@@ -16,7 +17,7 @@ def run(words: list[str]) -> int:
     """Train on from last.ckpt with the saved config; further arguments change it."""
     quieten()
     run_folder, changes = take_run("resume", words)
-    arguments = ["--config", str(run_folder.config), *changes]
+    arguments, _ = resolve_config_arguments(["--config", str(run_folder.config), *changes])
     if run_folder.last.is_file():
         read_checkpoint(run_folder.last)
         arguments += ["--ckpt_path", str(run_folder.last)]

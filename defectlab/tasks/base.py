@@ -216,9 +216,9 @@ class ClassificationTask(pl.LightningModule):
         return [(self.network, 1.0)]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """From the two settings; fused kernels cannot unscale and clip, so they give way under 16-mixed."""
+        """From the two settings; Lightning cannot clip for fused kernels under mixed precision, so they give way."""
         settings = self.optimizer
-        if self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val:
+        if self.trainer.precision.endswith("-mixed") and self.trainer.gradient_clip_val:
             settings = dataclasses.replace(settings, fused=False)
         optimizer = settings.build(parameter_groups(self.parameter_modules(), settings))
         steps = self.trainer.estimated_stepping_batches

@@ -12,7 +12,7 @@ import torch
 from defectlab.errors import InputError
 from defectlab.tasks.base import ClassificationTask
 
-__all__ = ["data_card", "load_task", "read_checkpoint"]
+__all__ = ["check_fit", "data_card", "load_task", "read_checkpoint"]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -43,6 +43,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= set(checkpoint):
         raise InputError(f"{path} is not a run's checkpoint: expected one written by defectlab fit")
     return checkpoint
+
+
+def check_fit(task: ClassificationTask, checkpoint: dict[str, Any], path: Path) -> None:
+    """Refuse a checkpoint of another network before anything is read or written for it.
+
+    Raises:
+        InputError: another class count, or a tensor that is missing, too many or of another shape.
+    """
+    task.on_load_checkpoint(checkpoint)
+    ours, theirs = (
+        {name: tuple(tensor.shape) for name, tensor in state.items()}
+        for state in (task.state_dict(), checkpoint["state_dict"])
+    )
+    for name in [*ours, *theirs]:
+        if ours.get(name) != theirs.get(name):
+            found, expected = (shapes.get(name, "absent") for shapes in (theirs, ours))
+            raise InputError(
+                f"{path} is of another network than the config's: {name} is {found}, expected {expected}; "
+                "give the config that it was trained with"
+            )
 
 
 def data_card(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:

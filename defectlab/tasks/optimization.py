@@ -35,7 +35,7 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         for name, value in (("lr", self.lr), ("weight_decay", self.weight_decay), ("momentum", self.momentum)):
-            if value < 0:
+            if not 0 <= value < math.inf:
                 raise InputError(f"model.optimizer.{name} is {value}: expected a number of at least 0")
 
     def build(self, groups: list[dict[str, Any]]) -> Optimizer:

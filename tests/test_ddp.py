@@ -1,0 +1,124 @@
+"""Two processes, and how they come to an end together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import read, start, write_config
+
+from defectlab.cli.main import main
+
+TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+FAIL = """
+import time
+from lightning.pytorch.callbacks import Callback
+from defectlab.errors import InputError
+
+class Fail(Callback):
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        time.sleep(0.05)
+        if trainer.current_epoch == 1 and trainer.global_rank == self.rank:
+            raise InputError("a process has failed")
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path, class_folders: Path) -> Path:
+    return write_config(tmp_path, class_folders)
+
+
+def wait_for(condition: str, folder: Path, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 90
+    while not list(folder.glob(condition)) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def alive(group: int) -> bool:
+    """Whether any process of a session is left, after a moment."""
+    for _ in range(50):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_two_processes_make_one_run_and_count_each_image_once(config: Path, tmp_path: Path) -> None:
+    process = start("fit", "--config", str(config), *TWO)
+    said, complaint = process.communicate(timeout=120)
+    assert process.returncode == 0, complaint
+    assert complaint == ""
+    assert said.count("epoch 1/2") == said.count("TensorBoard  ") == 1
+    (run,) = (tmp_path / "runs" / "tiny").iterdir()
+    assert (run / "report.html").is_file()
+    by_two = read(run)
+    assert by_two["test"]["n"] == 7  # odd, in batches of 4: padding would count one twice
+    one = ("--trainer.devices", "1", "--trainer.strategy", "auto")
+    assert main(["test", str(run), *one]) == 0
+    assert read(run)["test"] == by_two["test"]
+    again = start("test", str(run))
+    assert again.wait(timeout=120) == 0, again.communicate()
+    assert read(run)["test"] == by_two["test"]
+
+
+def test_a_process_that_fails_ends_all(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "failing.py").write_text(FAIL)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    words = ["--trainer.callbacks+=failing.Fail", "--trainer.callbacks.rank", "1"]
+    process = start("fit", "--config", str(config), *TWO, *words)
+    _, complaint = process.communicate(timeout=120)
+    assert process.returncode not in (0, None)
+    assert "defectlab: error: in another process: a process has failed" in complaint.splitlines()
+    assert "Traceback" not in complaint
+    assert not alive(process.pid)
+
+
+def test_bad_pictures_start_no_second_process(config: Path, tmp_path: Path) -> None:
+    """In this process: a launch would start pytest anew."""
+    assert main(["fit", "--config", str(config), *TWO, "--data.root", str(tmp_path / "nowhere")]) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_ctrl_c_ends_both(config: Path, tmp_path: Path) -> None:
+    process = start("fit", "--config", str(config), *TWO, "--trainer.max_epochs", "2000")
+    wait_for("runs/tiny/*/checkpoints/last.ckpt", tmp_path, process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130, complaint
+    assert [line.partition(";")[0] for line in complaint.splitlines()] == ["defectlab: stopped"]
+    assert not alive(process.pid)
+
+
+STUCK = """
+import hashlib, os
+from defectlab.cli.signals import LastResort
+print("ready", flush=True)
+with LastResort({grace}, lambda number: print("farewell", number, flush=True), {parent}):
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # a quarter of an hour in C, deaf to signals
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_stuck_in_c_ends_too(number: signal.Signals) -> None:
+    code = f"import signal; signal.signal({int(number)}, lambda *_: None)" + STUCK.format(grace=0.2, parent=None)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.3)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=20)
+    assert said == f"farewell {int(number)}\n"
+    assert process.returncode == 128 + number
+
+
+def test_a_process_whose_parent_is_gone_ends_too() -> None:
+    code = STUCK.format(grace=0.2, parent="os.getppid() + 1")
+    assert subprocess.run([sys.executable, "-c", code], timeout=20, check=False).returncode == 1
