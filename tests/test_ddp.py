@@ -36,7 +36,8 @@ def config(tmp_path: Path, class_folders: Path) -> Path:
 
 def wait_for(condition: str, folder: Path, process: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + 90
-    while not list(folder.glob(condition)) and process.poll() is None and time.monotonic() < deadline:
+    while not list(folder.glob(condition)) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
         time.sleep(0.1)
 
 

@@ -34,13 +34,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             part.replace(target)
         except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-            with contextlib.suppress(OSError):
-                part.unlink()
+            if isinstance(error.__context__, KeyboardInterrupt):  # and an interrupted one likewise
+                raise error.__context__ from None
             reason = error.strerror if isinstance(error, OSError) else "the disk is full, or fails"
             kept = "the last good one is still there" if target.exists() else "nothing was written"
             raise InputError(
                 f"could not write the checkpoint {target} ({reason}); {kept}: free some space, then resume the run"
             ) from None
+        finally:
+            with contextlib.suppress(OSError):  # renamed by now, if all went well
+                part.unlink()
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any | None = None, weights_only: bool | None = None

@@ -22,9 +22,12 @@ from defectlab.networks import Network
 from defectlab.runtime import CPUSettings
 from defectlab.tasks import ClassificationTask
 
-__all__ = ["explain"]
+__all__ = ["explain", "nearest"]
 
-_UNKNOWN = r"ption '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: --([^\s=]+)"
+_UNKNOWN = (
+    r"ption '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: --([^\s=]+)|"
+    r"Unexpected config: (\w+):"
+)
 _NO_CLASS = (
     r"Expected a dot import path string: (\S+)|module '[\w.]+' has no attribute '(\w+)'|No module named '([\w.]+)'"
 )
@@ -54,7 +57,7 @@ def explain(message: str) -> str:
         wanted = _class_names(place)
         if not wanted and place.startswith(("model.", "data.")):
             return f"{place} is {name}: {_BY_NAME}"
-        return f"{place}: there is no class {name}{_near(name.rpartition('.')[2], wanted)}"
+        return f"{place}: there is no class {name}{nearest(name.rpartition('.')[2], wanted)}"
     if found := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", head):
         return f"{place} is {found[1]}: expected a subclass of {found[2]}"
     if missing := _first(r"the following arguments are required: ([\w., ]+?)(?: -|$)", head):
@@ -100,7 +103,7 @@ def _unknown_key(place: str, key: str, holder: Any) -> str:
         names = _arguments(holder) if holder else []
     where = ".".join(right)
     wrong = f"{where}.{part}" if where else part
-    return f"unknown key {wrong}{_near(part, names)}"
+    return f"unknown key {wrong}{nearest(part, names)}"
 
 
 def _arguments(holder: Any) -> list[str]:
@@ -126,7 +129,8 @@ def _class_names(place: str) -> list[str]:
     return [cls.__name__ for cls in found if inspect.isclass(cls) and issubclass(cls, base) and cls is not base]
 
 
-def _near(name: str, names: list[str]) -> str:
+def nearest(name: str, names: list[str]) -> str:
+    """The end of a message about an unknown name: the most similar one, or all of a few."""
     near = get_close_matches(name, names, n=1, cutoff=0.5)
     if near:
         return f": did you mean {near[0]}?"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -17,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from defectlab.cli.checkpoint_io import AtomicCheckpointIO
 from defectlab.cli.console import EpochLines
 from defectlab.cli.loggers import EpochCSVLogger, EventsLogger
-from defectlab.cli.messages import explain
+from defectlab.cli.messages import explain, nearest
 from defectlab.cli.ranks import is_first_process
 from defectlab.data import ImageDataModule
 from defectlab.errors import InputError
@@ -85,6 +86,8 @@ class DefectCLI(LightningCLI):
         """Parse, where the parent would warn about a list of arguments, and refuse what would be ignored."""
         self.config = parser.parse_args(args)
         config = self.config[self.command]
+        for path in config.config or []:
+            _check_empty_sections(yaml.safe_load(Path(path).read_text(encoding="utf-8")), config)
         for part in ("model", "data"):
             if config[part] is None:
                 raise InputError(f"the config has no {part}: expected a section {part} with class_path and init_args")
@@ -180,6 +183,18 @@ class DefectCLI(LightningCLI):
         if "root" in data and self.datamodule.source == "real":
             data.root = str(Path(self.datamodule.location).expanduser().absolute())
         return str(parser.dump(config, skip_none=False, skip_validation=True))
+
+
+def _check_empty_sections(given: Any, config: Any, place: str = "") -> None:
+    """Refuse an unknown key that holds an empty mapping: jsonargparse passes over it, like over any empty one."""
+    if not isinstance(given, dict) or not isinstance(config, jsonargparse.Namespace):
+        return
+    for key, value in given.items():
+        if value == {} and key not in config:
+            where = f"{place}.{key}".removeprefix(".").replace(".init_args", "")
+            raise InputError(f"unknown key {where}{nearest(key, list(vars(config)))}")
+        if key in config:
+            _check_empty_sections(value, config[key], f"{place}.{key}".removeprefix("."))
 
 
 def _with_last(callbacks: list[Any], folder: Path) -> list[Any]:
