@@ -1,0 +1,16 @@
+"""The run folder and its files: the contract between commands."""
+
+from defectlab.runs.folder import RunFolder, find_runs
+from defectlab.runs.machine import environment
+from defectlab.runs.predictions import PredictionTable, read_prediction_table, write_prediction_table
+from defectlab.runs.text import write_text
+
+__all__ = [
+    "PredictionTable",
+    "RunFolder",
+    "environment",
+    "find_runs",
+    "read_prediction_table",
+    "write_prediction_table",
+    "write_text",
+]

@@ -1,0 +1,108 @@
+"""predictions.csv: one row an image, written by `test` and `predict`, read by every comparison."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from defectlab.errors import InputError
+from defectlab.runs.text import write_text
+
+
+@dataclass(frozen=True)
+class PredictionTable:
+    """Predictions for N images: `labels` and `predicted` are `(N,)` class indices, `probabilities`
+    `(N, C)` in [0, 1]. `labels` is None where the truth is not known."""
+
+    files: list[str]
+    class_names: list[str]
+    labels: npt.NDArray[np.int64] | None
+    predicted: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float64]
+
+
+def write_prediction_table(
+    path: Path,
+    files: Sequence[str],
+    labels: npt.ArrayLike | None,
+    probabilities: npt.ArrayLike,
+    class_names: Sequence[str],
+) -> None:
+    """Write one row an image: `file,label,predicted,confidence,p_<class>...`, in one step.
+
+    `labels` `(N,)` are class indices; with None there is no label column. `probabilities` `(N, C)` are
+    written with six decimals, and `confidence` is the largest of a row.
+
+    Raises:
+        InputError: lengths that do not fit together, labels out of range, or a place that cannot be
+            written to.
+    """
+    shares = np.asarray(probabilities, dtype=np.float64)
+    truth = None if labels is None else np.asarray(labels, dtype=np.int64)
+    expected = (len(files), len(class_names))
+    if shares.shape != expected or (truth is not None and truth.shape != expected[:1]):
+        raise InputError(
+            f"{path.name}: probabilities of shape {shares.shape} with labels of shape "
+            f"{None if truth is None else truth.shape}; expected {expected}: a row a file, a column a class"
+        )
+    if truth is not None and truth.size and not 0 <= truth.min() <= truth.max() < len(class_names):
+        raise InputError(
+            f"{path.name}: labels run from {truth.min()} to {truth.max()}: "
+            f"expected 0 to {len(class_names) - 1}, a number for each class"
+        )
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    label_column = [] if truth is None else ["label"]
+    writer.writerow(["file", *label_column, "predicted", "confidence", *(f"p_{name}" for name in class_names)])
+    for index, (file, row) in enumerate(zip(files, shares, strict=True)):
+        label = [] if truth is None else [class_names[truth[index]]]
+        best = int(row.argmax())
+        writer.writerow([file, *label, class_names[best], f"{row[best]:.6f}", *(f"{p:.6f}" for p in row)])
+    write_text(path, text.getvalue())
+
+
+def read_prediction_table(path: Path) -> PredictionTable:
+    """Read what `write_prediction_table` wrote.
+
+    Raises:
+        InputError: the file is absent, or a row is not what its header says.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); run `test` or `predict` first") from None
+    labelled = "label" in header[:2]
+    fixed = ["file", *(["label"] if labelled else []), "predicted", "confidence"]
+    class_names = [column.removeprefix("p_") for column in header[len(fixed) :]]
+    if header[: len(fixed)] != fixed or not class_names:
+        raise InputError(
+            f"{path}: header {','.join(header)[:60]!r}; "
+            "expected file,[label,]predicted,confidence,p_<class>..., as `test` and `predict` write it"
+        )
+    index_of = {name: index for index, name in enumerate(class_names)}
+    labels, predicted, probabilities = [], [], []
+    for line, row in enumerate(rows, start=2):
+        try:
+            names = [index_of[name] for name in row[1 : len(fixed) - 1]]
+            shares = [float(cell) for cell in row[len(fixed) :]]
+            if len(row) != len(header):
+                raise ValueError(f"{len(row)} cells instead of {len(header)}")
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{path}, row {line}: {error} does not fit the header; write it anew") from None
+        labels.append(names[0])
+        predicted.append(names[-1])
+        probabilities.append(shares)
+    return PredictionTable(
+        files=[row[0] for row in rows],
+        class_names=class_names,
+        labels=np.array(labels, dtype=np.int64) if labelled else None,
+        predicted=np.array(predicted, dtype=np.int64),
+        probabilities=np.array(probabilities, dtype=np.float64).reshape(len(rows), len(class_names)),
+    )
