@@ -116,7 +116,9 @@ def _refusal(path: Path, error: Exception) -> str:
         name = str(error).partition("GLOBAL ")[2].partition(" ")[0]
         what = f"holds more than tensors ({name})" if name else "is damaged or no file of weights"
         return f"{path} {what}: it was refused, and nothing in it was executed"
-    return f"{path} could not be read as a file of weights ({_first_line(error)})"
+    if isinstance(error, OSError):
+        return f"{path} could not be read as a file of weights ({_first_line(error)})"
+    return f"{path} is damaged or no file of weights ({type(error).__name__}: {_first_line(error)})"
 
 
 def _first_line(error: Exception) -> str:
