@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,11 @@ def start(*words: str) -> "subprocess.Popen[str]":
         # A shell starts what it puts into the background deaf to Ctrl-C, and its children with it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
+
+
+def wait_for(condition: str, folder: Path, process: "subprocess.Popen[str]") -> None:
+    """Until a file is there that fits the glob pattern `condition`; for 90 s at most."""
+    deadline = time.monotonic() + 90
+    while not list(folder.glob(condition)) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)

@@ -4,7 +4,6 @@ import csv
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import write_class_folders
-from helpers import read, start, write_config
+from helpers import read, start, wait_for, write_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -57,8 +56,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def epochs(run: Path) -> list[int]:
-    with (run / "metrics.csv").open() as file:
-        return [int(row["epoch"]) for row in csv.DictReader(file)]
+    return [int(row["epoch"]) for row in rows_of(run / "metrics.csv")]
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -222,11 +220,7 @@ def test_a_run_stopped_in_its_first_epoch_begins_anew(fit: Fit) -> None:
 
 def test_ctrl_c_and_resume(config: Path, tmp_path: Path) -> None:
     process = start("fit", "--config", str(config), "--trainer.max_epochs", "400", "--model.scheduler.name", "constant")
-    last: list[Path] = []
-    deadline = time.monotonic() + 90
-    while not last and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-        last = list((tmp_path / "runs").glob("tiny/*/checkpoints/last.ckpt"))
+    wait_for("runs/tiny/*/checkpoints/last.ckpt", tmp_path, process)
     process.send_signal(signal.SIGINT)
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import read, start, write_config
+from helpers import read, start, wait_for, write_config
 
 from defectlab.cli.main import main
 
@@ -32,13 +32,6 @@ class Fail(Callback):
 @pytest.fixture
 def config(tmp_path: Path, class_folders: Path) -> Path:
     return write_config(tmp_path, class_folders)
-
-
-def wait_for(condition: str, folder: Path, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 90
-    while not list(folder.glob(condition)) and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
 
 
 def alive(group: int) -> bool:

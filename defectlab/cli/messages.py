@@ -9,6 +9,7 @@ import importlib
 import inspect
 import re
 import typing
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -22,7 +23,7 @@ from defectlab.networks import Network
 from defectlab.runtime import CPUSettings
 from defectlab.tasks import ClassificationTask
 
-__all__ = ["explain", "nearest"]
+__all__ = ["explain", "unknown_key"]
 
 _UNKNOWN = (
     r"ption '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: --([^\s=]+)|"
@@ -51,13 +52,13 @@ def explain(message: str) -> str:
         place = f"trainer.callbacks.{holder.__name__}"
     if key := _first(_UNKNOWN, head):
         group = _first(r"Group '([\w.]+)'", head)
-        return _unknown_key(place, f"{group}.{key}" if group else key, holder)
+        return _follow_unknown(place, f"{group}.{key}" if group else key, holder)
     if name := _first(_NO_CLASS, head):
         name = classes[-1] if holder is None and classes and not name[0].isupper() else name
         wanted = _class_names(place)
         if not wanted and place.startswith(("model.", "data.")):
             return f"{place} is {name}: {_BY_NAME}"
-        return f"{place}: there is no class {name}{nearest(name.rpartition('.')[2], wanted)}"
+        return f"{place}: there is no class {name}{_near(name.rpartition('.')[2], wanted)}"
     if found := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", head):
         return f"{place} is {found[1]}: expected a subclass of {found[2]}"
     if missing := _first(r"the following arguments are required: ([\w., ]+?)(?: -|$)", head):
@@ -90,7 +91,7 @@ def _import(path: str) -> Any:
         return None
 
 
-def _unknown_key(place: str, key: str, holder: Any) -> str:
+def _follow_unknown(place: str, key: str, holder: Any) -> str:
     """Follow the key from its holder up to the part that nobody knows."""
     top = {"trainer": Trainer, "cpu": CPUSettings}
     right = [place] if place else []
@@ -101,9 +102,12 @@ def _unknown_key(place: str, key: str, holder: Any) -> str:
         right.append(part)
         holder = _type_of(holder, part) if holder else top.get(part)
         names = _arguments(holder) if holder else []
-    where = ".".join(right)
-    wrong = f"{where}.{part}" if where else part
-    return f"unknown key {wrong}{nearest(part, names)}"
+    return unknown_key(right, part, names)
+
+
+def unknown_key(place: Sequence[str], key: str, names: list[str]) -> str:
+    """What is wrong with `key`, found at `place` where only `names` are known."""
+    return f"unknown key {'.'.join([*place, key])}{_near(key, names)}"
 
 
 def _arguments(holder: Any) -> list[str]:
@@ -129,8 +133,7 @@ def _class_names(place: str) -> list[str]:
     return [cls.__name__ for cls in found if inspect.isclass(cls) and issubclass(cls, base) and cls is not base]
 
 
-def nearest(name: str, names: list[str]) -> str:
-    """The end of a message about an unknown name: the most similar one, or all of a few."""
+def _near(name: str, names: list[str]) -> str:
     near = get_close_matches(name, names, n=1, cutoff=0.5)
     if near:
         return f": did you mean {near[0]}?"

@@ -18,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from defectlab.cli.checkpoint_io import AtomicCheckpointIO
 from defectlab.cli.console import EpochLines
 from defectlab.cli.loggers import EpochCSVLogger, EventsLogger
-from defectlab.cli.messages import explain, nearest
+from defectlab.cli.messages import explain, unknown_key
 from defectlab.cli.ranks import is_first_process
 from defectlab.data import ImageDataModule
 from defectlab.errors import InputError
@@ -92,9 +92,8 @@ class DefectCLI(LightningCLI):
             if config[part] is None:
                 raise InputError(f"the config has no {part}: expected a section {part} with class_path and init_args")
         arguments = config.data.init_args
-        if (
-            arguments is not None and arguments.get("root") is not None
-        ):  # metrics.json and config.yaml are read from other folders too
+        # metrics.json and config.yaml are read from other folders too.
+        if arguments is not None and arguments.get("root") is not None:
             arguments.root = str(Path(arguments.root).expanduser().absolute())
         seed = config.seed_everything
         if not isinstance(seed, bool) and not 0 <= seed < 2**32:
@@ -185,16 +184,16 @@ class DefectCLI(LightningCLI):
         return str(parser.dump(config, skip_none=False, skip_validation=True))
 
 
-def _check_empty_sections(given: Any, config: Any, place: str = "") -> None:
+def _check_empty_sections(given: Any, config: Any, *place: str) -> None:
     """Refuse an unknown key that holds an empty mapping: jsonargparse passes over it, like over any empty one."""
     if not isinstance(given, dict) or not isinstance(config, jsonargparse.Namespace):
         return
     for key, value in given.items():
         if value == {} and key not in config:
-            where = f"{place}.{key}".removeprefix(".").replace(".init_args", "")
-            raise InputError(f"unknown key {where}{nearest(key, list(vars(config)))}")
+            shown = [part for part in place if part != "init_args"]
+            raise InputError(unknown_key(shown, key, list(vars(config))))
         if key in config:
-            _check_empty_sections(value, config[key], f"{place}.{key}".removeprefix("."))
+            _check_empty_sections(value, config[key], *place, key)
 
 
 def _with_last(callbacks: list[Any], folder: Path) -> list[Any]:

@@ -8,7 +8,6 @@ from defectlab.cli.files import take_run
 from defectlab.cli.fit import train_and_test
 from defectlab.cli.parser import DefectCLI
 from defectlab.cli.ranks import is_first_process
-from defectlab.tasks.checkpoint import read_checkpoint
 
 __all__ = ["run"]
 
@@ -19,7 +18,6 @@ def run(words: list[str]) -> int:
     run_folder, changes = take_run("resume", words)
     arguments, _ = resolve_config_arguments(["--config", str(run_folder.config), *changes])
     if run_folder.last.is_file():
-        read_checkpoint(run_folder.last)
         arguments += ["--ckpt_path", str(run_folder.last)]
     elif is_first_process():
         print(

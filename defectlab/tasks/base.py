@@ -207,9 +207,8 @@ class ClassificationTask(pl.LightningModule):
         for name, value in values.items():
             self.log(name, value, prog_bar=name in ("val/loss", "val/accuracy"))
         per_class = {f"{stage}/accuracy/{name}": row["accuracy"] for name, row in result["per_class"].items()}
-        self.log_dict(
-            {name: value for name, value in per_class.items() if value == value}
-        )  # a class without images has none
+        # A class without images has no accuracy.
+        self.log_dict({name: value for name, value in per_class.items() if value == value})
 
     def parameter_modules(self) -> list[tuple[nn.Module, float]]:
         """Modules to train, each with the factor of its learning rate."""
