@@ -5,8 +5,9 @@ from defectlab.data.base import ImageDataModule
 from defectlab.data.folder import ImageFolderDataModule
 from defectlab.data.mnist import FashionMNISTDataModule, MNISTDataModule
 from defectlab.data.neu import NEUDataModule
+from defectlab.data.surfaces import SurfacesDataModule
 
 __all__ = [
     "Augmentation", "FashionMNISTDataModule", "ImageDataModule", "ImageFolderDataModule", "MNISTDataModule",
-    "NEUDataModule",
+    "NEUDataModule", "SurfacesDataModule",
 ]  # fmt: skip

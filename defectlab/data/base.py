@@ -12,7 +12,7 @@ from torch import Tensor
 
 from defectlab.data.augment import Augmentation
 from defectlab.data.images import ImageSet
-from defectlab.data.loader import EvalLoader, TrainLoader
+from defectlab.data.loader import BatchLoader, EvalLoader, TrainLoader
 from defectlab.data.progress import progress_bar
 from defectlab.data.splits import Split, fixed_split, split_hash, stratified_split
 from defectlab.data.statistics import channel_statistics, check_statistics, is_grey
@@ -153,7 +153,7 @@ class ImageDataModule(pl.LightningDataModule):
             raise InputError("the data set is not split yet: call setup() first")
         return self._parts
 
-    def train_dataloader(self) -> TrainLoader:
+    def train_dataloader(self) -> BatchLoader:
         """Shuffled and augmented; features in place of images while `cache_features` holds some."""
         device, rank, world_size = self._place()
         images = self._images(device) if self._features is None else self._features

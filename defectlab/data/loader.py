@@ -6,13 +6,27 @@ every evaluation image is seen exactly once, and its batch holds the same images
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from defectlab.data.augment import Augmentation, augment, draw, mix, random_generator
 
-__all__ = ["ArrayLoader", "EvalLoader", "TrainLoader"]
+__all__ = ["ArrayLoader", "BatchLoader", "EvalLoader", "TrainLoader"]
+
+
+class BatchLoader(Protocol):
+    """What every datamodule's loaders are: finished batches, and the statistics that normalised them."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def __len__(self) -> int:
+        """Batches of this process."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels."""
 
 
 @dataclass(eq=False, repr=False)

@@ -61,6 +61,17 @@ def strip_images(class_name: str, count: int, seed: int, size: int = SIDE) -> Te
         return torch.cat(list(chunks))[:count]
 
 
+def strip_scenes(labels: Tensor, key: tuple[int, ...], device: torch.device) -> Tensor:
+    """One picture a label `(N,)`, ascending, float32, unclipped, shape (N, 1, 200, 200), drawn on the device.
+
+    The key of non-negative integers takes the place of a seed; pictures hang on it and on all of the labels.
+    """
+    counts = torch.bincount(labels, minlength=len(CLASS_NAMES)).tolist()
+    with device:
+        scenes = [_DRAW[label](Sampler((*key, label), count)) for label, count in enumerate(counts) if count]
+    return torch.cat(scenes).unsqueeze(1)
+
+
 def synthesize(directory: Path, per_class: int, seed: int, size: int = SIDE) -> int:
     """Write `directory/<class>/<class>_<i>.png`, i from 1 to `per_class`, and return the number of images.
 

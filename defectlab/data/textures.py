@@ -17,13 +17,14 @@ SIDE = 200  # the side of a NEU-CLS picture, which all lengths of the synthetic 
 class Sampler:
     """Random numbers for one chunk of `count` images, from a generator of its own.
 
-    The same `key` of non-negative integers gives the same draws; another key gives unrelated ones.
+    The same `key` of non-negative integers gives the same draws; another key gives unrelated ones. Tensors appear on
+    torch's default device.
     """
 
     def __init__(self, key: tuple[int, ...], count: int) -> None:
         self.count = count
         word = np.random.SeedSequence(key).generate_state(1)[0]  # 32 bits are all that torch's generator uses
-        self.generator = torch.Generator().manual_seed(int(word))
+        self.generator = torch.Generator(torch.get_default_device()).manual_seed(int(word))
 
     def uniform(self, low: float, high: float) -> Tensor:
         """One number an image in [low, high), shape (n, 1, 1)."""

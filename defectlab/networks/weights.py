@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchvision.models import get_model_weights
 
@@ -61,6 +61,27 @@ def load_backbone_weights(network: MobileNet, weights: str) -> None:
         )
     counters = {key: value for key, value in own.items() if key.endswith(COUNTER)}
     network.features.load_state_dict({**counters, **kept})
+
+
+def save_backbone_weights(network: MobileNet, path: Path, half: bool) -> None:
+    """Write `network.features` as a .safetensors file that `load_backbone_weights` reads; whole or not at all.
+
+    Args:
+        network: Whose backbone to keep.
+        path: The file, replaced if it is there.
+        half: Whether convolution kernels are kept in half precision; BatchNorm, small and sensitive, never is.
+    """
+    state = {
+        f"features.{key}": (value.half() if half and value.ndim > 1 else value).contiguous()
+        for key, value in network.features.state_dict().items()
+        if not key.endswith(COUNTER)
+    }
+    part = path.with_name(path.name + ".part")
+    try:
+        save_file(state, part, metadata={"backbone": network.backbone, "width": str(network.width)})
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _imagenet(network: MobileNet) -> tuple[Path, Mapping[str, object]]:

@@ -20,6 +20,7 @@ from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, p
 __all__ = ["ClassificationTask", "LabelledData", "plain"]
 
 _LOGGED = ("loss", "accuracy", "macro_f1", "ece")  # of each evaluation, beside the accuracy of each class
+_MOST_CLASSES = 100  # whose accuracies are logged one by one: more curves than that nobody reads
 
 
 @runtime_checkable
@@ -103,7 +104,7 @@ class ClassificationTask(pl.LightningModule):
     def metric_names(self, class_names: Sequence[str]) -> list[str]:
         """What a callback or a scheduler can watch; a task that logs more adds its own."""
         shared = [f"val/{name}" for name in _LOGGED] + ["train/loss", "train/accuracy", "lr"]
-        return shared + [f"val/accuracy/{name}" for name in class_names]
+        return shared + [f"val/accuracy/{name}" for name in class_names if len(class_names) <= _MOST_CLASSES]
 
     def on_fit_start(self) -> None:
         """Find the class weights."""
@@ -206,6 +207,8 @@ class ClassificationTask(pl.LightningModule):
         values = {f"{stage}/{name}": float(result[name]) for name in _LOGGED}  # type: ignore[literal-required]
         for name, value in values.items():
             self.log(name, value, prog_bar=name in ("val/loss", "val/accuracy"))
+        if self.num_classes > _MOST_CLASSES:
+            return
         per_class = {f"{stage}/accuracy/{name}": row["accuracy"] for name, row in result["per_class"].items()}
         # A class without images has no accuracy.
         self.log_dict({name: value for name, value in per_class.items() if value == value})

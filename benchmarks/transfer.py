@@ -1,0 +1,189 @@
+"""How far do weights carry with few labels? Linear probe and fine-tuning by labelled images a class.
+
+    python benchmarks/transfer.py --neu DIR --output transfer
+    python benchmarks/transfer.py --neu DIR --sets neu elpv --imagenet mobilenet_v2:1.0:FILE --fine-tune --output transfer
+
+Every row sees the same labelled images and is judged on all others; mean ± sd over the draws, in per cent, of the mean
+over the classes of the share that is recognised. Each weight file is read at the last layer and at its middle ones, the
+better of which (by the probe, over all budgets) is fine-tuned and plotted. Writes transfer.csv and a PNG a set.
+"""
+
+import argparse
+import contextlib
+import csv
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from measure import header
+from transfer_fit import Source, draw_labelled, fine_tune, probe
+from transfer_sets import LabelledSet, load_elpv, load_neu
+
+from defectlab.data.progress import progress_bar
+from defectlab.errors import InputError
+from defectlab.networks.mobilenet import BACKBONES, Stages
+
+__all__ = ["main"]
+
+_HEADS: tuple[Stages, ...] = ("last", "middle")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; accuracies in per cent."""
+
+    images: str
+    weights: str
+    stages: str
+    method: str
+    per_class: int
+    draws: int
+    mean: float
+    sd: float
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    p = argparse.ArgumentParser("transfer.py", description="Linear probe and fine-tuning by labelled images a class.")
+    p.add_argument("--neu", metavar="DIR", help="NEU-CLS in any layout; without it the synthetic stand-in")
+    p.add_argument("--sets", nargs="+", choices=("neu", "elpv"), default=["neu"])
+    p.add_argument("--backbone", choices=BACKBONES, default="mobilenet_v3_small", help="of the rows none and surface")
+    p.add_argument("--weights", nargs="*", choices=("none", "surface"), default=["none", "surface"])
+    p.add_argument("--imagenet", nargs="*", default=[], metavar="BACKBONE:WIDTH:FILE", help="weights to set beside")
+    p.add_argument("--per-class", type=int, nargs="+", default=[1, 3, 5, 10, 50, 150], help="labelled images")
+    p.add_argument("--draws", type=int, default=10, help="of the labelled images, at least 2")
+    p.add_argument("--image-size", type=int, default=200)
+    p.add_argument("--fine-tune", action="store_true", help="train all layers, too: hours on two cores")
+    p.add_argument("--output", type=Path, metavar="DIR", default=Path("transfer"), help="folder of the CSV and PNGs")
+    return p
+
+
+def sources(given: argparse.Namespace) -> list[Source]:
+    """The rows of the table."""
+    found = [Source(name, None if name == "none" else name, given.backbone, 1.0) for name in given.weights]
+    for text in given.imagenet:
+        backbone, _, rest = text.partition(":")
+        width, _, file = rest.partition(":")
+        if backbone not in BACKBONES or not width.replace(".", "", 1).isdigit() or not Path(file).is_file():
+            raise InputError(f"--imagenet is {text}: expected BACKBONE:WIDTH:FILE, such as mobilenet_v2:1.0:w.pth")
+        found.append(Source(f"imagenet {backbone} {width}", file, backbone, float(width)))
+    if not found:
+        raise InputError("no weights to compare: give --weights or --imagenet")
+    return found
+
+
+def measure(given: argparse.Namespace, data: LabelledSet) -> list[Row]:
+    """All rows of one set."""
+    rows = []
+    budgets = [count for count in given.per_class if count < np.bincount(data.labels).min()]
+    classes = len(np.unique(data.labels))
+    for source in sources(given):
+        best: tuple[float, Stages] = (0.0, "last")
+        for stages in _HEADS:
+            torch.manual_seed(0)  # of the random weights of `none`
+            features = source.embed(source.network(classes, given.image_size, stages), data.images)
+            found = []
+            with progress_bar(f"{data.name}, {source.name}, {stages}", len(budgets) * given.draws) as advance:
+                for count in budgets:
+                    accuracies = []
+                    for seed in range(given.draws):
+                        train, test = draw_labelled(data.labels, count, seed)
+                        accuracies.append(probe(features, data.labels, train, test))
+                        advance(1)
+                    found.append(_row(data.name, source.name, str(stages), "probe", count, accuracies))
+            rows += found
+            best = max(best, (float(np.mean([row.mean for row in found])), stages), key=lambda pair: pair[0])
+        if given.fine_tune:
+            torch.manual_seed(0)
+            network = source.network(classes, given.image_size, best[1])
+            with progress_bar(f"{data.name}, {source.name}, fine-tuning", len(budgets) * given.draws) as advance:
+                for count in budgets:
+                    accuracies = []
+                    for seed in range(given.draws):
+                        train, test = draw_labelled(data.labels, count, seed)
+                        accuracies.append(fine_tune(source, network, data.images, data.labels, train, test, seed))
+                        advance(1)
+                    rows.append(_row(data.name, source.name, str(best[1]), "fine-tune", count, accuracies))
+    return rows
+
+
+def _row(images: str, weights: str, stages: str, method: str, per_class: int, accuracies: Sequence[float]) -> Row:
+    mean, sd = float(np.mean(accuracies)), float(np.std(accuracies, ddof=1))
+    return Row(images, weights, stages, method, per_class, len(accuracies), round(mean, 2), round(sd, 2))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: a line for each weights, head and method, a column a budget."""
+    lines = []
+    for name in dict.fromkeys(row.images for row in rows):
+        budgets = sorted({row.per_class for row in rows if row.images == name})
+        lines += [f"\n{name}: accuracy in per cent by labelled images a class, mean ± sd of {rows[0].draws} draws\n"]
+        lines += [
+            "| weights | head | method | " + " | ".join(map(str, budgets)) + " |",
+            "|---" * (3 + len(budgets)) + "|",
+        ]
+        for weights, stages, method in dict.fromkeys((r.weights, r.stages, r.method) for r in rows if r.images == name):
+            cells = {
+                r.per_class: f"{r.mean:.1f} ± {r.sd:.1f}"
+                for r in rows
+                if (r.images, r.weights, r.stages, r.method) == (name, weights, stages, method)
+            }
+            lines.append(f"| {weights} | {stages} | {method} | " + " | ".join(cells[b] for b in budgets) + " |")
+    return "\n".join(lines)
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Curves with bands of one sd: the better head of each weights by the probe, and what was fine-tuned."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    groups: dict[tuple[str, str], dict[str, list[Row]]] = {}
+    for row in rows:
+        groups.setdefault((row.weights, row.method), {}).setdefault(row.stages, []).append(row)
+    colours = {name: f"C{index}" for index, name in enumerate(dict.fromkeys(row.weights for row in rows))}
+    for (weights, method), heads in groups.items():
+        shown = max(heads.values(), key=lambda head: sum(row.mean for row in head))
+        x, mean, sd = (np.array([getattr(row, name) for row in shown]) for name in ("per_class", "mean", "sd"))
+        style = "-" if method == "probe" else "--"
+        axes.plot(x, mean, style, marker="o", markersize=3, color=colours[weights], label=f"{weights}, {method}")
+        axes.fill_between(x, mean - sd, np.minimum(mean + sd, 100), color=colours[weights], alpha=0.12, linewidth=0)
+    axes.set(xscale="log", xlabel="labelled images a class", ylabel="accuracy, %", title=rows[0].images)
+    axes.set_xticks([row.per_class for row in shown], [str(row.per_class) for row in shown])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write; 1 for unusable input."""
+    given = parser().parse_args(arguments)
+    try:
+        if given.draws < 2 or min(given.per_class) < 1 or given.image_size < 32:
+            raise InputError("--draws has to be at least 2, --per-class at least 1, --image-size at least 32")
+        sources(given)
+        load = {"neu": lambda: load_neu(given.neu, given.image_size), "elpv": lambda: load_elpv(given.image_size)}
+        rows: list[Row] = []
+        given.output.mkdir(parents=True, exist_ok=True)
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the table
+            for name in given.sets:
+                found = measure(given, load[name]())
+                rows += found
+                plot(found, given.output / f"transfer_{name}.png")
+        with (given.output / "transfer.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in rows)
+    except InputError as error:
+        print(f"transfer.py: error: {error}", file=sys.stderr)
+        return 1
+    print(header())
+    print(table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
