@@ -25,10 +25,9 @@ class LabelledSet:
 
 def load_neu(root: str | None, size: int) -> LabelledSet:
     """NEU-CLS from a folder in any layout; the synthetic stand-in, and named so, without one."""
-    data = NEUDataModule(root=root, source="synthetic" if root is None else "real", image_size=size)
-    data.setup()
+    data = NEUDataModule(root=root, source="synthetic" if root is None else "real", image_size=size).load()
     name = "NEU-CLS" if root is not None else "SYNTHETIC stand-in for NEU-CLS"
-    return LabelledSet(name, data.data.images[:, :1].contiguous(), data.data.labels.numpy())
+    return LabelledSet(name, data.images, data.labels.numpy())
 
 
 def load_elpv(size: int) -> LabelledSet:

@@ -249,3 +249,48 @@ def test_a_script_that_fails_is_told(load: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(timing.sys, "executable", "false")
     with pytest.raises(InputError, match=r"plain_course\.py neu nowhere failed"):
         timing.run_script("plain_course.py", ["neu", "nowhere"])
+
+
+def test_transfer_compares_weights_on_the_same_draws(
+    load: Any, neu: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transfer, fit = load("transfer"), load("transfer_fit")
+    monkeypatch.setattr(fit, "_LEAST_STEPS", 2)
+    monkeypatch.setattr(fit, "_EPOCHS", 0)
+    torch.save(torchvision.models.mobilenet_v2(width_mult=0.35).state_dict(), tmp_path / "v2.pth")
+    words = ["--neu", str(neu), "--weights", "none", "--imagenet", f"mobilenet_v2:0.35:{tmp_path / 'v2.pth'}"]
+    words += ["--per-class", "1", "3", "50", "--draws", "2", "--image-size", "32", "--fine-tune"]
+    assert transfer.main([*words, "--output", str(tmp_path / "out")]) == 0
+    with (tmp_path / "out" / "transfer.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    heads = [(row["weights"], row["stages"], row["method"], row["per_class"]) for row in rows]
+    assert len(set(heads)) == len(heads) == 2 * 2 * 3, "fifty of five pictures a class are left out"
+    assert {row["draws"] for row in rows} == {"2"}
+    assert all(0 <= float(row["mean"]) <= 100 for row in rows)
+    probes = [float(row["mean"]) for row in rows if row["method"] == "probe" and row["per_class"] == "3"]
+    assert max(probes) > 80, "classes that differ in their grey alone"
+    assert (tmp_path / "out" / "transfer_neu.png").read_bytes()[:4] == b"\x89PNG"
+    assert "| none | middle | probe |" in capsys.readouterr().out
+
+
+def test_a_draw_is_balanced_disjoint_and_repeatable(load: Any) -> None:
+    fit = load("transfer_fit")
+    labels = np.repeat([0, 1, 2], [10, 20, 30])
+    train, test = fit.draw_labelled(labels, 4, 7)
+    assert np.bincount(labels[train]).tolist() == [4, 4, 4]
+    assert sorted([*train, *test]) == list(range(60))
+    assert np.array_equal(train, fit.draw_labelled(labels, 4, 7)[0])
+    assert not np.array_equal(train, fit.draw_labelled(labels, 4, 8)[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--draws", "1"], "--draws has to be at least 2"),
+        (["--imagenet", "mobilenet_v2"], "expected BACKBONE:WIDTH:FILE"),
+        (["--weights"], "no weights to compare"),
+    ],
+)
+def test_transfer_refuses(load: Any, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert load("transfer").main(words) == 1
+    assert message in capsys.readouterr().err

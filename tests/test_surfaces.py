@@ -6,14 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import read
+from helpers import read, write_config
+from safetensors.torch import load_file
 
+from defectlab.cli import files
 from defectlab.cli.main import main
 from defectlab.data import SurfacesDataModule
 from defectlab.data.surface_objects import OBJECTS
 from defectlab.data.surface_world import DIMENSIONS, draw_surfaces
 from defectlab.data.surfaces import SurfaceLoader
 from defectlab.errors import InputError
+from defectlab.networks import MobileNet
+from defectlab.networks.weights import load_backbone_weights, save_backbone_weights
 
 SMALL: dict[str, Any] = {
     "surfaces": 5, "images_per_epoch": 24, "eval_images": 20, "image_size": 32, "batch_size": 8,
@@ -187,15 +191,34 @@ def test_pretraining_is_a_run_whose_backbone_can_be_kept(
     neu += ["--model.weights", "kept/backbone.safetensors", "--model.cache_features", "true", *small[6:][2:]]
     assert main(["fit", "--config", "neu_mobilenet.yaml", *neu]) == 0
     assert main(["export", str(run), "--output", "backbone.pth"]) == 1
-    assert "expected the name of a .safetensors file" in capsys.readouterr().err
+    assert "expected the name of a .safetensors or .ckpt file" in capsys.readouterr().err
+
+
+def test_a_checkpoint_for_prediction_alone(
+    tmp_path: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It predicts what the run predicts, is smaller, knows no place of the machine, and is found by its name."""
+    config = write_config(tmp_path, class_folders)
+    assert main(["fit", "--config", str(config)]) == 0
+    run = next((tmp_path / "runs" / "tiny").iterdir())
+    shipped = tmp_path / "checkpoints" / "tiny.ckpt"
+    assert main(["export", str(run), "--output", str(shipped)]) == 0
+    assert shipped.stat().st_size < 0.5 * (run / "checkpoints" / "best.ckpt").stat().st_size
+    monkeypatch.setattr(files, "SHIPPED", (tmp_path / "none", shipped.parent))
+    monkeypatch.chdir(run)
+    for name, output in ((str(run), "a.csv"), ("tiny.ckpt", "b.csv"), ("checkpoints/tiny.ckpt", "c.csv")):
+        assert main(["predict", name, str(class_folders), "--output", str(tmp_path / output)]) == 0
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes() == (tmp_path / "c.csv").read_bytes()
+    capsys.readouterr()
+    assert main(["export", str(run), "--output", str(tmp_path / "w.safetensors")]) == 1
+    assert "is a CompactCNN: expected a MobileNet" in capsys.readouterr().err
+    assert main(["export", str(run), "--output", str(tmp_path / "w.ckpt"), "--half"]) == 1
+    assert main(["export", str(shipped), "--output", str(shipped)]) == 1
+    assert "is the checkpoint itself" in capsys.readouterr().err
+    assert not list(tmp_path.glob("w.*"))
 
 
 def test_half_precision_keeps_what_it_must(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
-    from defectlab.networks import MobileNet
-    from defectlab.networks.weights import load_backbone_weights, save_backbone_weights
-
     torch.manual_seed(0)
     network = MobileNet(6, 1, 64, "mobilenet_v3_small", stages="middle").eval()
     save_backbone_weights(network, tmp_path / "w.safetensors", half=True)

@@ -3,19 +3,26 @@
 from pathlib import Path
 
 from defectlab.errors import InputError
+from defectlab.networks.weights import SHIPPED
 from defectlab.runs import RunFolder
 
 __all__ = ["checkpoint_of", "take_run"]
 
 
 def checkpoint_of(name: str) -> Path:
-    """The checkpoint to use: the file itself, or a run folder's best, else its last.
+    """The checkpoint to use: the file itself, or a run folder's best, else its last; or one of those that are shipped.
+
+    Like a config, a shipped file is found wherever the user stands, as `neu_mobilenet.ckpt` or `checkpoints/…`.
 
     Raises:
         InputError: neither a file nor a run folder with a checkpoint.
     """
     if Path(name).is_file():
         return Path(name)
+    if Path(name).suffix == ".ckpt" and Path(name).parent in (Path(), Path("checkpoints")):
+        for folder in SHIPPED:
+            if (folder / Path(name).name).is_file():
+                return folder / Path(name).name
     run = RunFolder.open(name)
     for file in (run.best, run.last):
         if file.is_file():

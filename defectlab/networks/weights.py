@@ -14,7 +14,10 @@ from defectlab.networks.mobilenet import BACKBONES, MobileNet, mobilenet_feature
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 SHIPPED = (_PACKAGE / "checkpoints", _PACKAGE.parent / "checkpoints")  # in a wheel; in the repository
-ALTERNATIVES = "or set weights to the path of a .pth, .safetensors or .ckpt file, or to null for none"
+ALTERNATIVES = (
+    "or set weights to surface (shipped, for mobilenet_v3_small with stages: middle), to the path of a .pth, "
+    ".safetensors or .ckpt file, or to null for none"
+)
 FIRST = "0.0.weight"  # the kernel of the first convolution, (width, in_channels, 3, 3)
 COUNTER = "num_batches_tracked"  # of BatchNorm: older files lack it, and only a cumulative mean needs it
 USUAL_WIDTHS = (1.0, 0.25, 0.35, 0.5, 0.75, 1.3, 1.4)
@@ -43,9 +46,7 @@ def load_backbone_weights(network: MobileNet, weights: str) -> None:
     else:
         source = Path(weights).expanduser()
         if not source.is_file():
-            raise InputError(
-                f"weights is {weights!r}, and no such file exists: set it to imagenet or surface, {ALTERNATIVES}"
-            )
+            raise InputError(f"weights is {weights!r}, and no such file exists: set it to imagenet, {ALTERNATIVES}")
         state = _read(source)
     features = _backbone_part(state, source)
     own = network.features.state_dict()
@@ -55,6 +56,12 @@ def load_backbone_weights(network: MobileNet, weights: str) -> None:
     if network.stages is not None:  # the layers after the last of them were left out
         kept = {key: value for key, value in features.items() if _layer(key) < len(network.features)}
     mismatch = _mismatch(kept, own)
+    deepest = max(_layer(key) for key in features)
+    if mismatch and not _mismatch(kept, {key: value for key, value in own.items() if _layer(key) <= deepest}):
+        raise InputError(
+            f"{source} holds the layers up to {deepest} of {len(network.features)} that are read: set stages to middle, "
+            f"or to numbers up to {deepest}"
+        )
     if mismatch:
         raise InputError(
             f"{source} does not fit {network.backbone} at width {network.width}: {mismatch}; {_advice(features)}"
@@ -111,10 +118,10 @@ def _surface(backbone: str) -> Path:
     for folder in SHIPPED:
         if (folder / name).is_file():
             return folder / name
-    expected = next((folder for folder in SHIPPED if folder.is_dir()), SHIPPED[0])
+    there = sorted(path.name for folder in SHIPPED for path in folder.glob("*-surface.safetensors"))
     raise InputError(
-        f"weights is 'surface', but {name} is not among the files shipped in {expected}: put it there, "
-        f"set weights to imagenet, {ALTERNATIVES}"
+        f"weights is 'surface', but {name} is not among the shipped files ({', '.join(there) or 'none is there'}): "
+        "change backbone, or set weights to imagenet, to the path of a file, or to null for none"
     )
 
 
