@@ -12,6 +12,7 @@ ROOMS = {
     "data": {"errors"},
     "networks": {"errors"},
     "tasks": {"errors", "networks", "metrics"},
+    "evaluate": {"errors", "metrics", "runs"},
     "report": {"errors", "metrics", "runs"},
     "metrics": {"errors"},
     "runs": {"errors"},

@@ -1,0 +1,1 @@
+"""How good a run really is, and whether one is better than another."""

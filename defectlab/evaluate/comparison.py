@@ -1,0 +1,83 @@
+"""Runs that were judged on the same images, two at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from defectlab.errors import InputError
+from defectlab.evaluate.statistics import holm, images_needed, mcnemar
+from defectlab.runs import RunFolder
+
+__all__ = ["Pair", "compare_runs", "right_answers"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs on `n` shared test images; `p` is exact McNemar's, `p_holm` adjusted for all pairs of the call."""
+
+    first: str
+    second: str
+    n: int
+    first_only: int
+    second_only: int
+    p: float
+    p_holm: float
+
+    def verdict(self, level: float) -> str:
+        """One sentence in plain words."""
+        if self.p_holm < level:
+            better = self.first if self.first_only > self.second_only else self.second
+            return f"{better} is better ({_short(self.p_holm)})"
+        needed = images_needed(self.first_only, self.second_only, self.n, level)
+        words = f"{self.first} and {self.second} cannot be told apart with {self.n} images ({_short(self.p_holm)})"
+        if needed is None:
+            return f"{words}: both have the same number right"
+        return f"{words}; if the difference is as large as it looks, you would need about {needed:,}"
+
+
+def right_answers(runs: Sequence[RunFolder]) -> npt.NDArray[np.bool_]:
+    """Which run had which test image right, shape (runs, images), images in the first run's order.
+
+    Raises:
+        InputError: test images or labels that differ between runs, or predictions without labels.
+    """
+    tables = [run.read_predictions() for run in runs]
+    first = tables[0]
+    rows = []
+    for run, table in zip(runs, tables, strict=True):
+        if table.labels is None or first.labels is None:
+            raise InputError(f"{run.predictions_csv} has no labels: expected a run's own, as `fit` and `test` write it")
+        place = {file: index for index, file in enumerate(table.files)}
+        if len(place) != len(table.files):
+            raise InputError(f"{run.predictions_csv} names a file twice: images cannot be told apart; write it anew")
+        if place.keys() != set(first.files):
+            shared = len(place.keys() & set(first.files))
+            raise InputError(
+                f"{runs[0].path} and {run.path} were judged on different test images ({len(first.files)} and "
+                f"{len(place)}, {shared} of them shared): give runs with the same data and data.seed"
+            )
+        order = [place[file] for file in first.files]
+        theirs = [table.class_names[label] for label in table.labels[order]]
+        ours = [first.class_names[label] for label in first.labels]
+        if theirs != ours:
+            file = next(f for f, a, b in zip(first.files, ours, theirs, strict=True) if a != b)
+            raise InputError(f"{runs[0].path} and {run.path} give {file} different labels: they cannot be compared")
+        rows.append(table.labels[order] == table.predicted[order])
+    return np.array(rows)
+
+
+def compare_runs(names: Sequence[str], right: npt.NDArray[np.bool_]) -> list[Pair]:
+    """Every pair of runs, from `right_answers` (runs, images)."""
+    found = []
+    for i, j in combinations(range(len(names)), 2):
+        first_only, second_only = int((right[i] & ~right[j]).sum()), int((~right[i] & right[j]).sum())
+        found.append((names[i], names[j], right.shape[1], first_only, second_only, mcnemar(first_only, second_only)))
+    adjusted = holm([pair[-1] for pair in found])
+    return [Pair(*pair, p_holm) for pair, p_holm in zip(found, adjusted, strict=True)]
+
+
+def _short(p: float) -> str:
+    return "p < .001" if p < 0.001 else "p = " + f"{p:.3f}".removeprefix("0")

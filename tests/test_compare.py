@@ -1,0 +1,87 @@
+"""`defectlab compare` on run folders whose answers are known."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from defectlab.cli.main import main
+from defectlab.runs import RunFolder
+
+LABELS = np.arange(300) % 3
+FILES = [f"{index}.png" for index in range(300)]
+
+
+def make(path: Path, wrong: range, files: list[str] = FILES, labels: np.ndarray = LABELS) -> str:
+    """A run folder that has the images of `wrong` wrong."""
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text("seed_everything: 0\n")
+    shares = np.eye(3)[labels]
+    shares[list(wrong)] = np.roll(shares[list(wrong)], 1, axis=1)
+    RunFolder(path).write_predictions(files, labels, shares, ["a", "b", "c"])
+    return str(path)
+
+
+def test_a_better_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = make(tmp_path / "x" / "good", range(3)), make(tmp_path / "x" / "bad", range(20))
+    assert main(["compare", bad, good, "--output", str(tmp_path / "pairs.csv")]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "good is better (p < .001)" in out
+    assert "right alone: 0 and 17" in out
+    assert "99.00%" in out
+    with (tmp_path / "pairs.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["first"], row["second"], row["n"], row["second_only"]) == ("bad", "good", "300", "17")
+    assert float(row["p"]) == pytest.approx(2 / 2**17)
+
+
+def test_a_small_difference_is_not_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [make(tmp_path / "neu" / "1", range(3)), make(tmp_path / "neu" / "2", range(1, 6))]
+    assert main(["compare", *runs]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "1 and 2 cannot be told apart with 300 images (p = .625); " in out
+    assert "you would need about" in out
+
+
+def test_equal_runs_and_many_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [make(tmp_path / name / "run", wrong) for name, wrong in (("a", range(6)), ("b", range(6)), ("c", range(0)))]
+    assert main(["compare", *runs]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "a/run and b/run cannot be told apart with 300 images (p = 1.000): both have the same number right" in out
+    assert "a/run and c/run cannot be told apart with 300 images (p = .094)" in out, "alone it would be p = .031"
+    assert "p before Holm 0.0312" in out
+
+
+def test_images_in_another_order_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    turned = make(tmp_path / "turned", range(290, 300), FILES[::-1], LABELS[::-1].copy())
+    assert main(["compare", make(tmp_path / "straight", range(10)), turned]) == 0
+    assert "both have the same number right" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("files", "labels", "message"),
+    [
+        ([f"{i + 100}.png" for i in range(300)], LABELS, "different test images (300 and 300, 200 of them shared)"),
+        (FILES, np.roll(LABELS, 1), "give 0.png different labels"),
+        (["0.png"] * 300, LABELS, "names a file twice"),
+    ],
+)
+def test_other_test_sets_are_refused(
+    files: list[str], labels: np.ndarray, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = make(tmp_path / "first", range(3)), make(tmp_path / "second", range(3), files, labels)
+    assert main(["compare", first, second]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make(tmp_path / "run", range(3))
+    for words, message in (
+        ([run], "expected at least two"),
+        ([run, run], "is named twice"),
+        ([run, str(tmp_path / "none")], "does not exist"),
+        ([run, run, "--level", "5"], "--level is 5.0"),
+    ):
+        assert main(["compare", *words]) == 1
+        assert message in capsys.readouterr().err
