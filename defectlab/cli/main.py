@@ -20,6 +20,7 @@ COMMANDS = {
     "test": "the test figures of the best checkpoint:    test RUN | --config C --ckpt_path FILE",
     "predict": "label pictures:                             predict RUN|CKPT IMAGES... --output out.csv",
     "report": "write report.html and its figures anew:     report RUN",
+    "crossval": "repeated cross-validation:                   crossval --config C [--folds 5 --repeats 2] ...",
     "compare": "which of several runs is better:            compare RUN RUN...",
     "export": "keep a network, or its backbone, alone:     export RUN|CKPT --output FILE.ckpt|.safetensors",
     "data": "data sets:                                  data fetch [DIR] | data synthesize DIR",

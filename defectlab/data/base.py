@@ -14,7 +14,7 @@ from defectlab.data.augment import Augmentation
 from defectlab.data.images import ImageSet
 from defectlab.data.loader import BatchLoader, EvalLoader, TrainLoader
 from defectlab.data.progress import progress_bar
-from defectlab.data.splits import Split, fixed_split, split_hash, stratified_split
+from defectlab.data.splits import Split, fixed_split, fold_split, split_hash, stratified_split
 from defectlab.data.statistics import channel_statistics, check_statistics, is_grey
 from defectlab.errors import InputError
 
@@ -41,7 +41,8 @@ class ImageDataModule(pl.LightningDataModule):
         seed: of the split, the order and the augmentation; a whole number from 0.
         val_size: share (below 1) or number of images held out for validation.
         test_size: share (below 1) or number of images held out for the final test.
-        split: `auto` keeps a split that the folders give, `random` divides all images anew.
+        split: `auto` keeps a split that the folders give, `random` divides all images anew, `2/5` takes the second of
+            five folds for the test, which every image is in once over all folds.
         augmentation: None for none.
         mean: a value a channel on [0, 1]; None measures the training part.
         std: likewise.
@@ -60,7 +61,7 @@ class ImageDataModule(pl.LightningDataModule):
         seed: int,
         val_size: int | float,
         test_size: int | float,
-        split: Literal["auto", "random"],
+        split: str,
         augmentation: Augmentation | None,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
@@ -74,8 +75,7 @@ class ImageDataModule(pl.LightningDataModule):
             raise InputError(f"data.channels is {channels}: expected 1 (grey) or 3 (RGB)")
         if not 0 <= seed <= _MAX_SEED:
             raise InputError(f"data.seed is {seed}: expected a whole number from 0 to {_MAX_SEED}")
-        if split not in ("auto", "random"):
-            raise InputError(f"data.split is {split!r}: expected auto or random")
+        self._fold = _fold(split)
         check_statistics(mean, std, channels)
         self.image_size = image_size
         self.channels = channels
@@ -126,7 +126,9 @@ class ImageDataModule(pl.LightningDataModule):
             return
         data = self.load()
         labels = data.labels.numpy()
-        if data.splits is not None and self.split == "auto":
+        if self._fold is not None:
+            parts = fold_split(labels, *self._fold, self.val_size, self.seed)
+        elif data.splits is not None and self.split == "auto":
             parts = fixed_split(data.splits, labels, self.val_size, self.seed)
         else:
             parts = stratified_split(labels, self.val_size, self.test_size, self.seed)
@@ -286,3 +288,13 @@ class ImageDataModule(pl.LightningDataModule):
                 "the checkpoint was trained with another split of the data (%s, here %s): images judged here "
                 "may be among those it was trained on", trained, here,
             )  # fmt: skip
+
+
+def _fold(split: str) -> tuple[int, int] | None:
+    """Which fold of how many; None for `auto` and `random`."""
+    if split in ("auto", "random"):
+        return None
+    fold, _, folds = split.partition("/")
+    if not (fold.isdecimal() and folds.isdecimal() and 1 <= int(fold) <= int(folds) and int(folds) >= 2):
+        raise InputError(f"data.split is {split!r}: expected auto, random or a fold such as 2/5")
+    return int(fold), int(folds)

@@ -47,7 +47,8 @@ class NEUDataModule(ImageDataModule):
         val_size: share (below 1) or number of images held out for validation; of the training images where
             the folders give a split without validation.
         test_size: share (below 1) or number of images held out for the final test.
-        split: `auto` keeps a split that the folders give, `random` divides all images anew.
+        split: `auto` keeps a split that the folders give, `random` divides all images anew, `2/5` takes the second of
+            five folds for the test.
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
         augmentation: None for none.
         mean: a value a channel on [0, 1]; None measures the training part.
@@ -67,7 +68,7 @@ class NEUDataModule(ImageDataModule):
         seed: int = 0,
         val_size: int | float = 0.15,
         test_size: int | float = 0.2,
-        split: Literal["auto", "random"] = "auto",
+        split: str = "auto",
         on_bad_image: Literal["error", "skip"] = "error",
         augmentation: Augmentation | None = None,
         mean: Sequence[float] | None = None,

@@ -12,7 +12,7 @@ import numpy as np
 
 from defectlab.errors import InputError
 
-__all__ = ["Split", "fixed_split", "hold_out", "split_hash", "stratified_split"]
+__all__ = ["Split", "fixed_split", "fold_split", "hold_out", "split_hash", "stratified_split"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,28 @@ def stratified_split(labels: np.ndarray, val_size: int | float, test_size: int |
     test_count = _count(test_size, len(labels), "data.test_size")
     blame = f"data.test_size is {test_size}"
     rest, test = _divide(np.arange(len(labels)), labels, test_count, 2, seed, blame)
+    train, val = _divide(rest, labels, val_count, 1, seed, f"data.val_size is {val_size}")
+    return Split(train, val, test)
+
+
+def fold_split(labels: np.ndarray, fold: int, folds: int, val_size: int | float, seed: int) -> Split:
+    """Split `(N,)` labels by class into `folds` parts, of which number `fold`, from 1, is the test part.
+
+    Over all folds of one seed every image is tested once. `val_size`, a share of all N images or a count, is held out
+    of the others. Folds differ by at most one image, and so does each class in them.
+    """
+    smallest = np.unique(labels, return_counts=True)[1].min(initial=len(labels))
+    if smallest < folds:
+        raise InputError(
+            f"the smallest class has {smallest} images, too few for {folds} folds: expected at least one a fold; take "
+            "fewer folds or add images"
+        )
+    rng = np.random.RandomState(seed)
+    # Dealt out like cards, class after class: where one class ends, the next goes on.
+    order = np.concatenate([rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)])
+    test = np.sort(order[fold - 1 :: folds])
+    rest = np.setdiff1d(np.arange(len(labels)), test)
+    val_count = _count(val_size, len(labels), "data.val_size")
     train, val = _divide(rest, labels, val_count, 1, seed, f"data.val_size is {val_size}")
     return Split(train, val, test)
 

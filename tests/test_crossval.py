@@ -1,0 +1,138 @@
+"""`defectlab crossval`: every image tested once a repeat, the same table after a kill."""
+
+import csv
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import read, start, wait_for, write_config
+
+from defectlab.cli.main import main
+from defectlab.data.splits import fold_split
+from defectlab.errors import InputError
+from defectlab.evaluate.crossval import plan, pool
+from defectlab.evaluate.statistics import corrected_interval
+from defectlab.runs import PredictionTable, RunFolder
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "runs.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_folds_are_disjoint_balanced_and_whole() -> None:
+    labels = np.repeat([0, 1, 2], [10, 13, 20])
+    folds = [fold_split(labels, fold, 4, 4, seed=1) for fold in range(1, 5)]
+    assert sorted(np.concatenate([split.test for split in folds])) == list(range(43))
+    for split in folds:
+        assert 10 <= len(split.test) <= 11
+        assert sorted(np.concatenate([split.train, split.val, split.test])) == list(range(43))
+        assert len(split.val) == 4
+        assert all(abs(np.bincount(labels[split.test]) - np.array([10, 13, 20]) / 4) < 1)
+    again, other = fold_split(labels, 1, 4, 4, seed=1), fold_split(labels, 1, 4, 4, seed=2)
+    assert np.array_equal(again.test, folds[0].test)
+    assert not np.array_equal(other.test, folds[0].test)
+    with pytest.raises(InputError, match="smallest class has 10 images, too few for 11 folds"):
+        fold_split(labels, 1, 11, 4, seed=1)
+
+
+def test_every_image_is_tested_once_a_repeat(
+    tmp_path: Path, class_folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, class_folders)
+    out = tmp_path / "cv"
+    words = ["crossval", "--config", str(config), "--folds", "3", "--repeats", "2", "--output", str(out)]
+    assert main([*words, "--data.val_size", "6", "--trainer.max_epochs", "1"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    pooled = RunFolder(out).read_predictions()
+    assert len(pooled.files) == 36
+    assert len(rows(out)) == 6
+    folds = [RunFolder(out / f"repeat1-fold{fold}") for fold in (1, 2, 3)]
+    assert sorted(file for run in folds for file in run.read_predictions().files) == pooled.files
+    scores = [read(out / row["run"])["test"]["accuracy"] for row in rows(out)]
+    assert [float(row["accuracy"]) for row in rows(out)] == pytest.approx(scores, abs=1e-6)
+    low, high = corrected_interval(scores, 12 / 18)
+    assert f"{np.mean(scores):.2%} ± {np.std(scores, ddof=1):.2%} (mean ± sd of 6 runs, 3 folds × 2)" in printed
+    assert f"95 % interval {low:.2%} to {high:.2%}" in printed
+    assert len({read(run.path)["data"]["split_hash"] for run in folds}) == 3
+    # A fold's own config repeats it.
+    assert main(["fit", "--config", str(folds[0].config), "--trainer.default_root_dir", str(tmp_path / "again")]) == 0
+    (again,) = (tmp_path / "again").glob("*/*/")
+    assert (again / "predictions.csv").read_bytes() == folds[0].predictions_csv.read_bytes()
+
+
+def test_the_same_table_after_a_kill(tmp_path: Path, class_folders: Path) -> None:
+    config = write_config(tmp_path, class_folders)
+    words = ["crossval", "--config", str(config), "--folds", "3", "--repeats", "1"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert main([*words, "--output", str(whole)]) == 0
+    process = start(*words, "--output", str(stopped))
+    wait_for("repeat1-fold2/config.yaml", stopped, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (stopped / "runs.csv").exists()
+    before = (stopped / "repeat1-fold1" / "predictions.csv").stat().st_mtime_ns
+    assert main(["crossval", str(stopped)]) == 0
+    assert (stopped / "repeat1-fold1" / "predictions.csv").stat().st_mtime_ns == before, "what was done stays"
+    assert (stopped / "runs.csv").read_bytes() == (whole / "runs.csv").read_bytes()
+    assert (stopped / "predictions.csv").read_bytes() == (whole / "predictions.csv").read_bytes()
+    # In two processes, too.
+    shutil.rmtree(stopped / "repeat1-fold1")
+    shutil.rmtree(stopped / "repeat1-fold3")
+    assert main(["crossval", str(stopped), "--processes", "2"]) == 0
+    assert [row["split_hash"] for row in rows(stopped)] == [row["split_hash"] for row in rows(whole)]
+
+
+def test_random_halves(tmp_path: Path, class_folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path, class_folders)
+    words = ["crossval", "--config", str(config), "--protocol", "song-yan", "--repeats", "2"]
+    assert main([*words, "--output", str(tmp_path / "cv"), "--data.val_size", "3", "--trainer.max_epochs", "1"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "AECLBP + SVM 98.93 ± 0.63 %" in out
+    counts = read(tmp_path / "cv" / "repeat001")["data"]["counts"]
+    assert sum(counts["test"].values()) == 18
+
+
+def test_probabilities_of_repeats_are_averaged() -> None:
+    def table(files: list[str], shares: list[list[float]], labels: list[int]) -> PredictionTable:
+        probabilities = np.array(shares)
+        return PredictionTable(files, ["a", "b"], np.array(labels), probabilities.argmax(1), probabilities)
+
+    pooled = pool([table(["y", "x"], [[0.9, 0.1], [0.4, 0.6]], [0, 1]), table(["x"], [[0.8, 0.2]], [1])])
+    assert pooled.files == ["x", "y"]
+    np.testing.assert_allclose(pooled.probabilities, [[0.6, 0.4], [0.9, 0.1]])
+    assert pooled.predicted.tolist() == [0, 0]
+    assert pooled.labels is not None
+    assert pooled.labels.tolist() == [1, 0]
+
+
+def test_the_plan() -> None:
+    parts = plan("kfold", 2, 2, 7)
+    assert [part.name for part in parts] == [f"repeat{r}-fold{f}" for r in (1, 2) for f in (1, 2)]
+    assert parts[3].words == ("--seed_everything", "8", "--data.seed", "8", "--data.split", "2/2")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "crossval needs a config"),
+        (["--config", "tiny", "--folds", "1"], "--folds is 1: expected a whole number of at least 2"),
+        (["--config", "neu_mobilenet.yaml", "--data.seed", "3"], "--data.seed is crossval's own to set"),
+        (["--config", "neu_mobilenet.yaml", "--output", "full"], "full is there already"),
+        (["full"], "is no folder of a cross-validation"),
+        (["--config", "nue_mobilenet.yaml"], "did you mean neu_mobilenet.yaml?"),
+    ],
+)
+def test_bad_arguments(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    assert main(["crossval", *words]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
