@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "label pictures:                             predict RUN|CKPT IMAGES... --output out.csv",
     "report": "write report.html and its figures anew:     report RUN",
     "crossval": "repeated cross-validation:                   crossval --config C [--folds 5 --repeats 2] ...",
+    "robustness": "accuracy on pictures made worse:           robustness RUN",
     "compare": "which of several runs is better:            compare RUN RUN...",
     "export": "keep a network, or its backbone, alone:     export RUN|CKPT --output FILE.ckpt|.safetensors",
     "data": "data sets:                                  data fetch [DIR] | data synthesize DIR",
@@ -34,7 +35,7 @@ _PATIENCE, _LONG_PATIENCE = 3.0, 10.0
 
 def usage() -> str:
     """The text of `defectlab --help`."""
-    lines = "\n".join(f"  {name:<9} {text}" for name, text in COMMANDS.items())
+    lines = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
     return (
         f"defectlab {defectlab.__version__}: classify surface defects\n\nusage: defectlab COMMAND ...\n\n{lines}\n\n"
         "defectlab COMMAND --help tells more. RUN is the folder that fit leaves behind, runs/<config>/<time>."

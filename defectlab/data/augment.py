@@ -23,6 +23,7 @@ _COLUMNS = (
     "angle", "shear", "zoom", "side", "flip_x", "flip_y", "shift_x", "shift_y", "brightness", "contrast",
     "crop_x", "crop_y", "noise", "noise_seed", "erase", "area", "ratio", "top", "left",
 )  # fmt: skip
+_QUIET = 60.0  # dB, where noise is a thousandth of the signal
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Augmentation:
         brightness: added to pixels in [0, 1], uniform in ±brightness.
         contrast: factor about the image's mean, uniform in 1 ± contrast.
         noise: largest standard deviation of Gaussian noise on [0, 1]; each image draws its own below it.
+        snr: lowest signal-to-noise ratio, in dB, of Gaussian noise; each image's is uniform from there to 60 dB. Signal is
+            the mean square of the image on [0, 1]. None for no such noise.
         erasing: probability that a rectangle of 2 to 20 % of the area is filled with the image's mean
             (Zhong et al. 2020, Random Erasing).
         interpolation: `nearest` is faster, `bilinear` smoother.
@@ -58,6 +61,7 @@ class Augmentation:
     brightness: float = 0.0
     contrast: float = 0.0
     noise: float = 0.0
+    snr: float | None = None
     erasing: float = 0.0
     interpolation: Literal["bilinear", "nearest"] = "bilinear"
     mixup: float = 0.0
@@ -68,6 +72,12 @@ class Augmentation:
             _within(name, getattr(self, name), 0.0, 1.0)
         for name in ("scale", "mixup", "cutmix"):
             _within(name, getattr(self, name), 0.0, 100.0)
+        if self.snr is not None:
+            _within("snr", self.snr, -10.0, 60.0)
+            if self.noise:
+                raise InputError(
+                    "data.augmentation has noise and snr: give one of them, they are two ways to say the same"
+                )
         _within("rotation", self.rotation, 0.0, 180.0)
         _within("shear", self.shear, 0.0, 60.0)
         _within("contrast", self.contrast, 0.0, 1.0)
@@ -117,10 +127,14 @@ def augment(images: Tensor, draws: Tensor, settings: Augmentation) -> Tensor:
         if settings.contrast:
             offset = offset + images.mean(dim=(1, 2, 3)) * (1 - factor)
         images = images.mul(_per_image(factor)).add_(_per_image(offset))
-    if settings.noise:
+    if settings.noise or settings.snr is not None:
+        deviation = settings.noise * u["noise"]
+        if settings.snr is not None:
+            decibel = settings.snr + (_QUIET - settings.snr) * u["noise"]
+            deviation = (images.square().mean(dim=(1, 2, 3)) / 10 ** (decibel / 10)).sqrt()
         # The seeds from `draws` itself: on the CPU, where it should be, reading them makes no GPU wait.
         noise = _noise(images, draws[:, _COLUMNS.index("noise_seed")])
-        images = noise.mul_(_per_image(settings.noise * u["noise"])).add_(images)
+        images = noise.mul_(_per_image(deviation)).add_(images)
     if settings.erasing:
         images = _erase(images, u, settings.erasing)
     return images if images is given else images.clamp_(0, 1)

@@ -1,0 +1,65 @@
+"""`defectlab robustness RUN`: accuracy on test images that were made worse, step by step."""
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from defectlab.cli.console import quieten, shown_path
+from defectlab.cli.files import checkpoint_of, take_run
+from defectlab.cli.parser import DefectCLI
+from defectlab.data.progress import progress_bar
+from defectlab.data.synthetic import CLASS_NAMES
+from defectlab.evaluate.corruptions import CORRUPTIONS
+from defectlab.evaluate.robustness import AECLBP, Row, curves, measure, table
+from defectlab.report.figures import SYNTHETIC_NOTE, save_png
+from defectlab.runs import write_text
+from defectlab.tasks.checkpoint import load_task
+
+__all__ = ["run"]
+
+
+def run(words: list[str]) -> int:
+    """Write robustness.csv and robustness.png into the run folder."""
+    quieten()
+    run_folder, changes = take_run("robustness", words)
+    best = checkpoint_of(str(run_folder.path))
+    cli = DefectCLI("test", ["--config", str(run_folder.config), "--ckpt_path", str(best), *changes], run_folder.path)
+    data, device = cli.datamodule, cli.trainer.strategy.root_device
+    task, card = load_task(best)
+    task.to(device)
+    data.prepare_data()
+    data.setup("test")
+    data.load_state_dict(card)
+    mean, std = (torch.tensor(card[name], device=device).view(1, -1, 1, 1) for name in ("mean", "std"))
+    chosen = torch.from_numpy(data.parts.test)
+    images, labels = data.data.images[chosen].to(device), data.data.labels[chosen]
+
+    def classify(batch: Tensor) -> Tensor:
+        logits: Tensor = task((batch - mean) / std)
+        return logits.argmax(dim=1)
+
+    steps = 1 + sum(len(corruption.levels) for corruption in CORRUPTIONS)
+    with progress_bar("making pictures worse", steps) as advance:
+        rows = measure(classify, images, labels, advance)
+    write_text(run_folder.path / "robustness.csv", table(rows))
+    published = tuple(data.class_names) == CLASS_NAMES and data.source == "real"
+    note = SYNTHETIC_NOTE if data.source == "synthetic" else None
+    save_png(curves(rows, published), run_folder.path / "robustness.png", note)
+    _print(rows, published)
+    print(f"written to   {shown_path(run_folder.path / 'robustness.png')}")
+    return 0
+
+
+def _print(rows: list[Row], published: bool) -> None:
+    title = f"accuracy on {rows[0].n} test images, clean {rows[0].accuracy:.2%}"
+    shown = Table(title=title, title_justify="left")
+    for name in ("made worse by", "level", "accuracy", "95 % interval (Wilson)"):
+        shown.add_column(name, justify="left" if name == "made worse by" else "right")
+    if published:
+        shown.add_column("AECLBP", justify="right")
+    for row in rows[1:]:
+        cells = [f"{row.level:g} {row.unit}", f"{row.accuracy:.2%}", f"{row.low:.1%} to {row.high:.1%}"]
+        known = AECLBP.get(row.level or 0.0) if row.corruption == "noise, SNR of power" else None
+        shown.add_row(row.corruption, *cells, *([f"{known:.2f}%" if known else ""] if published else []))
+    Console().print(shown)

@@ -1,0 +1,85 @@
+"""What may be wrong with a picture from the line, in steps, on float images (N, C, H, W) in [0, 1].
+
+Every function takes the images and a level and gives images of the same shape and range; noise also takes the seed.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
+from torchvision.transforms.v2 import functional as transforms
+
+__all__ = ["CORRUPTIONS", "Corruption", "noise_by_power", "noise_by_variance"]
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """A kind of damage: how it is done, the unit of its levels, and the levels, the mildest first."""
+
+    name: str
+    unit: str
+    levels: tuple[float, ...]
+    apply: Callable[[Tensor, float], Tensor]
+
+
+def noise_by_power(images: Tensor, decibel: float) -> Tensor:
+    """Add white Gaussian noise; SNR is 10 log10 of mean(x²) over the noise's variance, image by image."""
+    return _noise(images, images.square().mean(dim=(1, 2, 3), keepdim=True), decibel)
+
+
+def noise_by_variance(images: Tensor, decibel: float) -> Tensor:
+    """The same with the image's variance in place of its power: milder by what its mean level contributes."""
+    return _noise(images, images.var(dim=(1, 2, 3), keepdim=True, correction=0), decibel)
+
+
+def _noise(images: Tensor, signal: Tensor, decibel: float) -> Tensor:
+    generator = torch.Generator(images.device).manual_seed(round(100 * decibel))
+    noise = torch.randn(images.shape, generator=generator, device=images.device)
+    return (images + noise * (signal / 10 ** (decibel / 10)).sqrt()).clamp(0, 1)
+
+
+def _blur(images: Tensor, sigma: float) -> Tensor:
+    size = 2 * math.ceil(3 * sigma) + 1
+    blurred: Tensor = transforms.gaussian_blur(images, [size, size], [sigma, sigma])
+    return blurred
+
+
+def _brightness(images: Tensor, change: float) -> Tensor:
+    return (images + change).clamp(0, 1)
+
+
+def _contrast(images: Tensor, factor: float) -> Tensor:
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    return (mean + factor * (images - mean)).clamp(0, 1)
+
+
+def _jpeg(images: Tensor, quality: float) -> Tensor:
+    mode = ImageReadMode.GRAY if images.shape[1] == 1 else ImageReadMode.RGB
+    bytes_ = (images * 255).round().to(torch.uint8).cpu()
+    files = [encode_jpeg(image, int(quality)) for image in bytes_]
+    return torch.stack([decode_jpeg(file, mode) for file in files]).to(images.device).float() / 255
+
+
+def _rotation(images: Tensor, degrees: float) -> Tensor:
+    """Corners show the mirrored surface."""
+    border = math.ceil(0.21 * images.shape[-1])  # (√2 - 1) / 2 of the side
+    padded = functional.pad(images, (border,) * 4, mode="reflect")
+    turned = transforms.rotate(padded, degrees, interpolation=transforms.InterpolationMode.BILINEAR)
+    inside: Tensor = turned[..., border:-border, border:-border]
+    return inside
+
+
+CORRUPTIONS: tuple[Corruption, ...] = (
+    Corruption("noise, SNR of power", "dB", (50, 45, 40, 35, 30, 25, 20), noise_by_power),
+    Corruption("noise, SNR of variance", "dB", (50, 40, 30, 20, 15, 10, 5), noise_by_variance),
+    Corruption("blur", "px", (0.5, 1, 1.5, 2, 3), _blur),
+    Corruption("darker", "of full scale", (-0.05, -0.1, -0.2, -0.3), _brightness),
+    Corruption("brighter", "of full scale", (0.05, 0.1, 0.2, 0.3), _brightness),
+    Corruption("contrast", "times", (0.8, 0.6, 0.4, 0.2), _contrast),
+    Corruption("JPEG", "quality", (90, 70, 50, 30, 10), _jpeg),
+    Corruption("rotation", "degrees", (2, 5, 10, 20, 45, 90), _rotation),
+)
