@@ -16,7 +16,7 @@ from defectlab.metrics import SplitMetrics, accuracy_interval
 from defectlab.report import write_report
 from defectlab.report.figures import SYNTHETIC_NOTE, image_sheet, save_png
 from defectlab.report.tensorboard import add_figures, add_hparams, events_logger
-from defectlab.runs import RunFolder, environment
+from defectlab.runs import RunFolder, environment, write_prediction_table
 from defectlab.tasks import ClassificationTask
 
 __all__ = ["earlier_metrics", "print_result", "write_outcome"]
@@ -46,6 +46,12 @@ def write_outcome(
     logits, labels = task.predictions["test"]
     files = data.files("test")[: len(labels)]  # fewer with trainer.limit_test_batches
     run.write_predictions(files, labels.numpy(), logits.double().softmax(dim=1).numpy(), data.class_names)
+    if "val" in task.predictions:
+        logits, labels = task.predictions["val"]
+        shares = logits.double().softmax(dim=1).numpy()
+        write_prediction_table(
+            run.val_predictions_csv, data.files("val")[: len(labels)], labels.numpy(), shares, data.class_names
+        )
     sheet = misclassified_sheet(task, data)
     picture = run.path / "misclassified.png"
     if sheet is not None:

@@ -1,7 +1,7 @@
 """A run folder: what `fit` leaves behind and every later command reads.
 
 config.yaml  checkpoints/best.ckpt  checkpoints/last.ckpt
-metrics.csv  metrics.json  predictions.csv  report.html
+metrics.csv  metrics.json  predictions.csv  val_predictions.csv  report.html
 """
 
 from __future__ import annotations
@@ -80,6 +80,10 @@ class RunFolder:
     @property
     def predictions_csv(self) -> Path:
         return self.path / "predictions.csv"
+
+    @property
+    def val_predictions_csv(self) -> Path:
+        return self.path / "val_predictions.csv"
 
     def read_metrics(self) -> dict[str, Any]:
         """The sections of metrics.json; a figure that is not defined is None.

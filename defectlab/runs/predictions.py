@@ -33,8 +33,11 @@ def write_prediction_table(
     labels: npt.ArrayLike | None,
     probabilities: npt.ArrayLike,
     class_names: Sequence[str],
+    threshold: float | None = None,
 ) -> None:
     """Write one row an image: `file,label,predicted,confidence,p_<class>...`, in one step.
+
+    With a threshold of confidence a last column, `decision`, holds the class or, below it, `look`.
 
     `labels` `(N,)` are class indices; with None there is no label column. `probabilities` `(N, C)` are
     written with six decimals, and `confidence` is the largest of a row.
@@ -59,11 +62,14 @@ def write_prediction_table(
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     label_column = [] if truth is None else ["label"]
-    writer.writerow(["file", *label_column, "predicted", "confidence", *(f"p_{name}" for name in class_names)])
+    decision_column = [] if threshold is None else ["decision"]
+    columns = (f"p_{name}" for name in class_names)
+    writer.writerow(["file", *label_column, "predicted", "confidence", *columns, *decision_column])
     for index, (file, row) in enumerate(zip(files, shares, strict=True)):
         label = [] if truth is None else [class_names[truth[index]]]
         best = int(row.argmax())
-        writer.writerow([file, *label, class_names[best], f"{row[best]:.6f}", *(f"{p:.6f}" for p in row)])
+        decision = [] if threshold is None else [class_names[best] if round(row[best], 6) >= threshold else "look"]
+        writer.writerow([file, *label, class_names[best], f"{row[best]:.6f}", *(f"{p:.6f}" for p in row), *decision])
     write_text(path, text.getvalue())
 
 
@@ -80,7 +86,8 @@ def read_prediction_table(path: Path) -> PredictionTable:
         raise InputError(f"{path} cannot be read ({error.strerror}); run `test` or `predict` first") from None
     labelled = "label" in header[:2]
     fixed = ["file", *(["label"] if labelled else []), "predicted", "confidence"]
-    class_names = [column.removeprefix("p_") for column in header[len(fixed) :]]
+    last = len(header) - (header[-1:] == ["decision"])
+    class_names = [column.removeprefix("p_") for column in header[len(fixed) : last]]
     if header[: len(fixed)] != fixed or not class_names:
         raise InputError(
             f"{path}: header {','.join(header)[:60]!r}; "
@@ -91,7 +98,7 @@ def read_prediction_table(path: Path) -> PredictionTable:
     for line, row in enumerate(rows, start=2):
         try:
             names = [index_of[name] for name in row[1 : len(fixed) - 1]]
-            shares = [float(cell) for cell in row[len(fixed) :]]
+            shares = [float(cell) for cell in row[len(fixed) : last]]
             if len(row) != len(header):
                 raise ValueError(f"{len(row)} cells instead of {len(header)}")
         except (KeyError, ValueError) as error:
