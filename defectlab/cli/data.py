@@ -1,4 +1,4 @@
-"""`defectlab data ...`: get a data set onto the disk."""
+"""`defectlab data ...`: get a data set onto the disk, and look into one."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ __all__ = ["run"]
 
 
 def run(words: list[str]) -> int:
-    """Fetch NEU-CLS, or generate its synthetic stand-in."""
-    parser = CommandParser("defectlab data", "Get a data set onto the disk.")
+    """Fetch NEU-CLS, generate its synthetic stand-in, or inspect a folder."""
+    parser = CommandParser("defectlab data", "Get a data set onto the disk, or look into one.")
     commands = parser.add_subparsers(dest="command", required=True)
     fetch = commands.add_parser("fetch", help="download NEU-CLS; every file is checked against its SHA-256")
     fetch.add_argument("directory", nargs="?", type=Path, default=Path("data/neu-cls"), help="default: %(default)s")
@@ -18,7 +18,14 @@ def run(words: list[str]) -> int:
     synthesize.add_argument("directory", type=Path, help="a folder that does not exist yet")
     synthesize.add_argument("--per-class", type=int, default=300, help="pictures a class (default: %(default)s)")
     synthesize.add_argument("--seed", type=int, default=0)
+    inspect = commands.add_parser("inspect", help="counts, broken files, duplicates, doubtful labels of a folder")
+    inspect.add_argument("directory", type=Path, help="labelled pictures in any layout that fit reads")
+    inspect.add_argument("--output", type=Path, default=Path("inspection"), help="a folder (default: %(default)s)")
     arguments = parser.parse_args(words)
+    if arguments.command == "inspect":
+        from defectlab.cli.inspect import inspect as look
+
+        return look(arguments.directory, arguments.output)
     if arguments.command == "fetch":
         from defectlab.data.fetch import NEU_URL, fetch_neu
 

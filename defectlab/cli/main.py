@@ -24,7 +24,7 @@ COMMANDS = {
     "robustness": "accuracy on pictures made worse:           robustness RUN",
     "compare": "which of several runs is better:            compare RUN RUN...",
     "export": "keep a network, or its backbone, alone:     export RUN|CKPT --output FILE.ckpt|.safetensors",
-    "data": "data sets:                                  data fetch [DIR] | data synthesize DIR",
+    "data": "data sets:                                  data fetch [DIR] | data synthesize DIR | data inspect DIR",
     "configs": "list the shipped configs, or print one:     configs [NAME]",
 }
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from defectlab.data.augment import Augmentation
+from defectlab.data.duplicates import groups, near_duplicates
 from defectlab.data.images import ImageSet
 from defectlab.data.loader import BatchLoader, EvalLoader, TrainLoader
 from defectlab.data.progress import progress_bar
-from defectlab.data.splits import Split, fixed_split, fold_split, split_hash, stratified_split
+from defectlab.data.splits import Split, fixed_split, fold_split, keep_together, split_hash, stratified_split
 from defectlab.data.statistics import channel_statistics, check_statistics, is_grey
 from defectlab.errors import InputError
 
@@ -43,6 +44,7 @@ class ImageDataModule(pl.LightningDataModule):
         test_size: share (below 1) or number of images held out for the final test.
         split: `auto` keeps a split that the folders give, `random` divides all images anew, `2/5` takes the second of
             five folds for the test, which every image is in once over all folds.
+        group_duplicates: keep pictures of the same place (`near_duplicates`) in the same part of the split.
         augmentation: None for none.
         mean: a value a channel on [0, 1]; None measures the training part.
         std: likewise.
@@ -62,6 +64,7 @@ class ImageDataModule(pl.LightningDataModule):
         val_size: int | float,
         test_size: int | float,
         split: str,
+        group_duplicates: bool,
         augmentation: Augmentation | None,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
@@ -85,6 +88,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.val_size = val_size
         self.test_size = test_size
         self.split = split
+        self.group_duplicates = group_duplicates
         self.augmentation = augmentation
         self.mean = mean
         self.std = std
@@ -132,6 +136,10 @@ class ImageDataModule(pl.LightningDataModule):
             parts = fixed_split(data.splits, labels, self.val_size, self.seed)
         else:
             parts = stratified_split(labels, self.val_size, self.test_size, self.seed)
+        if self.group_duplicates:
+            alike = groups(near_duplicates(data.images), len(labels))
+            log.info("%d pictures show the same place as another: they stay together", sum(map(len, alike)))
+            parts = keep_together(parts, alike)
         # Grey pictures stored as RGB: a third of the memory, and of the work to augment them.
         if data.images.shape[1] > 1 and data.images.nbytes <= _ON_DEVICE_BYTES and is_grey(data.images):
             data.images = data.images[:, :1].contiguous()

@@ -61,7 +61,8 @@ class MNISTDataModule(ImageDataModule):
     ) -> None:
         super().__init__(
             image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
-            seed=seed, val_size=val_size, test_size=0, split="auto", augmentation=augmentation,
+            seed=seed, val_size=val_size, test_size=0, split="auto", group_duplicates=False,
+            augmentation=augmentation,
             mean=mean, std=std,
         )  # fmt: skip
         self.root = root

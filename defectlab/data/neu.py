@@ -50,6 +50,8 @@ class NEUDataModule(ImageDataModule):
         split: `auto` keeps a split that the folders give, `random` divides all images anew, `2/5` takes the second of
             five folds for the test.
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
+        group_duplicates: keep pictures of the same place, such as cut-outs that overlap, in the same part of the split,
+            whose sizes then are not quite those asked for.
         augmentation: None for none.
         mean: a value a channel on [0, 1]; None measures the training part.
         std: likewise.
@@ -70,13 +72,15 @@ class NEUDataModule(ImageDataModule):
         test_size: int | float = 0.2,
         split: str = "auto",
         on_bad_image: Literal["error", "skip"] = "error",
+        group_duplicates: bool = False,
         augmentation: Augmentation | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__(
             image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
-            seed=seed, val_size=val_size, test_size=test_size, split=split, augmentation=augmentation,
+            seed=seed, val_size=val_size, test_size=test_size, split=split, group_duplicates=group_duplicates,
+            augmentation=augmentation,
             mean=mean, std=std,
         )  # fmt: skip
         if synthetic_per_class < 1:

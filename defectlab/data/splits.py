@@ -12,7 +12,7 @@ import numpy as np
 
 from defectlab.errors import InputError
 
-__all__ = ["Split", "fixed_split", "fold_split", "hold_out", "split_hash", "stratified_split"]
+__all__ = ["Split", "fixed_split", "fold_split", "hold_out", "keep_together", "split_hash", "stratified_split"]
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,17 @@ def fixed_split(names: Sequence[str], labels: np.ndarray, val_size: int | float,
     if not len(given["val"]):
         given["train"], given["val"] = hold_out(given["train"], labels, val_size, seed, "data.val_size")
     return Split(given["train"], given["val"], given["test"])
+
+
+def keep_together(split: Split, groups: Sequence[Sequence[int]]) -> Split:
+    """Move the images of each group to the part of its first one: near-duplicates must not be on both sides."""
+    parts = {"train": split.train, "val": split.val, "test": split.test}
+    place = {int(index): name for name, indices in parts.items() for index in indices}
+    for group in groups:
+        for index in group[1:]:
+            place[index] = place[group[0]]
+    chosen = {name: np.array(sorted(i for i, part in place.items() if part == name), dtype=np.int64) for name in parts}
+    return Split(**chosen)
 
 
 def split_hash(split: Split, labels: np.ndarray) -> str:

@@ -1,0 +1,169 @@
+"""`defectlab data inspect DIR`: what is in a folder of labelled pictures, and what is wrong with it."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from defectlab.cli.console import shown_path
+from defectlab.data.duplicates import Duplicate, exact_duplicates, near_duplicates
+from defectlab.data.images import ImageSet, read_listing
+from defectlab.data.layouts import Listing, list_folders, list_neu
+from defectlab.data.progress import progress_bar
+from defectlab.errors import InputError
+from defectlab.evaluate.mislabels import out_of_fold, suspects
+from defectlab.networks import MobileNet
+from defectlab.networks.weights import load_backbone_weights
+from defectlab.report.figures import image_sheet, save_png
+from defectlab.runs import write_text
+
+__all__ = ["inspect"]
+
+_SIDE = 128  # px; what overlaps and what is mislabelled shows at this size
+_ON_SHEET = 40
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of findings.csv; `other` is the second file of a pair, `score` is of its kind."""
+
+    kind: str
+    file: str
+    other: str
+    score: str
+    detail: str
+
+
+def inspect(directory: Path, output: Path) -> int:
+    """Write findings.csv and two contact sheets to `output`; print a summary."""
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output {output} is a file: expected a folder")
+    listing = _list(directory)
+    data = read_listing(listing, _SIDE, 1, "skip")
+    place = {path.relative_to(listing.root).as_posix(): path for path in listing.files}
+    paths = [place[name] for name in data.files]
+    _print_counts(data, paths)
+    with progress_bar("looking for the same twice", 2) as advance:
+        exact = exact_duplicates(paths)
+        advance(1)
+        twice = {(pair.first, pair.second) for pair in exact}
+        near = [pair for pair in near_duplicates(data.images) if (pair.first, pair.second) not in twice]
+        advance(1)
+    doubtful = suspects(out_of_fold(_features(data.images), data.labels.numpy()), data.labels.numpy())
+    findings = [_unreadable(reason) for reason in data.skipped]
+    findings += [_pair("same bytes", pair, data) for pair in exact] + [_pair("same place", pair, data) for pair in near]
+    findings += [
+        Finding(
+            "doubtful label", data.files[s.index], "", f"{s.p_suggested:.3f}",
+            f"labelled {data.class_names[s.label]}, looks like {data.class_names[s.suggested]}",
+        )
+        for s in doubtful
+    ]  # fmt: skip
+    output.mkdir(parents=True, exist_ok=True)
+    _write(output / "findings.csv", findings)
+    pairs = sorted([*exact, *near], key=lambda pair: -pair.similarity)[: _ON_SHEET // 2]
+    if pairs:
+        indices = [index for pair in pairs for index in (pair.first, pair.second)]
+        titles = [f"{Path(data.files[i]).name}\n{data.class_names[int(data.labels[i])]}" for i in indices]
+        save_png(image_sheet(data.images[indices], titles), output / "duplicates.png")
+    if doubtful:
+        shown = doubtful[:_ON_SHEET]
+        titles = [
+            f"{Path(data.files[s.index]).name}\nlabelled {data.class_names[s.label]}\nlike {data.class_names[s.suggested]}"
+            for s in shown
+        ]
+        save_png(image_sheet(data.images[[s.index for s in shown]], titles), output / "doubtful.png")
+    _print_findings(findings, output)
+    return 0
+
+
+def _list(directory: Path) -> Listing:
+    """As NEU-CLS if the names are those of its classes, else by folders."""
+    if not directory.is_dir():
+        raise InputError(f"{directory} is no folder: expected one with labelled pictures")
+    try:
+        return list_neu(directory)
+    except InputError:
+        return list_folders(directory)
+
+
+@torch.inference_mode()
+def _features(images: Tensor) -> np.ndarray:
+    """What our surface weights see in uint8 images (N, 1, S, S): (N, E)."""
+    network = MobileNet(2, 1, _SIDE, stages="middle").to(memory_format=torch.channels_last).eval()
+    load_backbone_weights(network, "surface")
+    values = images.float() / 255
+    mean, std = values.mean(), values.std()
+    blocks = []
+    with progress_bar("computing features", len(images)) as advance:
+        for block in torch.split(values, 64):
+            blocks.append(network.embed(((block - mean) / std).contiguous(memory_format=torch.channels_last)))
+            advance(len(block))
+    features: np.ndarray = torch.cat(blocks).numpy()
+    return features
+
+
+def _unreadable(skipped: str) -> Finding:
+    name, _, why = skipped.partition(": ")
+    return Finding("unreadable", name, "", "", why)
+
+
+def _pair(kind: str, pair: Duplicate, data: ImageSet) -> Finding:
+    """What is worst about it: in two parts of a split, or with two labels."""
+    first, second = pair.first, pair.second
+    details = []
+    if data.splits is not None and data.splits[first] != data.splits[second]:
+        details.append(f"leak: {data.splits[first]} and {data.splits[second]}")
+    if data.labels[first] != data.labels[second]:
+        names = [data.class_names[int(data.labels[index])] for index in (first, second)]
+        details.append(f"contradiction: {names[0]} and {names[1]}")
+    return Finding(kind, data.files[first], data.files[second], f"{pair.similarity:.3f}", "; ".join(details))
+
+
+def _write(path: Path, findings: Sequence[Finding]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("kind", "file", "other", "score", "detail"))
+    writer.writerows((f.kind, f.file, f.other, f.score, f.detail) for f in findings)
+    write_text(path, text.getvalue())
+
+
+def _print_counts(data: ImageSet, paths: Sequence[Path]) -> None:
+    kinds: Counter[str] = Counter()
+    for path in paths:
+        with Image.open(path) as picture:
+            kinds[f"{picture.width} × {picture.height} {picture.mode}"] += 1
+    table = Table(title=f"{len(paths)} pictures", title_justify="left")
+    table.add_column("class")
+    table.add_column("pictures", justify="right")
+    for label, name in enumerate(data.class_names):
+        table.add_row(escape(name), str(int((data.labels == label).sum())))
+    console = Console()
+    console.print(table)
+    sizes = ", ".join(f"{size}: {count}" for size, count in kinds.most_common(5))
+    console.print(f"size and mode  {sizes}" + (", …" if len(kinds) > 5 else ""), highlight=False, markup=False)
+
+
+def _print_findings(findings: Sequence[Finding], output: Path) -> None:
+    counts = Counter(finding.kind for finding in findings)
+    leaks = sum("leak" in finding.detail for finding in findings)
+    against = sum("contradiction" in finding.detail for finding in findings)
+    print(
+        f"unreadable     {counts['unreadable']} files\n"
+        f"same bytes     {counts['same bytes']} pairs\n"
+        f"same place     {counts['same place']} pairs: brighter, compressed or cut anew; --data.group_duplicates true keeps "
+        "them on one side of the split\n"
+        f"               of all pairs {leaks} across parts of the split, {against} with two labels\n"
+        f"doubtful       {counts['doubtful label']} labels, the most doubtful first in findings.csv: look before changing any\n"
+        f"written to     {shown_path(output)}"
+    )

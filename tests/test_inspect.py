@@ -1,0 +1,155 @@
+"""`data inspect` finds what was planted, and the split that keeps near-duplicates together."""
+
+import csv
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance
+
+from defectlab.cli.main import main
+from defectlab.data import ImageFolderDataModule
+from defectlab.data.duplicates import Duplicate, exact_duplicates, groups, near_duplicates
+from defectlab.data.splits import Split, keep_together
+from defectlab.data.synthetic import synthesize
+from defectlab.evaluate.mislabels import suspects
+
+PLANTED = 6
+
+
+def altered(path: Path, rng: np.random.Generator) -> bytes:
+    """Two pixels cut off, brighter or darker, compressed."""
+    picture = Image.open(path).crop((2, 2, 200, 200))
+    picture = ImageEnhance.Brightness(picture).enhance(float(rng.uniform(0.85, 1.15)))
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=int(rng.integers(60, 90)))
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, set[str]]]:
+    """A synthetic set with known trouble: pairs by their later name, and names of files."""
+    root, rng = tmp_path_factory.mktemp("planted") / "strip", np.random.default_rng(0)
+    synthesize(root, 30, seed=1)
+    files = sorted(root.rglob("*.png"))
+    chosen = [files[index] for index in rng.permutation(len(files))[: 3 * PLANTED]]
+    truth: dict[str, set[str]] = {
+        "same bytes": set(),
+        "same place": set(),
+        "doubtful label": set(),
+        "unreadable": set(),
+    }
+    for path in chosen[:PLANTED]:
+        copy = path.with_name(f"{path.parent.name}_9{path.stem.rpartition('_')[2]}.png")
+        shutil.copy(path, copy)
+        truth["same bytes"].add(copy.name)
+    for path in chosen[PLANTED : 2 * PLANTED]:
+        copy = path.with_name(f"{path.parent.name}_8{path.stem.rpartition('_')[2]}.jpg")
+        copy.write_bytes(altered(path, rng))
+        truth["same place"].add(copy.name)
+    classes = sorted(folder.name for folder in root.iterdir())
+    for path in chosen[2 * PLANTED :]:
+        other = classes[(classes.index(path.parent.name) + int(rng.integers(1, 6))) % 6]
+        moved = root / other / f"{other}_7{path.stem.rpartition('_')[2]}.png"
+        path.rename(moved)
+        truth["doubtful label"].add(moved.name)
+    for name in ("crazing", "patches"):
+        broken = root / name / f"{name}_600.png"
+        broken.write_bytes(b"no picture")
+        truth["unreadable"].add(broken.name)
+    return root, truth
+
+
+def test_planted_trouble_is_found(
+    planted: tuple[Path, dict[str, set[str]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, truth = planted
+    assert main(["data", "inspect", str(root), "--output", str(tmp_path / "out")]) == 0
+    with (tmp_path / "out" / "findings.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = {
+        kind: {
+            name for row in rows if row["kind"] == kind for name in (Path(row["file"]).name, Path(row["other"]).name)
+        }
+        for kind in truth
+    }
+    assert found["unreadable"] - {""} == truth["unreadable"]
+    for kind in ("same bytes", "same place"):
+        pairs = [row for row in rows if row["kind"] == kind]
+        assert truth[kind] <= found[kind]
+        assert len(pairs) == PLANTED, "and nothing else"
+    wrong = found["doubtful label"] - {""}
+    assert len(wrong & truth["doubtful label"]) >= 0.8 * PLANTED
+    assert len(wrong & truth["doubtful label"]) >= 0.6 * len(wrong)
+    for name in ("duplicates.png", "doubtful.png"):
+        assert (tmp_path / "out" / name).read_bytes()[:4] == b"\x89PNG"
+    assert "2 files" in capsys.readouterr().out
+
+
+def test_leaks_and_contradictions_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    synthesize(tmp_path / "set" / "train", 6, seed=1)
+    synthesize(tmp_path / "set" / "test", 6, seed=2)
+    train, test = tmp_path / "set" / "train", tmp_path / "set" / "test"
+    shutil.copy(train / "patches" / "patches_1.png", test / "patches" / "patches_77.png")
+    shutil.copy(train / "patches" / "patches_2.png", train / "crazing" / "crazing_77.png")
+    assert main(["data", "inspect", str(tmp_path / "set"), "--output", str(tmp_path / "out")]) == 0
+    assert "of all pairs 1 across parts of the split, 1 with two labels" in capsys.readouterr().out
+    text = (tmp_path / "out" / "findings.csv").read_text()
+    assert "leak: test and train" in text or "leak: train and test" in text
+    assert "contradiction: " in text
+
+
+def test_near_duplicates_know_shifts_and_light_but_not_strangers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    big = torch.nn.functional.interpolate(torch.rand(3, 1, 30, 30, generator=generator), 220, mode="bicubic")
+    images = (big.clamp(0, 1) * 200).to(torch.uint8)
+    views = [images[:, :, :200, :200], images[:, :, 2:202, 3:203], images[:, :, :200, :200] // 2 + 60]
+    pairs = near_duplicates(torch.cat(views))
+    assert {(pair.first, pair.second) for pair in pairs} == {
+        (i + 3 * a, i + 3 * b) for i in range(3) for a, b in ((0, 1), (0, 2), (1, 2))
+    }
+    assert groups(pairs, 9) == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
+    flat = torch.full((2, 1, 64, 64), 9, dtype=torch.uint8)
+    assert near_duplicates(flat) == [], "blank pictures show no place"
+
+
+def test_exact_duplicates(tmp_path: Path) -> None:
+    for index, content in enumerate((b"a", b"b", b"a", b"a")):
+        (tmp_path / str(index)).write_bytes(content)
+    found = exact_duplicates([tmp_path / str(index) for index in range(4)])
+    assert found == [Duplicate(0, 2, 1.0), Duplicate(0, 3, 1.0)]
+
+
+def test_groups_stay_on_one_side(class_folders: Path) -> None:
+    split = Split(np.array([0, 1, 2]), np.array([3]), np.array([4, 5]))
+    kept = keep_together(split, [[1, 4], [3, 5]])
+    assert [part.tolist() for part in (kept.train, kept.val, kept.test)] == [[0, 1, 2, 4], [3, 5], []]
+    for path in sorted(class_folders.rglob("*.png"))[::3]:
+        shutil.copy(path, path.with_name(f"copy_{path.name}"))
+    data = ImageFolderDataModule(str(class_folders), image_size=64, channels=1, group_duplicates=True)
+    data.setup()
+    parts = {file: part for part in ("train", "val", "test") for file in data.files(part)}
+    for file, part in parts.items():
+        if "copy_" in file:
+            assert parts[file.replace("copy_", "")] == part
+
+
+def test_confident_learning_by_hand() -> None:
+    shares = np.array([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.1, 0.9], [0.3, 0.7], [0.95, 0.05]])
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    # Thresholds: (.9 + .8 + .2) / 3 = .633 and (.9 + .7 + .05) / 3 = .55.
+    found = suspects(shares, labels)
+    assert [(s.index, s.label, s.suggested) for s in found] == [(5, 1, 0), (2, 0, 1)]
+
+
+@pytest.mark.parametrize(("words", "message"), [(["none"], "none is no folder"), (["."], "")])
+def test_bad_folders(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "inspect", *words]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "inspection").exists()
