@@ -22,7 +22,7 @@ from defectlab.networks import MobileNet
 Fit = Callable[..., Path]
 FILES = {
     "checkpoints", "config.yaml", "confusion_matrix.csv", "confusion_matrix.png", "curves.png", "metrics.csv",
-    "metrics.json", "misclassified.png", "per_class.png", "predictions.csv", "reliability.png", "report.html",
+    "metrics.json", "misclassified.png", "per_class.png", "predictions.csv", "reliability.png", "report.html", "val_predictions.csv",
 }  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def test_help_version_and_every_command(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_fit_leaves_the_run_folder_of_the_contract(finished: Path) -> None:
     metrics = read(finished)
-    assert list(metrics) == ["data", "val", "test", "environment", "run"]
+    assert list(metrics) == ["data", "val", "test", "calibration", "environment", "run"]
     assert metrics["data"]["class_names"] == ["good", "hole", "scratch"]
     assert metrics["test"]["n"] == 7
     assert metrics["run"]["config"] == "tiny"
@@ -153,10 +153,14 @@ def test_test_repeats_the_figures_and_other_pictures_leave_the_run_alone(
 ) -> None:
     before = read(finished)
     assert main(["test", str(finished)]) == 0
-    assert read(finished) == before
+    after = read(finished)
+    assert after["run"].pop("test_split_read") == before["run"].pop("test_split_read") + 1
+    assert after == before
     kept = (finished / "predictions.csv").read_bytes()
     assert main(["test", str(finished), "--data.root", str(split_folders)]) == 0
-    assert read(finished) == before
+    after = read(finished)
+    del after["run"]["test_split_read"]
+    assert after == before
     assert (finished / "predictions.csv").read_bytes() == kept
     other = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("written to").strip())
     assert read(other)["test"]["n"] == 9

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score
 
 from defectlab.errors import InputError
-from defectlab.metrics import accuracy_interval, evaluate_predictions
+from defectlab.metrics import accuracy_interval, evaluate_predictions, fit_temperature
 
 
 def scores(n: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor, list[str]]:
@@ -136,3 +136,18 @@ def test_interval_is_wilsons(correct: int, n: int, level: float) -> None:
 def test_interval_of_impossible_counts(correct: int, n: int, level: float) -> None:
     with pytest.raises(InputError, match="expected"):
         accuracy_interval(correct, n, level)
+
+
+def test_temperature_undoes_overconfidence() -> None:
+    generator = torch.Generator().manual_seed(0)
+    honest = 2 * torch.randn(4000, 5, generator=generator)
+    labels = torch.multinomial(honest.softmax(dim=1), 1, generator=generator).squeeze(1)
+    for factor in (0.5, 1.0, 3.0):
+        assert fit_temperature(factor * honest, labels) == pytest.approx(factor, rel=0.05)
+    before = evaluate_predictions(3 * honest, labels, list("abcde"))
+    after = evaluate_predictions(3 * honest / fit_temperature(3 * honest, labels), labels, list("abcde"))
+    assert after["ece"] < 0.03 < before["ece"]
+    assert after["accuracy"] == before["accuracy"]
+    assert fit_temperature(torch.eye(3), torch.arange(3)) == pytest.approx(0.05, rel=0.05), (
+        "all right: as sure as allowed"
+    )

@@ -12,7 +12,7 @@ import pytest
 
 from defectlab import runs
 from defectlab.errors import InputError
-from defectlab.runs import RunFolder, find_runs, read_prediction_table, write_prediction_table
+from defectlab.runs import RunFolder, find_runs, read_prediction_table, record_test, write_prediction_table
 
 
 def make(folder: Path) -> Path:
@@ -164,3 +164,8 @@ def test_imports_neither_torch_nor_lightning() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_readings_of_a_test_split_are_counted(tmp_path: Path) -> None:
+    assert [record_test(tmp_path, name, "run", 0.5) for name in ("abc", "abc", "def", "abc")] == [1, 2, 1, 3]
+    assert (tmp_path / "test_reads.csv").read_text().count("split_hash") == 1

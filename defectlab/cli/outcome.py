@@ -1,5 +1,6 @@
 """What stands in a run folder after a test, and on the screen."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from rich.table import Table
 
 from defectlab.data import ImageDataModule
 from defectlab.errors import InputError
-from defectlab.metrics import SplitMetrics, accuracy_interval
+from defectlab.metrics import SplitMetrics, accuracy_interval, evaluate_predictions, fit_temperature
 from defectlab.report import write_report
 from defectlab.report.figures import SYNTHETIC_NOTE, image_sheet, save_png
 from defectlab.report.tensorboard import add_figures, add_hparams, events_logger
-from defectlab.runs import RunFolder, environment, write_prediction_table
+from defectlab.runs import RunFolder, environment, record_test, write_prediction_table
 from defectlab.tasks import ClassificationTask
 
 __all__ = ["earlier_metrics", "print_result", "write_outcome"]
@@ -33,14 +34,16 @@ def write_outcome(
     config: dict[str, Any],
 ) -> None:
     """Write metrics.json, predictions.csv, the misclassified sheet, TensorBoard's figures and the report."""
-    earlier = earlier_metrics(run)
+    earlier, described = earlier_metrics(run), data.describe()
+    reads = record_test(_runs_root(run), described["split_hash"], run.path.name, task.results["test"]["accuracy"])
     run.write_metrics(
         {
             **earlier,
-            "data": data.describe(),
+            "data": described,
             **task.results,
+            **_calibration(task, data),
             "environment": environment(),
-            "run": {**earlier.get("run", {}), **facts},
+            "run": {**earlier.get("run", {}), **facts, "test_split_read": reads},
         }
     )
     logits, labels = task.predictions["test"]
@@ -64,6 +67,25 @@ def write_outcome(
         add_hparams(logger, config, task.results["test"])
         logger.experiment.close()
     write_report(run)
+
+
+def _runs_root(run: RunFolder) -> Path:
+    """The folder of all runs, two above a run; the run's own if that cannot be written to."""
+    path = run.path.resolve()
+    if (path.parent / "config.yaml").is_file():  # another test's folder in that of its run
+        path = path.parent
+    root = path.parent.parent
+    return root if os.access(root, os.W_OK) else run.path
+
+
+def _calibration(task: ClassificationTask, data: ImageDataModule) -> dict[str, Any]:
+    """The temperature that suits the validation images, and what it makes of the test's calibration error."""
+    if "val" not in task.predictions:
+        return {}
+    temperature = fit_temperature(*task.predictions["val"])
+    logits, labels = task.predictions["test"]
+    scaled = evaluate_predictions(logits / temperature, labels, data.class_names)
+    return {"calibration": {"temperature": temperature, "ece": scaled["ece"], "loss": scaled["loss"]}}
 
 
 def earlier_metrics(run: RunFolder) -> dict[str, Any]:

@@ -46,11 +46,13 @@ def write_report(run: RunFolder) -> Path:
         wrong, unsure = sections.misclassified(predictions, predictions.labels, pictures.get("misclassified", ""))
         parts.append(section("Misclassified images", wrong))
         parts.append(section("Least certain images", unsure))
-        parts.append(section("Calibration", sections.calibration(judged) + pictures["reliability"]))
+        parts.append(
+            section("Calibration", sections.calibration(judged, metrics.get("calibration")) + pictures["reliability"])
+        )
     if "curves" in pictures:
         parts.append(section("Training", pictures["curves"]))
     parts.append(section("Data", sections.data(data)))
-    names = {"best_epoch": "best epoch, from 0"}
+    names = {"best_epoch": "best epoch, from 0", "test_split_read": "times this test split was read"}
     made = section("Run", facts((names.get(key, key.replace("_", " ")), v) for key, v in about.items()))
     made += section("Environment", facts((metrics.get("environment") or {}).items()))
     parts.append(f"<div class=pair>{made}</div>")

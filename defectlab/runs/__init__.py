@@ -1,6 +1,7 @@
 """The run folder and its files: the contract between commands."""
 
 from defectlab.runs.folder import RunFolder, find_runs
+from defectlab.runs.ledger import record_test
 from defectlab.runs.machine import environment
 from defectlab.runs.predictions import PredictionTable, read_prediction_table, write_prediction_table
 from defectlab.runs.text import write_text
@@ -11,6 +12,7 @@ __all__ = [
     "environment",
     "find_runs",
     "read_prediction_table",
+    "record_test",
     "write_prediction_table",
     "write_text",
 ]

@@ -22,7 +22,7 @@ from defectlab.errors import InputError
 from defectlab.runs.predictions import PredictionTable, read_prediction_table, write_prediction_table
 from defectlab.runs.text import write_text
 
-SECTIONS = ("data", "val", "test", "environment", "run")
+SECTIONS = ("data", "val", "test", "calibration", "environment", "run")
 
 
 @dataclass(frozen=True)
