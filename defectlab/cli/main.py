@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "label pictures:                             predict RUN|CKPT IMAGES... --output out.csv",
     "report": "write report.html and its figures anew:     report RUN",
     "crossval": "repeated cross-validation:                   crossval --config C [--folds 5 --repeats 2] ...",
+    "budget": "accuracy by labelled images a class:        budget --config C [--draws 10] ...",
     "robustness": "accuracy on pictures made worse:           robustness RUN",
     "compare": "which of several runs is better:            compare RUN RUN...",
     "export": "keep a network, or its backbone, alone:     export RUN|CKPT --output FILE.ckpt|.safetensors",
