@@ -1,12 +1,14 @@
 """`defectlab compare` on run folders whose answers are known."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from defectlab.cli.main import main
+from defectlab.evaluate.statistics import corrected_interval
 from defectlab.runs import RunFolder
 
 LABELS = np.arange(300) % 3
@@ -85,3 +87,32 @@ def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     ):
         assert main(["compare", *words]) == 1
         assert message in capsys.readouterr().err
+
+
+def crossval(path: Path, scores: list[float], seed: int = 0) -> str:
+    runs = [{"run": f"r{i}", "accuracy": score, "split_hash": f"{seed}-{i}"} for i, score in enumerate(scores)]
+    low, high = corrected_interval(scores, 0.25)
+    summary = {"accuracy": float(np.mean(scores)), "sd": float(np.std(scores, ddof=1)), "low": low, "high": high}
+    path.mkdir()
+    saved = {"arguments": {}, "fit": [], "summary": {**summary, "test_to_train": 0.25, "runs": runs}}
+    (path / "crossval.json").write_text(json.dumps(saved))
+    return str(path)
+
+
+def test_cross_validations_are_compared_by_their_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    base = 0.9 + 0.01 * rng.standard_normal(10)
+    first = crossval(tmp_path / "first", base.tolist())
+    much = crossval(tmp_path / "much", (base + 0.04 + 0.005 * rng.standard_normal(10)).tolist())
+    hardly = crossval(tmp_path / "hardly", (base + 0.002 * rng.standard_normal(10)).tolist())
+    assert main(["compare", first, much, hardly, "--output", str(tmp_path / "pairs.csv")]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "much is better: " in out
+    assert "first and hardly cannot be told apart" in out
+    assert (tmp_path / "pairs.csv").read_text().splitlines()[0] == "first,second,splits,difference,p,p_holm"
+    other = crossval(tmp_path / "other", base.tolist(), seed=1)
+    assert main(["compare", first, other]) == 1
+    assert "made on different splits (10 and 10)" in capsys.readouterr().err
+    (tmp_path / "run").mkdir()
+    assert main(["compare", first, str(tmp_path / "run")]) == 1
+    assert "is no folder of a cross-validation" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from rich.table import Table
 
 from defectlab.cli.arguments import CommandParser
 from defectlab.errors import InputError
-from defectlab.evaluate.comparison import Pair, compare_runs, right_answers
+from defectlab.evaluate.comparison import CrossvalPair, Pair, compare_crossvals, compare_runs, right_answers
+from defectlab.evaluate.crossval import FILE, read_crossval
 from defectlab.metrics import accuracy_interval
 from defectlab.runs import RunFolder, write_text
 
@@ -20,8 +22,12 @@ __all__ = ["run"]
 
 def run(words: list[str]) -> int:
     """Print accuracies, then a sentence a pair."""
-    parser = CommandParser("defectlab compare", "Exact McNemar tests on shared test images, adjusted by Holm's method.")
-    parser.add_argument("runs", nargs="+", help="two or more run folders that were judged on the same test images")
+    parser = CommandParser(
+        "defectlab compare", "Exact McNemar tests on shared test images, or corrected t-tests on shared splits."
+    )
+    parser.add_argument(
+        "runs", nargs="+", help="two or more run folders, or folders of crossval, judged on the same images"
+    )
     parser.add_argument("--level", type=float, default=0.05, help="share of false alarms over all pairs")
     parser.add_argument("--output", type=Path, help="CSV file of all pairs")
     given = parser.parse_args(words)
@@ -31,6 +37,8 @@ def run(words: list[str]) -> int:
         raise InputError(f"--level is {given.level}: expected a share between 0 and 1, such as 0.05")
     if given.output is not None and given.output.is_dir():
         raise InputError(f"--output {given.output} is a folder: expected the name of a CSV file")
+    if any((Path(name) / FILE).is_file() for name in given.runs):
+        return _compare_crossvals([Path(name) for name in given.runs], given.level, given.output)
     runs = [RunFolder.open(name) for name in given.runs]
     names = _short_names([run.path.resolve() for run in runs])
     right = right_answers(runs)
@@ -52,6 +60,30 @@ def run(words: list[str]) -> int:
     return 0
 
 
+def _compare_crossvals(folders: list[Path], level: float, output: Path | None) -> int:
+    names = _short_names([folder.resolve() for folder in folders])
+    summaries = []
+    for folder in folders:
+        saved = read_crossval(folder)
+        if "summary" not in saved:
+            raise InputError(f"{folder} is not finished: defectlab crossval {folder}")
+        summaries.append(saved["summary"])
+    pairs = compare_crossvals(names, summaries)
+    table = Table(title=f"{pairs[0].splits} shared splits", title_justify="left")
+    for column in ("cross-validation", "accuracy", "95 % interval (corrected)"):
+        table.add_column(column, justify="left" if column == "cross-validation" else "right")
+    for name, summary in sorted(zip(names, summaries, strict=True), key=lambda item: -item[1]["accuracy"]):
+        mean = f"{summary['accuracy']:.2%} ± {summary['sd']:.2%}"
+        table.add_row(escape(name), mean, f"{summary['low']:.1%} to {summary['high']:.1%}")
+    console = Console()
+    console.print(table)
+    for pair in pairs:
+        console.print(pair.verdict(level), highlight=False, markup=False)
+    if output is not None:
+        write_text(output, _csv(pairs))
+    return 0
+
+
 def _short_names(paths: list[Path]) -> list[str]:
     """The last parts of each path, as few as tell all of them apart.
 
@@ -66,9 +98,9 @@ def _short_names(paths: list[Path]) -> list[str]:
     return ["/".join(path.parts[-depth:]) for path in paths]
 
 
-def _csv(pairs: list[Pair]) -> str:
+def _csv(pairs: Sequence[Pair | CrossvalPair]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Pair)], lineterminator="\n")
+    writer = csv.DictWriter(text, [field.name for field in fields(pairs[0])], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(pair) for pair in pairs)
     return text.getvalue()

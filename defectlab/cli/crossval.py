@@ -24,13 +24,12 @@ from defectlab.cli.fit import train_and_test
 from defectlab.cli.parser import DefectCLI
 from defectlab.data.progress import progress_bar
 from defectlab.errors import InputError
-from defectlab.evaluate.crossval import Part, finished, plan, pool, summarise
+from defectlab.evaluate.crossval import FILE, Part, finished, plan, pool, read_crossval, summarise
 from defectlab.metrics import accuracy_interval
 from defectlab.runs import PredictionTable, RunFolder, write_text
 
 __all__ = ["run"]
 
-_FILE = "crossval.json"
 _LOG = "fit.log"
 # Song & Yan 2013, table 2: AECLBP with a support vector machine, 100 random halves.
 _PUBLISHED = "published: AECLBP + SVM 98.93 ± 0.63 % over 100 repeats of 150 + 150 images a class (Song & Yan 2013)"
@@ -101,19 +100,15 @@ def _new_folder(given: argparse.Namespace, more: Sequence[str]) -> Path:
 
 def _earlier(folder: Path, processes: int) -> tuple[argparse.Namespace, list[str], Path]:
     """The arguments of an earlier call, from its folder."""
-    try:
-        saved = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-        arguments = argparse.Namespace(**saved["arguments"], processes=processes)
-        return arguments, list(saved["fit"]), folder
-    except (OSError, ValueError, KeyError):
-        raise InputError(f"{folder} is no folder of a cross-validation: it has no readable {_FILE}") from None
+    saved = read_crossval(folder)
+    return argparse.Namespace(**saved["arguments"], processes=processes), list(saved["fit"]), folder
 
 
 def _save(folder: Path, given: argparse.Namespace, more: Sequence[str], summary: dict[str, Any] | None) -> None:
     names = ("config", "protocol", "folds", "repeats", "seed")
     saved = {"arguments": {name: getattr(given, name) for name in names}, "fit": list(more)}
     text = json.dumps({**saved, **({"summary": summary} if summary else {})}, indent=2, ensure_ascii=False)
-    write_text(folder / _FILE, text + "\n")
+    write_text(folder / FILE, text + "\n")
 
 
 def _run_all(todo: list[Part], config: str, more: Sequence[str], folder: Path, processes: int, count: int) -> None:

@@ -1,5 +1,6 @@
 """Repeated splits of one data set: which runs there are, and what they say together."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from defectlab.errors import InputError
 from defectlab.evaluate.statistics import corrected_interval
 from defectlab.runs import PredictionTable, RunFolder
 
-__all__ = ["Part", "Protocol", "finished", "plan", "pool", "summarise"]
+__all__ = ["FILE", "Part", "Protocol", "finished", "plan", "pool", "read_crossval", "summarise"]
 
+FILE = "crossval.json"
 Protocol = Literal["kfold", "song-yan"]
 
 
@@ -54,6 +56,21 @@ def finished(folder: Path) -> bool:
         return "test" in run.read_metrics()
     except InputError:
         return False
+
+
+def read_crossval(folder: Path) -> dict[str, Any]:
+    """What crossval.json holds: `arguments`, `fit`, and `summary` once all runs are done.
+
+    Raises:
+        InputError: there is none that can be read.
+    """
+    try:
+        saved = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        if isinstance(saved, dict) and {"arguments", "fit"} <= set(saved):
+            return saved
+    except (OSError, ValueError):
+        pass
+    raise InputError(f"{folder} is no folder of a cross-validation: it has no readable {FILE}")
 
 
 def summarise(runs: Sequence[RunFolder]) -> dict[str, Any]:
