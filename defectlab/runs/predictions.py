@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -33,11 +33,11 @@ def write_prediction_table(
     labels: npt.ArrayLike | None,
     probabilities: npt.ArrayLike,
     class_names: Sequence[str],
-    threshold: float | None = None,
+    extra: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Write one row an image: `file,label,predicted,confidence,p_<class>...`, in one step.
 
-    With a threshold of confidence a last column, `decision`, holds the class or, below it, `look`.
+    `extra` columns of N texts come last, by name.
 
     `labels` `(N,)` are class indices; with None there is no label column. `probabilities` `(N, C)` are
     written with six decimals, and `confidence` is the largest of a row.
@@ -62,14 +62,14 @@ def write_prediction_table(
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     label_column = [] if truth is None else ["label"]
-    decision_column = [] if threshold is None else ["decision"]
+    more = extra or {}
     columns = (f"p_{name}" for name in class_names)
-    writer.writerow(["file", *label_column, "predicted", "confidence", *columns, *decision_column])
+    writer.writerow(["file", *label_column, "predicted", "confidence", *columns, *more])
     for index, (file, row) in enumerate(zip(files, shares, strict=True)):
         label = [] if truth is None else [class_names[truth[index]]]
         best = int(row.argmax())
-        decision = [] if threshold is None else [class_names[best] if round(row[best], 6) >= threshold else "look"]
-        writer.writerow([file, *label, class_names[best], f"{row[best]:.6f}", *(f"{p:.6f}" for p in row), *decision])
+        last = (column[index] for column in more.values())
+        writer.writerow([file, *label, class_names[best], f"{row[best]:.6f}", *(f"{p:.6f}" for p in row), *last])
     write_text(path, text.getvalue())
 
 
@@ -86,7 +86,7 @@ def read_prediction_table(path: Path) -> PredictionTable:
         raise InputError(f"{path} cannot be read ({error.strerror}); run `test` or `predict` first") from None
     labelled = "label" in header[:2]
     fixed = ["file", *(["label"] if labelled else []), "predicted", "confidence"]
-    last = len(header) - (header[-1:] == ["decision"])
+    last = len(fixed) + sum(column.startswith("p_") for column in header)
     class_names = [column.removeprefix("p_") for column in header[len(fixed) : last]]
     if header[: len(fixed)] != fixed or not class_names:
         raise InputError(

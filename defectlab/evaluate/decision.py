@@ -1,0 +1,78 @@
+"""From probabilities to what is done: sets of classes with a coverage, and decisions by their cost."""
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from defectlab.errors import InputError
+
+__all__ = ["conformal_limit", "least_cost", "prediction_sets", "read_costs"]
+
+
+def conformal_limit(shares: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], coverage: float) -> float:
+    """The probability from which a class belongs to an image's set, so that sets hold the truth with `coverage`.
+
+    Split conformal prediction with the score 1 - p of the true class: Sadinle, Lei & Wasserman, "Least ambiguous
+    set-valued classifiers", JASA 114 (2019). It holds on average over images like those of calibration.
+
+    Args:
+        shares: Probabilities (N, C) of calibration images that had no part in training.
+        labels: Their classes (N,).
+        coverage: In (0, 1).
+
+    Raises:
+        InputError: fewer images than the coverage takes.
+    """
+    if not 0 < coverage < 1:
+        raise InputError(f"coverage is {coverage}: expected a share between 0 and 1, such as 0.95")
+    n = len(labels)
+    rank = math.ceil((n + 1) * coverage)
+    if rank > n:
+        needed = math.ceil(coverage / (1 - coverage))
+        raise InputError(
+            f"a coverage of {coverage:g} takes at least {needed} validation images, found {n}: hold out more by "
+            "data.val_size, or ask for less"
+        )
+    return float(1 - np.sort(1 - shares[np.arange(n), labels])[rank - 1])
+
+
+def prediction_sets(shares: npt.NDArray[np.float64], limit: float, class_names: Sequence[str]) -> list[str]:
+    """The classes of each image (N, C), the likeliest first, joined by `|`; empty where none reaches the limit."""
+    order = np.argsort(-shares, axis=1, kind="stable")
+    return ["|".join(class_names[k] for k in row if s[k] >= limit) for row, s in zip(order, shares, strict=True)]
+
+
+def least_cost(shares: npt.NDArray[np.float64], costs: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """The decision (N,) of the least expected cost, from probabilities (N, C) and costs (C, C) of truth by decision."""
+    decisions: npt.NDArray[np.int64] = (shares @ costs).argmin(axis=1)
+    return decisions
+
+
+def read_costs(path: Path, class_names: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Costs (C, C) in the order of `class_names` from a CSV file: a row a true class, a column a decision.
+
+    Its first row and first column name the classes, in any order.
+
+    Raises:
+        InputError: no such table, other classes, or costs that are no finite numbers of at least 0.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header, *rows = [row for row in csv.reader(file) if row] or [[]]
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"{path} cannot be read: expected a CSV file of costs, a row a true class") from None
+    columns, names = [name.strip() for name in header[1:]], [row[0].strip() for row in rows]
+    if sorted(columns) != sorted(class_names) or sorted(names) != sorted(class_names):
+        raise InputError(f"{path}: expected one row and one column for each of {', '.join(class_names)}")
+    try:
+        cells = {n: dict(zip(columns, map(float, row[1:]), strict=True)) for n, row in zip(names, rows, strict=True)}
+    except ValueError:
+        raise InputError(f"{path}: expected a number in every cell") from None
+    costs = np.array([[cells[truth][decision] for decision in class_names] for truth in class_names])
+    if not np.isfinite(costs).all() or (costs < 0).any():
+        raise InputError(f"{path}: expected finite costs of at least 0")
+    return costs
