@@ -108,28 +108,32 @@ def misclassified(predictions: PredictionTable, labels: npt.NDArray[np.int64], s
     confidence = predictions.probabilities.max(axis=1)
     right = predictions.predicted == labels
 
-    def row(index: int) -> list[Cell]:
+    def row(index: int, *verdict: Cell) -> list[Cell]:
         shares = predictions.probabilities[index]
-        top = np.argsort(-shares, kind="stable")[:3]
-        listed = " · ".join(f"{names[c]} {percent(float(shares[c]))}" for c in top)
-        return [predictions.files[index], names[labels[index]], listed]
+        taken, second = (int(k) for k in np.argsort(-shares, kind="stable")[:2])
+        other = names[second] if right[index] else names[labels[index]]
+        share = float(shares[second if right[index] else labels[index]])
+        texts = (predictions.files[index], names[labels[index]], names[taken], *verdict, other)
+        return [*texts, float(shares[taken]), share]
 
-    columns = ["file", "true class", "top probabilities"]
+    columns = ["file", "true class", "taken for", "against", "probability", "of the other"]
     wrong = np.flatnonzero(~right)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
     mistakes = "<p>None.</p>"
     if len(wrong):
         mistakes = (
             f"<p>{len(wrong):,} of {n:,} test images, the surest first: look there for wrong labels and "
-            f"blind spots.</p>{sheet}" + table(columns, [row(int(i)) for i in wrong[:WRONG_ROWS]], text_columns=3)
+            f"blind spots.</p>{sheet}"
+            + table(columns, [row(int(i)) for i in wrong[:WRONG_ROWS]], text_columns=4, bars=(4, 5))
         )
         if len(wrong) > WRONG_ROWS:
             mistakes += f"<p class=quiet>The first {WRONG_ROWS}; predictions.csv has them all.</p>"
 
     unsure = np.argsort(confidence, kind="stable")[:UNSURE_ROWS]
-    verdicts = [[*row(int(i)), "right" if right[i] else "wrong"] for i in unsure]
+    verdicts = [row(int(i), "right" if right[i] else "wrong") for i in unsure]
     doubts = "<p>The lowest top probability first, whether right or wrong.</p>"
-    return mistakes, doubts + table([*columns, "verdict"], verdicts, text_columns=4)
+    columns = [*columns[:3], "verdict", *columns[3:]]
+    return mistakes, doubts + table(columns, verdicts, text_columns=5, bars=(5, 6))
 
 
 def calibration(judged: dict[str, Any], scaled: dict[str, Any] | None) -> str:
