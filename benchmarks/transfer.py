@@ -4,8 +4,8 @@
     python benchmarks/transfer.py --neu DIR --sets neu elpv --imagenet mobilenet_v2:1.0:FILE --fine-tune --output transfer
 
 Every row sees the same labelled images and is judged on all others; mean ± sd over the draws, in per cent, of the mean
-over the classes of the share that is recognised. Each weight file is read at the last layer and at its middle ones, the
-better of which (by the probe, over all budgets) is fine-tuned and plotted. Writes transfer.csv and a PNG a set.
+over the classes of the share that is recognised. Each weight file is read at the last layer and at its middle ones (`surface`
+has the middle ones alone); the better head, by the probe over all budgets, is fine-tuned and plotted. Writes transfer.csv and a PNG a set.
 """
 
 import argparse
@@ -28,8 +28,6 @@ from defectlab.errors import InputError
 from defectlab.networks.mobilenet import BACKBONES, Stages
 
 __all__ = ["main"]
-
-_HEADS: tuple[Stages, ...] = ("last", "middle")
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def measure(given: argparse.Namespace, data: LabelledSet) -> list[Row]:
     classes = len(np.unique(data.labels))
     for source in sources(given):
         best: tuple[float, Stages] = (0.0, "last")
-        for stages in _HEADS:
+        for stages in source.heads:
             torch.manual_seed(0)  # of the random weights of `none`
             features = source.embed(source.network(classes, given.image_size, stages), data.images)
             found = []

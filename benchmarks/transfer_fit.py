@@ -39,6 +39,11 @@ class Source:
         """ImageNet's weights are for colour; a grey picture goes in three times."""
         return 1 if self.weights in (None, "surface") else 3
 
+    @property
+    def heads(self) -> tuple[Stages, ...]:
+        """Where the features may be read; the surface weights end at the last middle layer."""
+        return ("middle",) if self.weights == "surface" else ("last", "middle")
+
     def network(self, classes: int, size: int, stages: Stages) -> MobileNet:
         """The network with its weights, its BatchNorm statistics frozen where they are worth something."""
         network = MobileNet(

@@ -52,5 +52,7 @@ def _save_checkpoint(source: Path, output: Path) -> None:
     whole = read_checkpoint(source)
     kept = {key: whole[key] for key in _NEEDED if key in whole}
     card = data_card(whole, source)
-    kept.update({key: value for key, value in whole.items() if value is card})
+    # Where the pictures lay says nothing on another machine.
+    own = {**card, "root": Path(str(card["root"])).name}
+    kept.update({key: own for key, value in whole.items() if value is card})
     AtomicCheckpointIO().save_checkpoint(kept, output)

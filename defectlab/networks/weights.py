@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torchvision.models import get_model_weights
 
@@ -85,7 +85,7 @@ def save_backbone_weights(network: MobileNet, path: Path, half: bool) -> None:
     }
     part = path.with_name(path.name + ".part")
     try:
-        save_file(state, part, metadata={"backbone": network.backbone, "width": str(network.width)})
+        part.write_bytes(save(state, metadata={"backbone": network.backbone, "width": str(network.width)}))
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -75,7 +75,7 @@ class MobileNetTask(ClassificationTask):
         unfreeze_epoch: int = 3,
         backbone_lr_factor: float = 1.0,
         cache_features: bool = False,
-        stages: Stages = "last",
+        stages: Stages = "middle",
         hidden: int = 0,
         dropout: float = 0.2,
         batch_norm_momentum: float = 0.1,

@@ -1,0 +1,76 @@
+"""The files in checkpoints/: each has a card that knows it, and each does what it is shipped for, offline."""
+
+import csv
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from defectlab.cli.main import main
+from defectlab.data.synthetic import CLASS_NAMES, synthesize
+from defectlab.networks import MobileNet
+from defectlab.networks.weights import SHIPPED, load_backbone_weights
+from defectlab.tasks.checkpoint import read_checkpoint
+
+FOLDER = next(folder for folder in SHIPPED if folder.is_dir())
+FILES = sorted(path for path in FOLDER.iterdir() if path.suffix in (".safetensors", ".ckpt"))
+
+
+def test_what_is_shipped() -> None:
+    assert [path.name for path in FILES] == ["mobilenet_v3_small-surface.safetensors", "neu_mobilenet.ckpt"]
+    assert sum(path.stat().st_size for path in FILES) < 10e6, "they ride in the wheel"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_the_card_is_of_this_file(path: Path) -> None:
+    card = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in card
+    for fact in ("config", "seed", "commit", "pictures", "hardware", "hours"):
+        assert fact in card, f"the card does not tell the {fact}"
+
+
+def test_surface_weights_tell_textures_apart() -> None:
+    """Untrained features see no difference that these do not: same-texture pairs are nearest neighbours."""
+    network = MobileNet(6, 1, 96, stages="middle").eval()
+    load_backbone_weights(network, "surface")
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(8, 1, 96, 96, generator=generator)
+    fine, coarse = noise, torch.nn.functional.interpolate(noise[..., ::6, ::6], 96, mode="bilinear")
+    images = torch.cat([fine, coarse / coarse.std()])
+    with torch.no_grad():
+        embedded = network.embed(images)
+    embedded = (embedded - embedded.mean(dim=0)) / (embedded.std(dim=0) + 1e-6)
+    distances = torch.cdist(embedded, embedded).fill_diagonal_(torch.inf)
+    assert ((distances.argmin(dim=1) < 8) == (torch.arange(16) < 8)).all()
+
+
+def test_surface_weights_are_small_and_plain() -> None:
+    with safe_open(FILES[0], framework="pt") as file:
+        assert file.metadata() == {"backbone": "mobilenet_v3_small", "width": "1.0"}
+        names = list(file.keys())
+        assert all(file.get_tensor(name).isfinite().all() for name in names)
+    assert names
+    assert all(name.startswith("features.") for name in names)
+
+
+def test_the_classifier_sorts_strip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn strip, which it has never been trained on, in place of the real pictures that are not here."""
+    monkeypatch.chdir(tmp_path)
+    synthesize(tmp_path / "strip", 10, seed=3)
+    assert main(["predict", "checkpoints/neu_mobilenet.ckpt", "strip", "--output", "out.csv"]) == 0
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 60
+    right = sum(Path(row["file"]).parent.name == row["predicted"] for row in rows)
+    assert right >= 45
+    assert {row["predicted"] for row in rows} == set(CLASS_NAMES)
+
+
+def test_the_classifier_knows_nothing_of_the_machine_it_was_made_on() -> None:
+    checkpoint = read_checkpoint(FILES[1])
+    cards = [value for value in checkpoint.values() if isinstance(value, dict) and "root" in value]
+    assert [card["source"] for card in cards] == ["real"]
+    assert not Path(cards[0]["root"]).is_absolute()
+    assert "optimizer_states" not in checkpoint
