@@ -210,6 +210,11 @@ def test_a_checkpoint_for_prediction_alone(
         assert main(["predict", name, str(class_folders), "--output", str(tmp_path / output)]) == 0
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes() == (tmp_path / "c.csv").read_bytes()
     capsys.readouterr()
+    assert main(["predict", "tinny.ckpt", str(class_folders), "--output", str(tmp_path / "d.csv")]) == 1
+    assert (
+        "there is no checkpoint tinny.ckpt: expected a .ckpt file, or a shipped one: tiny.ckpt"
+        in capsys.readouterr().err
+    )
     assert main(["export", str(run), "--output", str(tmp_path / "w.safetensors")]) == 1
     assert "is a CompactCNN: expected a MobileNet" in capsys.readouterr().err
     assert main(["export", str(run), "--output", str(tmp_path / "w.ckpt"), "--half"]) == 1

@@ -23,6 +23,11 @@ def checkpoint_of(name: str) -> Path:
         for folder in SHIPPED:
             if (folder / Path(name).name).is_file():
                 return folder / Path(name).name
+    if Path(name).suffix == ".ckpt" and not Path(name).exists():
+        shipped = sorted(path.name for folder in SHIPPED for path in folder.glob("*.ckpt"))
+        raise InputError(
+            f"there is no checkpoint {name}: expected a .ckpt file, or a shipped one: {', '.join(shipped)}"
+        )
     run = RunFolder.open(name)
     for file in (run.best, run.last):
         if file.is_file():
