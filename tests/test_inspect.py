@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import write_config
 from PIL import Image, ImageEnhance
 
 from defectlab.cli.main import main
@@ -116,11 +117,26 @@ def test_near_duplicates_know_shifts_and_light_but_not_strangers() -> None:
     assert near_duplicates(flat) == [], "blank pictures show no place"
 
 
-def test_exact_duplicates(tmp_path: Path) -> None:
-    for index, content in enumerate((b"a", b"b", b"a", b"a")):
-        (tmp_path / str(index)).write_bytes(content)
-    found = exact_duplicates([tmp_path / str(index) for index in range(4)])
-    assert found == [Duplicate(0, 2, 1.0), Duplicate(0, 3, 1.0)]
+def test_exact_duplicates() -> None:
+    assert exact_duplicates([b"a", b"b", b"a", b"a"]) == [Duplicate(0, 2, 1.0), Duplicate(0, 3, 1.0)]
+
+
+def test_the_split_of_a_config_is_inspected(
+    class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in sorted(class_folders.rglob("*.png"))[::2]:
+        shutil.copy(path, path.with_name(f"copy_{path.name}"))
+    config = write_config(tmp_path, class_folders)
+    assert main(["data", "inspect", "--config", str(config), "--data.image_size", "64", "--output", "out"]) == 0
+    out = capsys.readouterr().out
+    leaks = int(out.partition("of all pairs ")[2].split()[0])
+    assert leaks > 0
+    assert (tmp_path / "out" / "findings.csv").read_text().count("leak: ") == leaks
+    assert not (tmp_path / "runs").exists()
+    words = ["data", "inspect", "--config", str(config), "--data.image_size", "64", "--data.group_duplicates", "true"]
+    assert main([*words, "--output", "grouped"]) == 0
+    assert "of all pairs 0 across parts" in capsys.readouterr().out
 
 
 def test_groups_stay_on_one_side(class_folders: Path) -> None:
@@ -145,7 +161,9 @@ def test_confident_learning_by_hand() -> None:
     assert [(s.index, s.label, s.suggested) for s in found] == [(5, 1, 0), (2, 0, 1)]
 
 
-@pytest.mark.parametrize(("words", "message"), [(["none"], "none is no folder"), (["."], "")])
+@pytest.mark.parametrize(
+    ("words", "message"), [(["none"], "none is no folder"), (["."], ""), ([], "give a folder, or --config")]
+)
 def test_bad_folders(
     words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -151,3 +151,11 @@ def test_temperature_undoes_overconfidence() -> None:
     assert fit_temperature(torch.eye(3), torch.arange(3)) == pytest.approx(0.05, rel=0.05), (
         "all right: as sure as allowed"
     )
+
+
+@pytest.mark.parametrize("share", [0.9, 0.98])
+def test_the_accuracy_interval_covers(share: float) -> None:
+    """Nominal 95 %: observed 93 to 100 % over every count that 300 images can give, weighted by its probability."""
+    chances = [math.comb(300, k) * share**k * (1 - share) ** (300 - k) for k in range(301)]
+    covered = [low <= share <= high for low, high in (accuracy_interval(k, 300) for k in range(301))]
+    assert 0.93 <= sum(p for p, inside in zip(chances, covered, strict=True) if inside) <= 1.0

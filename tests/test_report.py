@@ -3,6 +3,8 @@
 import base64
 import csv
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -303,3 +305,22 @@ def test_confusion_matrix_names_and_numbers(tmp_path: Path) -> None:
     assert re.search("every 8th", large.get_xlabel())
     with pytest.raises(InputError, match=r"expected \(3, 3\)"):
         figures.confusion_matrix_figure([[1]], ["a", "b", "c"])
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
+def test_a_browser_shows_the_page(tmp_path: Path) -> None:
+    """The page is laid out from top to bottom without help from outside, and no picture of it is broken."""
+    page = write_report(make_run(tmp_path / "run", NEU))
+    screenshot = tmp_path / "page.png"
+    words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1000,3000"]
+    words += ["--host-resolver-rules=MAP * 127.0.0.1:9", f"--screenshot={screenshot}", page.as_uri()]
+    subprocess.run(words, check=True, capture_output=True, timeout=120)
+    with Image.open(screenshot) as picture:
+        pixels = np.asarray(picture.convert("L")).astype(float)
+    assert pixels.shape == (3000, 1000)
+    blocks = pixels.reshape(10, 300, 1000).std(axis=(1, 2))
+    assert (blocks[:8] > 3).all(), "no part of the page is blank"
+    dumped = subprocess.run(
+        [*words[:4], "--dump-dom", page.as_uri()], check=True, capture_output=True, text=True, timeout=120
+    )
+    assert dumped.stdout.count("<img") == page.read_text(encoding="utf-8").count("<img") > 2

@@ -52,7 +52,7 @@ def run(words: list[str]) -> int:
     console = Console()
     console.print(table)
     for pair in pairs:
-        console.print(pair.verdict(given.level), highlight=False, markup=False)
+        console.print(pair.verdict(given.level), highlight=False, markup=False, soft_wrap=True)
         only = f"  right alone: {pair.first_only} and {pair.second_only}"
         console.print(only + (f"; p before Holm {pair.p:.3g}" if len(pairs) > 1 else ""), highlight=False)
     if given.output is not None:
@@ -78,7 +78,7 @@ def _compare_crossvals(folders: list[Path], level: float, output: Path | None) -
     console = Console()
     console.print(table)
     for pair in pairs:
-        console.print(pair.verdict(level), highlight=False, markup=False)
+        console.print(pair.verdict(level), highlight=False, markup=False, soft_wrap=True)
     if output is not None:
         write_text(output, _csv(pairs))
     return 0

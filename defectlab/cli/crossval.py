@@ -177,8 +177,8 @@ def _print(folder: Path, given: argparse.Namespace, summary: dict[str, Any], poo
         f"accuracy     {summary['accuracy']:.2%} ± {summary['sd']:.2%} (mean ± sd of {len(summary['runs'])} runs, {kind})\n"
         f"             95 % interval {summary['low']:.2%} to {summary['high']:.2%}, corrected for overlapping training "
         f"sets (Nadeau & Bengio 2003)\npooled       {right:.2%} of {len(pooled.files)} images",
-        highlight=False, markup=False,
+        highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
     if given.protocol == "song-yan":
-        console.print(f"             {_PUBLISHED}", highlight=False, markup=False)
+        console.print(f"             {_PUBLISHED}", highlight=False, markup=False, soft_wrap=True)
     print(f"written to   {shown_path(folder)}")

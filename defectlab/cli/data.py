@@ -18,14 +18,10 @@ def run(words: list[str]) -> int:
     synthesize.add_argument("directory", type=Path, help="a folder that does not exist yet")
     synthesize.add_argument("--per-class", type=int, default=300, help="pictures a class (default: %(default)s)")
     synthesize.add_argument("--seed", type=int, default=0)
-    inspect = commands.add_parser("inspect", help="counts, broken files, duplicates, doubtful labels of a folder")
-    inspect.add_argument("directory", type=Path, help="labelled pictures in any layout that fit reads")
-    inspect.add_argument("--output", type=Path, default=Path("inspection"), help="a folder (default: %(default)s)")
+    commands.add_parser("inspect", help="counts, broken files, duplicates, doubtful labels")
+    if words[:1] == ["inspect"]:
+        return _inspect(words[1:])
     arguments = parser.parse_args(words)
-    if arguments.command == "inspect":
-        from defectlab.cli.inspect import inspect as look
-
-        return look(arguments.directory, arguments.output)
     if arguments.command == "fetch":
         from defectlab.data.fetch import NEU_URL, fetch_neu
 
@@ -37,3 +33,21 @@ def run(words: list[str]) -> int:
     count = write(arguments.directory, arguments.per_class, arguments.seed)
     print(f"{count} synthetic pictures are in {arguments.directory}")
     return 0
+
+
+def _inspect(words: list[str]) -> int:
+    # The parser would take the value of an option of fit's for the folder.
+    named = Path(words[0]) if words and not words[0].startswith("-") else None
+    parser = CommandParser(
+        "defectlab data inspect",
+        "What is in a folder of labelled pictures, in any layout that fit reads, and what is wrong with it: "
+        "`data inspect DIR`, or `data inspect --config C ...` for a config's data and its split, with arguments of fit.",
+    )
+    parser.add_argument("--config", help="in place of a folder")
+    parser.add_argument("--output", type=Path, default=Path("inspection"), help="a folder (default: %(default)s)")
+    arguments, more = parser.parse_known_args(words if named is None else words[1:])
+    if more and arguments.config is None:
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    from defectlab.cli.inspect import inspect
+
+    return inspect(named, arguments.config, more, arguments.output)

@@ -1,9 +1,8 @@
 """Pictures that are in a set twice, byte for byte or nearly."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -26,12 +25,12 @@ class Duplicate:
     similarity: float
 
 
-def exact_duplicates(files: Sequence[Path]) -> list[Duplicate]:
-    """Files with the same bytes (SHA-256)."""
+def exact_duplicates(contents: Iterable[bytes]) -> list[Duplicate]:
+    """Which of the contents of files, or of pictures, are the same, by SHA-256."""
     seen: dict[str, int] = {}
     found = []
-    for index, file in enumerate(files):
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    for index, content in enumerate(contents):
+        digest = hashlib.sha256(content).hexdigest()
         if digest in seen:
             found.append(Duplicate(seen[digest], index, 1.0))
         else:

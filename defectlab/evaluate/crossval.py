@@ -91,6 +91,7 @@ def summarise(runs: Sequence[RunFolder]) -> dict[str, Any]:
         )
     scores = [float(row["accuracy"]) for row in rows]
     low, high = corrected_interval(scores, fmean(ratios))
+    low, high = max(low, 0.0), min(high, 1.0)  # the t interval knows nothing of bounds
     return {
         "accuracy": fmean(scores), "sd": stdev(scores), "low": low, "high": high,
         "test_to_train": fmean(ratios), "runs": rows,
