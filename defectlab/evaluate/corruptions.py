@@ -6,11 +6,13 @@ Every function takes the images and a level and gives images of the same shape a
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.transforms.v2 import functional as transforms
 
 __all__ = ["CORRUPTIONS", "Corruption", "noise_by_power", "noise_by_variance"]
@@ -58,10 +60,13 @@ def _contrast(images: Tensor, factor: float) -> Tensor:
 
 
 def _jpeg(images: Tensor, quality: float) -> Tensor:
-    mode = ImageReadMode.GRAY if images.shape[1] == 1 else ImageReadMode.RGB
-    bytes_ = (images * 255).round().to(torch.uint8).cpu()
-    files = [encode_jpeg(image, int(quality)) for image in bytes_]
-    return torch.stack([decode_jpeg(file, mode) for file in files]).to(images.device).float() / 255
+    def compressed(image: Tensor) -> Tensor:
+        picture, file = to_pil_image(image), BytesIO()
+        picture.save(file, "JPEG", quality=int(quality))
+        return pil_to_tensor(Image.open(file).convert(picture.mode))
+
+    pixels = (images * 255).round().to(torch.uint8).cpu()
+    return torch.stack([compressed(image) for image in pixels]).to(images.device).float() / 255
 
 
 def _rotation(images: Tensor, degrees: float) -> Tensor:
