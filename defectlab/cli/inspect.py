@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from defectlab.data.images import ImageSet, read_listing
 from defectlab.data.layouts import Listing, list_folders, list_neu
 from defectlab.data.progress import progress_bar
 from defectlab.errors import InputError
-from defectlab.evaluate.mislabels import out_of_fold, suspects
+from defectlab.evaluate.mislabels import Suspect, out_of_fold, suspects
 from defectlab.networks import MobileNet
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.report.figures import image_sheet, save_png
@@ -52,18 +52,7 @@ def inspect(directory: Path | None, config: str | None, more: list[str], output:
         raise InputError("data inspect needs one of two: give a folder, or --config, whose split is looked at too")
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file: expected a folder")
-    if directory is not None:
-        listing = _list(directory)
-        data = read_listing(listing, _SIDE, 1, "skip")
-        place = {path.relative_to(listing.root).as_posix(): path for path in listing.files}
-        paths = [place[name] for name in data.files]
-        kinds = _kinds(paths)
-        contents = (path.read_bytes() for path in paths)
-    else:
-        assert config is not None
-        data = _of_config(config, more)
-        kinds = Counter({f"{data.images.shape[-1]} × {data.images.shape[-2]} as read": len(data.files)})
-        contents = (image.tobytes() for image in data.images.numpy())
+    data, kinds, contents = _of_folder(directory) if directory is not None else _of_config(str(config), more)
     _print_counts(data, kinds)
     with progress_bar("looking for the same twice", 2) as advance:
         exact = exact_duplicates(contents)
@@ -76,27 +65,10 @@ def inspect(directory: Path | None, config: str | None, more: list[str], output:
     doubtful = suspects(shares, labels)
     findings = [_unreadable(reason) for reason in data.skipped]
     findings += [_pair("same bytes", pair, data) for pair in exact] + [_pair("same place", pair, data) for pair in near]
-    findings += [
-        Finding(
-            "doubtful label", data.files[s.index], "", f"{s.p_suggested:.3f}",
-            f"labelled {data.class_names[s.label]}, looks like {data.class_names[s.suggested]}",
-        )
-        for s in doubtful
-    ]  # fmt: skip
+    findings += [_doubt(suspect, data) for suspect in doubtful]
     output.mkdir(parents=True, exist_ok=True)
     _write(output / "findings.csv", findings)
-    pairs = sorted([*exact, *near], key=lambda pair: -pair.similarity)[: _ON_SHEET // 2]
-    if pairs:
-        indices = [index for pair in pairs for index in (pair.first, pair.second)]
-        titles = [f"{Path(data.files[i]).name}\n{data.class_names[int(data.labels[i])]}" for i in indices]
-        save_png(image_sheet(data.images[indices], titles), output / "duplicates.png")
-    if doubtful:
-        shown = doubtful[:_ON_SHEET]
-        titles = [
-            f"{Path(data.files[s.index]).name}\nlabelled {data.class_names[s.label]}\nlike {data.class_names[s.suggested]}"
-            for s in shown
-        ]
-        save_png(image_sheet(data.images[[s.index for s in shown]], titles), output / "doubtful.png")
+    _draw(data, [*exact, *near], doubtful, output)
     _print_findings(findings)
     right = shares.argmax(axis=1) == labels
     left_out = {suspect.index for suspect in doubtful} | {pair.second for pair in [*exact, *near]}
@@ -108,8 +80,21 @@ def inspect(directory: Path | None, config: str | None, more: list[str], output:
     return 0
 
 
-def _of_config(config: str, more: list[str]) -> ImageSet:
-    """The images of a config's data, each with the part of the split that it is in."""
+def _of_folder(directory: Path) -> tuple[ImageSet, "Counter[str]", Iterable[bytes]]:
+    """The pictures at 128 px, how many there are of each size and mode, and the bytes of their files."""
+    listing = _list(directory)
+    data = read_listing(listing, _SIDE, 1, "skip")
+    place = {path.relative_to(listing.root).as_posix(): path for path in listing.files}
+    paths = [place[name] for name in data.files]
+    kinds: Counter[str] = Counter()
+    for path in paths:
+        with Image.open(path) as picture:
+            kinds[f"{picture.width} × {picture.height} {picture.mode}"] += 1
+    return data, kinds, (path.read_bytes() for path in paths)
+
+
+def _of_config(config: str, more: list[str]) -> tuple[ImageSet, "Counter[str]", Iterable[bytes]]:
+    """The same of a config's data, each picture with the part of the split that it is in, and its pixels for bytes."""
     quieten()
     words, _ = resolve_config_arguments(["--config", config, *more])
     cli = DefectCLI("fit", [*words, "--trainer.logger", "false"], name="inspect")
@@ -119,13 +104,31 @@ def _of_config(config: str, more: list[str]) -> ImageSet:
         module.setup("fit")
     finally:
         cli.discard()
-    data, parts = module.data, module.parts
+    whole, parts = module.data, module.parts
     place = {int(i): name for name in ("train", "val", "test") for i in getattr(parts, name)}
-    used = torch.tensor(sorted(place))
-    return ImageSet(
-        data.images[used], data.labels[used], list(module.class_names), [data.files[i] for i in used.tolist()],
-        [place[i] for i in used.tolist()], data.skipped,
+    used = sorted(place)
+    data = ImageSet(
+        whole.images[used], whole.labels[used], list(module.class_names), [whole.files[i] for i in used],
+        [place[i] for i in used], whole.skipped,
     )  # fmt: skip
+    kinds = Counter({f"{data.images.shape[-1]} × {data.images.shape[-2]} as read": len(used)})
+    return data, kinds, (image.tobytes() for image in data.images.numpy())
+
+
+def _draw(data: ImageSet, pairs: Sequence[Duplicate], doubtful: Sequence[Suspect], output: Path) -> None:
+    """The contact sheets: the most alike pairs side by side, and the most doubtful labels."""
+    best = sorted(pairs, key=lambda pair: -pair.similarity)[: _ON_SHEET // 2]
+    if best:
+        indices = [index for pair in best for index in (pair.first, pair.second)]
+        titles = [f"{Path(data.files[i]).name}\n{data.class_names[int(data.labels[i])]}" for i in indices]
+        save_png(image_sheet(data.images[indices], titles), output / "duplicates.png")
+    if doubtful:
+        shown = doubtful[:_ON_SHEET]
+        names = data.class_names
+        titles = [
+            f"{Path(data.files[s.index]).name}\nlabelled {names[s.label]}\nlike {names[s.suggested]}" for s in shown
+        ]
+        save_png(image_sheet(data.images[[s.index for s in shown]], titles), output / "doubtful.png")
 
 
 def _list(directory: Path) -> Listing:
@@ -159,6 +162,12 @@ def _unreadable(skipped: str) -> Finding:
     return Finding("unreadable", name, "", "", why)
 
 
+def _doubt(suspect: Suspect, data: ImageSet) -> Finding:
+    names = data.class_names
+    detail = f"labelled {names[suspect.label]}, looks like {names[suspect.suggested]}"
+    return Finding("doubtful label", data.files[suspect.index], "", f"{suspect.p_suggested:.3f}", detail)
+
+
 def _pair(kind: str, pair: Duplicate, data: ImageSet) -> Finding:
     """What is worst about it: in two parts of a split, or with two labels."""
     first, second = pair.first, pair.second
@@ -177,14 +186,6 @@ def _write(path: Path, findings: Sequence[Finding]) -> None:
     writer.writerow(("kind", "file", "other", "score", "detail"))
     writer.writerows((f.kind, f.file, f.other, f.score, f.detail) for f in findings)
     write_text(path, text.getvalue())
-
-
-def _kinds(paths: Sequence[Path]) -> "Counter[str]":
-    kinds: Counter[str] = Counter()
-    for path in paths:
-        with Image.open(path) as picture:
-            kinds[f"{picture.width} × {picture.height} {picture.mode}"] += 1
-    return kinds
 
 
 def _print_counts(data: ImageSet, kinds: "Counter[str]") -> None:

@@ -63,7 +63,8 @@ def _jpeg(images: Tensor, quality: float) -> Tensor:
     def compressed(image: Tensor) -> Tensor:
         picture, file = to_pil_image(image), BytesIO()
         picture.save(file, "JPEG", quality=int(quality))
-        return pil_to_tensor(Image.open(file).convert(picture.mode))
+        read: Tensor = pil_to_tensor(Image.open(file).convert(picture.mode))
+        return read
 
     pixels = (images * 255).round().to(torch.uint8).cpu()
     return torch.stack([compressed(image) for image in pixels]).to(images.device).float() / 255
