@@ -125,6 +125,7 @@ def test_the_plan() -> None:
         (["--config", "neu_mobilenet.yaml", "--output", "full"], "full is there already"),
         (["full"], "is no folder of a cross-validation"),
         (["--config", "nue_mobilenet.yaml"], "did you mean neu_mobilenet.yaml?"),
+        (["--config", "neu_mobilenet.yaml", "--data.roof", "x"], "unknown key data.roof"),
     ],
 )
 def test_bad_arguments(
@@ -135,4 +136,4 @@ def test_bad_arguments(
     monkeypatch.chdir(tmp_path)
     assert main(["crossval", *words]) == 1
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "runs").exists()
+    assert not list(tmp_path.glob("runs/*/*"))

@@ -103,6 +103,12 @@ def test_leaks_and_contradictions_are_named(tmp_path: Path, capsys: pytest.Captu
     assert "contradiction: " in text
 
 
+def test_a_small_set_is_inspected_but_for_its_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    synthesize(tmp_path / "set", 3, seed=1)
+    assert main(["data", "inspect", str(tmp_path / "set"), "--output", str(tmp_path / "out")]) == 0
+    assert "not looked at: the smallest class has 3 pictures, it takes 5" in capsys.readouterr().out
+
+
 def test_near_duplicates_know_shifts_and_light_but_not_strangers() -> None:
     generator = torch.Generator().manual_seed(0)
     big = torch.nn.functional.interpolate(torch.rand(3, 1, 30, 30, generator=generator), 220, mode="bicubic")

@@ -61,7 +61,12 @@ def run(words: list[str]) -> int:
         folder = _new_folder(given, more)
     parts = plan(given.protocol, given.folds, given.repeats, given.seed)
     todo = [part for part in parts if not finished(folder / part.name)]
-    _run_all(todo, given.config, more, folder, given.processes, len(parts))
+    try:
+        _run_all(todo, given.config, more, folder, given.processes, len(parts))
+    except InputError:
+        if not any(finished(folder / part.name) for part in parts):  # nothing that would be lost
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     runs = [RunFolder(folder / part.name) for part in parts]
     summary = summarise(runs)
     pooled = pool([run.read_predictions() for run in runs])

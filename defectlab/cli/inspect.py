@@ -23,7 +23,7 @@ from defectlab.data.images import ImageSet, read_listing
 from defectlab.data.layouts import Listing, list_folders, list_neu
 from defectlab.data.progress import progress_bar
 from defectlab.errors import InputError
-from defectlab.evaluate.mislabels import Suspect, out_of_fold, suspects
+from defectlab.evaluate.mislabels import FOLDS, Suspect, out_of_fold, suspects
 from defectlab.networks import MobileNet
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.report.figures import image_sheet, save_png
@@ -61,8 +61,9 @@ def inspect(directory: Path | None, config: str | None, more: list[str], output:
         near = [pair for pair in near_duplicates(data.images) if (pair.first, pair.second) not in twice]
         advance(1)
     labels = data.labels.numpy()
-    shares = out_of_fold(_features(data.images), labels)
-    doubtful = suspects(shares, labels)
+    smallest = int(np.bincount(labels).min())
+    shares = out_of_fold(_features(data.images), labels) if smallest >= FOLDS else None
+    doubtful = suspects(shares, labels) if shares is not None else []
     findings = [_unreadable(reason) for reason in data.skipped]
     findings += [_pair("same bytes", pair, data) for pair in exact] + [_pair("same place", pair, data) for pair in near]
     findings += [_doubt(suspect, data) for suspect in doubtful]
@@ -70,6 +71,10 @@ def inspect(directory: Path | None, config: str | None, more: list[str], output:
     _write(output / "findings.csv", findings)
     _draw(data, [*exact, *near], doubtful, output)
     _print_findings(findings)
+    if shares is None:
+        print(f"labels         not looked at: the smallest class has {smallest} pictures, it takes {FOLDS}")
+        print(f"written to     {shown_path(output)}")
+        return 0
     right = shares.argmax(axis=1) == labels
     left_out = {suspect.index for suspect in doubtful} | {pair.second for pair in [*exact, *near]}
     rest = np.array([index not in left_out for index in range(len(labels))])

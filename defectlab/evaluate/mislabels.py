@@ -11,7 +11,9 @@ from sklearn.preprocessing import StandardScaler
 
 from defectlab.errors import InputError
 
-__all__ = ["Suspect", "out_of_fold", "suspects"]
+__all__ = ["FOLDS", "Suspect", "out_of_fold", "suspects"]
+
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -26,20 +28,20 @@ class Suspect:
 
 
 def out_of_fold(
-    features: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], seed: int = 0, folds: int = 5
+    features: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], seed: int = 0
 ) -> npt.NDArray[np.float64]:
     """Probabilities (N, C) of a logistic regression on features (N, E), each image's from the folds without it.
 
     Raises:
-        InputError: a class with fewer images than folds.
+        InputError: a class with fewer than five images.
     """
     smallest = np.bincount(labels).min()
-    if smallest < folds:
+    if smallest < FOLDS:
         raise InputError(
-            f"the smallest class has {smallest} images: expected at least {folds} to look for wrong labels"
+            f"the smallest class has {smallest} images: expected at least {FOLDS} to look for wrong labels"
         )
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    splitter = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     shares: npt.NDArray[np.float64] = cross_val_predict(model, features, labels, cv=splitter, method="predict_proba")
     return shares
 
