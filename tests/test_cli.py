@@ -22,7 +22,7 @@ from defectlab.networks import MobileNet
 Fit = Callable[..., Path]
 FILES = {
     "checkpoints", "config.yaml", "confusion_matrix.csv", "confusion_matrix.png", "curves.png", "metrics.csv",
-    "metrics.json", "misclassified.png", "per_class.png", "predictions.csv", "reliability.png", "report.html", "val_predictions.csv",
+    "metrics.json", "misclassified.png", "per_class.png", "predictions.csv", "reliability.png", "report.html", "steps.png", "val_predictions.csv",
 }  # fmt: skip
 
 

@@ -9,10 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.utils.tensorboard import SummaryWriter
 
 from defectlab import runs
 from defectlab.errors import InputError
-from defectlab.runs import RunFolder, find_runs, read_prediction_table, record_test, write_prediction_table
+from defectlab.runs import (
+    RunFolder,
+    find_runs,
+    read_prediction_table,
+    read_scalars,
+    record_test,
+    write_prediction_table,
+)
 
 
 def make(folder: Path) -> Path:
@@ -169,3 +177,17 @@ def test_imports_neither_torch_nor_lightning() -> None:
 def test_readings_of_a_test_split_are_counted(tmp_path: Path) -> None:
     assert [record_test(tmp_path, name, "run", 0.5) for name in ("abc", "abc", "def", "abc")] == [1, 2, 1, 3]
     assert (tmp_path / "test_reads.csv").read_text().count("split_hash") == 1
+
+
+def test_scalars_of_a_resumed_run_are_one_curve(tmp_path: Path) -> None:
+    for start, offset in ((0, 0.0), (3, 100.0)):
+        writer = SummaryWriter(str(tmp_path), filename_suffix=f".{start}")
+        for step in range(start, start + 5):
+            writer.add_scalar("train/loss_step", step + offset, step)
+        writer.close()
+    assert read_scalars(tmp_path, "train/loss_step") == {
+        0: 0.0, 1: 1.0, 2: 2.0, 3: 103.0, 4: 104.0, 5: 105.0, 6: 106.0, 7: 107.0,
+    }  # fmt: skip
+    assert read_scalars(tmp_path, "another") == {}
+    (tmp_path / "events.out.tfevents.broken").write_bytes(b"no events")
+    assert len(read_scalars(tmp_path, "train/loss_step")) == 8

@@ -111,6 +111,23 @@ def curves_figure(rows: Sequence[Mapping[str, str]], best_epoch: int | None = No
     return figure
 
 
+def steps_figure(losses: Mapping[int, float]) -> Figure:
+    """Training loss of single batches by step, and its running mean over a twentieth of them."""
+    figure = Figure(figsize=(9.5, 2.6), layout="constrained")
+    axes = figure.subplots()
+    steps, values = np.array(list(losses)), np.array(list(losses.values()))
+    width = max(1, len(values) // 20)
+    smooth = np.convolve(values, np.ones(width) / width, mode="valid")
+    axes.plot(steps, values, color=BLUE, alpha=0.35, lw=1, label="batch")
+    axes.plot(steps[width - 1 :], smooth, color=BLUE, lw=2, label=f"mean of {width}")
+    axes.set_title("training loss by step", loc="left", fontsize=11)
+    axes.set_xlabel("step")
+    _strip(axes, "top", "right")
+    axes.grid(axis="y", color="#e6e8eb", lw=0.8)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
 def per_class_figure(per_class: Mapping[str, ClassMetrics]) -> Figure:
     """Recall with its 95 % Wilson interval, and precision, of each class, the lowest recall on top.
 

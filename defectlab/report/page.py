@@ -12,7 +12,7 @@ from typing import Any
 from defectlab.errors import InputError
 from defectlab.report import figures, sections
 from defectlab.report.markup import facts, picture, section, text
-from defectlab.runs import PredictionTable, RunFolder, write_text
+from defectlab.runs import PredictionTable, RunFolder, read_scalars, write_text
 
 
 def write_report(run: RunFolder) -> Path:
@@ -50,7 +50,7 @@ def write_report(run: RunFolder) -> Path:
             section("Calibration", sections.calibration(judged, metrics.get("calibration")) + pictures["reliability"])
         )
     if "curves" in pictures:
-        parts.append(section("Training", pictures["curves"]))
+        parts.append(section("Training", pictures["curves"] + pictures.get("steps", "")))
     parts.append(section("Data", sections.data(data)))
     names = {"best_epoch": "best epoch, from 0", "test_split_read": "times this test split was read"}
     made = section("Run", facts((names.get(key, key.replace("_", " ")), v) for key, v in about.items()))
@@ -107,6 +107,9 @@ def _draw(
     }
     with suppress(InputError):  # no metrics.csv, or not one epoch in it: a run that was only tested
         drawn["curves"] = figures.curves_figure(run.read_curves(), best_epoch)
+    losses = read_scalars(run.path, "train/loss_step")
+    if len(losses) > 1:
+        drawn["steps"] = figures.steps_figure(losses)
     if predictions is not None and predictions.labels is not None:
         drawn["reliability"] = figures.reliability_figure(predictions.probabilities, predictions.labels)
     # On the picture too, as pictures leave the page.

@@ -1,5 +1,6 @@
 """The run folder and its files: the contract between commands."""
 
+from defectlab.runs.events import read_scalars
 from defectlab.runs.folder import RunFolder, find_runs
 from defectlab.runs.ledger import record_test
 from defectlab.runs.machine import environment
@@ -12,6 +13,7 @@ __all__ = [
     "environment",
     "find_runs",
     "read_prediction_table",
+    "read_scalars",
     "record_test",
     "write_prediction_table",
     "write_text",

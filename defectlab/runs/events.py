@@ -1,0 +1,23 @@
+"""What a run has logged step by step, from TensorBoard's event files."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+__all__ = ["read_scalars"]
+
+
+def read_scalars(folder: Path, tag: str) -> dict[int, float]:
+    """Values of one curve by step, ascending; of a step that a resumed run made again, the later one. May be empty."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    values: dict[int, float] = {}
+    for file in sorted(folder.glob("events.out.tfevents.*")):
+        # A file that was cut off is read as far as it goes; TensorBoard's remark on it would be one more line of output.
+        logging.getLogger("tensorboard").setLevel(logging.ERROR)
+        events = EventAccumulator(str(file), size_guidance={"scalars": 0, "images": 1, "histograms": 1, "tensors": 1})
+        events.Reload()
+        if tag in events.Tags()["scalars"]:
+            values.update({event.step: event.value for event in events.Scalars(tag)})
+    return dict(sorted(values.items()))
