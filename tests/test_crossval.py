@@ -97,6 +97,25 @@ def test_random_halves(tmp_path: Path, class_folders: Path, capsys: pytest.Captu
     assert sum(counts["test"].values()) == 18
 
 
+def test_so_many_of_each_class_train(tmp_path: Path, class_folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path, class_folders)
+    words = ["crossval", "--config", str(config), "--repeats", "2", "--data.val_size", "3", "--trainer.max_epochs", "1"]
+    words += ["--output", str(tmp_path / "cv"), "--train-per-class", "8"]
+    assert main(words) == 1
+    assert "--train-per-class is for --protocol song-yan" in capsys.readouterr().err
+    words += ["--protocol", "song-yan"]
+    assert main(words) == 0
+    counts = read(tmp_path / "cv" / "repeat002")["data"]["counts"]
+    assert set(counts["test"].values()) == {4}
+    assert sum(counts["train"].values()) + sum(counts["val"].values()) == 24
+    shutil.rmtree(tmp_path / "cv" / "repeat002")
+    assert main(["crossval", str(tmp_path / "cv")]) == 0
+    shutil.rmtree(tmp_path / "cv")
+    assert main([*words, "--train-per-class", "12"]) == 1
+    assert "--train-per-class is 12, the classes have 12 to 12 images" in capsys.readouterr().err
+    assert not (tmp_path / "cv").exists()
+
+
 def test_probabilities_of_repeats_are_averaged() -> None:
     def table(files: list[str], shares: list[list[float]], labels: list[int]) -> PredictionTable:
         probabilities = np.array(shares)

@@ -46,6 +46,7 @@ def run(words: list[str]) -> int:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--repeats", type=int, help="2 by default, 20 for song-yan")
     parser.add_argument("--protocol", choices=("kfold", "song-yan"), default="kfold")
+    parser.add_argument("--train-per-class", type=int, help="of song-yan, validation included; by default half of them")
     parser.add_argument("--seed", type=int, default=0, help="of the first repeat; the next take the next numbers")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time, each with one thread if above 1")
     parser.add_argument("--output", type=Path, help="a new folder; by default runs/crossval-<config>/<time>")
@@ -59,7 +60,7 @@ def run(words: list[str]) -> int:
         given, more, folder = _earlier(named, given.processes)
     else:
         folder = _new_folder(given, more)
-    parts = plan(given.protocol, given.folds, given.repeats, given.seed)
+    parts = plan(given.protocol, given.folds, given.repeats, given.seed, given.test_size)
     todo = [part for part in parts if not finished(folder / part.name)]
     try:
         _run_all(todo, given.config, more, folder, given.processes, len(parts))
@@ -92,6 +93,9 @@ def _new_folder(given: argparse.Namespace, more: Sequence[str]) -> Path:
     for option in ("--data.split", "--data.seed", "--seed_everything", "--data.test_size", "--ckpt_path"):
         if any(word.partition("=")[0] == option for word in more):
             raise InputError(f"{option} is crossval's own to set: leave it out; --seed moves all of them")
+    if given.train_per_class is not None and given.protocol != "song-yan":
+        raise InputError("--train-per-class is for --protocol song-yan: leave it out, or take that protocol")
+    given.test_size = None if given.train_per_class is None else _rest(given, more)
     config_name = resolve_config_arguments(["--config", given.config])[1]
     folder: Path = given.output or Path("runs") / f"crossval-{config_name}" / time.strftime("%Y%m%d-%H%M%S")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -103,6 +107,28 @@ def _new_folder(given: argparse.Namespace, more: Sequence[str]) -> Path:
     return folder
 
 
+def _rest(given: argparse.Namespace, more: Sequence[str]) -> int:
+    """How many images are left for the test when so many of each class train.
+
+    Raises:
+        InputError: classes of different sizes, or with too few images.
+    """
+    words, _ = resolve_config_arguments(["--config", given.config, *more])
+    cli = DefectCLI("fit", [*words, "--trainer.logger", "false"], name="crossval")
+    try:
+        cli.datamodule.prepare_data()
+        counts = np.bincount(cli.datamodule.load().labels.numpy())
+    finally:
+        cli.discard()
+    wanted: int = given.train_per_class
+    if len(set(counts.tolist())) > 1 or not 2 <= wanted < counts[0]:
+        raise InputError(
+            f"--train-per-class is {wanted}, the classes have {counts.min()} to {counts.max()} images: expected classes of "
+            "the same size, and at least 2 and fewer than that; leave it out to take half of each"
+        )
+    return int(counts.sum() - wanted * len(counts))
+
+
 def _earlier(folder: Path, processes: int) -> tuple[argparse.Namespace, list[str], Path]:
     """The arguments of an earlier call, from its folder."""
     saved = read_crossval(folder)
@@ -110,7 +136,7 @@ def _earlier(folder: Path, processes: int) -> tuple[argparse.Namespace, list[str
 
 
 def _save(folder: Path, given: argparse.Namespace, more: Sequence[str], summary: dict[str, Any] | None) -> None:
-    names = ("config", "protocol", "folds", "repeats", "seed")
+    names = ("config", "protocol", "folds", "repeats", "seed", "test_size")
     saved = {"arguments": {name: getattr(given, name) for name in names}, "fit": list(more)}
     text = json.dumps({**saved, **({"summary": summary} if summary else {})}, indent=2, ensure_ascii=False)
     write_text(folder / FILE, text + "\n")

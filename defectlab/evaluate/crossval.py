@@ -27,17 +27,18 @@ class Part:
     words: tuple[str, ...]
 
 
-def plan(protocol: Protocol, folds: int, repeats: int, seed: int) -> list[Part]:
+def plan(protocol: Protocol, folds: int, repeats: int, seed: int, test_size: int | None = None) -> list[Part]:
     """Every run, in order.
 
     `kfold` divides the images into folds, anew for each repeat, and tests each fold once. `song-yan` draws half of
-    every class for training and tests the other half: Song & Yan, Applied Surface Science 285 (2013), section 4.
+    every class for training and tests the other half: Song & Yan, Applied Surface Science 285 (2013), section 4; or it
+    tests `test_size` images in all.
     """
     parts = []
     for repeat in range(repeats):
         seeds = ("--seed_everything", str(seed + repeat), "--data.seed", str(seed + repeat))
         if protocol == "song-yan":
-            words = (*seeds, "--data.split", "random", "--data.test_size", "0.5")
+            words = (*seeds, "--data.split", "random", "--data.test_size", str(test_size or 0.5))
             parts.append(Part(f"repeat{repeat + 1:03}", words))
         else:
             parts += [

@@ -118,8 +118,9 @@ def steps_figure(losses: Mapping[int, float]) -> Figure:
     steps, values = np.array(list(losses)), np.array(list(losses.values()))
     width = max(1, len(values) // 20)
     smooth = np.convolve(values, np.ones(width) / width, mode="valid")
-    axes.plot(steps, values, color=BLUE, alpha=0.35, lw=1, label="batch")
-    axes.plot(steps[width - 1 :], smooth, color=BLUE, lw=2, label=f"mean of {width}")
+    axes.plot(steps, values, color=BLUE, alpha=1 if width == 1 else 0.35, lw=1, label="batch")
+    if width > 1:
+        axes.plot(steps[width - 1 :], smooth, color=BLUE, lw=2, label=f"mean of {width}")
     axes.set_title("training loss by step", loc="left", fontsize=11)
     axes.set_xlabel("step")
     _strip(axes, "top", "right")
