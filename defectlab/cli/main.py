@@ -14,19 +14,19 @@ from defectlab.errors import InputError
 __all__ = ["main"]
 
 COMMANDS = {
-    "fit": "train, then test the best checkpoint once:  fit --config neu_mobilenet.yaml [--data.root DIR] ...",
-    "resume": "go on where a stopped run was:              resume RUN",
-    "validate": "the validation figures of a checkpoint:     validate RUN | --config C --ckpt_path FILE",
-    "test": "the test figures of the best checkpoint:    test RUN | --config C --ckpt_path FILE",
-    "predict": "label pictures:                             predict RUN|CKPT IMAGES... --output out.csv",
-    "report": "write report.html and its figures anew:     report RUN",
-    "crossval": "repeated cross-validation:                   crossval --config C [--folds 5 --repeats 2] ...",
-    "budget": "accuracy by labelled images a class:        budget --config C [--draws 10] ...",
+    "fit": "train, then test the best checkpoint once: fit --config neu_mobilenet.yaml [--data.root DIR] ...",
+    "resume": "go on where a stopped run was:             resume RUN",
+    "validate": "the validation figures of a checkpoint:    validate RUN | --config C --ckpt_path FILE",
+    "test": "the test figures of the best checkpoint:   test RUN | --config C --ckpt_path FILE",
+    "predict": "label pictures:                            predict RUN|CKPT IMAGES... --output out.csv",
+    "report": "write report.html and its figures anew:    report RUN",
+    "crossval": "repeated cross-validation:                 crossval --config C [--folds 5 --repeats 2] ...",
+    "budget": "accuracy by labelled images a class:       budget --config C [--draws 10] ...",
     "robustness": "accuracy on pictures made worse:           robustness RUN",
-    "compare": "which of several runs is better:            compare RUN RUN...",
-    "export": "keep a network, or its backbone, alone:     export RUN|CKPT --output FILE.ckpt|.safetensors",
-    "data": "data sets:                                  data fetch [DIR] | data synthesize DIR | data inspect DIR",
-    "configs": "list the shipped configs, or print one:     configs [NAME]",
+    "compare": "which of several runs is better:           compare RUN RUN...",
+    "export": "keep a network, or its backbone, alone:    export RUN|CKPT --output FILE.ckpt|.safetensors",
+    "data": "data sets:                                 data fetch [DIR] | data synthesize DIR | data inspect DIR",
+    "configs": "list the shipped configs, or print one:    configs [NAME]",
 }
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 # Seconds that another process leaves to the first one: to say the same, and to end it after Ctrl-C, as an early
