@@ -4,16 +4,18 @@
     python benchmarks/transfer.py --neu DIR --sets neu elpv --imagenet mobilenet_v2:1.0:FILE --fine-tune --output transfer
 
 Every row sees the same labelled images and is judged on all others; mean ± sd over the draws, in per cent, of the mean
-over the classes of the share that is recognised. Each weight file is read at the last layer and at its middle ones (`surface`
-has the middle ones alone); the better head, by the probe over all budgets, is fine-tuned and plotted. Writes transfer.csv and a PNG a set.
+over the classes of the share that is recognised. Each weight file is read at the last layer and at its middle ones
+(`surface` has the middle ones alone); the better head, by the probe over all budgets, is fine-tuned and plotted.
+Writes transfer.csv and a PNG a set.
 """
 
 import argparse
 import contextlib
 import csv
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -84,34 +86,37 @@ def measure(given: argparse.Namespace, data: LabelledSet) -> list[Row]:
         for stages in source.heads:
             torch.manual_seed(0)  # of the random weights of `none`
             features = source.embed(source.network(classes, given.image_size, stages), data.images)
-            found = []
-            with progress_bar(f"{data.name}, {source.name}, {stages}", len(budgets) * given.draws) as advance:
-                for count in budgets:
-                    accuracies = []
-                    for seed in range(given.draws):
-                        train, test = draw_labelled(data.labels, count, seed)
-                        accuracies.append(probe(features, data.labels, train, test))
-                        advance(1)
-                    found.append(_row(data.name, source.name, str(stages), "probe", count, accuracies))
+            found = _over_draws(
+                data, (source.name, str(stages), "probe"), budgets, given.draws, partial(_probe, features)
+            )
             rows += found
             best = max(best, (float(np.mean([row.mean for row in found])), stages), key=lambda pair: pair[0])
         if given.fine_tune:
             torch.manual_seed(0)
             network = source.network(classes, given.image_size, best[1])
-            with progress_bar(f"{data.name}, {source.name}, fine-tuning", len(budgets) * given.draws) as advance:
-                for count in budgets:
-                    accuracies = []
-                    for seed in range(given.draws):
-                        train, test = draw_labelled(data.labels, count, seed)
-                        accuracies.append(fine_tune(source, network, data.images, data.labels, train, test, seed))
-                        advance(1)
-                    rows.append(_row(data.name, source.name, str(best[1]), "fine-tune", count, accuracies))
+            judge = partial(fine_tune, source, network, data.images)
+            rows += _over_draws(data, (source.name, str(best[1]), "fine-tune"), budgets, given.draws, judge)
     return rows
 
 
-def _row(images: str, weights: str, stages: str, method: str, per_class: int, accuracies: Sequence[float]) -> Row:
-    mean, sd = float(np.mean(accuracies)), float(np.std(accuracies, ddof=1))
-    return Row(images, weights, stages, method, per_class, len(accuracies), round(mean, 2), round(sd, 2))
+def _over_draws(
+    data: LabelledSet, kind: tuple[str, str, str], budgets: list[int], draws: int, judge: Callable[..., float]
+) -> list[Row]:
+    """A row a budget; `judge` gives an accuracy for labels, training and test indices, and a seed."""
+    rows = []
+    with progress_bar(", ".join((data.name, *kind)), len(budgets) * draws) as advance:
+        for count in budgets:
+            accuracies = []
+            for seed in range(draws):
+                accuracies.append(judge(data.labels, *draw_labelled(data.labels, count, seed), seed))
+                advance(1)
+            mean, sd = float(np.mean(accuracies)), float(np.std(accuracies, ddof=1))
+            rows.append(Row(data.name, *kind, count, draws, round(mean, 2), round(sd, 2)))
+    return rows
+
+
+def _probe(features: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> float:
+    return probe(features, labels, train, test)  # nothing in it is random
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -6,14 +6,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional
 
 from defectlab.data.augment import Augmentation, augment, draw
+from defectlab.evaluate.probe import linear_probe
 from defectlab.networks import MobileNet
 from defectlab.networks.mobilenet import Backbone, Stages
 from defectlab.networks.weights import load_backbone_weights
@@ -89,8 +87,7 @@ def draw_labelled(labels: np.ndarray, per_class: int, seed: int) -> tuple[np.nda
 
 def probe(features: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray) -> float:
     """Per cent, mean over the classes: standardised features, logistic regression."""
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
-    model.fit(features[train], labels[train])
+    model = linear_probe().fit(features[train], labels[train])
     return 100 * float(balanced_accuracy_score(labels[test], model.predict(features[test])))
 
 

@@ -112,7 +112,8 @@ def evaluate_predictions(logits: Tensor, labels: Tensor, class_names: Sequence[s
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """What to divide logits `(N, C)` by, so that labels `(N,)` of a validation split get the largest likelihood.
 
-    In [0.05, 20], and at the lower end where no label is missed; predictions stay as they are, only their confidence moves (Guo et al. 2017, section 4.2).
+    In [0.05, 20], and at the lower end where no label is missed; predictions stay as they are, only their confidence
+    moves (Guo et al. 2017, section 4.2).
     """
     from scipy.optimize import minimize_scalar
     from torch.nn.functional import cross_entropy

@@ -9,14 +9,13 @@ import torch
 from helpers import read, write_config
 from safetensors.torch import load_file
 
-from defectlab.cli import files
 from defectlab.cli.main import main
 from defectlab.data import SurfacesDataModule
 from defectlab.data.surface_objects import OBJECTS
 from defectlab.data.surface_world import DIMENSIONS, draw_surfaces
 from defectlab.data.surfaces import SurfaceLoader
 from defectlab.errors import InputError
-from defectlab.networks import MobileNet
+from defectlab.networks import MobileNet, weights
 from defectlab.networks.weights import load_backbone_weights, save_backbone_weights
 
 SMALL: dict[str, Any] = {
@@ -204,7 +203,7 @@ def test_a_checkpoint_for_prediction_alone(
     shipped = tmp_path / "checkpoints" / "tiny.ckpt"
     assert main(["export", str(run), "--output", str(shipped)]) == 0
     assert shipped.stat().st_size < 0.5 * (run / "checkpoints" / "best.ckpt").stat().st_size
-    monkeypatch.setattr(files, "SHIPPED", (tmp_path / "none", shipped.parent))
+    monkeypatch.setattr(weights, "SHIPPED", (tmp_path / "none", shipped.parent))
     monkeypatch.chdir(run)
     for name, output in ((str(run), "a.csv"), ("tiny.ckpt", "b.csv"), ("checkpoints/tiny.ckpt", "c.csv")):
         assert main(["predict", name, str(class_folders), "--output", str(tmp_path / output)]) == 0

@@ -1,6 +1,7 @@
 """argparse for the commands that are not Lightning's, with errors of one line."""
 
 import argparse
+from pathlib import Path
 from typing import NoReturn
 
 from defectlab.errors import InputError
@@ -18,6 +19,14 @@ class CommandParser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str | None = None) -> None:
         super().__init__(prog, description=description, allow_abbrev=False)
+
+    def parse_with_folder(self, words: list[str]) -> tuple[Path | None, argparse.Namespace, list[str]]:
+        """A folder if one is named before all options, the options that are known, and the rest, which is for fit.
+
+        With a positional argument argparse would take the value of an option of fit's for the folder.
+        """
+        folder = Path(words[0]) if words and not words[0].startswith("-") else None
+        return folder, *self.parse_known_args(words if folder is None else words[1:])
 
     def error(self, message: str) -> NoReturn:
         """Raise InputError where argparse would print its usage and exit."""

@@ -8,14 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from defectlab.cli.arguments import CommandParser
-from defectlab.cli.configs import resolve_config_arguments
 from defectlab.cli.console import quieten, shown_path
-from defectlab.cli.parser import DefectCLI
+from defectlab.cli.parser import DefectCLI, without_run
 from defectlab.data.progress import progress_bar
 from defectlab.errors import InputError
-from defectlab.evaluate.budget import STRATEGIES, Row, curves, measure, table
+from defectlab.evaluate.budget import STRATEGIES, Row, curves, measure
 from defectlab.report.figures import SYNTHETIC_NOTE, save_png
-from defectlab.runs import write_text
+from defectlab.runs import csv_text, write_text
 from defectlab.tasks import MobileNetTask
 
 __all__ = ["run"]
@@ -39,14 +38,10 @@ def run(words: list[str]) -> int:
         raise InputError("--per-class has to be at least 1, --draws at least 2")
     if given.output.exists() and not given.output.is_dir():
         raise InputError(f"--output {given.output} is a file: expected a folder")
-    words, _ = resolve_config_arguments(["--config", given.config, *more])
-    cli = DefectCLI("fit", [*words, "--trainer.logger", "false"], name="budget")
-    try:
+    with without_run(given.config, more) as cli:
         rows, synthetic = _measure(cli, budgets, given.draws)
-    finally:
-        cli.discard()
     given.output.mkdir(parents=True, exist_ok=True)
-    write_text(given.output / "budget.csv", table(rows))
+    write_text(given.output / "budget.csv", csv_text(Row, rows))
     save_png(curves(rows), given.output / "budget.png", SYNTHETIC_NOTE if synthetic else None)
     _print(rows, synthetic)
     print(f"written to   {shown_path(given.output)}")
@@ -68,13 +63,12 @@ def _measure(cli: DefectCLI, budgets: list[int], draws: int) -> tuple[list[Row],
     if possible != budgets and smallest not in possible:
         possible.append(smallest)
     task.network.eval()
-    with torch.inference_mode():
-        train, val, test = (
-            [task.network.embed(images.contiguous(memory_format=torch.channels_last)) for images, _ in loader]
-            for loader in (data.train_eval_dataloader(), data.val_dataloader(), data.test_dataloader())
-        )
-        known = torch.cat([*train, *val]).cpu().numpy(), labels[pool]
-        judges = torch.cat(test).cpu().numpy(), labels[data.parts.test]
+    train, val, test = (
+        [task.embed(images) for images, _ in loader]
+        for loader in (data.train_eval_dataloader(), data.val_dataloader(), data.test_dataloader())
+    )
+    known = torch.cat([*train, *val]).cpu().numpy(), labels[pool]
+    judges = torch.cat(test).cpu().numpy(), labels[data.parts.test]
     with progress_bar("choosing and fitting", draws * len(STRATEGIES)) as advance:
         return measure(known, judges, possible, draws, data.seed, advance), data.source == "synthetic"
 

@@ -1,9 +1,5 @@
 """`defectlab compare RUN RUN...`: which runs are better, and which cannot be told apart."""
 
-import csv
-import io
-from collections.abc import Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +11,7 @@ from defectlab.errors import InputError
 from defectlab.evaluate.comparison import CrossvalPair, Pair, compare_crossvals, compare_runs, right_answers
 from defectlab.evaluate.crossval import FILE, read_crossval
 from defectlab.metrics import accuracy_interval
-from defectlab.runs import RunFolder, write_text
+from defectlab.runs import RunFolder, csv_text, write_text
 
 __all__ = ["run"]
 
@@ -56,7 +52,7 @@ def run(words: list[str]) -> int:
         only = f"  right alone: {pair.first_only} and {pair.second_only}"
         console.print(only + (f"; p before Holm {pair.p:.3g}" if len(pairs) > 1 else ""), highlight=False)
     if given.output is not None:
-        write_text(given.output, _csv(pairs))
+        write_text(given.output, csv_text(Pair, pairs))
     return 0
 
 
@@ -80,7 +76,7 @@ def _compare_crossvals(folders: list[Path], level: float, output: Path | None) -
     for pair in pairs:
         console.print(pair.verdict(level), highlight=False, markup=False, soft_wrap=True)
     if output is not None:
-        write_text(output, _csv(pairs))
+        write_text(output, csv_text(CrossvalPair, pairs))
     return 0
 
 
@@ -96,11 +92,3 @@ def _short_names(paths: list[Path]) -> list[str]:
     while len({path.parts[-depth:] for path in paths}) < len(paths):
         depth += 1
     return ["/".join(path.parts[-depth:]) for path in paths]
-
-
-def _csv(pairs: Sequence[Pair | CrossvalPair]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(pairs[0])], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(pair) for pair in pairs)
-    return text.getvalue()

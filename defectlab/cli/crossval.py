@@ -21,7 +21,7 @@ from defectlab.cli.arguments import CommandParser
 from defectlab.cli.configs import resolve_config_arguments
 from defectlab.cli.console import quieten, shown_path
 from defectlab.cli.fit import train_and_test
-from defectlab.cli.parser import DefectCLI
+from defectlab.cli.parser import DefectCLI, without_run
 from defectlab.data.progress import progress_bar
 from defectlab.errors import InputError
 from defectlab.evaluate.crossval import FILE, Part, finished, plan, pool, read_crossval, summarise
@@ -50,9 +50,7 @@ def run(words: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the first repeat; the next take the next numbers")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time, each with one thread if above 1")
     parser.add_argument("--output", type=Path, help="a new folder; by default runs/crossval-<config>/<time>")
-    # The parser would take the value of an option of fit's for the folder.
-    named = Path(words[0]) if words and not words[0].startswith("-") else None
-    given, more = parser.parse_known_args(words if named is None else words[1:])
+    named, given, more = parser.parse_with_folder(words)
     quieten()
     if named is not None:
         if more or given.config is not None:
@@ -113,13 +111,9 @@ def _rest(given: argparse.Namespace, more: Sequence[str]) -> int:
     Raises:
         InputError: classes of different sizes, or with too few images.
     """
-    words, _ = resolve_config_arguments(["--config", given.config, *more])
-    cli = DefectCLI("fit", [*words, "--trainer.logger", "false"], name="crossval")
-    try:
+    with without_run(given.config, more) as cli:
         cli.datamodule.prepare_data()
         counts = np.bincount(cli.datamodule.load().labels.numpy())
-    finally:
-        cli.discard()
     wanted: int = given.train_per_class
     if len(set(counts.tolist())) > 1 or not 2 <= wanted < counts[0]:
         raise InputError(

@@ -36,8 +36,6 @@ def run(words: list[str]) -> int:
 
 
 def _inspect(words: list[str]) -> int:
-    # The parser would take the value of an option of fit's for the folder.
-    named = Path(words[0]) if words and not words[0].startswith("-") else None
     parser = CommandParser(
         "defectlab data inspect",
         "What is in a folder of labelled pictures, in any layout that fit reads, and what is wrong with it: "
@@ -45,7 +43,7 @@ def _inspect(words: list[str]) -> int:
     )
     parser.add_argument("--config", help="in place of a folder")
     parser.add_argument("--output", type=Path, default=Path("inspection"), help="a folder (default: %(default)s)")
-    arguments, more = parser.parse_known_args(words if named is None else words[1:])
+    named, arguments, more = parser.parse_with_folder(words)
     if more and arguments.config is None:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     from defectlab.cli.inspect import inspect

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from defectlab.errors import InputError
-from defectlab.networks.weights import SHIPPED
+from defectlab.networks.weights import shipped_files
 from defectlab.runs import RunFolder
 
 __all__ = ["checkpoint_of", "take_run"]
@@ -20,11 +20,11 @@ def checkpoint_of(name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     if Path(name).suffix == ".ckpt" and Path(name).parent in (Path(), Path("checkpoints")):
-        for folder in SHIPPED:
-            if (folder / Path(name).name).is_file():
-                return folder / Path(name).name
+        found = shipped_files(Path(name).name)
+        if found:
+            return found[0]
     if Path(name).suffix == ".ckpt" and not Path(name).exists():
-        shipped = sorted(path.name for folder in SHIPPED for path in folder.glob("*.ckpt"))
+        shipped = [path.name for path in shipped_files("*.ckpt")]
         raise InputError(
             f"there is no checkpoint {name}: expected a .ckpt file, or a shipped one: {', '.join(shipped)}"
         )

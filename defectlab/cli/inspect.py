@@ -1,7 +1,5 @@
 """`defectlab data inspect DIR`: what is in a folder of labelled pictures, and what is wrong with it."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,19 +13,19 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from defectlab.cli.configs import resolve_config_arguments
 from defectlab.cli.console import quieten, shown_path
-from defectlab.cli.parser import DefectCLI
+from defectlab.cli.parser import without_run
 from defectlab.data.duplicates import Duplicate, exact_duplicates, near_duplicates
 from defectlab.data.images import ImageSet, read_listing
 from defectlab.data.layouts import Listing, list_folders, list_neu
 from defectlab.data.progress import progress_bar
+from defectlab.data.statistics import channel_statistics
 from defectlab.errors import InputError
 from defectlab.evaluate.mislabels import FOLDS, Suspect, out_of_fold, suspects
 from defectlab.networks import MobileNet
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.report.figures import image_sheet, save_png
-from defectlab.runs import write_text
+from defectlab.runs import csv_text, write_text
 
 __all__ = ["inspect"]
 
@@ -68,7 +66,7 @@ def inspect(directory: Path | None, config: str | None, more: list[str], output:
     findings += [_pair("same bytes", pair, data) for pair in exact] + [_pair("same place", pair, data) for pair in near]
     findings += [_doubt(suspect, data) for suspect in doubtful]
     output.mkdir(parents=True, exist_ok=True)
-    _write(output / "findings.csv", findings)
+    write_text(output / "findings.csv", csv_text(Finding, findings))
     _draw(data, [*exact, *near], doubtful, output)
     _print_findings(findings)
     if shares is None:
@@ -101,14 +99,10 @@ def _of_folder(directory: Path) -> tuple[ImageSet, "Counter[str]", Iterable[byte
 def _of_config(config: str, more: list[str]) -> tuple[ImageSet, "Counter[str]", Iterable[bytes]]:
     """The same of a config's data, each picture with the part of the split that it is in, and its pixels for bytes."""
     quieten()
-    words, _ = resolve_config_arguments(["--config", config, *more])
-    cli = DefectCLI("fit", [*words, "--trainer.logger", "false"], name="inspect")
-    try:
+    with without_run(config, more) as cli:
         module = cli.datamodule
         module.prepare_data()
         module.setup("fit")
-    finally:
-        cli.discard()
     whole, parts = module.data, module.parts
     place = {int(i): name for name in ("train", "val", "test") for i in getattr(parts, name)}
     used = sorted(place)
@@ -151,12 +145,15 @@ def _features(images: Tensor) -> np.ndarray:
     """What our surface weights see in uint8 images (N, C, S, S): (N, E)."""
     network = MobileNet(2, images.shape[1], _SIDE, stages="middle").to(memory_format=torch.channels_last).eval()
     load_backbone_weights(network, "surface")
-    values = images.float() / 255
-    mean, std = values.mean(), values.std()
+    mean, std = (
+        torch.tensor(values).view(1, -1, 1, 1) for values in channel_statistics(images, torch.arange(len(images)))
+    )
     blocks = []
     with progress_bar("computing features", len(images)) as advance:
-        for block in torch.split(values, 64):
-            blocks.append(network.embed(((block - mean) / std).contiguous(memory_format=torch.channels_last)))
+        for block in torch.split(images, 64):
+            blocks.append(
+                network.embed(((block.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last))
+            )
             advance(len(block))
     features: np.ndarray = torch.cat(blocks).numpy()
     return features
@@ -183,14 +180,6 @@ def _pair(kind: str, pair: Duplicate, data: ImageSet) -> Finding:
         names = [data.class_names[int(data.labels[index])] for index in (first, second)]
         details.append(f"contradiction: {names[0]} and {names[1]}")
     return Finding(kind, data.files[first], data.files[second], f"{pair.similarity:.3f}", "; ".join(details))
-
-
-def _write(path: Path, findings: Sequence[Finding]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("kind", "file", "other", "score", "detail"))
-    writer.writerows((f.kind, f.file, f.other, f.score, f.detail) for f in findings)
-    write_text(path, text.getvalue())
 
 
 def _print_counts(data: ImageSet, kinds: "Counter[str]") -> None:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch import Trainer
@@ -46,15 +46,14 @@ def write_outcome(
             "run": {**earlier.get("run", {}), **facts, "test_split_read": reads},
         }
     )
-    logits, labels = task.predictions["test"]
-    files = data.files("test")[: len(labels)]  # fewer with trainer.limit_test_batches
-    run.write_predictions(files, labels.numpy(), logits.double().softmax(dim=1).numpy(), data.class_names)
-    if "val" in task.predictions:
-        logits, labels = task.predictions["val"]
-        shares = logits.double().softmax(dim=1).numpy()
-        write_prediction_table(
-            run.val_predictions_csv, data.files("val")[: len(labels)], labels.numpy(), shares, data.class_names
-        )
+    parts: tuple[tuple[Literal["val", "test"], Path], ...]
+    parts = (("val", run.val_predictions_csv), ("test", run.predictions_csv))
+    for part, path in parts:
+        if part in task.predictions:
+            logits, labels = task.predictions[part]
+            files = data.files(part)[: len(labels)]  # fewer with trainer.limit_test_batches
+            shares = logits.double().softmax(dim=1).numpy()
+            write_prediction_table(path, files, labels.numpy(), shares, data.class_names)
     sheet = misclassified_sheet(task, data)
     picture = run.path / "misclassified.png"
     if sheet is not None:

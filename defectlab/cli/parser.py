@@ -4,7 +4,8 @@ import itertools
 import os
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from defectlab.cli.checkpoint_io import AtomicCheckpointIO
+from defectlab.cli.configs import resolve_config_arguments
 from defectlab.cli.console import EpochLines
 from defectlab.cli.loggers import EpochCSVLogger, EventsLogger
 from defectlab.cli.messages import explain, unknown_key
@@ -25,7 +27,7 @@ from defectlab.errors import InputError
 from defectlab.runtime import CPUSettings
 from defectlab.tasks import ClassificationTask
 
-__all__ = ["DefectCLI"]
+__all__ = ["DefectCLI", "without_run"]
 
 _RUN_VARIABLE = "DEFECTLAB_RUN"
 _LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size"}  # data to model
@@ -182,6 +184,17 @@ class DefectCLI(LightningCLI):
         if "root" in data and self.datamodule.source == "real":
             data.root = str(Path(self.datamodule.location).expanduser().absolute())
         return str(parser.dump(config, skip_none=False, skip_validation=True))
+
+
+@contextmanager
+def without_run(config: str, more: Sequence[str]) -> Iterator[DefectCLI]:
+    """What a config and arguments of fit describe, for a command that trains nothing: no run folder is left."""
+    words, _ = resolve_config_arguments(["--config", config, *more])
+    cli = DefectCLI("fit", [*words, "--trainer.logger", "false"])
+    try:
+        yield cli
+    finally:
+        cli.discard()
 
 
 def _check_empty_sections(given: Any, config: Any, *place: str) -> None:

@@ -11,9 +11,9 @@ from defectlab.cli.parser import DefectCLI
 from defectlab.data.progress import progress_bar
 from defectlab.data.synthetic import CLASS_NAMES
 from defectlab.evaluate.corruptions import CORRUPTIONS
-from defectlab.evaluate.robustness import AECLBP, Row, curves, measure, table
+from defectlab.evaluate.robustness import AECLBP, Row, curves, measure
 from defectlab.report.figures import SYNTHETIC_NOTE, save_png
-from defectlab.runs import write_text
+from defectlab.runs import csv_text, write_text
 from defectlab.tasks.checkpoint import load_task
 
 __all__ = ["run"]
@@ -42,7 +42,7 @@ def run(words: list[str]) -> int:
     steps = 1 + sum(len(corruption.levels) for corruption in CORRUPTIONS)
     with progress_bar("making pictures worse", steps) as advance:
         rows = measure(classify, images, labels, advance)
-    write_text(run_folder.path / "robustness.csv", table(rows))
+    write_text(run_folder.path / "robustness.csv", csv_text(Row, rows))
     published = tuple(data.class_names) == CLASS_NAMES and data.source == "real"
     note = SYNTHETIC_NOTE if data.source == "synthetic" else None
     save_png(curves(rows, published), run_folder.path / "robustness.png", note)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from defectlab.data.augment import Augmentation, augment, draw, mix, random_generator
 
-__all__ = ["ArrayLoader", "BatchLoader", "EvalLoader", "TrainLoader"]
+__all__ = ["ArrayLoader", "BatchLoader", "EpochLoader", "EvalLoader", "TrainLoader"]
 
 
 class BatchLoader(Protocol):
@@ -27,6 +27,21 @@ class BatchLoader(Protocol):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels."""
+
+
+class EpochLoader:
+    """A loader whose passes belong to epochs, and each epoch is another one."""
+
+    epoch: int
+
+    @property
+    def sampler(self) -> "EpochLoader":
+        """Lightning calls `set_epoch` of a loader's sampler before each epoch: a resumed run goes on."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next pass belongs to."""
+        self.epoch = epoch
 
 
 @dataclass(eq=False, repr=False)
@@ -95,7 +110,7 @@ class EvalLoader(ArrayLoader):
 
 
 @dataclass(eq=False, repr=False)
-class TrainLoader(ArrayLoader):
+class TrainLoader(ArrayLoader, EpochLoader):
     """A new order every epoch, the same for the same seed; the last, smaller batch is kept.
 
     A last batch of one image joins the one before it: BatchNorm cannot train on one.
@@ -129,15 +144,6 @@ class TrainLoader(ArrayLoader):
         elif rest:
             sizes.append(rest)
         return sizes
-
-    @property
-    def sampler(self) -> "TrainLoader":
-        """Lightning calls `set_epoch` of a loader's sampler before each epoch: a resumed run goes on."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next pass belongs to."""
-        self.epoch = epoch
 
     def _order(self, epoch: int) -> Tensor:
         """This process's images, in the order of their turn."""

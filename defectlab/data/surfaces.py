@@ -11,6 +11,7 @@ from defectlab.data import synthetic
 from defectlab.data.augment import Augmentation, augment, draw, random_generator
 from defectlab.data.base import ImageDataModule
 from defectlab.data.images import ImageSet
+from defectlab.data.loader import EpochLoader
 from defectlab.data.progress import progress_bar
 from defectlab.data.surface_world import DIMENSIONS, draw_surfaces
 from defectlab.errors import InputError
@@ -166,7 +167,7 @@ class SurfacePainter:
 
 
 @dataclass(eq=False)
-class SurfaceLoader:
+class SurfaceLoader(EpochLoader):
     """Finished batches as `TrainLoader` gives them, each picture drawn for its step alone.
 
     Args:
@@ -195,15 +196,6 @@ class SurfaceLoader:
 
     def __len__(self) -> int:
         return max(1, self.images_per_epoch // (self.batch_size * self.world_size))
-
-    @property
-    def sampler(self) -> "SurfaceLoader":
-        """Lightning calls `set_epoch` of a loader's sampler before each epoch: a resumed run goes on."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next pass belongs to."""
-        self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch = self.epoch

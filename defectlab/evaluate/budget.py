@@ -1,18 +1,16 @@
 """How many labels are enough: accuracy by labelled images, drawn at random or chosen by what the model would learn."""
 
-import csv
-import io
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import Pipeline
 
-__all__ = ["STRATEGIES", "Row", "curves", "measure", "table"]
+from defectlab.evaluate.probe import linear_probe
+
+__all__ = ["STRATEGIES", "Row", "curves", "measure"]
 
 STRATEGIES = ("random", "uncertainty", "coreset")
 _Features = npt.NDArray[np.float32]
@@ -63,7 +61,7 @@ def measure(
             rng = np.random.default_rng(seed + draw)
             order = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
             chosen = np.concatenate([members[: budgets[0]] for members in order])
-            model = _fit(features[chosen], labels[chosen])
+            model = linear_probe().fit(features[chosen], labels[chosen])
             for step, budget in enumerate(budgets):
                 if step and strategy == "random":
                     chosen = np.concatenate([members[:budget] for members in order])
@@ -72,7 +70,7 @@ def measure(
                     pick = _uncertain if strategy == "uncertainty" else _far
                     chosen = np.concatenate([chosen, pick(model, features, chosen, more)])
                 if step:
-                    model = _fit(features[chosen], labels[chosen])
+                    model = linear_probe().fit(features[chosen], labels[chosen])
                 scores[draw, step] = model.score(*test)
             advance(1)
         deviation = scores.std(axis=0, ddof=1) if draws > 1 else np.zeros(len(budgets))
@@ -81,10 +79,6 @@ def measure(
             for b, m, s in zip(budgets, scores.mean(axis=0), deviation, strict=True)
         ]
     return rows
-
-
-def _fit(features: _Features, labels: npt.NDArray[np.int64]) -> Pipeline:
-    return make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000)).fit(features, labels)
 
 
 def _uncertain(model: Pipeline, features: _Features, chosen: _Indices, more: int) -> _Indices:
@@ -107,15 +101,6 @@ def _far(model: Pipeline, features: _Features, chosen: _Indices, more: int) -> _
         picked.append(index)
         distance = np.minimum(distance, np.square(values - values[index]).sum(axis=1))
     return np.array(picked, dtype=np.int64)
-
-
-def table(rows: Sequence[Row]) -> str:
-    """CSV text."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    return text.getvalue()
 
 
 def curves(rows: Sequence[Row]) -> Figure:

@@ -4,12 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from defectlab.errors import InputError
+from defectlab.evaluate.probe import linear_probe
 
 __all__ = ["FOLDS", "Suspect", "out_of_fold", "suspects"]
 
@@ -40,9 +38,10 @@ def out_of_fold(
         raise InputError(
             f"the smallest class has {smallest} images: expected at least {FOLDS} to look for wrong labels"
         )
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
     splitter = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    shares: npt.NDArray[np.float64] = cross_val_predict(model, features, labels, cv=splitter, method="predict_proba")
+    shares: npt.NDArray[np.float64] = cross_val_predict(
+        linear_probe(0.1), features, labels, cv=splitter, method="predict_proba"
+    )
     return shares
 
 

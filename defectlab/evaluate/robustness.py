@@ -1,9 +1,7 @@
 """How accuracy falls when pictures get worse."""
 
-import csv
-import io
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -13,7 +11,7 @@ from torch import Tensor
 from defectlab.evaluate.corruptions import CORRUPTIONS, Corruption
 from defectlab.metrics import accuracy_interval
 
-__all__ = ["AECLBP", "Row", "curves", "measure", "table"]
+__all__ = ["AECLBP", "Row", "curves", "measure"]
 
 # Song & Yan 2013, table 3: per cent by dB, trained on clean halves of NEU-CLS. They do not say which SNR.
 AECLBP: dict[float, float] = {50: 98.87, 40: 98.53, 30: 88.29, 20: 37.09}
@@ -58,15 +56,6 @@ def measure(
 
 def _damaged(corruption: Corruption, level: float, images: Tensor) -> Tensor:
     return corruption.apply(images, level)
-
-
-def table(rows: Sequence[Row]) -> str:
-    """CSV text."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    return text.getvalue()
 
 
 def curves(rows: Sequence[Row], published: bool) -> Figure:

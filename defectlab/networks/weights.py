@@ -23,6 +23,11 @@ COUNTER = "num_batches_tracked"  # of BatchNorm: older files lack it, and only a
 USUAL_WIDTHS = (1.0, 0.25, 0.35, 0.5, 0.75, 1.3, 1.4)
 
 
+def shipped_files(pattern: str) -> list[Path]:
+    """The files that come with this package whose name fits the glob pattern."""
+    return [path for folder in SHIPPED for path in sorted(folder.glob(pattern)) if path.is_file()]
+
+
 def load_backbone_weights(network: MobileNet, weights: str) -> None:
     """Load pretrained weights into `network.features`; the head stays as it is.
 
@@ -115,10 +120,10 @@ def _imagenet(network: MobileNet) -> tuple[Path, Mapping[str, object]]:
 def _surface(backbone: str) -> Path:
     """Return the path of the weights shipped for `backbone`."""
     name = f"{backbone}-surface.safetensors"
-    for folder in SHIPPED:
-        if (folder / name).is_file():
-            return folder / name
-    there = sorted(path.name for folder in SHIPPED for path in folder.glob("*-surface.safetensors"))
+    found = shipped_files(name)
+    if found:
+        return found[0]
+    there = [path.name for path in shipped_files("*-surface.safetensors")]
     raise InputError(
         f"weights is 'surface', but {name} is not among the shipped files ({', '.join(there) or 'none is there'}): "
         "change backbone, or set weights to imagenet, to the path of a file, or to null for none"

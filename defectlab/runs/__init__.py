@@ -5,11 +5,12 @@ from defectlab.runs.folder import RunFolder, find_runs
 from defectlab.runs.ledger import record_test
 from defectlab.runs.machine import environment
 from defectlab.runs.predictions import PredictionTable, read_prediction_table, write_prediction_table
-from defectlab.runs.text import write_text
+from defectlab.runs.text import csv_text, write_text
 
 __all__ = [
     "PredictionTable",
     "RunFolder",
+    "csv_text",
     "environment",
     "find_runs",
     "read_prediction_table",

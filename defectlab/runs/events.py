@@ -12,10 +12,10 @@ def read_scalars(folder: Path, tag: str) -> dict[int, float]:
     """Values of one curve by step, ascending; of a step that a resumed run made again, the later one. May be empty."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    # A file that was cut off is read as far as it goes; TensorBoard's remark on it would be one more line of output.
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
     values: dict[int, float] = {}
     for file in sorted(folder.glob("events.out.tfevents.*")):
-        # A file that was cut off is read as far as it goes; TensorBoard's remark on it would be one more line of output.
-        logging.getLogger("tensorboard").setLevel(logging.ERROR)
         events = EventAccumulator(str(file), size_guidance={"scalars": 0, "images": 1, "histograms": 1, "tensors": 1})
         events.Reload()
         if tag in events.Tags()["scalars"]:

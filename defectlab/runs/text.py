@@ -1,10 +1,18 @@
-"""Text files that are replaced in one step."""
+"""Text files that are replaced in one step, and tables as text."""
 
+import csv
 import os
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict, fields
+from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from defectlab.errors import InputError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def write_text(path: Path, text: str) -> None:
@@ -24,3 +32,12 @@ def write_text(path: Path, text: str) -> None:
     finally:
         with suppress(OSError):  # gone already, or there was no such folder
             draft.unlink()
+
+
+def csv_text(kind: "type[DataclassInstance]", rows: "Sequence[DataclassInstance]") -> str:
+    """CSV of instances of one dataclass, a column a field, with a header even if there are no rows."""
+    text = StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return text.getvalue()

@@ -143,12 +143,13 @@ class MobileNetTask(ClassificationTask):
                     "set it to false"
                 )
             self.network.eval()
-            data.cache_features(self._embed)
+            data.cache_features(self.embed)
             self.network.train()
         return super().configure_optimizers()
 
     @torch.no_grad()
-    def _embed(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
+        """Embeddings `(N, E)` of images `(N, C, H, W)`, without gradients."""
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return self.network.embed(images)
