@@ -32,8 +32,8 @@ from defectlab.networks import BipyramidalCNN
 from defectlab.runtime import CPUSettings
 from defectlab.tasks import (
     ClassificationTask,
-    MobileNetTask,
     OptimizerSettings,
+    PretrainedTask,
     SchedulerSettings,
     SmallCNNTask,
 )
@@ -83,7 +83,7 @@ class Stopwatch(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Take the test images; those of a frozen backbone are encoded once, like the training images."""
         self._batches = self.data.test_dataloader()
-        if isinstance(pl_module, MobileNetTask) and pl_module.cache_features:
+        if isinstance(pl_module, PretrainedTask) and pl_module.cache_features:
             network = pl_module.network.eval()
             loader = self._batches
             self._batches = [(network.embed(x.contiguous(memory_format=torch.channels_last)), y) for x, y in loader]
@@ -112,7 +112,7 @@ def run_features(folder: str, weights: str, recipe: Recipe, precision: str, seed
     """NEU-CLS: MobileNetV2 with weights, frozen; every picture goes through it once."""
     began = time.perf_counter()
     data = _neu_data(folder, recipe, seed)
-    task = MobileNetTask(
+    task = PretrainedTask(
         data.num_classes, data.channels, data.image_size, "mobilenet_v2",
         weights=weights, cache_features=True,
         optimizer=OptimizerSettings(lr=recipe.lr, weight_decay=recipe.weight_decay),

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from defectlab.data.augment import Augmentation, augment, draw
 from defectlab.evaluate.probe import linear_probe
-from defectlab.networks import MobileNet
-from defectlab.networks.mobilenet import Backbone, Stages
+from defectlab.networks import PretrainedNetwork
+from defectlab.networks.pretrained import Backbone, Stages
 from defectlab.networks.weights import load_backbone_weights
 
 __all__ = ["Source", "draw_labelled", "fine_tune", "probe"]
@@ -25,7 +25,7 @@ _FLIPS = Augmentation(horizontal_flip=0.5, vertical_flip=0.5)
 
 @dataclass(frozen=True)
 class Source:
-    """Where a backbone comes from: a name for the table, and what MobileNetTask would be given."""
+    """Where a backbone comes from: a name for the table, and what PretrainedTask would be given."""
 
     name: str
     weights: str | None
@@ -42,9 +42,9 @@ class Source:
         """Where the features may be read; the surface weights end at the last middle layer."""
         return ("middle",) if self.weights == "surface" else ("last", "middle")
 
-    def network(self, classes: int, size: int, stages: Stages) -> MobileNet:
+    def network(self, classes: int, size: int, stages: Stages) -> PretrainedNetwork:
         """The network with its weights, its BatchNorm statistics frozen where they are worth something."""
-        network = MobileNet(
+        network = PretrainedNetwork(
             classes, self.channels, size, self.backbone, self.width, stages=stages,
             freeze_batch_norm=self.weights is not None,
         )  # fmt: skip
@@ -62,7 +62,7 @@ class Source:
         return ((images - mean) / deviation).contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def embed(self, network: MobileNet, images: Tensor) -> np.ndarray:
+    def embed(self, network: PretrainedNetwork, images: Tensor) -> np.ndarray:
         """Features (N, E) of images (N, 1, S, S) uint8."""
         network.eval()
         statistics = statistics_of(images)
@@ -93,7 +93,7 @@ def probe(features: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.
 
 def fine_tune(
     source: Source,
-    network: MobileNet,
+    network: PretrainedNetwork,
     images: Tensor,
     labels: np.ndarray,
     train: np.ndarray,

@@ -130,10 +130,10 @@ ON_THE_LINE = {
     "--data.rot .": "unknown key data.rot: did you mean root?",
     "--data.augmentation.rotatio 3": "unknown key data.augmentation.rotatio: did you mean rotation?",
     "--dta.root 3": "unknown key dta: did you mean data?",
-    "--model MobilNetTask": "model: there is no class MobilNetTask: did you mean MobileNetTask?",
-    "--model MobileNetTask --model.backbone resnet": "expected one of mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large",
-    "--model MobileNetTask --model.weights nowhere.pth": "nowhere.pth",
-    "--model MobileNetTask --model.cache_features true": "give model.weights",
+    "--model MobilNetTask": "model: there is no class MobilNetTask: did you mean PretrainedTask?",
+    "--model PretrainedTask --model.backbone resnet": "expected one of mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large",
+    "--model PretrainedTask --model.weights nowhere.pth": "nowhere.pth",
+    "--model PretrainedTask --model.cache_features true": "give model.weights",
     "--trainer.precision 17": "trainer.precision is 17: expected one of",
     "--trainer.accelerator cude": "invalid accelerator name",
     "--trainer.devices 7 --trainer.accelerator gpu": "trainer: ",
@@ -250,7 +250,7 @@ def test_a_pickle_never_runs(finished: Path, config: Path, tmp_path: Path, refus
             ["predict", str(file), str(tmp_path), "--output", str(tmp_path / "out.csv")],
         ):
             assert "nothing in it was run" in refused(*words)
-        words = ["fit", "--config", str(config), "--model", "MobileNetTask", "--model.weights", str(file)]
+        words = ["fit", "--config", str(config), "--model", "PretrainedTask", "--model.weights", str(file)]
         assert "nothing in it was executed" in refused(*words)
         (run / "checkpoints" / "last.ckpt").write_bytes(file.read_bytes())
         for words in (["resume", str(run)], ["test", str(run)]):

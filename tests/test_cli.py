@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import defectlab
 from defectlab.cli.main import COMMANDS, main
-from defectlab.networks import MobileNet
+from defectlab.networks import PretrainedNetwork
 
 Fit = Callable[..., Path]
 FILES = {
@@ -243,12 +243,12 @@ def test_bf16_and_clipping_train(fit: Fit) -> None:
 
 def test_cached_features_need_their_weights_once(config: Path, fit: Fit, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    donor = MobileNet(3, 1, 16, stages="middle")
+    donor = PretrainedNetwork(3, 1, 16, stages="middle")
     weights = tmp_path / "donor.pth"
     torch.save(donor.state_dict(), weights)
     text = yaml.safe_load(config.read_text())
     text["model"] = {
-        "class_path": "MobileNetTask",
+        "class_path": "PretrainedTask",
         "init_args": {"weights": str(weights), "stages": "middle", "cache_features": True},
     }
     config.write_text(yaml.safe_dump(text))

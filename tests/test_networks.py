@@ -20,14 +20,14 @@ from defectlab.networks import (
     DepthwiseSeparableConv,
     LabCNN,
     LeNet5,
-    MobileNet,
     MobileNetV1,
     Network,
+    PretrainedNetwork,
     SimpleDefectCNN,
     load_backbone_weights,
     weights,
 )
-from defectlab.networks.mobilenet import Backbone
+from defectlab.networks.pretrained import Backbone
 
 NETWORKS: list[Callable[[int, int, int], Network]] = [
     SimpleDefectCNN,
@@ -38,9 +38,9 @@ NETWORKS: list[Callable[[int, int, int], Network]] = [
     BipyramidalCNN,
     partial(BipyramidalCNN, channels=4, depth=2, hidden=8, batch_norm=True, dropout=0.5),
     MobileNetV1,
-    partial(MobileNet, width=0.5),
-    partial(MobileNet, backbone="mobilenet_v2", width=0.35, stages=[2, 5]),
-    partial(MobileNet, backbone="mobilenet_v3_large", width=0.25, hidden=16),
+    partial(PretrainedNetwork, width=0.5),
+    partial(PretrainedNetwork, backbone="mobilenet_v2", width=0.35, stages=[2, 5]),
+    partial(PretrainedNetwork, backbone="mobilenet_v3_large", width=0.25, hidden=16),
 ]
 
 
@@ -48,9 +48,9 @@ def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def small_v2(in_channels: int = 3, **options: bool | list[int]) -> MobileNet:
+def small_v2(in_channels: int = 3, **options: bool | list[int]) -> PretrainedNetwork:
     torch.manual_seed(0)
-    return MobileNet(4, in_channels, 32, backbone="mobilenet_v2", width=0.35, **options)  # type: ignore[arg-type]
+    return PretrainedNetwork(4, in_channels, 32, backbone="mobilenet_v2", width=0.35, **options)  # type: ignore[arg-type]
 
 
 def trained_v2() -> Any:
@@ -105,9 +105,9 @@ def test_every_parameter_learns(make: Callable[[int, int, int], Network]) -> Non
         (MobileNetV1(6, 1, 200, width=0.25), 214_470),
         (MobileNetV1(6, 1, 200, width=0.5), 821_382),
         (MobileNetV1(6, 1, 200, width=1.0), 3_212_550),
-        (MobileNet(6, 3, 200), 930_470),
-        (MobileNet(6, 3, 200, hidden=1024), 1_524_006),
-        (MobileNet(6, 3, 200).features, 927_008),
+        (PretrainedNetwork(6, 3, 200), 930_470),
+        (PretrainedNetwork(6, 3, 200, hidden=1024), 1_524_006),
+        (PretrainedNetwork(6, 3, 200).features, 927_008),
         (DepthwiseSeparableConv(8, 16), 9 * 8 + 8 * 16 + 2 * (8 + 16)),
     ],
 )
@@ -124,7 +124,7 @@ def test_parameter_counts(network: nn.Module, parameters: int) -> None:
         (LeNet5, 12),
         (partial(BipyramidalCNN, depth=4), 16),
         (MobileNetV1, 1),
-        (MobileNet, 1),
+        (PretrainedNetwork, 1),
     ],
 )
 def test_smallest_image(make: Callable[[int, int, int], Network], smallest: int) -> None:
@@ -145,15 +145,15 @@ def test_smallest_image(make: Callable[[int, int, int], Network], smallest: int)
         (lambda: BipyramidalCNN(2, 1, 28, hidden=0), "hidden"),
         (lambda: DepthwiseSeparableConv(1, 1, stride=0), "stride"),
         (lambda: MobileNetV1(2, 1, 28, width=0.0), "width"),
-        (lambda: MobileNet(2, 1, 28, backbone="resnet18"), "backbone"),  # type: ignore[arg-type]
-        (lambda: MobileNet(2, 1, 28, width=-1.0), "width"),
-        (lambda: MobileNet(2, 1, 28, dropout=-0.1), "dropout"),
-        (lambda: MobileNet(2, 1, 28, batch_norm_momentum=0.0), "batch_norm_momentum"),
-        (lambda: MobileNet(2, 1, 28, hidden=-1), "hidden"),
-        (lambda: MobileNet(2, 1, 28, stages=[]), "stages"),
-        (lambda: MobileNet(2, 1, 28, stages=[4, 4]), "stages"),
-        (lambda: MobileNet(2, 1, 28, stages=[4, 13]), "stages"),
-        (lambda: MobileNet(2, 1, 28, stages=[-1]), "stages"),
+        (lambda: PretrainedNetwork(2, 1, 28, backbone="resnet18"), "backbone"),  # type: ignore[arg-type]
+        (lambda: PretrainedNetwork(2, 1, 28, width=-1.0), "width"),
+        (lambda: PretrainedNetwork(2, 1, 28, dropout=-0.1), "dropout"),
+        (lambda: PretrainedNetwork(2, 1, 28, batch_norm_momentum=0.0), "batch_norm_momentum"),
+        (lambda: PretrainedNetwork(2, 1, 28, hidden=-1), "hidden"),
+        (lambda: PretrainedNetwork(2, 1, 28, stages=[]), "stages"),
+        (lambda: PretrainedNetwork(2, 1, 28, stages=[4, 4]), "stages"),
+        (lambda: PretrainedNetwork(2, 1, 28, stages=[4, 13]), "stages"),
+        (lambda: PretrainedNetwork(2, 1, 28, stages=[-1]), "stages"),
     ],
 )
 def test_argument_out_of_range(make: Callable[[], nn.Module], argument: str) -> None:
@@ -190,7 +190,7 @@ def test_compiles_as_one_graph() -> None:
 
 @pytest.mark.parametrize(("backbone", "epsilon"), [("mobilenet_v2", 1e-5), ("mobilenet_v3_small", 1e-3)])
 def test_batch_norm_momentum(backbone: Backbone, epsilon: float) -> None:
-    network = MobileNet(3, 1, 32, backbone=backbone, width=0.5, batch_norm_momentum=0.2)
+    network = PretrainedNetwork(3, 1, 32, backbone=backbone, width=0.5, batch_norm_momentum=0.2)
     found = {(m.momentum, m.eps) for m in network.features.modules() if isinstance(m, nn.BatchNorm2d)}
     assert found == {(0.2, epsilon)}
 
@@ -206,7 +206,7 @@ def test_head_standardises() -> None:
 
 
 def test_training_on_one_image() -> None:
-    network = MobileNet(3, 1, 64, width=0.5)
+    network = PretrainedNetwork(3, 1, 64, width=0.5)
     network(torch.randn(4, 1, 64, 64))
     standardise = network.head[0]
     assert isinstance(standardise, nn.BatchNorm1d)
@@ -231,7 +231,7 @@ def test_stages_are_mean_and_deviation() -> None:
     assert embeddings.shape[1] == network.embedding_size
 
 
-def step(network: MobileNet) -> None:
+def step(network: PretrainedNetwork) -> None:
     """Train for one step, in the mode that a trainer sets."""
     network.train()
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
@@ -239,7 +239,7 @@ def step(network: MobileNet) -> None:
     optimizer.step()
 
 
-def changed(before: dict[str, Tensor], network: MobileNet) -> dict[str, bool]:
+def changed(before: dict[str, Tensor], network: PretrainedNetwork) -> dict[str, bool]:
     """Say of the backbone's running means, of its other tensors and of the head whether any differs."""
     found = {"statistics": False, "backbone": False, "head": False}
     for name, value in network.state_dict().items():
@@ -338,7 +338,7 @@ def test_weights_for_some_stages(tmp_path: Path) -> None:
 def test_weights_of_another_architecture(tmp_path: Path) -> None:
     path = tmp_path / "whole.pth"
     torch.save(trained_v2().state_dict(), path)
-    network = MobileNet(3, 1, 32, backbone="mobilenet_v2", width=0.5)
+    network = PretrainedNetwork(3, 1, 32, backbone="mobilenet_v2", width=0.5)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     with pytest.raises(InputError) as caught:
         load_backbone_weights(network, str(path))
@@ -351,7 +351,7 @@ def test_weights_of_another_architecture(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"0\.0\.weight is \(16, 3, 3, 3\) in the file and \(8, 1, 3, 3\) in the network"
     ):
-        load_backbone_weights(MobileNet(3, 1, 32, width=0.5), str(path))
+        load_backbone_weights(PretrainedNetwork(3, 1, 32, width=0.5), str(path))
     torch.save({"conv1.weight": torch.ones(1)}, path)
     with pytest.raises(InputError, match=r"whole\.pth holds names such as 'conv1\.weight': expected"):
         load_backbone_weights(network, str(path))
@@ -418,7 +418,7 @@ def test_weights_that_end_before_the_last_stage(tmp_path: Path) -> None:
 def test_imagenet_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens: no download can succeed
-    network = MobileNet(3, 3, 32).eval()
+    network = PretrainedNetwork(3, 3, 32).eval()
     name = Path(get_model_weights("mobilenet_v3_small").DEFAULT.url).name
     with pytest.raises(InputError, match=f"could not be downloaded .*put {name} from https.*null") as caught:
         load_backbone_weights(network, "imagenet")

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from defectlab.cli.main import main
 from defectlab.data.synthetic import CLASS_NAMES, synthesize
-from defectlab.networks import MobileNet
+from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import SHIPPED, load_backbone_weights
 from defectlab.tasks.checkpoint import read_checkpoint
 
@@ -33,7 +33,7 @@ def test_the_card_is_of_this_file(path: Path) -> None:
 
 def test_surface_weights_tell_textures_apart() -> None:
     """Untrained features see no difference that these do not: same-texture pairs are nearest neighbours."""
-    network = MobileNet(6, 1, 96, stages="middle").eval()
+    network = PretrainedNetwork(6, 1, 96, stages="middle").eval()
     load_backbone_weights(network, "surface")
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(8, 1, 96, 96, generator=generator)

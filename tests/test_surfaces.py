@@ -15,7 +15,7 @@ from defectlab.data.surface_objects import OBJECTS
 from defectlab.data.surface_world import DIMENSIONS, draw_surfaces
 from defectlab.data.surfaces import SurfaceLoader
 from defectlab.errors import InputError
-from defectlab.networks import MobileNet, weights
+from defectlab.networks import PretrainedNetwork, weights
 from defectlab.networks.weights import load_backbone_weights, save_backbone_weights
 
 SMALL: dict[str, Any] = {
@@ -224,12 +224,12 @@ def test_a_checkpoint_for_prediction_alone(
 
 def test_half_precision_keeps_what_it_must(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = MobileNet(6, 1, 64, "mobilenet_v3_small", stages="middle").eval()
+    network = PretrainedNetwork(6, 1, 64, "mobilenet_v3_small", stages="middle").eval()
     save_backbone_weights(network, tmp_path / "w.safetensors", half=True)
     kept = load_file(tmp_path / "w.safetensors")
     assert kept["features.0.0.weight"].dtype == torch.float16
     assert kept["features.0.1.running_var"].dtype == torch.float32
-    again = MobileNet(6, 1, 64, "mobilenet_v3_small", stages="middle").eval()
+    again = PretrainedNetwork(6, 1, 64, "mobilenet_v3_small", stages="middle").eval()
     load_backbone_weights(again, str(tmp_path / "w.safetensors"))
     images = torch.randn(4, 1, 64, 64)
     torch.testing.assert_close(again.embed(images), network.embed(images), rtol=0.01, atol=0.01)

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from defectlab.cli.main import main
 from defectlab.data import Augmentation, ImageFolderDataModule
 from defectlab.errors import InputError
-from defectlab.networks import LabCNN, LeNet5, MobileNet
-from defectlab.tasks import ClassificationTask, MobileNetTask, OptimizerSettings, SchedulerSettings, SmallCNNTask
+from defectlab.networks import LabCNN, LeNet5, PretrainedNetwork
+from defectlab.tasks import ClassificationTask, OptimizerSettings, PretrainedTask, SchedulerSettings, SmallCNNTask
 from defectlab.tasks.checkpoint import load_task, read_checkpoint
 from defectlab.tasks.optimization import parameter_groups
 
@@ -40,7 +40,7 @@ class Record(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         network = pl_module.network
-        if isinstance(network, MobileNet):
+        if isinstance(network, PretrainedNetwork):
             self.learning.append(all(parameter.requires_grad for parameter in network.features.parameters()))
 
 
@@ -181,9 +181,9 @@ def test_schedules_of_the_shortest_runs(tmp_path: Path) -> None:
                 block["scheduler"].step()
 
 
-def mobilenet(**arguments: Any) -> MobileNetTask:
+def mobilenet(**arguments: Any) -> PretrainedTask:
     settings: dict[str, Any] = {"num_classes": 3, "in_channels": 1, "image_size": 16, "width": 0.25}
-    return MobileNetTask(**{**settings, **arguments})
+    return PretrainedTask(**{**settings, **arguments})
 
 
 def test_the_head_first_then_all_with_a_lower_rate_below(data: Data, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_the_head_first_then_all_with_a_lower_rate_below(data: Data, tmp_path: P
 
 def test_cached_features_train_the_same_head_as_a_frozen_backbone(data: Data, tmp_path: Path) -> None:
     torch.manual_seed(1)
-    torch.save(MobileNet(3, 1, 16, width=0.25).state_dict(), tmp_path / "donor.pth")
+    torch.save(PretrainedNetwork(3, 1, 16, width=0.25).state_dict(), tmp_path / "donor.pth")
     heads, results = [], []
     for cached in (False, True):
         pl.seed_everything(0)

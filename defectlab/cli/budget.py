@@ -15,7 +15,7 @@ from defectlab.errors import InputError
 from defectlab.evaluate.budget import STRATEGIES, Row, curves, measure
 from defectlab.report.figures import SYNTHETIC_NOTE, save_png
 from defectlab.runs import csv_text, write_text
-from defectlab.tasks import MobileNetTask
+from defectlab.tasks import PretrainedTask
 
 __all__ = ["run"]
 
@@ -50,8 +50,8 @@ def run(words: list[str]) -> int:
 
 def _measure(cli: DefectCLI, budgets: list[int], draws: int) -> tuple[list[Row], bool]:
     task, data = cli.model, cli.datamodule
-    if not isinstance(task, MobileNetTask) or task.hparams.get("weights") is None:
-        raise InputError("budget needs a pretrained backbone: a config of MobileNetTask with model.weights")
+    if not isinstance(task, PretrainedTask) or task.hparams.get("weights") is None:
+        raise InputError("budget needs a pretrained backbone: a config of PretrainedTask with model.weights")
     data.prepare_data()
     data.setup("fit")
     labels = data.data.labels.numpy()

@@ -6,7 +6,7 @@ from defectlab.cli.arguments import CommandParser
 from defectlab.cli.checkpoint_io import AtomicCheckpointIO
 from defectlab.cli.files import checkpoint_of
 from defectlab.errors import InputError
-from defectlab.networks import MobileNet
+from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import save_backbone_weights
 from defectlab.tasks.checkpoint import data_card, load_task, read_checkpoint
 
@@ -36,7 +36,7 @@ def run(words: list[str]) -> int:
     task, _ = load_task(checkpoint)
     if output.suffix == ".ckpt":
         _save_checkpoint(checkpoint, output)
-    elif isinstance(task.network, MobileNet):
+    elif isinstance(task.network, PretrainedNetwork):
         output.parent.mkdir(parents=True, exist_ok=True)
         save_backbone_weights(task.network, output, arguments.half)
     else:

@@ -17,7 +17,7 @@ from defectlab.cli.ranks import is_first_process
 from defectlab.errors import InputError
 from defectlab.report.tensorboard import add_augmented, events_logger
 from defectlab.runs import RunFolder, write_text
-from defectlab.tasks import ClassificationTask, MobileNetTask, OptimizerSettings
+from defectlab.tasks import ClassificationTask, OptimizerSettings, PretrainedTask
 from defectlab.tasks.checkpoint import check_fit, data_card, read_checkpoint
 
 __all__ = ["run", "train_and_test"]
@@ -107,7 +107,7 @@ def train_and_test(cli: DefectCLI) -> int:
 
 def _uses_features(task: ClassificationTask) -> bool:
     """Whether training sees cached features, which nothing augments."""
-    return isinstance(task, MobileNetTask) and task.cache_features
+    return isinstance(task, PretrainedTask) and task.cache_features
 
 
 def _best_checkpoint(cli: DefectCLI) -> str | None:

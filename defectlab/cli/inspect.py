@@ -22,7 +22,7 @@ from defectlab.data.progress import progress_bar
 from defectlab.data.statistics import channel_statistics
 from defectlab.errors import InputError
 from defectlab.evaluate.mislabels import FOLDS, Suspect, out_of_fold, suspects
-from defectlab.networks import MobileNet
+from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.report.figures import image_sheet, save_png
 from defectlab.runs import csv_text, write_text
@@ -143,7 +143,7 @@ def _list(directory: Path) -> Listing:
 @torch.inference_mode()
 def _features(images: Tensor) -> np.ndarray:
     """What our surface weights see in uint8 images (N, C, S, S): (N, E)."""
-    network = MobileNet(2, images.shape[1], _SIDE, stages="middle").to(memory_format=torch.channels_last).eval()
+    network = PretrainedNetwork(2, images.shape[1], _SIDE, stages="middle").to(memory_format=torch.channels_last).eval()
     load_backbone_weights(network, "surface")
     mean, std = (
         torch.tensor(values).view(1, -1, 1, 1) for values in channel_statistics(images, torch.arange(len(images)))

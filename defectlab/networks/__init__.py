@@ -3,7 +3,7 @@
 from defectlab.networks.base import Network
 from defectlab.networks.bipyramidal import BipyramidalCNN
 from defectlab.networks.depthwise import DepthwiseSeparableConv, MobileNetV1
-from defectlab.networks.mobilenet import MobileNet
+from defectlab.networks.pretrained import PretrainedNetwork
 from defectlab.networks.small_cnn import CompactCNN, LabCNN, LeNet5, SimpleDefectCNN
 from defectlab.networks.weights import load_backbone_weights
 
@@ -13,9 +13,9 @@ __all__ = [
     "DepthwiseSeparableConv",
     "LabCNN",
     "LeNet5",
-    "MobileNet",
     "MobileNetV1",
     "Network",
+    "PretrainedNetwork",
     "SimpleDefectCNN",
     "load_backbone_weights",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from defectlab.errors import InputError
-from defectlab.networks.mobilenet import BACKBONES, MobileNet, mobilenet_features
+from defectlab.networks.pretrained import BACKBONES, PretrainedNetwork, mobilenet_features
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 SHIPPED = (_PACKAGE / "checkpoints", _PACKAGE.parent / "checkpoints")  # in a wheel; in the repository
@@ -28,7 +28,7 @@ def shipped_files(pattern: str) -> list[Path]:
     return [path for folder in SHIPPED for path in sorted(folder.glob(pattern)) if path.is_file()]
 
 
-def load_backbone_weights(network: MobileNet, weights: str) -> None:
+def load_backbone_weights(network: PretrainedNetwork, weights: str) -> None:
     """Load pretrained weights into `network.features`; the head stays as it is.
 
     A kernel for RGB is summed over its channels for a network of one: what the same grey image in all three
@@ -75,7 +75,7 @@ def load_backbone_weights(network: MobileNet, weights: str) -> None:
     network.features.load_state_dict({**counters, **kept})
 
 
-def save_backbone_weights(network: MobileNet, path: Path, half: bool) -> None:
+def save_backbone_weights(network: PretrainedNetwork, path: Path, half: bool) -> None:
     """Write `network.features` as a .safetensors file that `load_backbone_weights` reads; whole or not at all.
 
     Args:
@@ -96,7 +96,7 @@ def save_backbone_weights(network: MobileNet, path: Path, half: bool) -> None:
         part.unlink(missing_ok=True)
 
 
-def _imagenet(network: MobileNet) -> tuple[Path, Mapping[str, object]]:
+def _imagenet(network: PretrainedNetwork) -> tuple[Path, Mapping[str, object]]:
     """Return the cached file's path and its content, downloading the file if it is not there."""
     if network.width != 1:
         raise InputError(

@@ -9,13 +9,13 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from defectlab.errors import InputError
-from defectlab.networks import MobileNet
-from defectlab.networks.mobilenet import Backbone, Stages
+from defectlab.networks import PretrainedNetwork
+from defectlab.networks.pretrained import Backbone, Stages
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.tasks.base import ClassificationTask
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
 
-__all__ = ["FeatureCache", "MobileNetTask"]
+__all__ = ["FeatureCache", "PretrainedTask"]
 
 
 @runtime_checkable
@@ -29,7 +29,7 @@ class FeatureCache(Protocol):
         """Batches are images again."""
 
 
-class MobileNetTask(ClassificationTask):
+class PretrainedTask(ClassificationTask):
     """A MobileNet from torchvision, from scratch or from weights.
 
     Args:
@@ -61,7 +61,7 @@ class MobileNetTask(ClassificationTask):
         compile: pass the network through torch.compile.
     """
 
-    network: MobileNet
+    network: PretrainedNetwork
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class MobileNetTask(ClassificationTask):
             raise InputError(f"model.unfreeze_epoch is {unfreeze_epoch}: expected at least 0")
         if not 0 < backbone_lr_factor <= 1:
             raise InputError(f"model.backbone_lr_factor is {backbone_lr_factor}: expected above 0, at most 1")
-        network = MobileNet(
+        network = PretrainedNetwork(
             num_classes, in_channels, image_size, backbone, width, dropout, batch_norm_momentum, hidden, stages,
             freeze_batch_norm,
         )  # fmt: skip

@@ -22,7 +22,7 @@ MIDDLE_STAGES: dict[Backbone, list[int]] = {
 }
 
 
-class MobileNet(Network):
+class PretrainedNetwork(Network):
     """MobileNetV2 (Sandler et al. 2018) or MobileNetV3 (Howard et al. 2019): a backbone and a head.
 
     The backbone is torchvision's `features`, under the same name, so that torchvision's weights load. The
@@ -138,7 +138,7 @@ class MobileNet(Network):
         self.features.requires_grad_(True)
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> "MobileNet":
+    def train(self, mode: bool = True) -> "PretrainedNetwork":
         """Set training or evaluation mode; frozen BatchNorm layers stay in evaluation mode."""
         super().train(mode)
         learns = any(parameter.requires_grad for parameter in self.features.parameters())
