@@ -14,6 +14,7 @@ ROOMS = {
     "tasks": {"errors", "networks", "metrics"},
     "evaluate": {"errors", "metrics", "runs"},
     "report": {"errors", "metrics", "runs"},
+    "course": {"errors", "runs"},
     "metrics": {"errors"},
     "runs": {"errors"},
     "runtime": {"errors"},

@@ -24,6 +24,7 @@ from defectlab.networks import (
     Network,
     PretrainedNetwork,
     SimpleDefectCNN,
+    SmallResNet,
     load_backbone_weights,
     weights,
 )
@@ -38,6 +39,8 @@ NETWORKS: list[Callable[[int, int, int], Network]] = [
     BipyramidalCNN,
     partial(BipyramidalCNN, channels=4, depth=2, hidden=8, batch_norm=True, dropout=0.5),
     MobileNetV1,
+    SmallResNet,
+    partial(SmallResNet, widths=[4], dropout=0.5),
     partial(PretrainedNetwork, width=0.5),
     partial(PretrainedNetwork, backbone="mobilenet_v2", width=0.35, stages=[2, 5]),
     partial(PretrainedNetwork, backbone="mobilenet_v3_large", width=0.25, hidden=16),
@@ -108,6 +111,8 @@ def test_every_parameter_learns(make: Callable[[int, int, int], Network]) -> Non
         (PretrainedNetwork(6, 3, 200), 930_470),
         (PretrainedNetwork(6, 3, 200, hidden=1024), 1_524_006),
         (PretrainedNetwork(6, 3, 200).features, 927_008),
+        (SmallResNet(10, 1, 28), 84_154),
+        (SmallResNet(10, 1, 28, widths=(8, 12, 13)), 9_464),
         (DepthwiseSeparableConv(8, 16), 9 * 8 + 8 * 16 + 2 * (8 + 16)),
     ],
 )
@@ -124,6 +129,7 @@ def test_parameter_counts(network: nn.Module, parameters: int) -> None:
         (LeNet5, 12),
         (partial(BipyramidalCNN, depth=4), 16),
         (MobileNetV1, 1),
+        (SmallResNet, 4),
         (PretrainedNetwork, 1),
     ],
 )
@@ -146,6 +152,8 @@ def test_smallest_image(make: Callable[[int, int, int], Network], smallest: int)
         (lambda: DepthwiseSeparableConv(1, 1, stride=0), "stride"),
         (lambda: MobileNetV1(2, 1, 28, width=0.0), "width"),
         (lambda: PretrainedNetwork(2, 1, 28, backbone="resnet18"), "backbone"),  # type: ignore[arg-type]
+        (lambda: SmallResNet(2, 1, 28, widths=[]), "widths"),
+        (lambda: SmallResNet(2, 1, 28, widths=[4, 0]), "widths"),
         (lambda: PretrainedNetwork(2, 1, 28, width=-1.0), "width"),
         (lambda: PretrainedNetwork(2, 1, 28, dropout=-0.1), "dropout"),
         (lambda: PretrainedNetwork(2, 1, 28, batch_norm_momentum=0.0), "batch_norm_momentum"),

@@ -6,9 +6,6 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import redirect_stdout
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +17,15 @@ from rich.table import Table
 from defectlab.cli.arguments import CommandParser
 from defectlab.cli.configs import resolve_config_arguments
 from defectlab.cli.console import quieten, shown_path
-from defectlab.cli.fit import train_and_test
-from defectlab.cli.parser import DefectCLI, without_run
-from defectlab.data.progress import progress_bar
+from defectlab.cli.many_runs import Job, run_jobs
+from defectlab.cli.parser import without_run
 from defectlab.errors import InputError
-from defectlab.evaluate.crossval import FILE, Part, finished, plan, pool, read_crossval, summarise
+from defectlab.evaluate.crossval import FILE, plan, pool, read_crossval, summarise
 from defectlab.metrics import accuracy_interval
 from defectlab.runs import PredictionTable, RunFolder, write_text
 
 __all__ = ["run"]
 
-_LOG = "fit.log"
 # Song & Yan 2013, table 2: AECLBP with a support vector machine, 100 random halves.
 _PUBLISHED = "published: AECLBP + SVM 98.93 ± 0.63 % over 100 repeats of 150 + 150 images a class (Song & Yan 2013)"
 
@@ -59,14 +54,18 @@ def run(words: list[str]) -> int:
     else:
         folder = _new_folder(given, more)
     parts = plan(given.protocol, given.folds, given.repeats, given.seed, given.test_size)
-    todo = [part for part in parts if not finished(folder / part.name)]
+    runs = [RunFolder(folder / part.name) for part in parts]
+    jobs = [
+        Job(part.name, run.path, ("--config", given.config, *more, *part.words))
+        for part, run in zip(parts, runs, strict=True)
+        if not run.finished
+    ]
     try:
-        _run_all(todo, given.config, more, folder, given.processes, len(parts))
+        run_jobs(jobs, len(parts) - len(jobs), given.processes)
     except InputError:
-        if not any(finished(folder / part.name) for part in parts):  # nothing that would be lost
+        if not any(run.finished for run in runs):  # nothing that would be lost
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    runs = [RunFolder(folder / part.name) for part in parts]
     summary = summarise(runs)
     pooled = pool([run.read_predictions() for run in runs])
     _write(folder, given, more, summary, pooled)
@@ -134,38 +133,6 @@ def _save(folder: Path, given: argparse.Namespace, more: Sequence[str], summary:
     saved = {"arguments": {name: getattr(given, name) for name in names}, "fit": list(more)}
     text = json.dumps({**saved, **({"summary": summary} if summary else {})}, indent=2, ensure_ascii=False)
     write_text(folder / FILE, text + "\n")
-
-
-def _run_all(todo: list[Part], config: str, more: Sequence[str], folder: Path, processes: int, count: int) -> None:
-    with progress_bar("runs", count) as advance:
-        advance(count - len(todo))
-        if processes == 1:
-            for part in todo:
-                _run_part(part, config, more, folder)
-                advance(1)
-            return
-        with ProcessPoolExecutor(processes, get_context("spawn")) as pool_:
-            jobs = [pool_.submit(_run_part, part, config, ["--cpu.threads", "1", *more], folder) for part in todo]
-            try:
-                for job in as_completed(jobs):
-                    job.result()
-                    advance(1)
-            finally:
-                pool_.shutdown(wait=False, cancel_futures=True)
-
-
-def _run_part(part: Part, config: str, more: Sequence[str], folder: Path) -> None:
-    """One fit, from the beginning; what a killed one left is removed."""
-    quieten()
-    target = folder / part.name
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    words, _ = resolve_config_arguments(["--config", config, *more, *part.words])
-    try:
-        with (target / _LOG).open("w", encoding="utf-8") as log, redirect_stdout(log):
-            train_and_test(DefectCLI("fit", [*words, "--trainer.enable_progress_bar", "false"], run=target))
-    except InputError as error:
-        raise InputError(f"{part.name}: {error}") from None
 
 
 def _write(

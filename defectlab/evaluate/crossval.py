@@ -13,7 +13,7 @@ from defectlab.errors import InputError
 from defectlab.evaluate.statistics import corrected_interval
 from defectlab.runs import PredictionTable, RunFolder
 
-__all__ = ["FILE", "Part", "Protocol", "finished", "plan", "pool", "read_crossval", "summarise"]
+__all__ = ["FILE", "Part", "Protocol", "plan", "pool", "read_crossval", "summarise"]
 
 FILE = "crossval.json"
 Protocol = Literal["kfold", "song-yan"]
@@ -46,17 +46,6 @@ def plan(protocol: Protocol, folds: int, repeats: int, seed: int, test_size: int
                 for fold in range(1, folds + 1)
             ]
     return parts
-
-
-def finished(folder: Path) -> bool:
-    """Whether a run folder holds all that the table is made of."""
-    run = RunFolder(folder)
-    if not (run.config.is_file() and run.metrics_json.is_file() and run.predictions_csv.is_file()):
-        return False
-    try:
-        return "test" in run.read_metrics()
-    except InputError:
-        return False
 
 
 def read_crossval(folder: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from defectlab.networks.bipyramidal import BipyramidalCNN
 from defectlab.networks.depthwise import DepthwiseSeparableConv, MobileNetV1
 from defectlab.networks.pretrained import PretrainedNetwork
 from defectlab.networks.small_cnn import CompactCNN, LabCNN, LeNet5, SimpleDefectCNN
+from defectlab.networks.small_resnet import ResidualBlock, SmallResNet
 from defectlab.networks.weights import load_backbone_weights
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "MobileNetV1",
     "Network",
     "PretrainedNetwork",
+    "ResidualBlock",
     "SimpleDefectCNN",
+    "SmallResNet",
     "load_backbone_weights",
 ]

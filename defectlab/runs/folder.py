@@ -85,6 +85,16 @@ class RunFolder:
     def val_predictions_csv(self) -> Path:
         return self.path / "val_predictions.csv"
 
+    @property
+    def finished(self) -> bool:
+        """Whether the test is done: config, predictions, and metrics with a section `test` are there."""
+        if not (self.config.is_file() and self.metrics_json.is_file() and self.predictions_csv.is_file()):
+            return False
+        try:
+            return "test" in self.read_metrics()
+        except InputError:
+            return False
+
     def read_metrics(self) -> dict[str, Any]:
         """The sections of metrics.json; a figure that is not defined is None.
 

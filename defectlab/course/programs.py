@@ -1,0 +1,62 @@
+"""Every program of the course: its config, and the figure that was published for it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["PROGRAMS", "Program", "Set"]
+
+Set = Literal["neu", "mnist", "fashion", "flowers"]
+
+
+@dataclass(frozen=True)
+class Program:
+    """One experiment.
+
+    Args:
+        name: what `course run` calls it.
+        title: what it shows.
+        config: a shipped one.
+        data: which set it is on.
+        words: further arguments of `fit`.
+        published: test accuracy in per cent that the course gives or that this project set itself; None for none.
+        teacher: name of the program whose run of the same seed is distilled.
+    """
+
+    name: str
+    title: str
+    config: str
+    data: Set
+    words: tuple[str, ...] = ()
+    published: float | None = None
+    teacher: str | None = None
+
+
+_WHOLE_TEST = ("--data.test_size", "null")
+
+PROGRAMS = (
+    # The programs that the course documents give in full.
+    Program("mnist-keras", "Keras CNN, 32-64 filters", "mnist_bipyramidal.yaml", "mnist", published=99.04),
+    Program("mnist-cnn", "CNN, 12-24 filters", "mnist_compact.yaml", "mnist"),
+    Program("mnist-lenet5", "LeNet-5", "mnist_lenet5.yaml", "mnist"),
+    Program("mnist-900", "CNN, 16-32 filters, 900 pictures", "mnist_lab.yaml", "mnist", _WHOLE_TEST, 94.0),
+    Program("fashion-10000", "the same CNN, 10,000 pictures", "fashion_lab.yaml", "fashion", published=89.0),
+    Program("fashion-keras", "Keras CNN with BatchNorm and dropout", "fashion_bipyramidal.yaml", "fashion"),
+    Program("neu-keras", "Keras CNN, 32-64-128 filters", "neu_bipyramidal.yaml", "neu", published=92.67),
+    Program("neu-simple", "SimpleDefectCNN", "neu_simple_cnn.yaml", "neu"),
+    Program("neu-depthwise", "depthwise separable convolutions", "neu_depthwise.yaml", "neu"),
+    # Transfer learning.
+    Program("neu-features", "MobileNetV3, features computed once", "neu_feature_extraction.yaml", "neu"),
+    Program("neu-frozen", "MobileNetV3, frozen, augmented", "neu_frozen_head.yaml", "neu"),
+    Program("neu-fine-tuning", "MobileNetV3, all layers at a low rate", "neu_fine_tuning.yaml", "neu"),
+    Program("neu-resnet18", "ResNet-18 from ImageNet", "neu_resnet18.yaml", "neu"),
+    Program("neu-vgg16", "VGG-16 from ImageNet", "neu_vgg16.yaml", "neu"),
+    Program("flowers-3", "the 3 most frequent of Flowers-102", "flowers_three.yaml", "flowers"),
+    Program("flowers-102", "all of Flowers-102", "flowers_all.yaml", "flowers"),
+    # Beyond the course: the figures are this project's own bars.
+    Program("mnist-small", "residual network, 9,464 weights", "mnist_small_resnet.yaml", "mnist", published=99.5),
+    Program(
+        "fashion-small", "residual network, 84,154 weights", "fashion_small_resnet.yaml", "fashion", published=93.0
+    ),
+    Program("neu-mobilenet", "MobileNetV3, the default of this project", "neu_mobilenet.yaml", "neu"),
+    Program("neu-noise", "the same, trained to bear noise", "neu_noise.yaml", "neu"),
+)

@@ -1,0 +1,137 @@
+"""From the run folders of a program to a row, and from rows to Markdown and CSV."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from defectlab.course.programs import Program
+from defectlab.errors import InputError
+from defectlab.runs import RunFolder
+
+__all__ = ["RESULTS", "Row", "figure", "markdown", "read_rows", "summarise"]
+
+RESULTS = Path(__file__).with_name("results.csv")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the seeds of one program came to; accuracies in per cent, of the test images.
+
+    `published` is empty for none, `sd` for one seed. `seconds` is a run's mean, from start to report.
+    """
+
+    name: str
+    title: str
+    command: str
+    source: str
+    seeds: int
+    test_images: int
+    accuracy: float
+    sd: float | None
+    published: float | None
+    worst_class: str
+    worst_accuracy: float
+    parameters: int
+    seconds: float
+    threads: int
+    hardware: str
+    commit: str
+
+
+def summarise(program: Program, command: str, runs: Sequence[RunFolder]) -> Row:
+    """The row of one program from its finished runs, one a seed."""
+    metrics = [run.read_metrics() for run in runs]
+    scores = [100 * float(run["test"]["accuracy"]) for run in metrics]
+    per_class: list[dict[str, Any]] = [run["test"]["per_class"] for run in metrics]
+    # A class that a small test set lacks has no accuracy.
+    by_class = {
+        name: [c[name]["accuracy"] for c in per_class if c[name]["accuracy"] is not None] for name in per_class[0]
+    }
+    means = {name: 100 * fmean(values) for name, values in by_class.items() if values}
+    worst = min(means, key=means.__getitem__)
+    environments = [run["environment"] for run in metrics]
+    return Row(
+        program.name,
+        program.title,
+        command,
+        "/".join(sorted({run["data"]["source"] for run in metrics})),
+        len(runs),
+        metrics[0]["test"]["n"],
+        round(fmean(scores), 3),
+        round(stdev(scores), 3) if len(scores) > 1 else None,
+        program.published,
+        worst,
+        round(means[worst], 2),
+        metrics[0]["run"]["parameters"],
+        round(fmean(run["run"]["total_seconds"] for run in metrics), 1),
+        max(found["threads"] for found in environments),
+        "; ".join(sorted({_hardware(found) for found in environments})),
+        " ".join(sorted({found["commit"] or "unknown" for found in environments})),
+    )
+
+
+def _hardware(environment: dict[str, Any]) -> str:
+    processor = environment["gpu"] or environment["cpu"] or "unknown processor"
+    return f"{processor}, {environment['cores']} cores"
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a course.csv.
+
+    Raises:
+        InputError: it is not there, or not such a table.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [_row(cells) for cells in csv.DictReader(file)]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is no table of `defectlab course run`: run it again") from None
+
+
+def _row(cells: dict[str, str]) -> Row:
+    return Row(
+        name=cells["name"], title=cells["title"], command=cells["command"], source=cells["source"],
+        seeds=int(cells["seeds"]), test_images=int(cells["test_images"]), accuracy=float(cells["accuracy"]),
+        sd=float(cells["sd"]) if cells["sd"] else None,
+        published=float(cells["published"]) if cells["published"] else None,
+        worst_class=cells["worst_class"], worst_accuracy=float(cells["worst_accuracy"]),
+        parameters=int(cells["parameters"]), seconds=float(cells["seconds"]), threads=int(cells["threads"]),
+        hardware=cells["hardware"], commit=cells["commit"],
+    )  # fmt: skip
+
+
+def figure(row: Row) -> str:
+    """Mean ± sd in per cent."""
+    spread = f" ± {row.sd:.2f}" if row.sd is not None else " (n = 1)"
+    return f"{row.accuracy:.2f}{spread}{' SYNTHETIC' if row.source != 'real' else ''}"
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table, and beneath it where the figures were made."""
+    head = (
+        "program | `defectlab fit --config …` | test images | accuracy, % | published | worst class | weights | seconds"
+    )
+    lines = [f"| {head} |", "|---" * 8 + "|"]
+    for row in rows:
+        published = "" if row.published is None else f"{row.published:g}"
+        cells = (
+            f"{row.name}: {row.title}", f"`{row.command}`", f"{row.test_images:,}", figure(row), published,
+            f"{row.worst_class} {row.worst_accuracy:.1f}", f"{row.parameters:,}", f"{row.seconds:.0f}",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    seeds, threads = ({getattr(row, name) for row in rows} for name in ("seeds", "threads"))
+    lines += [
+        "",
+        f"Test accuracy, mean ± sd of {_span(seeds)} seeds; seconds a run, from start to report, with {_span(threads)} "
+        f"thread{'' if threads == {1} else 's'} on {'; '.join(sorted({row.hardware for row in rows}))}; commit "
+        f"{', '.join(sorted({commit for row in rows for commit in row.commit.split()}))}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _span(numbers: set[int]) -> str:
+    return str(min(numbers)) if len(numbers) == 1 else f"{min(numbers)} to {max(numbers)}"

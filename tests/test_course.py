@@ -1,0 +1,161 @@
+"""`defectlab course`: the list, the runs, and the table made of them."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+from defectlab.cli.configs import shipped_configs
+from defectlab.cli.main import main
+from defectlab.course.programs import PROGRAMS
+from defectlab.course.table import RESULTS, Row, markdown, read_rows
+from defectlab.errors import InputError
+from defectlab.runs import RunFolder, csv_text
+
+SHORT = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.accelerator", "cpu"]
+README = Path(__file__).parents[1] / "README.md"
+
+
+def rows(folder: Path) -> dict[str, Row]:
+    return {row.name: row for row in read_rows(folder / "course.csv")}
+
+
+def test_every_program_has_a_shipped_config_and_a_name_of_its_own() -> None:
+    assert {program.config for program in PROGRAMS} <= set(shipped_configs())
+    assert len({program.name for program in PROGRAMS}) == len(PROGRAMS)
+    teachers = {program.teacher for program in PROGRAMS} - {None}
+    assert teachers <= {program.name for program in PROGRAMS if program.teacher is None}
+
+
+def test_the_list_shows_published_figures_and_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["course"]) == 0
+    printed = capsys.readouterr().out
+    for program in PROGRAMS:
+        assert program.name in printed
+    assert "99.04" in printed
+    for row in read_rows(RESULTS):
+        assert f"{row.accuracy:.2f} ± {row.sd:.2f}" in printed
+
+
+def test_runs_become_a_table_that_goes_on(tmp_path: Path, idx_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "course"
+    words = [
+        "course",
+        "run",
+        "mnist-cnn",
+        "--mnist",
+        str(idx_folder),
+        "--output",
+        str(out),
+        "--data.val_size=50",
+        *SHORT,
+    ]
+    assert main([*words, "--seeds", "1"]) == 0
+    assert rows(out)["mnist-cnn"].sd is None
+    first = RunFolder(out / "mnist-cnn" / "seed-0").metrics_json.stat().st_mtime_ns
+    assert main([*words, "--seeds", "2", "--processes", "2"]) == 0
+    assert RunFolder(out / "mnist-cnn" / "seed-0").metrics_json.stat().st_mtime_ns == first
+    row = rows(out)["mnist-cnn"]
+    metrics = [RunFolder(out / "mnist-cnn" / f"seed-{seed}").read_metrics() for seed in (0, 1)]
+    scores = [100 * run["test"]["accuracy"] for run in metrics]
+    assert row.accuracy == pytest.approx(sum(scores) / 2, abs=1e-3)
+    assert row.sd == pytest.approx(abs(scores[0] - scores[1]) / 2**0.5, abs=1e-3)
+    assert (row.seeds, row.test_images, row.parameters) == (2, 50, 78_714)
+    worst = min(
+        metrics[0]["test"]["per_class"],
+        key=lambda name: sum(run["test"]["per_class"][name]["accuracy"] for run in metrics),
+    )
+    assert row.worst_accuracy == pytest.approx(
+        50 * sum(run["test"]["per_class"][worst]["accuracy"] for run in metrics), abs=0.01
+    )
+    assert row.command.startswith("mnist_compact.yaml --data.root DIR --data.val_size=50")
+    assert [run["run"]["seed"] for run in metrics] == [0, 1]
+    assert metrics[0]["data"]["split_hash"] != metrics[1]["data"]["split_hash"]
+    # Another program joins the table of the same folder.
+    words[2] = "mnist-lenet5"
+    assert main([*words, "--seeds", "1"]) == 0
+    assert list(rows(out)) == ["mnist-cnn", "mnist-lenet5"]
+    text = (out / "course.md").read_text(encoding="utf-8")
+    assert text == markdown(list(rows(out).values()))
+    assert text in capsys.readouterr().out
+    assert "mean ± sd of 1 to 2 seeds" in text
+
+
+def test_other_arguments_do_not_join_the_same_row(
+    tmp_path: Path, idx_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "course",
+        "run",
+        "mnist-cnn",
+        "--seeds",
+        "1",
+        "--mnist",
+        str(idx_folder),
+        "--output",
+        str(tmp_path / "c"),
+        *SHORT,
+    ]
+    assert main([*words, "--data.val_size", "50"]) == 0
+    before = (tmp_path / "c" / "course.csv").read_text()
+    assert main([*words, "--data.val_size", "60"]) == 1
+    assert "name another folder with --output" in capsys.readouterr().err
+    assert (tmp_path / "c" / "course.csv").read_text() == before
+
+
+def test_a_program_that_cannot_run_does_not_stop_the_others(
+    tmp_path: Path, idx_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    words = ["course", "run", "mnist-cnn", "neu-simple", "--mnist", str(idx_folder), "--neu", str(tmp_path / "empty")]
+    assert main([*words, "--seeds", "1", "--output", str(tmp_path / "c"), "--data.val_size", "50", *SHORT]) == 1
+    captured = capsys.readouterr()
+    assert "1 of 2 runs could not be made, the first of them neu-simple, seed 0" in captured.err
+    assert captured.err.count("error:") == 1
+    assert list(rows(tmp_path / "c")) == ["mnist-cnn"]
+    assert not (tmp_path / "c" / "neu-simple" / "seed-0").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run"], "needs the name of a program, or all"),
+        (["run", "--seeds", "1"], "needs the name of a program, or all"),
+        (["run", "mnist-kears"], "did you mean mnist-keras?"),
+        (["run", "all", "--seeds", "0"], "--seeds is 0: expected a whole number of at least 1"),
+        (["run", "all", "--processes", "-1"], "--processes is -1"),
+        (["run", "all", "--data.seed", "3"], "--data.seed is course's own to set"),
+        (["run", "all", "--mnist", "nowhere"], "--mnist is nowhere, which does not exist"),
+        (["list"], "unrecognized arguments: list"),
+    ],
+)
+def test_bad_input(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["course", *words]) == 1
+    captured = capsys.readouterr().err
+    assert message in captured
+    assert len(captured.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_survives_its_csv(tmp_path: Path) -> None:
+    row = Row(
+        "a", "what, it is", "c.yaml", "synthetic", 1, 10, 90.0, None, 92.5, "x", 50.0, 7, 1.5, 2, "cpu, 2 cores", "abc"
+    )
+    path = tmp_path / "course.csv"
+    path.write_text(csv_text(Row, [row]), encoding="utf-8")
+    assert read_rows(path) == [row]
+    assert "90.00 (n = 1) SYNTHETIC" in markdown([row])
+    path.write_text("name,title\na,b\n", encoding="utf-8")
+    with pytest.raises(InputError, match="is no table of `defectlab course run`"):
+        read_rows(path)
+
+
+def test_the_readme_shows_the_shipped_table() -> None:
+    assert markdown(read_rows(RESULTS)) in README.read_text(encoding="utf-8")
+    with RESULTS.open(newline="", encoding="utf-8") as file:
+        assert {row["source"] for row in csv.DictReader(file)} == {"real"}
+    assert not re.search(r"-dirty", RESULTS.read_text(encoding="utf-8"))
