@@ -27,7 +27,8 @@ from transfer_sets import LabelledSet, load_elpv, load_neu
 
 from defectlab.data.progress import progress_bar
 from defectlab.errors import InputError
-from defectlab.networks.pretrained import BACKBONES, Stages
+from defectlab.networks.backbones import BACKBONES
+from defectlab.networks.pretrained import Stages
 
 __all__ = ["main"]
 

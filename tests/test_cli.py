@@ -305,5 +305,7 @@ def test_configs_lists_and_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["configs"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert any(line.startswith("neu_mobilenet.yaml ") and len(line.split()) > 3 for line in listed)
+    heading = next(number for number, line in enumerate(listed) if "docs/course.md" in line)
+    assert any(line.startswith("mnist_plain.yaml ") for line in listed[heading:])
     assert main(["configs", "gpu"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["trainer"]["accelerator"] == "gpu"

@@ -28,7 +28,7 @@ from defectlab.networks import (
     load_backbone_weights,
     weights,
 )
-from defectlab.networks.pretrained import Backbone
+from defectlab.networks.backbones import BACKBONES, Backbone, backbone_features
 
 NETWORKS: list[Callable[[int, int, int], Network]] = [
     SimpleDefectCNN,
@@ -44,6 +44,9 @@ NETWORKS: list[Callable[[int, int, int], Network]] = [
     partial(PretrainedNetwork, width=0.5),
     partial(PretrainedNetwork, backbone="mobilenet_v2", width=0.35, stages=[2, 5]),
     partial(PretrainedNetwork, backbone="mobilenet_v3_large", width=0.25, hidden=16),
+    partial(PretrainedNetwork, backbone="resnet18"),
+    partial(PretrainedNetwork, backbone="resnet50", stages=[1, 4]),
+    partial(PretrainedNetwork, backbone="vgg16", stages="middle"),
 ]
 
 
@@ -113,6 +116,9 @@ def test_every_parameter_learns(make: Callable[[int, int, int], Network]) -> Non
         (PretrainedNetwork(6, 3, 200).features, 927_008),
         (SmallResNet(10, 1, 28), 84_154),
         (SmallResNet(10, 1, 28, widths=(8, 12, 13)), 9_464),
+        (PretrainedNetwork(6, 3, 64, backbone="resnet18").features, 11_176_512),  # torchvision's less `fc`
+        (PretrainedNetwork(6, 3, 64, backbone="resnet50").features, 23_508_032),
+        (PretrainedNetwork(6, 3, 64, backbone="vgg16").features, 14_714_688),  # torchvision's less `classifier`
         (DepthwiseSeparableConv(8, 16), 9 * 8 + 8 * 16 + 2 * (8 + 16)),
     ],
 )
@@ -151,9 +157,13 @@ def test_smallest_image(make: Callable[[int, int, int], Network], smallest: int)
         (lambda: BipyramidalCNN(2, 1, 28, hidden=0), "hidden"),
         (lambda: DepthwiseSeparableConv(1, 1, stride=0), "stride"),
         (lambda: MobileNetV1(2, 1, 28, width=0.0), "width"),
-        (lambda: PretrainedNetwork(2, 1, 28, backbone="resnet18"), "backbone"),  # type: ignore[arg-type]
         (lambda: SmallResNet(2, 1, 28, widths=[]), "widths"),
         (lambda: SmallResNet(2, 1, 28, widths=[4, 0]), "widths"),
+        (lambda: PretrainedNetwork(2, 1, 28, backbone="resnet19"), "backbone"),  # type: ignore[arg-type]
+        (lambda: PretrainedNetwork(2, 0, 28), "in_channels"),
+        (lambda: PretrainedNetwork(2, 1, 28, backbone="resnet18", width=0.5), "width"),
+        (lambda: PretrainedNetwork(2, 1, 31, backbone="vgg16"), "image_size"),
+        (lambda: PretrainedNetwork(2, 1, 64, backbone="vgg16", stages=[31]), "stages"),
         (lambda: PretrainedNetwork(2, 1, 28, width=-1.0), "width"),
         (lambda: PretrainedNetwork(2, 1, 28, dropout=-0.1), "dropout"),
         (lambda: PretrainedNetwork(2, 1, 28, batch_norm_momentum=0.0), "batch_norm_momentum"),
@@ -317,6 +327,57 @@ def test_weights_from_a_file(form: str, tmp_path: Path) -> None:
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(network.embed(images), source.features(images).mean(dim=(2, 3)))
     assert all(torch.equal(value, head[name]) for name, value in network.head.state_dict().items())
+
+
+@pytest.mark.parametrize(("backbone", "last"), [("resnet18", "layer4"), ("vgg16", "features")])
+def test_imagenet_weights_of_larger_networks(
+    backbone: Backbone, last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the cache holds is torchvision's network: its maps come out, from colour and from grey."""
+    torch.manual_seed(0)
+    with torch.device("meta"):  # VGG's classifier has 124 million parameters, which nothing here reads
+        source = get_model(backbone, weights=None)
+    for name in ("classifier", "fc"):
+        if name in source._modules:
+            source._modules[name] = nn.Identity()
+    source = source.to_empty(device="cpu").eval()
+    source.load_state_dict({name: torch.rand_like(value.float()) * 0.1 for name, value in source.state_dict().items()})
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = tmp_path / "hub" / "checkpoints" / Path(get_model_weights(backbone).DEFAULT.url).name
+    cached.parent.mkdir(parents=True)
+    classifier = {"vgg16": "classifier.0.weight", "resnet18": "fc.weight"}[backbone]
+    torch.save(source.state_dict() | {classifier: torch.ones(1)}, cached)
+    expected: list[Tensor] = []
+    source.get_submodule(last).register_forward_hook(lambda _module, _input, output: expected.append(output))
+    images = torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        source(images.expand(-1, 3, -1, -1))
+        for in_channels in (1, 3):
+            network = PretrainedNetwork(3, in_channels, 32, backbone=backbone).eval()
+            load_backbone_weights(network, "imagenet")
+            found = network.forward_features(images.expand(-1, in_channels, -1, -1))
+            torch.testing.assert_close(found, expected[0], rtol=1e-3, atol=1e-4)
+    with pytest.raises(InputError, match=f"{backbone}-surface.safetensors is not among the shipped files"):
+        load_backbone_weights(network, "surface")
+    other = PretrainedNetwork(3, 3, 32, stages="middle")
+    with pytest.raises(InputError, match=f"it fits backbone {backbone} at width 1.0: change backbone"):
+        load_backbone_weights(other, str(cached))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_layer_can_be_a_stage(backbone: Backbone) -> None:
+    """Its map is the one that the layer gives, whatever comes after it, and its channels are known beforehand."""
+    torch.manual_seed(0)
+    layers = len(backbone_features(backbone, 1.0, 1))
+    network = PretrainedNetwork(2, 1, 32, backbone=backbone, stages=list(range(layers))).eval()
+    maps: list[Tensor] = []
+    for layer in network.features:
+        layer.register_forward_hook(lambda _module, _input, output: maps.append(output.clone()))
+    with torch.no_grad():
+        joined = network.forward_features(torch.randn(1, 1, 32, 32))
+    assert network.embedding_size == 2 * joined.shape[1]
+    expected = torch.cat([nn.functional.interpolate(map_, size=maps[0].shape[-2:]) for map_ in maps], dim=1)
+    torch.testing.assert_close(joined, expected, rtol=0, atol=0)
 
 
 def test_weights_and_channels(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the README shows has to work."""
+"""What the README and the course's page show has to work."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from defectlab.cli.configs import shipped_configs
 
 README = Path(__file__).parents[1] / "README.md"
+COURSE = README.parent / "docs" / "course.md"
 
 
 def test_the_snippet_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -19,5 +20,6 @@ def test_the_snippet_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_config_it_names_is_shipped_and_every_shipped_one_is_named() -> None:
-    named = set(re.findall(r"\b([a-z0-9_]+\.yaml)\b", README.read_text(encoding="utf-8")))
+    text = README.read_text(encoding="utf-8") + COURSE.read_text(encoding="utf-8")
+    named = set(re.findall(r"\b([a-z0-9_]+\.yaml)\b", text))
     assert named - {"config.yaml"} == set(shipped_configs())

@@ -215,7 +215,7 @@ def test_a_checkpoint_for_prediction_alone(
         in capsys.readouterr().err
     )
     assert main(["export", str(run), "--output", str(tmp_path / "w.safetensors")]) == 1
-    assert "is a CompactCNN: expected a MobileNet" in capsys.readouterr().err
+    assert "is a CompactCNN: expected the network of a PretrainedTask" in capsys.readouterr().err
     assert main(["export", str(run), "--output", str(tmp_path / "w.ckpt"), "--half"]) == 1
     assert main(["export", str(shipped), "--output", str(shipped)]) == 1
     assert "is the checkpoint itself" in capsys.readouterr().err

@@ -27,7 +27,7 @@ def run(words: list[str]) -> int:
         "Accuracy by labelled images a class: a linear probe on the frozen backbone of a config, on random images and on "
         "images chosen by uncertainty or to cover the set. Further arguments go to fit.",
     )
-    parser.add_argument("--config", required=True, help="a YAML file or the name of a shipped one, of a MobileNet")
+    parser.add_argument("--config", required=True, help="a YAML file or the name of a shipped one, of a PretrainedTask")
     parser.add_argument("--per-class", type=int, nargs="+", default=[1, 2, 5, 10, 20, 50, 100], help="labelled images")
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--output", type=Path, default=Path("budget"), help="a folder (default: %(default)s)")

@@ -11,12 +11,16 @@ from defectlab.errors import InputError
 __all__ = ["find_config", "resolve_config_arguments", "run", "shipped_configs"]
 
 
+_COURSE = "course"  # the folder, below that of all configs, of configs that each show one option
+
+
 def shipped_configs() -> dict[str, Path]:
-    """Name and path of every shipped YAML, in a checkout and in an installed wheel."""
+    """Name and path of every shipped YAML, those of the course last, in a checkout and in an installed wheel."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "configs", package.parent / "configs"):
         if folder.is_dir():
-            return {path.name: path for path in sorted(folder.glob("*.yaml"))}
+            paths = [*sorted(folder.glob("*.yaml")), *sorted((folder / _COURSE).glob("*.yaml"))]
+            return {path.name: path for path in paths}
     return {}
 
 
@@ -87,7 +91,11 @@ def run(words: list[str]) -> int:
     if name:
         print(find_config(name).read_text(encoding="utf-8"), end="")
         return 0
-    for config, path in shipped_configs().items():
+    configs = shipped_configs()
+    course = [config for config, path in configs.items() if path.parent.name == _COURSE]
+    for config, path in configs.items():
+        if course and config == course[0]:
+            print("\nThe course, one option a config (docs/course.md):")
         first = path.read_text(encoding="utf-8").splitlines()[0]
         print(f"{config:<26} {first.lstrip('# ')}")
     return 0

@@ -21,7 +21,7 @@ def run(words: list[str]) -> int:
     parser.add_argument("run", help="run folder (its best checkpoint is used) or .ckpt file")
     parser.add_argument(
         "--output", required=True, type=Path,
-        help=".safetensors: the backbone of a MobileNet, for model.weights; .ckpt: the whole network, for predict",
+        help=".safetensors: the backbone of a PretrainedTask, for model.weights; .ckpt: the whole network, for predict",
     )  # fmt: skip
     parser.add_argument("--half", action="store_true", help="a .safetensors file's kernels in half precision")
     arguments = parser.parse_args(words)
@@ -41,7 +41,7 @@ def run(words: list[str]) -> int:
         save_backbone_weights(task.network, output, arguments.half)
     else:
         raise InputError(
-            f"{checkpoint} is a {type(task.network).__name__}: expected a MobileNet, whose backbone can be kept"
+            f"{checkpoint} is a {type(task.network).__name__}: expected the network of a PretrainedTask, whose backbone can be kept"
         )
     print(f"{output}   {output.stat().st_size / 1e6:.1f} MB")
     return 0

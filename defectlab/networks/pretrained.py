@@ -1,33 +1,24 @@
-"""MobileNetV2 and V3: torchvision's feature layers with a head for few images and a frozen backbone."""
+"""MobileNet, ResNet and VGG-16: torchvision's feature layers with a head for few images and a frozen backbone."""
 
-from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import get_model
 
 from defectlab.errors import InputError
-from defectlab.networks.base import Network, check_at_least, check_dropout, check_width
+from defectlab.networks.backbones import MIDDLE_STAGES, Backbone, backbone_features, layer_channels, smallest_image
+from defectlab.networks.base import Network, check_at_least, check_dropout
 
-Backbone = Literal["mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"]
-BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
 Stages = list[int] | Literal["last", "middle"]
-# Chosen on validation images of NEU-CLS: mean and sd of these maps beat the last map's mean (README).
-MIDDLE_STAGES: dict[Backbone, list[int]] = {
-    "mobilenet_v2": [6, 9, 12, 15],
-    "mobilenet_v3_small": [3, 6, 8, 11],
-    "mobilenet_v3_large": [6, 10, 12, 15],
-}
 
 
 class PretrainedNetwork(Network):
-    """MobileNetV2 (Sandler et al. 2018) or MobileNetV3 (Howard et al. 2019): a backbone and a head.
+    """A backbone that torchvision has ImageNet weights for (see `backbone_features`), and a head.
 
-    The backbone is torchvision's `features`, under the same name, so that torchvision's weights load. The
-    head standardises each pooled feature with a BatchNorm that has no parameters, so that one learning rate
-    suits features of any scale, frozen ones above all, then applies dropout and a linear layer.
+    The backbone is torchvision's layers up to the last feature map, under the name `features`. The head
+    standardises each pooled feature with a BatchNorm that has no parameters, so that one learning rate suits
+    features of any scale, frozen ones above all, then applies dropout and a linear layer.
 
     The backbone of `mobilenet_v3_small` has 927,008 parameters at width 1.0 and 3 channels; the whole
     network for 6 classes 930,470, and 1,524,006, torchvision's own number, with `hidden=1024`.
@@ -35,10 +26,11 @@ class PretrainedNetwork(Network):
     Args:
         num_classes: Number of logits.
         in_channels: Channels of the images; the first convolution is made for them.
-        image_size: Height and width of the images in pixels. Any size runs; at 32 or less the last map is
-            one pixel, and training then needs at least two images a batch.
+        image_size: Height and width of the images in pixels. Any size runs, but for the pools of VGG-16, all
+            five of which take 32. At 32 or less the last map is one pixel, and training then needs at least
+            two images a batch.
         backbone: Which of torchvision's networks.
-        width: Multiplier of the channels of every layer. ImageNet weights exist for 1.0.
+        width: Multiplier of the channels of every layer, of MobileNets alone. ImageNet weights exist for 1.0.
         dropout: Probability of dropping a feature before the last linear layer, in [0, 1).
         batch_norm_momentum: Weight of the newest batch in the running statistics, in (0, 1]. torchvision's
             0.01 for V3 is right for ImageNet: with 50 steps an epoch, validation stays at chance for epochs.
@@ -71,7 +63,6 @@ class PretrainedNetwork(Network):
         stages: Stages = "last",
         freeze_batch_norm: bool = False,
     ) -> None:
-        super().__init__(num_classes, in_channels, image_size)
         check_dropout(dropout)
         check_at_least("hidden", hidden, 0)
         if not 0 < batch_norm_momentum <= 1:
@@ -79,19 +70,20 @@ class PretrainedNetwork(Network):
                 f"batch_norm_momentum is {batch_norm_momentum}: expected a number in (0, 1], such as 0.1; "
                 "change batch_norm_momentum"
             )
-        self.backbone = backbone
-        self.width = width
+        features = backbone_features(backbone, width, in_channels, batch_norm_momentum)
+        channels = layer_channels(features)
         if stages == "middle":
             stages = MIDDLE_STAGES[backbone]
+        if stages != "last":
+            _check_stages(stages, len(features))
+            features = features[: stages[-1] + 1]
+        super().__init__(num_classes, in_channels, image_size, smallest_image(features))
+        self.backbone = backbone
+        self.width = width
         self.stages = None if stages == "last" else list(stages)
         self.freeze_batch_norm = freeze_batch_norm
-        self.features = mobilenet_features(backbone, width, in_channels, batch_norm_momentum)
-        if self.stages is None:
-            self.embedding_size = _channels(self.features[-1])
-        else:
-            _check_stages(self.stages, len(self.features))
-            self.embedding_size = 2 * sum(_channels(self.features[stage]) for stage in self.stages)
-            self.features = self.features[: self.stages[-1] + 1]
+        self.features = features
+        self.embedding_size = channels[-1] if self.stages is None else 2 * sum(channels[stage] for stage in self.stages)
         units = self.embedding_size
         layers: list[nn.Module] = [Standardise(units, batch_norm_momentum)]
         if hidden > 0:
@@ -173,34 +165,6 @@ class Standardise(nn.BatchNorm1d):
         if self.training and embeddings.shape[0] == 1:
             return F.batch_norm(embeddings, self.running_mean, self.running_var, eps=self.eps)
         return super().forward(embeddings)
-
-
-def mobilenet_features(
-    backbone: Backbone, width: float, in_channels: int, batch_norm_momentum: float = 0.1
-) -> nn.Sequential:
-    """Build torchvision's feature layers, freshly initialised, with a first convolution for `in_channels`.
-
-    Raises:
-        InputError: If `backbone` is none of torchvision's MobileNets or `width` is out of its range.
-    """
-    if backbone not in BACKBONES:
-        raise InputError(f"backbone is {backbone!r}: expected one of {', '.join(BACKBONES)}; change backbone")
-    check_width(width)
-    epsilon = 1e-5 if backbone == "mobilenet_v2" else 1e-3  # torchvision's, which its weights expect
-    norm_layer = partial(nn.BatchNorm2d, eps=epsilon, momentum=batch_norm_momentum)
-    network = get_model(backbone, weights=None, width_mult=width, norm_layer=norm_layer)
-    if in_channels != 3:
-        stem = network.features[0]
-        stem[0] = nn.Conv2d(in_channels, stem.out_channels, kernel_size=3, stride=2, padding=1, bias=False)
-        nn.init.kaiming_normal_(stem[0].weight, mode="fan_out")  # as torchvision does
-    features: nn.Sequential = network.features
-    return features
-
-
-def _channels(layer: nn.Module) -> int:
-    channels = layer.out_channels  # every layer of torchvision's `features` knows its own
-    assert isinstance(channels, int)
-    return channels
 
 
 def _check_stages(stages: list[int], layers: int) -> None:

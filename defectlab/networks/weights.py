@@ -1,4 +1,4 @@
-"""Pretrained weights for a MobileNet's backbone: torchvision's, ours, or a file's; no code is executed."""
+"""Pretrained weights for a backbone: torchvision's, ours, or a file's; no code is executed."""
 
 import pickle
 from collections.abc import Mapping
@@ -10,7 +10,8 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from defectlab.errors import InputError
-from defectlab.networks.pretrained import BACKBONES, PretrainedNetwork, mobilenet_features
+from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, backbone_features, has_widths
+from defectlab.networks.pretrained import PretrainedNetwork
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 SHIPPED = (_PACKAGE / "checkpoints", _PACKAGE.parent / "checkpoints")  # in a wheel; in the repository
@@ -18,7 +19,6 @@ ALTERNATIVES = (
     "or set weights to surface (shipped, for mobilenet_v3_small with stages: middle), to the path of a .pth, "
     ".safetensors or .ckpt file, or to null for none"
 )
-FIRST = "0.0.weight"  # the kernel of the first convolution, (width, in_channels, 3, 3)
 COUNTER = "num_batches_tracked"  # of BatchNorm: older files lack it, and only a cumulative mean needs it
 USUAL_WIDTHS = (1.0, 0.25, 0.35, 0.5, 0.75, 1.3, 1.4)
 
@@ -55,8 +55,9 @@ def load_backbone_weights(network: PretrainedNetwork, weights: str) -> None:
         state = _read(source)
     features = _backbone_part(state, source)
     own = network.features.state_dict()
-    if FIRST in features and features[FIRST].shape[:1] == own[FIRST].shape[:1]:
-        features[FIRST] = _for_channels(features[FIRST], network.in_channels, source)
+    first = next(iter(own))  # the kernel of the first convolution, (D, in_channels, K, K)
+    if first in features and features[first].shape[:1] == own[first].shape[:1]:
+        features[first] = _for_channels(features[first], network.in_channels, source)
     kept = features
     if network.stages is not None:  # the layers after the last of them were left out
         kept = {key: value for key, value in features.items() if _layer(key) < len(network.features)}
@@ -166,15 +167,25 @@ def _backbone_part(state: Mapping[str, object], source: Path) -> dict[str, Tenso
         part = {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
         if part:
             return part
+    part = {_resnet_name(key.removeprefix("module.")): v for key, v in tensors.items()}
+    if {"0.weight", "4.0.conv1.weight"} <= set(part):
+        return {key: v for key, v in part.items() if _layer(key) >= 0}
     found = f"names such as {next(iter(tensors))!r}" if tensors else "no tensors by name"
     raise InputError(
-        f"{source} holds {found}: expected a MobileNet's weights, named features.0.0.weight and so on; "
+        f"{source} holds {found}: expected a backbone's weights, named features.0.0.weight and so on, or as torchvision "
+        "names a ResNet's; "
         f"{ALTERNATIVES.removeprefix('or ')}"
     )
 
 
+def _resnet_name(key: str) -> str:
+    """Turn torchvision's name of a tensor of a ResNet into the one in `features`, if it is in there."""
+    layer, dot, rest = key.partition(".")
+    return f"{RESNET_LAYERS.index(layer)}{dot}{rest}" if layer in RESNET_LAYERS else key
+
+
 def _for_channels(kernel: Tensor, in_channels: int, source: Path) -> Tensor:
-    """Turn the first kernel (D, C, 3, 3) into (D, in_channels, 3, 3) for the same response to grey images."""
+    """Turn the first kernel (D, C, K, K) into (D, in_channels, K, K) for the same response to grey images."""
     if kernel.ndim != 4 or kernel.shape[1] == in_channels:
         return kernel
     if kernel.shape[1] == 3 and in_channels == 1:
@@ -203,11 +214,12 @@ def _mismatch(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:
 
 def _advice(features: Mapping[str, Tensor]) -> str:
     """Say which backbone and width these weights fit, if it is one of the usual ones."""
-    in_channels = features[FIRST].shape[1] if FIRST in features and features[FIRST].ndim == 4 else 3
     for backbone in BACKBONES:
-        for width in USUAL_WIDTHS:
+        for width in USUAL_WIDTHS if has_widths(backbone) else (1.0,):
             with torch.device("meta"):  # shapes alone: no memory, no random numbers
-                candidate = mobilenet_features(backbone, width, in_channels).state_dict()
-            if not _mismatch(features, candidate):
+                candidate = backbone_features(backbone, width, in_channels=3).state_dict()
+            first = next(iter(candidate))
+            same_but_for_colour = {**features, first: candidate[first]} if first in features else features
+            if not _mismatch(same_but_for_colour, candidate):
                 return f"it fits backbone {backbone} at width {width}: change backbone and width"
     return "change backbone and width to those it was trained with, or weights"

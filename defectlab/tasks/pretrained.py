@@ -1,4 +1,4 @@
-"""Transfer learning with a MobileNet: the head alone, all layers, or one after the other."""
+"""Transfer learning with a MobileNet, ResNet or VGG-16: the head alone, all layers, or one after the other."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from defectlab.errors import InputError
 from defectlab.networks import PretrainedNetwork
-from defectlab.networks.pretrained import Backbone, Stages
+from defectlab.networks.backbones import Backbone
+from defectlab.networks.pretrained import Stages
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.tasks.base import ClassificationTask
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
@@ -30,14 +31,14 @@ class FeatureCache(Protocol):
 
 
 class PretrainedTask(ClassificationTask):
-    """A MobileNet from torchvision, from scratch or from weights.
+    """A MobileNet, ResNet or VGG-16 from torchvision, from scratch or from weights.
 
     Args:
         num_classes: taken from the data by the command line.
         in_channels: likewise; RGB weights are summed for one channel, as if the grey were given three times.
         image_size: side in pixels, likewise.
         backbone: which of torchvision's networks.
-        width: multiplier of the channels of every layer; weights fit one width alone.
+        width: multiplier of the channels of a MobileNet's layers; weights fit one width alone.
         weights: `imagenet` (torchvision's, downloaded once and cached), `surface` (shipped with defectlab), a
             path to a .pth, .safetensors or .ckpt file, or None for random ones. A name that cannot be had is an
             error, never a silent fallback.

@@ -1,0 +1,111 @@
+"""torchvision's networks up to their last feature map, as one `Sequential` of numbered layers."""
+
+from functools import partial
+from typing import Any, Literal, get_args
+
+from torch import nn
+from torchvision.models import get_model
+from torchvision.models.vgg import cfgs, make_layers
+
+from defectlab.errors import InputError
+from defectlab.networks.base import check_at_least, check_width
+
+Backbone = Literal["mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "resnet18", "resnet50", "vgg16"]
+BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
+# MobileNets: chosen on validation images of NEU-CLS: mean and sd of these maps beat the last map's mean (README).
+# The others are not measured: ResNet's stages before the last; VGG's pools before the last, whose statistics describe
+# texture (Gatys, Ecker & Bethge 2015).
+MIDDLE_STAGES: dict[Backbone, list[int]] = {
+    "mobilenet_v2": [6, 9, 12, 15],
+    "mobilenet_v3_small": [3, 6, 8, 11],
+    "mobilenet_v3_large": [6, 10, 12, 15],
+    "resnet18": [4, 5, 6],
+    "resnet50": [4, 5, 6],
+    "vgg16": [9, 16, 23],
+}
+# What torchvision calls the layers of a ResNet, in the order of `features`.
+RESNET_LAYERS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+
+
+def backbone_features(
+    backbone: Backbone, width: float, in_channels: int, batch_norm_momentum: float = 0.1
+) -> nn.Sequential:
+    """Build torchvision's feature layers, freshly initialised, with a first convolution for `in_channels`.
+
+    Args:
+        backbone: Which network: MobileNetV2 (Sandler et al. 2018), MobileNetV3 (Howard et al. 2019), ResNet (He et
+            al. 2016) or VGG-16 without BatchNorm (Simonyan & Zisserman 2015).
+        width: Multiplier of the channels of a MobileNet's layers; 1.0 for the others.
+        in_channels: Channels of the images.
+        batch_norm_momentum: Weight of the newest batch in the running statistics, in (0, 1].
+
+    Raises:
+        InputError: If `backbone` is none of these, or it does not come in that width.
+    """
+    if backbone not in BACKBONES:
+        raise InputError(f"backbone is {backbone!r}: expected one of {', '.join(BACKBONES)}; change backbone")
+    check_at_least("in_channels", in_channels, 1)
+    check_width(width)
+    if width != 1 and not has_widths(backbone):
+        raise InputError(f"width is {width}, and {backbone} comes in width 1.0 alone: change width, or backbone")
+    if backbone == "vgg16":
+        features = _vgg16()
+    elif backbone in ("resnet18", "resnet50"):
+        whole = get_model(backbone, weights=None, norm_layer=partial(nn.BatchNorm2d, momentum=batch_norm_momentum))
+        features = nn.Sequential(*(getattr(whole, name) for name in RESNET_LAYERS))
+    else:
+        epsilon = 1e-5 if backbone == "mobilenet_v2" else 1e-3  # torchvision's, which its weights expect
+        norm_layer = partial(nn.BatchNorm2d, eps=epsilon, momentum=batch_norm_momentum)
+        features = get_model(backbone, weights=None, width_mult=width, norm_layer=norm_layer).features
+    for layer in features:
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = False  # or it would change the map of the layer before it, which may be read as a stage
+    if in_channels != 3:
+        _take_channels(features, in_channels)
+    return features
+
+
+def has_widths(backbone: Backbone) -> bool:
+    """Whether the network comes with a multiplier of its channels."""
+    return backbone.startswith("mobilenet")
+
+
+def layer_channels(features: nn.Sequential) -> list[int]:
+    """Channels of the map that each layer of a backbone gives."""
+    found = []
+    channels = 0
+    for layer in features:
+        # The last convolution of a block makes its output; layers without one keep the number.
+        for module in layer.modules():
+            channels = module.out_channels if isinstance(module, nn.Conv2d) else channels
+        found.append(channels)
+    return found
+
+
+def smallest_image(features: nn.Sequential) -> int:
+    """Side in pixels that leaves one pixel at the end: unpadded pools halve it, padded layers never reach zero."""
+    pools = [layer for layer in features if isinstance(layer, nn.MaxPool2d) and layer.padding == 0]
+    return int(2 ** len(pools))
+
+
+def _vgg16() -> nn.Sequential:
+    """The layers alone: torchvision's own constructor draws the 124 million numbers of the classifier, too."""
+    features: nn.Sequential = make_layers(cfgs["D"], batch_norm=False)
+    for layer in features:
+        if isinstance(layer, nn.Conv2d):
+            assert layer.bias is not None
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
+            nn.init.zeros_(layer.bias)
+    return features
+
+
+def _take_channels(features: nn.Sequential, in_channels: int) -> None:
+    """Replace the first convolution by one of the same shape for other images."""
+    first = features[0]
+    parent = first if isinstance(first, nn.Sequential) else features
+    old: Any = parent[0]
+    new = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
+    if new.bias is not None:
+        nn.init.zeros_(new.bias)
+    parent[0] = new
