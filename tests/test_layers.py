@@ -14,6 +14,7 @@ ROOMS = {
     "tasks": {"errors", "networks", "metrics"},
     "evaluate": {"errors", "metrics", "runs"},
     "report": {"errors", "metrics", "runs"},
+    "explain": {"errors", "networks", "metrics", "runs"},
     "metrics": {"errors"},
     "runs": {"errors"},
     "runtime": {"errors"},
