@@ -15,6 +15,7 @@ ROOMS = {
     "evaluate": {"errors", "metrics", "runs"},
     "report": {"errors", "metrics", "runs"},
     "course": {"errors", "runs"},
+    "explain": {"errors", "networks", "metrics", "runs"},
     "metrics": {"errors"},
     "runs": {"errors"},
     "runtime": {"errors"},
