@@ -8,10 +8,6 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from defectlab.cli.arguments import CommandParser
 from defectlab.cli.configs import find_config
 from defectlab.course.programs import PROGRAMS, Program, Set
@@ -36,14 +32,12 @@ def run(words: list[str]) -> int:
     )
     parser.parse_args(words)
     measured = {row.name: row for row in read_rows(RESULTS)}
-    table = Table(title="defectlab course run NAME", title_justify="left")
-    for name in ("name", "what", "config", "published, %", "ours, %"):
-        table.add_column(name, justify="right" if name.endswith("%") else "left", overflow="fold")
+    # No rich table: on a narrow terminal it would break the names that are for copying.
+    print(f"{'name':<18}{'published, %':>13}{'ours, %':>16}  what, and its config")
     for program in PROGRAMS:
         published = "" if program.published is None else f"{program.published:g}"
         ours = figure(measured[program.name]) if program.name in measured else "not measured"
-        table.add_row(program.name, escape(program.title), program.config, published, ours)
-    Console().print(table)
+        print(f"{program.name:<18}{published:>13}{ours:>16}  {program.title}: {program.config}")
     return 0
 
 
