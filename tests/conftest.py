@@ -2,12 +2,16 @@
 
 import os
 import struct
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from helpers import Server
 from PIL import Image
+from scipy.io import savemat
 
 from defectlab.data.layouts import NEU_CLASSES
 
@@ -69,6 +73,39 @@ def idx_folder(tmp_path: Path) -> Path:
             head = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
             (root / f"{part}-{kind}-ubyte").write_bytes(head + array.tobytes())
     return root
+
+
+@pytest.fixture
+def flowers_folder(tmp_path: Path) -> Path:
+    """Oxford 102 Flowers in small: a training, a validation and two test pictures a class, their numbers mixed.
+
+    The red of a picture is its class's number from 0; it is 20 px wide and 14 px high.
+    """
+    root = tmp_path / "flowers-102"
+    (root / "jpg").mkdir(parents=True)
+    kinds = np.repeat(np.arange(102), 4)
+    numbers = np.random.default_rng(0).permutation(len(kinds)) + 1
+    labels = np.zeros(len(kinds), dtype=np.uint8)
+    labels[numbers - 1] = kinds + 1
+    for kind, number in zip(kinds.tolist(), numbers.tolist(), strict=True):
+        picture = Image.new("RGB", (20, 14), (2 * kind, 100, 100))
+        picture.save(root / "jpg" / f"image_{number:05d}.jpg", quality=95)
+    savemat(root / "imagelabels.mat", {"labels": labels[None]})
+    by_part = numbers.reshape(102, 4)
+    parts = {"trnid": by_part[:, 0], "valid": by_part[:, 1], "tstid": by_part[:, 2:].ravel()}
+    savemat(root / "setid.mat", {key: value[None].astype(np.uint16) for key, value in parts.items()})
+    return root
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.http.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.http.shutdown()
+    thread.join()
+    server.http.server_close()
 
 
 @pytest.fixture

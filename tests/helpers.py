@@ -1,4 +1,4 @@
-"""A run that takes a second, for tests that go through the front door."""
+"""A run that takes a second, for tests that go through the front door; a server; what a refusal says."""
 
 import json
 import os
@@ -6,8 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from defectlab.errors import InputError
 
 TINY = """
 seed_everything: 0
@@ -61,3 +67,37 @@ def wait_for(condition: str, folder: Path, process: "subprocess.Popen[str]") -> 
     while not list(folder.glob(condition)) and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
+
+
+def refusal(call: Callable[[], object], *words: str) -> None:
+    """The call ends in one line that has every word in it."""
+    with pytest.raises(InputError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+class Server:
+    """Serves files on 127.0.0.1, and remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                server.asked.append(self.path)
+                content = server.files.get(self.path)
+                self.send_response(404 if content is None else 200)
+                self.send_header("Content-Length", str(len(content or b"")))
+                self.end_headers()
+                self.wfile.write(content or b"")
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"

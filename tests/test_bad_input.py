@@ -130,7 +130,7 @@ ON_THE_LINE = {
     "--data.rot .": "unknown key data.rot: did you mean root?",
     "--data.augmentation.rotatio 3": "unknown key data.augmentation.rotatio: did you mean rotation?",
     "--dta.root 3": "unknown key dta: did you mean data?",
-    "--model MobilNetTask": "model: there is no class MobilNetTask: did you mean PretrainedTask?",
+    "--model PretrainTask": "model: there is no class PretrainTask: did you mean PretrainedTask?",
     "--model PretrainedTask --model.backbone resnet": "expected one of mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large",
     "--model PretrainedTask --model.weights nowhere.pth": "nowhere.pth",
     "--model PretrainedTask --model.cache_features true": "give model.weights",

@@ -3,21 +3,48 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from PIL import Image
+from torchvision.models import get_model_weights
 
 from defectlab.cli.configs import shipped_configs
 from defectlab.cli.main import main
+from defectlab.networks import PretrainedNetwork
 
 EXPERIMENTS = sorted(name for name in shipped_configs() if name != "gpu.yaml")
 SHORT = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.accelerator", "cpu"]
 
 
+@pytest.fixture
+def imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of downloads, where nothing can be downloaded from."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    cache = tmp_path / "torch" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    return cache
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_runs_one_step(name: str, tmp_path: Path, neu_folder: Path, idx_folder: Path, class_folders: Path) -> None:
-    root, image_size = {"neu": (neu_folder, 32), "folder": (class_folders, 32)}.get(
-        name.split("_")[0], (idx_folder, 28)
-    )
+def test_runs_one_step(name: str, tmp_path: Path, imagenet: Path, request: pytest.FixtureRequest) -> None:
+    folders = {"neu": "neu_folder", "folder": "class_folders", "flowers": "flowers_folder"}
+    fixture = folders.get(name.split("_")[0], "idx_folder")
+    root = request.getfixturevalue(fixture)
+    image_size = 28 if fixture == "idx_folder" else 32
+    if name == "neu_npy.yaml":
+        images = [np.asarray(Image.open(path)) for path in sorted(root.iterdir())]
+        root = tmp_path / "arrays"
+        root.mkdir()
+        np.save(root / "images.npy", np.stack(images))
+        np.save(root / "labels.npy", np.repeat(np.arange(6), 10))
+    model = yaml.safe_load(shipped_configs()[name].read_text(encoding="utf-8"))["model"]["init_args"]
+    if model.get("weights") == "imagenet":
+        source = PretrainedNetwork(2, 3, 32, model["backbone"]).features
+        state = {f"features.{key}": value for key, value in source.state_dict().items()}
+        torch.save(state, imagenet / Path(get_model_weights(model["backbone"]).DEFAULT.url).name)
     words = ["fit", "--config", name, "--data.root", str(root), "--data.image_size", str(image_size), *SHORT]
     words += ["--trainer.default_root_dir", str(tmp_path / "runs")]
     if name == "surface_pretrain.yaml":  # draws its own pictures
@@ -26,7 +53,7 @@ def test_runs_one_step(name: str, tmp_path: Path, neu_folder: Path, idx_folder: 
     given = yaml.safe_load(shipped_configs()[name].read_text(encoding="utf-8"))["data"]["init_args"]
     # The miniature has 200 and 50 images.
     sizes = {"train_size": 100, "val_size": 20, "test_size": 50} if "train_size" in given else {"val_size": 50}
-    if root == idx_folder:
+    if fixture == "idx_folder":
         words += [f"--data.{size}={count}" for size, count in sizes.items() if size in given]
     assert main(words) == 0
     (run,) = (tmp_path / "runs" / name.removesuffix(".yaml")).iterdir()

@@ -5,9 +5,6 @@ import hashlib
 import json
 import logging
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +13,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from helpers import Server, refusal
 from PIL import Image
 from torch import Tensor
 from torchvision import datasets
@@ -32,7 +30,6 @@ from defectlab.data.images import ImageSet, read_listing
 from defectlab.data.layouts import NEU_CLASSES, list_folders
 from defectlab.data.loader import EvalLoader
 from defectlab.data.statistics import channel_statistics
-from defectlab.errors import InputError
 
 PARTS: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
 
@@ -47,51 +44,6 @@ def folder(root: Path, image_size: int = 24, **arguments: Any) -> ImageFolderDat
 def everything(loader: Any) -> tuple[Tensor, Tensor]:
     images, labels = zip(*loader, strict=True)
     return torch.cat(images), torch.cat(labels)
-
-
-def refusal(call: Callable[[], object], *words: str) -> None:
-    """The call ends in one line that has every word in it."""
-    with pytest.raises(InputError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message
-
-
-class Server:
-    """Serves files on 127.0.0.1, and remembers what it was asked for."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.asked: list[str] = []
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                server.asked.append(self.path)
-                content = server.files.get(self.path)
-                self.send_response(404 if content is None else 200)
-                self.send_header("Content-Length", str(len(content or b"")))
-                self.end_headers()
-                self.wfile.write(content or b"")
-
-            def log_message(self, *arguments: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.http.serve_forever, args=(0.01,))
-    thread.start()
-    yield server
-    server.http.shutdown()
-    thread.join()
-    server.http.server_close()
 
 
 # Folders
