@@ -264,7 +264,13 @@ def test_a_compiled_network_saves_plain_names(data: Data, tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize(
-    "words", [["--model.scheduler.name", "plateau", "--model.scheduler.patience", "0"], ["--model.network.dropout=0.5"]]
+    "words",
+    [
+        ["--model.scheduler.name", "plateau", "--model.scheduler.patience", "0"],
+        ["--model.network.dropout=0.5"],
+        ["--trainer.callbacks+=defectlab.callbacks.EMA"],
+        ["--trainer.callbacks+=defectlab.callbacks.SWA", "--trainer.callbacks.start=0.25"],
+    ],
 )
 def test_a_resumed_run_ends_like_an_unbroken_one(
     words: list[str], class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

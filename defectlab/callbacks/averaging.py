@@ -1,0 +1,220 @@
+"""Averages of the weights along a training run, which validation, checkpoints and the test then use."""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from defectlab.errors import InputError
+
+__all__ = ["EMA", "SWA", "AveragedWeights"]
+
+
+class AveragedWeights(WeightAveraging):
+    """Lightning's callback, made fit for runs that end with a look at their best checkpoint.
+
+    A checkpoint holds the average in `state_dict`, which is what was validated and what `predict` loads, and the
+    current weights in `current_model_state`, which is where `resume` goes on. Otherwise than Lightning's:
+
+    - validation sees the current weights until there is an average, not those from before training;
+    - it judges the current weights, too: `val/loss_raw` and `val/accuracy_raw`;
+    - `validate` after `fit` judges the checkpoint that was loaded, not the last average in its place;
+    - the average lives on the network's device and takes one fused operation an update, without waiting for it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(use_buffers=True)
+        self.updates = 0
+        self._averaged: list[Tensor] = []
+        self._current: list[Tensor] = []
+        self._raw: dict[str, float] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Copy the task."""
+        super().setup(trainer, pl_module, stage)
+        self.updates = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Follow the task to its device; Lightning copied it before it went there."""
+        assert self._average_model is not None
+        self._average_model.to(pl_module.device)
+        both = zip(_tensors(self._average_model.module), _tensors(pl_module), strict=True)
+        # BatchNorm's counters of batches have no mean, and are not read.
+        pairs = [(mean.detach(), now.detach()) for mean, now in both if mean.is_floating_point()]
+        self._averaged, self._current = [mean for mean, _ in pairs], [now for _, now in pairs]
+
+    def _mix(self, share: float) -> None:
+        """Move the average to the current weights, by this share of the way."""
+        get_ema_multi_avg_fn(1 - share)(self._averaged, self._current, None)  # type: ignore[no-untyped-call]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Nothing: an update after the epoch's validation would be one that nobody has judged."""
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Judge the current weights, then put the average in their place."""
+        if self.updates:
+            self._raw = _judge(trainer, pl_module)
+            super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log, and take the current weights back."""
+        if self.updates:
+            pl_module.log_dict(self._raw)
+            super().on_validation_epoch_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the average in the task."""
+        if self.updates:
+            super().on_train_end(trainer, pl_module)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Stay out of what follows training."""
+        self._average_model, self.updates = None, 0
+        self._averaged, self._current = [], []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Also how many updates there were."""
+        return {**super().state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        super().load_state_dict(state_dict)
+        self.updates = state_dict["updates"]
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put the average first, if there is one."""
+        if self.updates:
+            super().on_save_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take both up again; a checkpoint without an average begins one."""
+        if self._average_model is None:
+            return
+        if "current_model_state" in checkpoint:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        else:
+            self._average_model.module.load_state_dict(checkpoint["state_dict"])
+
+
+class EMA(AveragedWeights):
+    """Exponential moving average of the weights and of BatchNorm's statistics, after every optimiser step.
+
+    Early on it forgets faster, by min(decay, (1 + n) / (10 + n)) in step n, so that a short run does not carry its
+    first weights along; it always reaches back over about a ninth of the steps so far, at most 1 / (1 - decay).
+
+    Args:
+        decay: of the weights that are in the average at each step, at least 0 and below 1.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise InputError(f"trainer.callbacks EMA.decay is {decay}: expected at least 0 and below 1, such as 0.999")
+        super().__init__()
+        self.decay = decay
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Update after an optimiser step, which not every batch ends with."""
+        if trainer.global_step == self._latest_update_step:
+            return
+        self._latest_update_step = trainer.global_step
+        self.updates += 1
+        self._mix(1 - min(self.decay, (1 + self.updates) / (10 + self.updates)))
+
+
+class SWA(AveragedWeights):
+    """Stochastic weight averaging (Izmailov et al. 2018): the mean of the weights after each of the last epochs.
+
+    The rate has to stay up meanwhile, for the weights to wander: `model.scheduler.name constant`. BatchNorm's
+    statistics, which belong to no average of weights, are measured anew by a pass over the training images.
+
+    Lightning's StochasticWeightAveraging validates the current weights alone and fills in the average after the last
+    checkpoint, so that no best.ckpt would ever hold it.
+
+    Args:
+        start: share of all epochs that pass before the first that counts, at least 0 and below 1.
+    """
+
+    def __init__(self, start: float = 0.75) -> None:
+        if not 0 <= start < 1:
+            raise InputError(f"trainer.callbacks SWA.start is {start}: expected a share of at least 0 and below 1")
+        super().__init__()
+        self.start = start
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse a run without an end."""
+        if trainer.max_epochs is None or trainer.max_epochs < 1:
+            raise InputError("SWA begins at a share of all epochs: give trainer.max_epochs")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Update after the last batch of an epoch, before its validation."""
+        assert trainer.max_epochs is not None
+        first = min(math.ceil(trainer.max_epochs * self.start), trainer.max_epochs - 1)
+        if not trainer.is_last_batch or trainer.current_epoch < first:
+            return
+        self._latest_update_step = trainer.global_step
+        self.updates += 1
+        self._mix(1 / self.updates)
+        assert self._average_model is not None
+        _measure_batch_norm(trainer, self._average_model)
+
+
+def _tensors(module: nn.Module) -> "itertools.chain[Tensor]":
+    return itertools.chain(module.parameters(), module.buffers())
+
+
+def _first(batches: Iterable[Any], count: int | float) -> Iterator[Any]:
+    return itertools.islice(batches, None if count == math.inf else int(count))
+
+
+def _judge(trainer: pl.Trainer, task: pl.LightningModule) -> dict[str, float]:
+    """Loss and accuracy of the task as it is on the validation images of all processes."""
+    sums = torch.zeros(3, device=task.device)
+    batches: Any = trainer.val_dataloaders
+    for batch in _first(batches, min(trainer.num_val_batches)):
+        images, labels = trainer.strategy.batch_to_device(batch)
+        with trainer.precision_plugin.val_step_context():
+            logits = task(images).float()
+        loss = functional.cross_entropy(logits, labels, reduction="sum")
+        sums += torch.stack((loss, (logits.argmax(dim=1) == labels).sum(), loss.new_tensor(len(labels))))
+    loss_sum, right, count = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+    return {"val/loss_raw": loss_sum / count, "val/accuracy_raw": right / count}
+
+
+@torch.no_grad()
+def _measure_batch_norm(trainer: pl.Trainer, average: nn.Module) -> None:
+    """The running statistics of one epoch of training images; frozen layers keep theirs.
+
+    torch's `update_bn` would reset frozen ones, too, and leave them so.
+    """
+    average.train()  # a network with frozen layers leaves those alone
+    layers = [layer for layer in average.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    momenta = [layer.momentum for layer in layers]
+    if layers:
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # the plain mean over batches
+        batches: Any = trainer.train_dataloader
+        for batch in _first(batches, trainer.num_training_batches):
+            images, _ = trainer.strategy.batch_to_device(batch)
+            average(images)
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        for tensor in average.buffers():  # each process has seen its own images; all go on with the first one's
+            tensor.copy_(trainer.strategy.broadcast(tensor))
+    average.eval()
