@@ -152,10 +152,9 @@ def _test_sheets(found: Survey, data: ImageDataModule, labels: np.ndarray) -> li
     own = labels[found.embedded]
     right = found.probabilities[found.embedded].argmax(axis=1) == own
     sheets = [Sheet("embedding", embedding_figure(found.embedding, own, right, names))]
-    units = choose_units(found.peaks)
+    units = choose_units(found.peaks, labels)
     if units:
-        captions = [names[label] for label in labels]
-        figure = units_figure(found, units, lambda index: _test_images(data, [index])[0].numpy(), captions)
+        figure = units_figure(found, units, lambda index: _test_images(data, [index])[0].numpy(), labels, names)
         sheets.insert(0, Sheet("units", figure))
     return sheets
 

@@ -64,11 +64,12 @@ def add_projector(
     if points.shape[1] > _DIMENSIONS:
         points, _ = principal_components(points, _DIMENSIONS)
     side = min(_THUMBNAIL, images.shape[-1], _SPRITE // math.ceil(math.sqrt(len(images))))
-    small = functional.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True) / 255
+    small = functional.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True)
+    small = (small.round() + 0.25) / 255  # the writer cuts off what comes after the point
     # Else the writer remarks on standard output that the folder is there.
     shutil.rmtree(Path(writer.log_dir) / "00000" / _TAG, ignore_errors=True)
     cells = [[" ".join(cell.split()) for cell in row] for row in rows]  # a tab would begin a new column
-    writer.add_embedding(torch.from_numpy(points), cells, small.clamp(0, 1), 0, _TAG, list(header))
+    writer.add_embedding(torch.from_numpy(points), cells, small, 0, _TAG, list(header))
 
 
 def embedding_figure(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
+from matplotlib.patches import Circle, Rectangle
 
 from defectlab.errors import InputError
 from defectlab.report.figures import GREY, ORANGE, short_label
@@ -34,7 +34,6 @@ class Tile:
     colormap: str = "gray"
     low: float = 0.0
     high: float = 1.0
-    frame: str = GREY
     mark: tuple[float, float] | None = None
 
 
@@ -63,9 +62,12 @@ def tile_grid(
     heights = [_height(text, tiles, tile) for text, tiles in rows]
     high = top + sum(heights) + _GAP
     figure = Figure(figsize=(wide, high))
+    # One for all, in inches from the upper left: an axes a tile takes seconds for a sheet.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
 
     def write(x: float, y: float, text: str, **style: Any) -> None:
-        figure.text(x / wide, 1 - y / high, text, va="top", color=INK, **style)
+        axes.text(x, y, text, va="top", color=INK, **style)
 
     write(_GAP, 0.26, short_label(title, 200), fontsize=11, fontweight="bold")
     for column, head in enumerate(heads):
@@ -77,10 +79,12 @@ def tile_grid(
             write(_GAP, y + number * _LINE * 1.15, short_label(line, int(label * 15)), **style)
         for column, item in enumerate(tiles):
             x = _GAP + label + column * (tile + _GAP)
-            tall = tile * item.pixels.shape[0] / item.pixels.shape[1]
-            axes = figure.add_axes((x / wide, 1 - (y + tall) / high, tile / wide, tall / high))
-            _draw(axes, item, int(tile * 17))
+            bottom = y + _tall(item, tile)
+            _draw(axes, item, (x, x + tile, bottom, y))
+            for number, line in enumerate(item.caption.splitlines()):
+                write(x, bottom + 0.02 + number * _LINE, short_label(line, int(tile * 17)), fontsize=7)
         y += height
+    axes.set(xlim=(0, wide), ylim=(high, 0), aspect="auto")
     return figure
 
 
@@ -100,24 +104,23 @@ def value_range(maps: npt.NDArray[np.floating[Any]]) -> tuple[str, float, float]
     return (SIGNED, -high, high) if maps.min() < 0 else (AMOUNT, 0.0, high)
 
 
+def _tall(item: Tile, tile: float) -> float:
+    height, width = item.pixels.shape[:2]
+    return tile * int(height) / int(width)
+
+
 def _height(text: str, tiles: Sequence[Tile], tile: float) -> float:
-    pictures: float = max(
-        tile * item.pixels.shape[0] / item.pixels.shape[1] + _LINE * len(item.caption.splitlines()) for item in tiles
-    )
+    pictures = max(_tall(item, tile) + _LINE * len(item.caption.splitlines()) for item in tiles)
     return max(pictures, _LINE * 1.15 * (text.count("\n") + 1)) + _GAP + 0.04
 
 
-def _draw(axes: Axes, item: Tile, width: int) -> None:
-    axes.imshow(item.pixels, cmap=item.colormap, vmin=item.low, vmax=item.high, aspect="auto", interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set(color=item.frame, linewidth=0.8 if item.frame == GREY else 2)
+def _draw(axes: Axes, item: Tile, extent: tuple[float, float, float, float]) -> None:
+    """The picture, its frame and its mark; `extent` is left, right, bottom, top."""
+    left, right, bottom, top = extent
+    axes.imshow(item.pixels, cmap=item.colormap, vmin=item.low, vmax=item.high, extent=extent, interpolation="nearest")
+    axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=GREY, linewidth=0.8))
     if item.mark is not None:
-        rows, columns = item.pixels.shape[:2]
-        centre = (item.mark[0] * columns - 0.5, item.mark[1] * rows - 0.5)
-        axes.add_patch(Circle(centre, 0.09 * columns, fill=False, color=ORANGE, linewidth=1.6))
-        axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
-    if item.caption:
-        text = "\n".join(short_label(line, width) for line in item.caption.splitlines())
-        axes.annotate(text, (0, 0), (0, -2), "axes fraction", "offset points", va="top", fontsize=7, color=INK)
+        centre = (left + item.mark[0] * (right - left), top + item.mark[1] * (bottom - top))
+        ring = Circle(centre, 0.09 * (right - left), fill=False, color=ORANGE, linewidth=1.6)
+        axes.add_patch(ring)
+        ring.set_clip_path(Rectangle((left, top), right - left, bottom - top, transform=axes.transData))

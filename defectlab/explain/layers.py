@@ -77,7 +77,7 @@ def convolution(network: nn.Module, name: str | None = None) -> tuple[str, nn.Co
     if name is None:
         return next(iter(found.items()))
     if name not in found:
-        near = get_close_matches(name, found, n=1)
+        near = get_close_matches(name, found, n=1) if len(found) > _LISTED else []
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(list(found)[:_LISTED])}"
         hint += ", …" if not near and len(found) > _LISTED else ""
         raise InputError(f"--layer {name} is no convolution of the network: {hint}")

@@ -7,7 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from defectlab.report.figures import DPI, SYNTHETIC_NOTE, save_png
@@ -44,8 +46,9 @@ _SHEETS: dict[str, tuple[str, str]] = {
     ),
     "units": (
         "What excites a unit",
-        "A unit is one channel of a layer. Each row shows the test images with its largest values (the number below "
-        "them), the place ringed: what the images of a row have in common is what the unit looks for.",
+        "A unit is one channel of a layer; shown is, for each class, the unit that sets it apart most. Each row shows the "
+        "test images with the unit's largest values (the number below them), whatever their class, roughly where ringed: what "
+        "the images of a row have in common is what the unit answers to.",
     ),
     "embedding": (
         "How it orders the test images",
@@ -88,8 +91,10 @@ def write_sheets(
     earlier = list(folder.glob(f"events.out.tfevents.*{_SUFFIX}"))
     with SummaryWriter(str(folder), filename_suffix=_SUFFIX) as writer:
         for sheet in sheets:
-            save_png(sheet.figure, folder / f"{sheet.name}.png", SYNTHETIC_NOTE if synthetic else None)
-            writer.add_figure(f"explain/{sheet.name}", sheet.figure, 0)
+            path = folder / f"{sheet.name}.png"
+            save_png(sheet.figure, path, SYNTHETIC_NOTE if synthetic else None)
+            with Image.open(path) as png:
+                writer.add_image(f"explain/{sheet.name}", np.asarray(png.convert("RGB")), 0, dataformats="HWC")
         if more_events is not None:
             more_events(writer)
     for file in earlier:

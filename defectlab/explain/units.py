@@ -13,40 +13,59 @@ from defectlab.explain.survey import Survey
 
 __all__ = ["choose_units", "units_figure"]
 
-_UNITS, _IMAGES = 6, 7
+_UNITS, _IMAGES = 8, 7
 
 
-def choose_units(peaks: npt.NDArray[np.floating], count: int = _UNITS) -> list[int]:
-    """The units (channels) whose peaks `(N, C)` differ most between images, by number; silent ones never.
+def choose_units(
+    peaks: npt.NDArray[np.floating], labels: npt.NDArray[np.int64], most: int = _UNITS
+) -> list[tuple[int, int]]:
+    """For each class the unit (channel) that sets it apart most, as pairs of class and unit; of many classes some, evenly.
 
-    A unit's spread is divided by its own mean size and the layer's: loud units do not crowd out quiet ones, nor do those
-    that are nearly silent.
+    That is the largest difference between the unit's mean peak in the class and in all others, in standard deviations
+    of its peaks. `peaks` `(N, C)`, `labels` `(N,)`. No unit is taken twice, and none that is always the same.
     """
-    size = np.abs(peaks).mean(axis=0)
-    spread = peaks.std(axis=0) / (size + size.mean() + 1e-12) if peaks.size else size
-    alive = np.flatnonzero(peaks.std(axis=0) > 1e-6)
-    return sorted(int(unit) for unit in alive[np.argsort(-spread[alive], kind="stable")][:count])
+    spread = peaks.std(axis=0)
+    free = spread > 1e-6
+    classes = np.unique(labels)
+    if len(classes) > most:
+        classes = classes[np.linspace(0, len(classes) - 1, most).round().astype(int)]
+    chosen: list[tuple[int, int]] = []
+    for label in classes:
+        own = labels == label
+        if not free.any():
+            break
+        others = peaks[~own].mean(axis=0) if not own.all() else 0.0
+        apart = np.where(free, (peaks[own].mean(axis=0) - others) / np.where(free, spread, 1), -np.inf)
+        unit = int(apart.argmax())
+        free[unit] = False
+        chosen.append((int(label), unit))
+    return chosen
 
 
 def units_figure(
-    found: Survey, units: Sequence[int], images: Callable[[int], npt.NDArray[np.uint8]], labels: Sequence[str]
+    found: Survey,
+    units: Sequence[tuple[int, int]],
+    images: Callable[[int], npt.NDArray[np.uint8]],
+    labels: npt.NDArray[np.int64],
+    names: Sequence[str],
 ) -> Figure:
-    """A row a unit: the images with its largest values, the place of each ringed.
+    """A row a unit: the images with its largest values, whatever their class, the place of each ringed.
 
     Args:
         found: of the layer whose channels the units are.
-        units: their numbers.
+        units: pairs of class and unit, as `choose_units` gives them.
         images: gives the image of an index, `(1 or 3, H, W)`, uint8.
-        labels: of each image, to stand below it.
+        labels: of all images.
+        names: of the classes.
     """
     rows = []
-    for unit in units:
+    for label, unit in units:
         order = np.argsort(-found.peaks[:, unit], kind="stable")[:_IMAGES]
         tiles = []
         for index in order:
             across, down = (float(value) for value in found.places[index, unit])
-            caption = f"{labels[index]}\n{found.peaks[index, unit]:.3g}"
+            caption = f"{names[labels[index]]}\n{found.peaks[index, unit]:.3g}"
             tiles.append(Tile(grey_or_colour(images(int(index))), caption, mark=(across, down)))
-        rows.append((f"unit {unit}", tiles))
+        rows.append((f"unit {unit}\nchosen for\n{names[label]}", tiles))
     title = f"{found.layer}: the images that excite {len(units)} of its {found.peaks.shape[1]} units most"
-    return tile_grid(title, rows, tile=1.15, label=0.75)
+    return tile_grid(title, rows, tile=1.12, label=1.1)
