@@ -16,7 +16,7 @@ ROOMS = {
     "evaluate": {"errors", "metrics", "runs"},
     "report": {"errors", "metrics", "runs"},
     "course": {"errors", "runs"},
-    "explain": {"errors", "networks", "metrics", "runs"},
+    "explain": {"errors", "metrics", "networks", "report", "runs"},
     "metrics": {"errors"},
     "runs": {"errors"},
     "runtime": {"errors"},

@@ -23,6 +23,7 @@ COMMANDS = {
     "crossval": "repeated cross-validation:                 crossval --config C [--folds 5 --repeats 2] ...",
     "budget": "accuracy by labelled images a class:       budget --config C [--draws 10] ...",
     "robustness": "accuracy on pictures made worse:           robustness RUN",
+    "explain": "see inside: filters, maps, where it looks: explain RUN|CKPT [IMAGES...] | explain kernels IMAGE",
     "course": "the programs of the course:                course | course run NAME... [--seeds 3]",
     "compare": "which of several runs is better:           compare RUN RUN...",
     "export": "keep a network, or its backbone, alone:    export RUN|CKPT --output FILE.ckpt|.safetensors",

@@ -6,15 +6,14 @@ from rich.table import Table
 from torch import Tensor
 
 from defectlab.cli.console import quieten, shown_path
-from defectlab.cli.files import checkpoint_of, take_run
-from defectlab.cli.parser import DefectCLI
+from defectlab.cli.files import take_run
+from defectlab.cli.restored import restore
 from defectlab.data.progress import progress_bar
 from defectlab.data.synthetic import CLASS_NAMES
 from defectlab.evaluate.corruptions import CORRUPTIONS
 from defectlab.evaluate.robustness import AECLBP, Row, curves, measure
 from defectlab.report.figures import SYNTHETIC_NOTE, save_png
 from defectlab.runs import csv_text, write_text
-from defectlab.tasks.checkpoint import load_task
 
 __all__ = ["run"]
 
@@ -23,14 +22,8 @@ def run(words: list[str]) -> int:
     """Write robustness.csv and robustness.png into the run folder."""
     quieten()
     run_folder, changes = take_run("robustness", words)
-    best = checkpoint_of(str(run_folder.path))
-    cli = DefectCLI("test", ["--config", str(run_folder.config), "--ckpt_path", str(best), *changes], run_folder.path)
-    data, device = cli.datamodule, cli.trainer.strategy.root_device
-    task, card = load_task(best)
-    task.to(device)
-    data.prepare_data()
-    data.setup("test")
-    data.load_state_dict(card)
+    restored = restore(run_folder, changes)
+    task, card, data, device = restored.task, restored.card, restored.data, restored.device
     mean, std = (torch.tensor(card[name], device=device).view(1, -1, 1, 1) for name in ("mean", "std"))
     chosen = torch.from_numpy(data.parts.test)
     images, labels = data.data.images[chosen].to(device), data.data.labels[chosen]

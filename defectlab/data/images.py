@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from defectlab.data.decode import BadImage, Pixels, decode
+from defectlab.data.decode import BadImage, Pixels, decode, decode_grey
 from defectlab.data.files import expand_images, image_files
 from defectlab.data.layouts import Listing
 from defectlab.data.pixel_cache import build_cache, fingerprint, map_cache, skipped_in_cache
@@ -27,6 +27,7 @@ __all__ = [
     "check_shape",
     "expand_images",
     "image_files",
+    "read_grey",
     "read_image",
     "read_images",
     "read_listing",
@@ -62,6 +63,14 @@ def read_image(path: Path, size: int, channels: int) -> Tensor:
         return torch.from_numpy(decode(path, size, channels))
     except BadImage as error:
         raise InputError(f"{path}: {error}; replace or remove the file") from None
+
+
+def read_grey(path: Path, longest: int) -> Pixels:
+    """One picture as (H, W) uint8 in its own shape, made smaller than `longest`; InputError if it cannot be read."""
+    try:
+        return decode_grey(path, longest)
+    except BadImage as error:
+        raise InputError(f"{path}: {error}; expected a picture") from None
 
 
 def read_images(

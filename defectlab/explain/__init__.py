@@ -1,1 +1,1 @@
-"""What a network looks at, and whether the pictures of it are true."""
+"""See inside a network: its filters and maps, where it looks, and whether the pictures of it are true."""

@@ -54,7 +54,7 @@ def confusion_matrix_figure(matrix: npt.ArrayLike, class_names: Sequence[str]) -
 
     step = 1 if numbered else math.ceil(classes / NUMBERED_CLASSES)
     ticks = range(0, classes, step)
-    names = [_label(class_names[tick]) for tick in ticks]
+    names = [short_label(class_names[tick]) for tick in ticks]
     size = 9 if classes <= 12 else 7
     axes.set_xticks(ticks, names, rotation=40, ha="right", rotation_mode="anchor", fontsize=size)
     axes.set_yticks(ticks, names, fontsize=size)
@@ -146,7 +146,7 @@ def per_class_figure(per_class: Mapping[str, ClassMetrics]) -> Figure:
             axes.plot(m["precision"], row, "D", mec=ORANGE, mfc="none", mew=1.6, ms=5.5, clip_on=False)
     axes.plot([], [], "o-", color=BLUE, label="recall, with 95 % interval")
     axes.plot([], [], "D", mec=ORANGE, mfc="none", mew=1.6, label="precision")
-    axes.set_yticks(range(len(ranked)), [f"{_label(name)}  ({m['support']})" for name, m in ranked], fontsize=8.5)
+    axes.set_yticks(range(len(ranked)), [f"{short_label(name)}  ({m['support']})" for name, m in ranked], fontsize=8.5)
     axes.set_ylim(len(ranked) - 0.5, -0.5)
     axes.set_xlim(right=1)
     axes.xaxis.set_major_formatter(PercentFormatter(1))
@@ -243,7 +243,7 @@ def image_sheet(
         for spine in axes.spines.values():
             spine.set(color=colour, linewidth=0.8 if colours is None else 2)
         if titles is not None:
-            text = "\n".join(_label(line) for line in titles[index].split("\n"))
+            text = "\n".join(short_label(line) for line in titles[index].split("\n"))
             ink = "#1c2430" if colours is None else colour
             axes.text(0, -0.05 / tall, text, transform=axes.transAxes, va="top", fontsize=7, color=ink)
     return figure
@@ -259,7 +259,7 @@ def _by_epoch(rows: Sequence[Mapping[str, str]], column: str) -> dict[int, float
     return values
 
 
-def _label(text: str, width: int = 24) -> str:
+def short_label(text: str, width: int = 24) -> str:
     """Text that matplotlib takes as it is: no mathematics between dollars, no stray bytes, not too long."""
     text = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
     if len(text) > width:  # both ends of a path or a name say more than its middle

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Collection, Iterable, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,17 @@ def percent(share: float | None) -> str:
     while share < 1 and digits < 6 and round(100 * share, digits) == 100:
         digits += 1
     return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def document(title: str, body: str) -> str:
+    """A whole page with the style sheet inside."""
+    style = resources.files("defectlab.report").joinpath("style.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{text(title)}</title>\n<style>\n{style}</style></head>\n"
+        f"<body><main>\n{body}\n</main></body></html>\n"
+    )
 
 
 def section(title: str, body: str) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 from contextlib import suppress
-from importlib import resources
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from defectlab.errors import InputError
 from defectlab.report import figures, sections
-from defectlab.report.markup import facts, picture, section, text
+from defectlab.report.markup import document, facts, picture, section, text
 from defectlab.runs import PredictionTable, RunFolder, read_scalars, write_text
 
 
@@ -60,17 +59,9 @@ def write_report(run: RunFolder) -> Path:
         config = run.config.read_text(encoding="utf-8", errors="replace")
         parts.append(section("Configuration", f"<pre class=scroll>{text(config)}</pre>"))
 
-    style = resources.files("defectlab.report").joinpath("style.css").read_text(encoding="utf-8")
     title = f"{'[synthetic] ' if synthetic else ''}{config_name}: defectlab report"
-    body = "\n".join(parts)
     page = run.path / "report.html"
-    write_text(
-        page,
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{text(title)}</title>\n<style>\n{style}</style></head>\n"
-        f"<body><main>\n{body}\n</main></body></html>\n",
-    )
+    write_text(page, document(title, "\n".join(parts)))
     return page
 
 

@@ -1,0 +1,116 @@
+"""What the network says to each image, and where it looks for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from defectlab.explain.grid import INK, Tile, grey_or_colour, tile_grid
+from defectlab.report.figures import BLUE, GREY, ORANGE, short_label
+from defectlab.report.markup import percent
+
+__all__ = ["Answer", "attribution_figure", "probabilities_figure"]
+
+_BARS = 5
+_HEAT = "inferno"
+_NAMES = {
+    "gradient": "gradient", "smoothgrad": "SmoothGrad", "integrated_gradients": "Integrated Gradients",
+    "grad_cam": "Grad-CAM",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An image `(1 or 3, H, W)` uint8, its file, the probabilities `(K,)`, and the true class where it is known."""
+
+    image: npt.NDArray[np.uint8]
+    file: str
+    probabilities: npt.NDArray[np.float64]
+    label: int | None
+
+    @property
+    def predicted(self) -> int:
+        return int(self.probabilities.argmax())
+
+    def verdict(self, names: Sequence[str]) -> list[str]:
+        """Predicted class, confidence, and the true class where it is known."""
+        lines = [f"predicted {names[self.predicted]}", percent(float(self.probabilities.max()))]
+        if self.label is not None:
+            lines.append("right" if self.label == self.predicted else f"is {names[self.label]}")
+        return lines
+
+
+def probabilities_figure(answers: Sequence[Answer], names: Sequence[str]) -> Figure:
+    """Each image beside the probabilities of its five likeliest classes, the true one always among them."""
+    columns = min(2, len(answers))
+    rows = math.ceil(len(answers) / columns)
+    side, text, bars, gap = 1.15, 1.25, 1.75, 0.2
+    block, tall = side + text + bars + 2 * gap, side + 0.5
+    wide, high = columns * block + gap, 0.3 + rows * tall
+    figure = Figure(figsize=(wide, high))
+    for index, answer in enumerate(answers):
+        row, column = divmod(index, columns)
+        left, top = gap + column * block, 0.3 + row * tall
+        title = short_label(", ".join(answer.verdict(names)), 70)
+        figure.text(left / wide, 1 - top / high, title, va="top", fontsize=8.5, fontweight="bold", color=INK)
+        top += 0.2
+        axes = figure.add_axes((left / wide, 1 - (top + side) / high, side / wide, side / high))
+        axes.imshow(grey_or_colour(answer.image), cmap="gray", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_xlabel(short_label(answer.file), fontsize=6.5, color=INK, labelpad=2, loc="left")
+        place = ((left + side + text) / wide, 1 - (top + side) / high, bars / wide, side / high)
+        _bars(figure, place, answer, names)
+    return figure
+
+
+def attribution_figure(
+    answers: Sequence[Answer], names: Sequence[str], maps: Sequence[tuple[str, npt.NDArray[np.floating]]]
+) -> Figure:
+    """A row an image, a column a method: `maps` are names and `(N, H, W)`, of at least 0, brightest where it mattered.
+
+    Every map is scaled by its own 99th per cent, so brightness can be compared within a picture, not between two.
+    Grad-CAM, which is coarse, lies over the image; the others, which are fine, stand alone.
+    """
+    rows = []
+    for index, answer in enumerate(answers):
+        image = grey_or_colour(answer.image)
+        tiles = [Tile(image)]
+        for method, values in maps:
+            own = values[index]
+            heat = np.clip(own / max(float(np.quantile(own, 0.99)), float(own.max()) * 1e-3, 1e-12), 0, 1)
+            colours = colormaps[_HEAT](heat)[..., :3]
+            if method == "grad_cam":
+                colours = 0.45 * (image if image.ndim == 3 else image[..., None]) + 0.55 * colours
+            tiles.append(Tile(colours))
+        rows.append(("\n".join([answer.file.rpartition("/")[2], *answer.verdict(names)]), tiles))
+    heads = ["image", *(_NAMES[method] for method, _ in maps)]
+    return tile_grid("Where the network looks for the class that it predicts", rows, tile=1.5, label=2.0, heads=heads)
+
+
+def _bars(figure: Figure, place: tuple[float, float, float, float], answer: Answer, names: Sequence[str]) -> None:
+    shares = answer.probabilities
+    order = [int(k) for k in np.argsort(-shares, kind="stable")[:_BARS]]
+    if answer.label is not None and answer.label not in order:
+        order[-1] = answer.label
+    wrong = answer.label is not None and answer.label != answer.predicted
+    axes = figure.add_axes(place)
+    for position, label in enumerate(order):
+        colour = (ORANGE if wrong else BLUE) if label == answer.predicted else GREY
+        axes.barh(position, shares[label], color=colour, height=0.62)
+        share = percent(float(shares[label])) if shares[label] >= 0.0005 else "<0.1\N{NO-BREAK SPACE}%"
+        axes.text(shares[label] + 0.02, position, share, va="center", fontsize=7, color=INK)
+    axes.set(xlim=(0, 1.3), ylim=(max(len(order), 3) - 0.4, -0.6))
+    axes.set_xticks([])
+    axes.set_yticks(range(len(order)), [short_label(names[label], 18) for label in order], fontsize=7.5)
+    for text, label in zip(axes.get_yticklabels(), order, strict=True):
+        text.set_fontweight("bold" if label == answer.label else "normal")
+    axes.tick_params(length=0)
+    for edge in ("top", "right", "bottom"):
+        axes.spines[edge].set_visible(False)
