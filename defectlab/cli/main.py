@@ -24,6 +24,7 @@ COMMANDS = {
     "budget": "accuracy by labelled images a class:       budget --config C [--draws 10] ...",
     "robustness": "accuracy on pictures made worse:           robustness RUN",
     "compare": "which of several runs is better:           compare RUN RUN...",
+    "ensemble": "the mean of several runs' predictions:     ensemble RUN RUN... [--output DIR]",
     "export": "keep a network, or its backbone, alone:    export RUN|CKPT --output FILE.ckpt|.safetensors",
     "data": "data sets:                                 data fetch [DIR] | data synthesize DIR | data inspect DIR",
     "configs": "list the shipped configs, or print one:    configs [NAME]",
