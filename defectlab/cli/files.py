@@ -4,9 +4,9 @@ from pathlib import Path
 
 from defectlab.errors import InputError
 from defectlab.networks.weights import shipped_files
-from defectlab.runs import RunFolder
+from defectlab.runs import RunFolder, members_of
 
-__all__ = ["checkpoint_of", "take_run"]
+__all__ = ["checkpoint_of", "checkpoints_of", "take_run"]
 
 
 def checkpoint_of(name: str) -> Path:
@@ -15,7 +15,7 @@ def checkpoint_of(name: str) -> Path:
     Like a config, a shipped file is found wherever the user stands, as `neu_mobilenet.ckpt` or `checkpoints/…`.
 
     Raises:
-        InputError: neither a file nor a run folder with a checkpoint.
+        InputError: neither a file nor a run folder with a checkpoint; an ensemble.
     """
     if Path(name).is_file():
         return Path(name)
@@ -29,10 +29,30 @@ def checkpoint_of(name: str) -> Path:
             f"there is no checkpoint {name}: expected a .ckpt file, or a shipped one: {', '.join(shipped)}"
         )
     run = RunFolder.open(name)
+    _check_no_ensemble(run)
     for file in (run.best, run.last):
         if file.is_file():
             return file
     raise InputError(f"{run.checkpoints} holds no best.ckpt or last.ckpt: the run was stopped early; resume it first")
+
+
+def checkpoints_of(name: str) -> list[Path]:
+    """Those of an ensemble's members, or the one that `checkpoint_of` gives.
+
+    Raises:
+        InputError: as `checkpoint_of`, or a member that is gone.
+    """
+    run = Path(name).expanduser()
+    members = members_of(RunFolder(run)) if run.is_dir() else []
+    return [checkpoint_of(str(member.path)) for member in members] or [checkpoint_of(name)]
+
+
+def _check_no_ensemble(run: RunFolder) -> None:
+    if members := members_of(run):
+        raise InputError(
+            f"{run.path} is an ensemble, which has no network of its own: give a member, such as {members[0].path}; "
+            "after a new test of one, write the ensemble anew with defectlab ensemble"
+        )
 
 
 def take_run(command: str, words: list[str]) -> tuple[RunFolder, list[str]]:
@@ -40,7 +60,7 @@ def take_run(command: str, words: list[str]) -> tuple[RunFolder, list[str]]:
 
     Raises:
         SystemExit: help was asked for, and has been printed.
-        InputError: no word names one, or there is no such run folder.
+        InputError: no word names one, there is no such run folder, or it is an ensemble.
     """
     usage = f"defectlab {command} RUN [--trainer.max_epochs N ...]"
     if {"-h", "--help"} & set(words):
@@ -49,4 +69,5 @@ def take_run(command: str, words: list[str]) -> tuple[RunFolder, list[str]]:
     if not words or words[0].startswith("-"):
         raise InputError(f"{command} needs a run folder: {usage}")
     run = RunFolder.open(words[0])
+    _check_no_ensemble(run)
     return RunFolder(run.path.resolve()), words[1:]

@@ -26,6 +26,7 @@ COMMANDS = {
     "explain": "see inside: filters, maps, where it looks: explain RUN|CKPT [IMAGES...] | explain kernels IMAGE",
     "course": "the programs of the course:                course | course run NAME... [--seeds 3]",
     "compare": "which of several runs is better:           compare RUN RUN...",
+    "ensemble": "the mean of several runs' predictions:     ensemble RUN RUN... [--output DIR]",
     "export": "keep a network, or its backbone, alone:    export RUN|CKPT --output FILE.ckpt|.safetensors",
     "data": "data sets:                                 data fetch [DIR] | data synthesize DIR | data inspect DIR",
     "configs": "list the shipped configs, or print one:    configs [NAME]",

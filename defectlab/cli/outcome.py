@@ -1,6 +1,7 @@
 """What stands in a run folder after a test, and on the screen."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import Tensor
 
 from defectlab.data import ImageDataModule
 from defectlab.errors import InputError
@@ -20,7 +22,7 @@ from defectlab.report.tensorboard import add_figures, add_hparams, events_logger
 from defectlab.runs import RunFolder, environment, record_test, write_prediction_table
 from defectlab.tasks import ClassificationTask
 
-__all__ = ["earlier_metrics", "print_result", "write_outcome"]
+__all__ = ["calibration", "earlier_metrics", "print_result", "runs_root", "write_outcome"]
 
 _ON_SHEET = 40
 
@@ -35,13 +37,13 @@ def write_outcome(
 ) -> None:
     """Write metrics.json, predictions.csv, the misclassified sheet, TensorBoard's figures and the report."""
     earlier, described = earlier_metrics(run), data.describe()
-    reads = record_test(_runs_root(run), described["split_hash"], run.path.name, task.results["test"]["accuracy"])
+    reads = record_test(runs_root(run), described["split_hash"], run.path.name, task.results["test"]["accuracy"])
     run.write_metrics(
         {
             **earlier,
             "data": described,
             **task.results,
-            **_calibration(task, data),
+            **calibration(task.results, task.predictions, data.class_names),
             "environment": environment(),
             "run": {**earlier.get("run", {}), **facts, "test_split_read": reads},
         }
@@ -68,7 +70,7 @@ def write_outcome(
     write_report(run)
 
 
-def _runs_root(run: RunFolder) -> Path:
+def runs_root(run: RunFolder) -> Path:
     """The folder of all runs, two above a run; the run's own if that cannot be written to."""
     path = run.path.resolve()
     if (path.parent / "config.yaml").is_file():  # another test's folder in that of its run
@@ -77,13 +79,18 @@ def _runs_root(run: RunFolder) -> Path:
     return root if os.access(root, os.W_OK) else run.path
 
 
-def _calibration(task: ClassificationTask, data: ImageDataModule) -> dict[str, Any]:
-    """The temperature that suits the validation images, and what it makes of the test's calibration error."""
-    if "val" not in task.predictions or task.results["val"]["accuracy"] == 1:
+def calibration(
+    results: Mapping[str, SplitMetrics], predictions: Mapping[str, tuple[Tensor, Tensor]], class_names: Sequence[str]
+) -> dict[str, Any]:
+    """The temperature that suits the validation images, and what it makes of the test's calibration error.
+
+    `predictions` are logits `(N, C)` and labels `(N,)` of `val` and `test`; without `val` there is no such section.
+    """
+    if "val" not in predictions or results["val"]["accuracy"] == 1:
         return {}  # without a mistake the likelihood grows with the confidence, to no end
-    temperature = fit_temperature(*task.predictions["val"])
-    logits, labels = task.predictions["test"]
-    scaled = evaluate_predictions(logits / temperature, labels, data.class_names)
+    temperature = fit_temperature(*predictions["val"])
+    logits, labels = predictions["test"]
+    scaled = evaluate_predictions(logits / temperature, labels, class_names)
     return {"calibration": {"temperature": temperature, "ece": scaled["ece"], "loss": scaled["loss"]}}
 
 

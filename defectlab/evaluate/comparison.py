@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from defectlab.errors import InputError
+from defectlab.evaluate.ensemble import aligned_tables
 from defectlab.evaluate.statistics import corrected_t_test, holm, images_needed, mcnemar
 from defectlab.runs import RunFolder
 
@@ -67,29 +68,8 @@ def right_answers(runs: Sequence[RunFolder]) -> npt.NDArray[np.bool_]:
     Raises:
         InputError: test images or labels that differ between runs, or predictions without labels.
     """
-    tables = [run.read_predictions() for run in runs]
-    first = tables[0]
-    rows = []
-    for run, table in zip(runs, tables, strict=True):
-        if table.labels is None or first.labels is None:
-            raise InputError(f"{run.predictions_csv} has no labels: expected a run's own, as `fit` and `test` write it")
-        place = {file: index for index, file in enumerate(table.files)}
-        if len(place) != len(table.files):
-            raise InputError(f"{run.predictions_csv} names a file twice: images cannot be told apart; write it anew")
-        if place.keys() != set(first.files):
-            shared = len(place.keys() & set(first.files))
-            raise InputError(
-                f"{runs[0].path} and {run.path} were judged on different test images ({len(first.files)} and "
-                f"{len(place)}, {shared} of them shared): give runs with the same data and data.seed"
-            )
-        order = [place[file] for file in first.files]
-        theirs = [table.class_names[label] for label in table.labels[order]]
-        ours = [first.class_names[label] for label in first.labels]
-        if theirs != ours:
-            file = next(f for f, a, b in zip(first.files, ours, theirs, strict=True) if a != b)
-            raise InputError(f"{runs[0].path} and {run.path} give {file} different labels: they cannot be compared")
-        rows.append(table.labels[order] == table.predicted[order])
-    return np.array(rows)
+    tables = aligned_tables([run.predictions_csv for run in runs])
+    return np.array([table.labels == table.predicted for table in tables])
 
 
 def compare_runs(names: Sequence[str], right: npt.NDArray[np.bool_]) -> list[Pair]:

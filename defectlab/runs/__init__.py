@@ -1,5 +1,6 @@
 """The run folder and its files: the contract between commands."""
 
+from defectlab.runs.ensembles import members_of, write_members
 from defectlab.runs.events import read_scalars
 from defectlab.runs.folder import RunFolder, find_runs
 from defectlab.runs.ledger import record_test
@@ -13,9 +14,11 @@ __all__ = [
     "csv_text",
     "environment",
     "find_runs",
+    "members_of",
     "read_prediction_table",
     "read_scalars",
     "record_test",
+    "write_members",
     "write_prediction_table",
     "write_text",
 ]
