@@ -29,6 +29,11 @@ def run(words: list[str]) -> int:
         help="convolution to look into, as in named_modules: its filters, the images that excite its channels "
         "(default: filters of the first, images of the last layer with maps)",
     )  # fmt: skip
+    parser.add_argument(
+        "--boxes", type=Path, metavar="DIR",
+        help="Pascal VOC .xml files, a picture each: do the maps point at the defects of the test images, and would they "
+        "with shuffled weights? Writes boxes.png, boxes.csv and sanity.csv, too",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, help="folder to write to (default: RUN/explain, or explain for a .ckpt)")
     parser.add_argument("--data.root", dest="root", help="where the run's pictures are now, if they have moved")
     given = parser.parse_args(words)
@@ -36,7 +41,7 @@ def run(words: list[str]) -> int:
         raise InputError(f"--output {given.output} is a file: expected a folder")
     from defectlab.cli.explanation import explain
 
-    return explain(given.run, given.images, given.layer, given.output, given.root)
+    return explain(given.run, given.images, given.layer, given.output, given.root, given.boxes)
 
 
 def _kernels(words: list[str]) -> int:

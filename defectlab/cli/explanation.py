@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from defectlab.cli.console import quieten, shown_path
+from defectlab.cli.explain_boxes import judge
 from defectlab.cli.files import checkpoint_of
 from defectlab.cli.restored import restore
 from defectlab.data import ImageDataModule
@@ -18,7 +19,7 @@ from defectlab.data.images import read_images
 from defectlab.data.progress import progress_bar
 from defectlab.errors import InputError
 from defectlab.explain.answers import Answer, attribution_figure, probabilities_figure
-from defectlab.explain.attribution import METHODS, attribute
+from defectlab.explain.attribution import METHODS, Method, attribute
 from defectlab.explain.embedding import add_projector, embedding_figure
 from defectlab.explain.feature_maps import feature_maps_figure
 from defectlab.explain.filters import filters_figure
@@ -36,13 +37,20 @@ __all__ = ["explain"]
 _MOST = 12  # images on a page
 
 
-def explain(run: str, names: Sequence[str], layer: str | None, output: Path | None, root: str | None) -> int:
-    """Write the sheets of a run folder or a checkpoint, on the pictures named, or on test images of the run."""
+def explain(
+    run: str, names: Sequence[str], layer: str | None, output: Path | None, root: str | None, boxes: Path | None
+) -> int:
+    """Write the sheets of a run folder or a checkpoint, on the pictures named, or on test images of the run.
+
+    With a folder of `boxes` also judge the attributions by them, on all test images that have some.
+    """
     quieten()
     # Hooks and gradients want the network as it is written, not compiled.
     with torch.compiler.set_stance("force_eager"):
         if Path(run).is_dir():
-            return _explain_run(RunFolder.open(run), names, layer, output, root)
+            return _explain_run(RunFolder.open(run), names, layer, output, root, boxes)
+        if boxes is not None:
+            raise InputError(f"--boxes are for a run's test images, and {run} is a checkpoint: give the run folder")
         return _explain_checkpoint(run, names, layer, output or Path("explain"), root)
 
 
@@ -66,10 +74,16 @@ def _explain_checkpoint(run: str, names: Sequence[str], layer: str | None, outpu
     return _write(output, file.name, card, sheets, [*_count(files), *notes])
 
 
-def _explain_run(run: RunFolder, names: Sequence[str], layer: str | None, output: Path | None, root: str | None) -> int:
+def _explain_run(
+    run: RunFolder, names: Sequence[str], layer: str | None, output: Path | None, root: str | None, boxes: Path | None
+) -> int:
     files = expand_images(names) if names else []
     restored = restore(RunFolder(run.path.resolve()), [] if root is None else ["--data.root", root])
     task, card, data = restored.task, restored.card, restored.data
+    judgement = None
+    if boxes is not None:
+        blank = torch.zeros(1, card["channels"], card["image_size"], card["image_size"], device=task.device)
+        judgement = judge(task, card, data, boxes, _methods(task.network, blank))
     found = _survey(task, card, data, layer)
     labels = data.data.labels.numpy()[data.parts.test]
     if files:
@@ -88,6 +102,11 @@ def _explain_run(run: RunFolder, names: Sequence[str], layer: str | None, output
     sheets, more = _sheets(task, card, answers, images, layer)
     sheets += _test_sheets(found, data, labels)
     target = output or run.path / "explain"
+    if judgement is not None:
+        sheets.insert(1 + [sheet.name for sheet in sheets].index("attribution"), Sheet("boxes", judgement.figure()))
+        more += judgement.notes
+        judgement.write(target)
+        judgement.show()
 
     def projector(writer: SummaryWriter) -> None:
         _add_projector(writer, found, data, labels)
@@ -136,7 +155,7 @@ def _sheets(
     if layers:
         title = f"{Path(answers[0].file).name} on its way through {type(network).__name__}"
         sheets.append(Sheet("feature_maps", feature_maps_figure(answers[0].image, layers, title)))
-    methods = [method for method in METHODS if layers or method != "grad_cam"]
+    methods = _methods(network, images[:1])
     predicted = torch.tensor([answer.predicted for answer in answers])
     maps = []
     with progress_bar("looking where it looks", len(methods)) as advance:
@@ -144,6 +163,11 @@ def _sheets(
             maps.append((method, attribute(task, images, predicted, method).numpy()))
             advance(1)
     return [*sheets, Sheet("attribution", attribution_figure(answers, names, maps))], notes
+
+
+def _methods(network: nn.Module, image: Tensor) -> list[Method]:
+    """Those that a network allows: Grad-CAM needs maps."""
+    return [method for method in METHODS if method != "grad_cam" or feature_maps(network, image)]
 
 
 def _test_sheets(found: Survey, data: ImageDataModule, labels: np.ndarray) -> list[Sheet]:

@@ -44,6 +44,15 @@ _SHEETS: dict[str, tuple[str, str]] = {
         "way from the mean of the training images to this one; Grad-CAM: which region the last maps answered to, which "
         "says little where a network flattens its maps before the last layers. Trust what several of them agree on.",
     ),
+    "boxes": (
+        "Is that true",
+        "Of the test images with boxes around their defects: how often the brightest pixel of a map lies in a box of the "
+        "true class (dot, with its 95 % interval). It should be right of all three kinds of chance: a point anywhere (red), "
+        "the centre of the picture (cross), and the brightest pixels of other images of the class (orange). Where the "
+        "orange mark is level with the dot, the map knows where defects of this class usually are, not where this one is. "
+        "Below: how like a map stays when the weights are shuffled. A method that is flagged shows the image, not the "
+        "network.",
+    ),
     "units": (
         "What excites a unit",
         "A unit is one channel of a layer; shown is, for each class, the unit that sets it apart most. Each row shows the "
@@ -61,7 +70,7 @@ _SHEETS: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Sheet:
-    """A figure by name: probabilities, filters, feature_maps, attribution, units or embedding."""
+    """A figure by name: probabilities, filters, feature_maps, attribution, boxes, units or embedding."""
 
     name: str
     figure: Figure

@@ -1,0 +1,158 @@
+"""Boxes that people drew around defects: Pascal VOC XML, as NEU-DET and most labelling programs have it."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder
+from xml.parsers import expat
+
+import numpy as np
+import numpy.typing as npt
+
+from defectlab.errors import InputError
+
+__all__ = ["Box", "box_mask", "class_key", "find_boxes", "read_boxes"]
+
+_LARGEST = 2**20  # bytes of a file; a thousand boxes take a quarter of it
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle and what is in it; its edges are shares of the picture's width and height, in [0, 1]."""
+
+    label: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def class_key(name: str) -> str:
+    """A class name without case and separators: `pitted_surface` and `Pitted surface` are the same."""
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
+def find_boxes(folder: Path, files: Sequence[str]) -> dict[str, Path]:
+    """The XML file in `folder`, or below it, of each picture of `files` that has one.
+
+    It has the picture's path or, where the folders differ, its name, with the suffix .xml.
+
+    Raises:
+        InputError: No such folder, one without such files, or two that would fit.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}: expected one with a Pascal VOC .xml file a picture")
+    by_path: dict[Path, Path] = {}
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.rglob("*.[xX][mM][lL]")):
+        by_path[path.relative_to(folder).with_suffix("")] = path
+        by_name[path.stem].append(path)
+    if not by_path:
+        raise InputError(f"{folder} holds no .xml files: expected one a picture, with boxes as Pascal VOC has them")
+    pictures: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        pictures[Path(file).stem].append(file)
+    found = {}
+    for file in files:
+        stem = Path(file).stem
+        same = by_path.get(Path(file).with_suffix(""))
+        if same is None and by_name[stem]:
+            if len(by_name[stem]) > 1 or len(pictures[stem]) > 1:
+                rivals = by_name[stem] if len(by_name[stem]) > 1 else pictures[stem]
+                raise InputError(
+                    f"{folder}: which boxes belong to {file} cannot be told, as there are {rivals[0]} and {rivals[1]}; "
+                    "put the .xml files into the same folders as the pictures"
+                )
+            same = by_name[stem][0]
+        if same is not None:
+            found[file] = same
+    return found
+
+
+def read_boxes(path: Path) -> list[Box]:
+    """The boxes of one Pascal VOC file; edges outside the picture are put on its edge.
+
+    VOC counts pixels from 1 and its boxes include both ends. The picture's size is the one the file gives, so boxes
+    fit a picture that was scaled since.
+
+    Raises:
+        InputError: The file cannot be read, is no such XML, or has a DOCTYPE: no such file needs one, and one can
+            blow up to gigabytes or read other files.
+    """
+    root = _parse(path)
+    width, height = (_number(root, f"size/{side}", path) for side in ("width", "height"))
+    if min(width, height) < 1:
+        raise InputError(f"{path}: the picture is {width:g} × {height:g} pixels; expected at least 1 in size")
+    boxes = []
+    for thing in root.iter("object"):
+        label = (thing.findtext("name") or "").strip()
+        if not label:
+            raise InputError(f"{path}: an object has no name; expected its class in <name>")
+        left, top, right, bottom = (_number(thing, f"bndbox/{edge}", path) for edge in ("xmin", "ymin", "xmax", "ymax"))
+        x0, x1 = (min(max(x / width, 0.0), 1.0) for x in (left - 1, right))
+        y0, y1 = (min(max(y / height, 0.0), 1.0) for y in (top - 1, bottom))
+        if x0 >= x1 or y0 >= y1:
+            raise InputError(
+                f"{path}: the box of {label} from ({left:g}, {top:g}) to ({right:g}, {bottom:g}) holds no pixel of "
+                f"{width:g} × {height:g}; expected xmin below xmax and ymin below ymax, inside the picture"
+            )
+        boxes.append(Box(label, x0, y0, x1, y1))
+    return boxes
+
+
+def box_mask(boxes: Sequence[Box], height: int, width: int) -> npt.NDArray[np.bool_]:
+    """Which pixels (height, width) have their centre inside a box; a box between centres gets the pixel it lies in."""
+    mask = np.zeros((height, width), dtype=bool)
+    for box in boxes:
+        rows, columns = _covered(box.top, box.bottom, height), _covered(box.left, box.right, width)
+        mask[rows, columns] = True
+    return mask
+
+
+def _covered(low: float, high: float, length: int) -> slice:
+    first, last = math.ceil(low * length - 0.5), math.floor(high * length - 0.5)
+    if first > last:
+        first = last = min(int((low + high) / 2 * length), length - 1)
+    return slice(first, last + 1)
+
+
+def _parse(path: Path) -> Element:
+    builder = TreeBuilder()
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+
+    def refuse(name: str, system_id: str | None, public_id: str | None, has_internal_subset: bool) -> None:
+        raise InputError(f"{path} has a DOCTYPE, which was not read: expected plain Pascal VOC XML; remove it")
+
+    parser.StartDoctypeDeclHandler = refuse
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise InputError(f"{path} has more than {_LARGEST:,} bytes: expected the boxes of one picture")
+        parser.Parse(path.read_bytes(), True)
+        root = builder.close()
+    except InputError:  # which is a ValueError
+        raise
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); expected a Pascal VOC .xml file") from None
+    except (expat.ExpatError, ParseError, ValueError, LookupError) as error:  # the last two for its encoding
+        raise InputError(f"{path} is no XML ({error}); expected boxes as Pascal VOC has them") from None
+    if root.find("size") is None:
+        raise InputError(f"{path} says nothing of the picture's size; expected Pascal VOC's <size> in <{root.tag}>")
+    return root
+
+
+def _number(parent: Element, place: str, path: Path) -> float:
+    text = parent.findtext(place)
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{path}: {place} is {(text or '').strip()[:20]!r}; expected a number of pixels")
+    return value
