@@ -26,7 +26,9 @@ LISTED_CLASSES = 40  # above this, a row for each class does not fit a page
 def save_png(figure: Figure, path: Path, note: str | None = None) -> None:
     """Write the figure at 144 dots an inch, with an optional red note above it."""
     if note is not None:
-        figure.suptitle(note, color=RED, fontsize=10, fontweight="bold")
+        # Where no layout engine makes room for it, in the margin on top, however tall the figure.
+        place = {} if figure.get_layout_engine() is not None else {"y": 1 - 0.04 / figure.get_figheight()}
+        figure.suptitle(note, color=RED, fontsize=10, fontweight="bold", **place)
     # Without the version of matplotlib inside, equal figures are equal files.
     figure.savefig(path, dpi=DPI, format="png", facecolor="white", metadata={"Software": None})
 
