@@ -11,9 +11,12 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
-__all__ = ["EpochLines", "quieten", "shown_path"]
+__all__ = ["EpochLines", "print_wide", "quieten", "shown_path"]
 
 _KNOWN_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\).*",  # Lightning's own affair with torch
@@ -41,6 +44,13 @@ def shown_path(path: Path) -> str:
     """The path as one would type it here: relative if it is below the working folder."""
     here = Path(os.path.realpath(os.curdir))
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def print_wide(table: Table) -> None:
+    """Print a table as wide as it is: a number that is cut off is worse than a line that is folded."""
+    console = Console()
+    endless = console.options.update(width=10_000)
+    Console(width=max(console.width, Measurement.get(console, endless, table).maximum)).print(table)
 
 
 class EpochLines(ProgressBar):

@@ -1,5 +1,6 @@
 """`defectlab data ...`: get a data set onto the disk, and look into one."""
 
+import argparse
 from pathlib import Path
 
 from defectlab.cli.arguments import CommandParser
@@ -8,7 +9,7 @@ __all__ = ["run"]
 
 
 def run(words: list[str]) -> int:
-    """Fetch NEU-CLS, generate its synthetic stand-in, or inspect a folder."""
+    """Fetch NEU-CLS, generate its synthetic stand-in, inspect a folder, show or write what an augmentation makes."""
     parser = CommandParser("defectlab data", "Get a data set onto the disk, or look into one.")
     commands = parser.add_subparsers(dest="command", required=True)
     fetch = commands.add_parser("fetch", help="download NEU-CLS; every file is checked against its SHA-256")
@@ -19,8 +20,11 @@ def run(words: list[str]) -> int:
     synthesize.add_argument("--per-class", type=int, default=300, help="pictures a class (default: %(default)s)")
     synthesize.add_argument("--seed", type=int, default=0)
     commands.add_parser("inspect", help="counts, broken files, duplicates, doubtful labels")
-    if words[:1] == ["inspect"]:
-        return _inspect(words[1:])
+    commands.add_parser("preview", help="a picture of a config's augmentation, each operation alone and all together")
+    commands.add_parser("augment", help="augmented copies as files")
+    takes_fit = {"inspect": _inspect, "preview": _preview, "augment": _augment}
+    if words[:1] and words[0] in takes_fit:
+        return takes_fit[words[0]](words[1:])
     arguments = parser.parse_args(words)
     if arguments.command == "fetch":
         from defectlab.data.fetch import NEU_URL, fetch_neu
@@ -49,3 +53,37 @@ def _inspect(words: list[str]) -> int:
     from defectlab.cli.inspect import inspect
 
     return inspect(named, arguments.config, more, arguments.output)
+
+
+def _preview(words: list[str]) -> int:
+    parser = CommandParser(
+        "defectlab data preview",
+        "A picture of what training does to pictures: each operation of the config's augmentation alone, through its range, "
+        "then all together, MixUp and CutMix with their soft labels. Further arguments go to fit, such as "
+        "--data.augmentation.rotation 15.",
+    )
+    parser.add_argument("--config", required=True, help="a YAML file or the name of a shipped one")
+    parser.add_argument("--all", action="store_true", help="show operations that are off too, at a usual strength")
+    parser.add_argument("--output", type=Path, default=Path("preview.png"), help="a .png file (default: %(default)s)")
+    given, more = parser.parse_known_args(words)
+    from defectlab.cli.preview import preview
+
+    return preview(given.config, more, given.all, given.output)
+
+
+def _augment(words: list[str]) -> int:
+    parser = CommandParser(
+        "defectlab data augment",
+        "Write a data set to a folder, its training part with augmented copies; validation and test are written as they "
+        "are, so that nothing leaks. ImageFolderDataModule reads the folder. Further arguments go to fit.",
+    )
+    parser.add_argument("--config", required=True, help="a YAML file or the name of a shipped one")
+    parser.add_argument("--output", required=True, type=Path, help="a new or empty folder")
+    parser.add_argument("--copies", type=int, default=5, help="of each training picture (default: %(default)s)")
+    parser.add_argument(
+        "--originals", action=argparse.BooleanOptionalAction, default=True, help="the training pictures themselves too"
+    )
+    given, more = parser.parse_known_args(words)
+    from defectlab.cli.preview import augment
+
+    return augment(given.config, more, given.output, given.copies, given.originals)

@@ -27,8 +27,9 @@ COMMANDS = {
     "course": "the programs of the course:                course | course run NAME... [--seeds 3]",
     "compare": "which of several runs is better:           compare RUN RUN...",
     "ensemble": "the mean of several runs' predictions:     ensemble RUN RUN... [--output DIR]",
+    "summary": "the layers of a network, or many compared: summary RUN|--config C | summary compare [RUN|C...]",
     "export": "keep a network, or its backbone, alone:    export RUN|CKPT --output FILE.ckpt|.safetensors",
-    "data": "data sets:                                 data fetch [DIR] | data synthesize DIR | data inspect DIR",
+    "data": "data sets:                                 data fetch|synthesize|inspect|preview|augment ...",
     "configs": "list the shipped configs, or print one:    configs [NAME]",
 }
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")

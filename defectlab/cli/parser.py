@@ -46,13 +46,17 @@ class DefectCLI(LightningCLI):
         words: its arguments, configs already found.
         run: the run folder that the command writes to; None for a new one under `trainer.default_root_dir`.
         name: of the config, for a new run folder.
+        read_weights: whether pretrained weights are read, or downloaded, as the config says; without, they are random.
 
     Raises:
         InputError: an argument that cannot be used.
     """
 
-    def __init__(self, command: str, words: list[str], run: Path | None = None, name: str = "run") -> None:
+    def __init__(
+        self, command: str, words: list[str], run: Path | None = None, name: str = "run", read_weights: bool = True
+    ) -> None:
         self.command = command
+        self.read_weights = read_weights
         self.run = run.resolve() if run else None
         self.name = name
         self._made: list[Path] = []
@@ -109,7 +113,7 @@ class DefectCLI(LightningCLI):
         config = self.config[self.command]
         arguments = config.model.init_args or {}
         self.weights = arguments.get("weights")
-        if config.ckpt_path is not None and "weights" in arguments:
+        if "weights" in arguments and (config.ckpt_path is not None or not self.read_weights):
             config.model.init_args.weights = None
 
     def before_instantiate_classes(self) -> None:
@@ -187,10 +191,10 @@ class DefectCLI(LightningCLI):
 
 
 @contextmanager
-def without_run(config: str, more: Sequence[str]) -> Iterator[DefectCLI]:
+def without_run(config: str, more: Sequence[str], read_weights: bool = True) -> Iterator[DefectCLI]:
     """What a config and arguments of fit describe, for a command that trains nothing: no run folder is left."""
     words, _ = resolve_config_arguments(["--config", config, *more])
-    cli = DefectCLI("fit", [*words, "--trainer.logger", "false"])
+    cli = DefectCLI("fit", [*words, "--trainer.logger", "false"], read_weights=read_weights)
     try:
         yield cli
     finally:

@@ -7,7 +7,7 @@ mapped to the input by one 2×3 matrix an image.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -16,14 +16,15 @@ from torch import Tensor
 
 from defectlab.errors import InputError
 
-__all__ = ["Augmentation", "augment", "draw", "mix", "random_generator"]
+__all__ = ["COLUMNS", "MIXING", "QUIET", "Augmentation", "augment", "draw", "mix", "random_generator"]
 
 # One uniform number each for an image and an epoch.
-_COLUMNS = (
+COLUMNS = (
     "angle", "shear", "zoom", "side", "flip_x", "flip_y", "shift_x", "shift_y", "brightness", "contrast",
     "crop_x", "crop_y", "noise", "noise_seed", "erase", "area", "ratio", "top", "left",
 )  # fmt: skip
-_QUIET = 60.0  # dB, where noise is a thousandth of the signal
+MIXING = ("mixup", "cutmix")  # operations on a batch, which change labels too
+QUIET = 60.0  # dB, where noise is a thousandth of the signal
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,17 @@ class Augmentation:
             raise InputError(f"data.augmentation.interpolation is {self.interpolation!r}: expected bilinear or nearest")
 
     @property
+    def operations(self) -> list[str]:
+        """Names of the arguments that are switched on, in their order."""
+        off = Augmentation()
+        return [name for name in self.names() if getattr(self, name) != getattr(off, name)]
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Names of the arguments that switch an operation on, in their order."""
+        return [field.name for field in fields(cls) if field.name != "interpolation"]
+
+    @property
     def resamples(self) -> bool:
         """Whether pixels land between pixels; flips alone do not need that."""
         return self.crop < 1 or any((self.rotation, self.translation, self.scale, self.shear))
@@ -107,7 +119,7 @@ def draw(count: int, seed: Sequence[int]) -> Tensor:
 
     A row hangs on the seed and its own place alone: a longer table begins with a shorter one.
     """
-    return torch.rand(count, len(_COLUMNS), generator=random_generator(*seed))
+    return torch.rand(count, len(COLUMNS), generator=random_generator(*seed))
 
 
 def augment(images: Tensor, draws: Tensor, settings: Augmentation) -> Tensor:
@@ -115,7 +127,7 @@ def augment(images: Tensor, draws: Tensor, settings: Augmentation) -> Tensor:
 
     MixUp and CutMix are for `mix`. The given tensor is left as it is.
     """
-    u = dict(zip(_COLUMNS, draws.to(images.device).unbind(dim=1), strict=True))
+    u = dict(zip(COLUMNS, draws.to(images.device).unbind(dim=1), strict=True))
     given = images
     if settings.resamples:
         images = _resample(images, _matrices(u, settings), settings.interpolation)
@@ -130,10 +142,10 @@ def augment(images: Tensor, draws: Tensor, settings: Augmentation) -> Tensor:
     if settings.noise or settings.snr is not None:
         deviation = settings.noise * u["noise"]
         if settings.snr is not None:
-            decibel = settings.snr + (_QUIET - settings.snr) * u["noise"]
+            decibel = settings.snr + (QUIET - settings.snr) * u["noise"]
             deviation = (images.square().mean(dim=(1, 2, 3)) / 10 ** (decibel / 10)).sqrt()
         # The seeds from `draws` itself: on the CPU, where it should be, reading them makes no GPU wait.
-        noise = _noise(images, draws[:, _COLUMNS.index("noise_seed")])
+        noise = _noise(images, draws[:, COLUMNS.index("noise_seed")])
         images = noise.mul_(_per_image(deviation)).add_(images)
     if settings.erasing:
         images = _erase(images, u, settings.erasing)

@@ -1,16 +1,19 @@
-"""Which picture files there are in folders and behind patterns, in natural order."""
+"""Which picture files there are in folders and behind patterns, in natural order; and a new folder of them."""
 
 from __future__ import annotations
 
 import glob
 import os
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 
 from defectlab.errors import InputError
 
-__all__ = ["SUFFIXES", "expand_images", "image_files", "is_ignored", "natural_key"]
+__all__ = ["SUFFIXES", "expand_images", "image_files", "is_ignored", "natural_key", "new_folder"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm")
 
@@ -69,6 +72,35 @@ def natural_key(text: str) -> tuple[list[str | int], str]:
 def is_ignored(name: str) -> bool:
     """Whether a file or folder is hidden, or left there by an operating system."""
     return name.startswith(".") or name.lower() in _IGNORED
+
+
+@contextmanager
+def new_folder(directory: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `directory` when the block ends well; else nothing is left of it.
+
+    InputError if `directory` is a file or holds anything, or if its place cannot be written to.
+    """
+    directory = directory.expanduser().resolve()
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory} is a file: expected a new or empty folder, name another one")
+    if directory.is_dir() and any(directory.iterdir()):
+        raise InputError(f"{directory} is not empty: expected a new or empty folder, name another one")
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        parts = Path(mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    except OSError as error:
+        raise InputError(f"{directory.parent} cannot be written ({error.strerror}): choose another folder") from error
+    try:
+        whole = parts / "whole"
+        whole.mkdir()
+        yield whole
+        if directory.is_dir():  # it may be a mount point, which cannot be replaced
+            for path in sorted(whole.iterdir()):
+                shutil.move(path, directory)
+        else:
+            whole.rename(directory)
+    finally:
+        shutil.rmtree(parts, ignore_errors=True)
 
 
 def _is_image_name(name: str) -> bool:

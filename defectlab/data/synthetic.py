@@ -6,12 +6,10 @@ Surface Science 285 (2013). The parameter ranges were tuned against its pictures
 figure got on these images says nothing about real steel.
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import mkdtemp
 
 import torch
 from PIL import Image
@@ -19,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from defectlab.data import steel
+from defectlab.data.files import new_folder
 from defectlab.data.progress import progress_bar
 from defectlab.data.textures import SIDE, Sampler
 from defectlab.errors import InputError
@@ -81,25 +80,8 @@ def synthesize(directory: Path, per_class: int, seed: int, size: int = SIDE) -> 
     Raises InputError if `directory` is a file or holds anything, or for per_class < 1, seed < 0, size < 32.
     """
     _at_least(("per_class", per_class, 1), ("seed", seed, 0), ("size", size, _SMALLEST))
-    directory = directory.resolve()
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory} is a file: expected a new or empty folder, name another one")
-    if directory.is_dir() and any(directory.iterdir()):
-        raise InputError(f"{directory} is not empty: expected a new or empty folder, name another one")
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        parts = Path(mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    except OSError as error:
-        raise InputError(f"{directory.parent} cannot be written ({error.strerror}): choose another folder") from error
-    try:
-        _write_all(parts / "whole", per_class, seed, size)
-        if directory.is_dir():  # it may be a mount point, which cannot be replaced
-            for folder in sorted((parts / "whole").iterdir()):
-                shutil.move(folder, directory)
-        else:
-            (parts / "whole").rename(directory)
-    finally:
-        shutil.rmtree(parts, ignore_errors=True)
+    with new_folder(directory) as folder:
+        _write_all(folder, per_class, seed, size)
     return per_class * len(CLASS_NAMES)
 
 

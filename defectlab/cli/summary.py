@@ -1,0 +1,88 @@
+"""`defectlab summary`: what a network is made of, layer by layer, or several networks side by side."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from defectlab.cli.arguments import CommandParser
+from defectlab.cli.console import quieten, shown_path
+from defectlab.cli.subjects import subject
+from defectlab.cli.summary_compare import compare
+from defectlab.cli.summary_tables import print_first, print_layers, print_savings, shape_text
+from defectlab.errors import InputError
+from defectlab.networks.anatomy import Layer
+from defectlab.networks.dissect import dissect
+from defectlab.runs import csv_text, write_text
+
+__all__ = ["run"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of --csv: a call of a layer, or an operation between layers; empty where it has no such number."""
+
+    layer: str
+    kind: str
+    input: str
+    output: str
+    output_by_formula: str
+    kernel: str
+    stride: str
+    padding: str
+    dilation: str
+    groups: int
+    parameters: int
+    multiply_adds: int
+    receptive_field: str
+    jump: str
+    sees_whole_image: str
+
+
+def run(words: list[str]) -> int:
+    """Print the layers of one network, or compare several."""
+    quieten()
+    if words[:1] == ["compare"]:
+        return compare(words[1:])
+    parser = CommandParser(
+        "defectlab summary",
+        "The layers of a network: sizes, parameters, multiply-adds, receptive field, and what depthwise separable "
+        "convolutions save. `summary RUN`, or `summary --config C ...` with arguments of fit. `summary compare` puts "
+        "networks side by side.",
+    )
+    parser.add_argument("--config", help="a YAML file or the name of a shipped one, in place of a run folder")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="to write every layer to, one a row")
+    named, given, more = parser.parse_with_folder(words)
+    if (named is None) == (given.config is None):
+        raise InputError("summary needs one of two: a run folder or .ckpt file, or --config")
+    if given.csv is not None and given.csv.is_dir():
+        raise InputError(f"--csv {given.csv} is a folder: expected the name of a CSV file")
+    found = subject(str(named) if named is not None else given.config, more)
+    whole = dissect(found.network, found.image)
+    print_layers(f"{found.name}: {type(found.network).__name__}, {found.classes} classes", whole)
+    print_first(whole)
+    print_savings(whole)
+    if given.csv is not None:
+        write_text(given.csv, csv_text(Row, [_row(layer) for layer in whole.layers]))
+        print(f"\nwritten to     {shown_path(given.csv)}")
+    return 0
+
+
+def _row(layer: Layer) -> Row:
+    window, reach = layer.window, layer.reach
+    local = reach is not None and reach.field is not None
+    return Row(
+        layer=layer.name,
+        kind=layer.kind,
+        input=shape_text(layer.input),
+        output=shape_text(layer.output),
+        output_by_formula=shape_text(layer.expected or ()),
+        kernel=shape_text(window.kernel if window else ()),
+        stride=shape_text(window.stride if window else ()),
+        padding=shape_text(window.padding if window else ()),
+        dilation=shape_text(window.dilation if window else ()),
+        groups=layer.groups,
+        parameters=layer.parameters,
+        multiply_adds=layer.multiply_adds,
+        receptive_field=shape_text((reach.field if reach else None) or ()),
+        jump=shape_text(reach.jump if reach and local else ()),
+        sees_whole_image="" if reach is None else str(reach.whole).lower(),
+    )

@@ -1,0 +1,154 @@
+"""What one position of a feature map sees of the image, followed through every operation of a forward pass."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode  # named in torch's notes on extending it
+from torch.utils.weak import WeakTensorKeyDictionary
+
+__all__ = ["Reach", "ReachTracker"]
+
+# Each position of the result is made from the same position of what goes in. Statistics of a normalisation are
+# not counted: in BatchNorm they are constants of the trained network.
+_PLACED = ("batch_norm", "layer_norm", "group_norm", "rms_norm", "pad", "dropout", "channel_shuffle", "prelu", "rrelu")
+# Pointwise, views or joins, without torch's own tag of it.
+_UNTAGGED = ("cat", "stack", "copy", "_to_copy", "_unsafe_view", "hardswish", "mish", "threshold")
+_REDUCTIONS = ("mean", "sum", "amax", "amin", "var", "std")
+_TAPS = {"nearest": 1, "bilinear": 2, "bicubic": 4}  # neighbours that each kind of interpolation reads
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The receptive field of one position of a feature map, as the arithmetic of kernels and strides gives it.
+
+    Padding is counted as if it were image, so a field may be larger than the image.
+
+    Args:
+        field: height and width in pixels of the image, along the path where they are largest, of the paths
+            without an operation over all positions; None if every path has one.
+        jump: pixels of the image from one position to the next, down and across: the product of the strides.
+        whole: whether some path runs through an operation over all positions, such as a global pool, the gate of
+            a squeeze-and-excitation block, or a linear layer after a flattened map.
+    """
+
+    field: tuple[int, int] | None
+    jump: tuple[float, float]
+    whole: bool = False
+
+
+class ReachTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Inside this context, the reach of every tensor that is computed from `image` is known.
+
+    Where branches meet, the larger field is kept. An operation of a kind not known here is taken to see the
+    whole image, which is never too small.
+
+    Args:
+        image: what the network will be given, (N, C, H, W).
+    """
+
+    def __init__(self, image: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._reaches: Any = WeakTensorKeyDictionary()
+        self._reaches[image] = Reach((1, 1), (1.0, 1.0))
+
+    def reach(self, tensor: Tensor) -> Reach | None:
+        """The reach of a tensor; None if it does not hang on the image."""
+        found: Reach | None = self._reaches.get(tensor)
+        return found
+
+    def set_reach(self, tensor: Tensor, reach: Reach) -> None:
+        """Say what is known better than from the operations."""
+        self._reaches[tensor] = reach
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run the operation, and note the reach of what it gives."""
+        result = func(*args, **(kwargs or {}))
+        sources = self.sources(args)
+        if sources:
+            reach = _after(func, args, result, _join([found for _, found in sources]))
+            for tensor in _tensors(result):
+                self._reaches[tensor] = reach
+        self.note(func, [tensor for tensor, _ in sources], result)
+        return result
+
+    def sources(self, args: Any) -> list[tuple[Tensor, Reach]]:
+        """The tensors among the arguments that hang on the image, each once, with their reach."""
+        unique = {id(tensor): tensor for tensor in _tensors(args)}
+        pairs = [(tensor, self.reach(tensor)) for tensor in unique.values()]
+        return [(tensor, found) for tensor, found in pairs if found is not None]
+
+    def note(self, func: Any, sources: list[Tensor], result: Any) -> None:
+        """For a subclass that wants to see every operation; does nothing here."""
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, list | tuple):
+        return [tensor for value in values for tensor in _tensors(value)]
+    return []
+
+
+def _join(reaches: list[Reach]) -> Reach:
+    """Of the sum, product or concatenation of several maps: the largest field."""
+    local = [reach for reach in reaches if reach.field is not None]
+    widest = max(local or reaches, key=lambda reach: (reach.field or (0, 0), reach.jump))
+    return Reach(widest.field, widest.jump, any(reach.whole for reach in reaches))
+
+
+def _window(reach: Reach, kernel: Sequence[int], stride: Sequence[float], dilation: Sequence[int]) -> Reach:
+    """Of a map made from windows of another one: the field grows by (K - 1) · dilation jumps."""
+    field = None
+    if reach.field is not None:
+        grown = [
+            f + round((k - 1) * d * j) for f, k, d, j in zip(reach.field, kernel, dilation, reach.jump, strict=True)
+        ]
+        field = (grown[0], grown[1])
+    jump = [j * s for j, s in zip(reach.jump, stride, strict=True)]
+    return Reach(field, (jump[0], jump[1]), reach.whole)
+
+
+def _after(func: Any, args: Sequence[Any], result: Any, before: Reach) -> Reach:
+    """The reach after one operation of ATen, from the joined reach of what went in."""
+    name = func.overloadpacket.__name__
+    source = next(iter(_tensors(args)))
+    kernel: Sequence[int]
+    if name == "convolution" and not args[6] and source.ndim == 4:
+        return _window(before, args[1].shape[2:], args[3], args[5])
+    if name in ("max_pool2d_with_indices", "max_pool2d", "avg_pool2d"):
+        kernel = _pair(args[1])
+        stride = _pair(args[2]) if len(args) > 2 and args[2] else kernel
+        dilation = _pair(args[4]) if name != "avg_pool2d" and len(args) > 4 else (1, 1)
+        return _window(before, kernel, stride, dilation)
+    if "adaptive" in name or "upsample" in name:
+        given, made = source.shape[-2:], _tensors(result)[0].shape[-2:]
+        scale = [g / m for g, m in zip(given, made, strict=True)]
+        if "upsample" in name:
+            taps = next((count for kind, count in _TAPS.items() if kind in name), 4)
+            return _window(before, (taps, taps), scale, (1, 1))
+        if tuple(made) != (1, 1):  # windows of which the sizes differ by one where they do not fit
+            kernel = [math.ceil(s) + (s % 1 > 0) for s in scale]
+            return _window(before, kernel, scale, (1, 1))
+    elif name in _REDUCTIONS and len(args) > 1 and source.ndim == 4 and args[1]:
+        if {dim % 4 for dim in args[1]} <= {0, 1}:
+            return before
+    elif name == "slice" and source.ndim == 4 and len(args) > 4 and args[1] % 4 >= 2:
+        return _window(before, (1, 1), (args[4], 1) if args[1] % 4 == 2 else (1, args[4]), (1, 1))
+    elif (
+        func.is_view
+        or torch.Tag.pointwise in func.tags
+        or name.rstrip("_") in _UNTAGGED
+        or any(part in name for part in _PLACED)
+    ):
+        return before
+    return Reach(None, before.jump, whole=True)
+
+
+def _pair(value: Sequence[int]) -> tuple[int, int]:
+    return (value[0], value[-1])
