@@ -37,7 +37,11 @@ NETWORKS: list[Callable[[int, int, int], Network]] = [
     LeNet5,
     partial(LeNet5, variant="classic"),
     BipyramidalCNN,
-    partial(BipyramidalCNN, channels=4, depth=2, hidden=8, batch_norm=True, dropout=0.5),
+    partial(BipyramidalCNN, channels=4, depth=2, hidden=8, norm="batch", dropout=0.5),
+    partial(CompactCNN, norm="layer"),
+    partial(LeNet5, norm="group", dropout=0.5),
+    partial(SimpleDefectCNN, norm="batch", dropout=0.5),
+    partial(LabCNN, norm="group"),
     MobileNetV1,
     SmallResNet,
     partial(SmallResNet, widths=[4], dropout=0.5),
@@ -152,6 +156,8 @@ def test_smallest_image(make: Callable[[int, int, int], Network], smallest: int)
         (lambda: LabCNN(1, 1, 28), "num_classes"),
         (lambda: LabCNN(2, 0, 28), "in_channels"),
         (lambda: CompactCNN(2, 1, 28, dropout=1.0), "dropout"),
+        (lambda: LeNet5(2, 1, 28, dropout=-0.1), "dropout"),
+        (lambda: LabCNN(2, 1, 28, norm="instance"), "norm"),  # type: ignore[arg-type]
         (lambda: BipyramidalCNN(2, 1, 28, depth=0), "depth"),
         (lambda: BipyramidalCNN(2, 1, 28, channels=0), "channels"),
         (lambda: BipyramidalCNN(2, 1, 28, hidden=0), "hidden"),
@@ -196,6 +202,54 @@ def test_lenet_variants() -> None:
     kinds = {type(layer) for layer in LeNet5(10, 1, 28, variant="classic").modules()}
     assert {nn.Tanh, nn.AvgPool2d} <= kinds
     assert not {nn.ReLU, nn.MaxPool2d} & kinds
+
+
+SMALL: list[Callable[..., Network]] = [SimpleDefectCNN, CompactCNN, LabCNN, LeNet5, partial(BipyramidalCNN, depth=2)]
+
+
+@pytest.mark.parametrize("make", SMALL)
+def test_every_convolution_is_normalised(make: Callable[..., Network]) -> None:
+    """Each image, or for batch each channel, has mean 0 and sd 1 before its activation."""
+    torch.manual_seed(0)
+    images = torch.randn(8, 1, 28, 28) * 3 + 5
+    over: dict[str, Callable[[Tensor], Tensor]] = {
+        "batch": lambda maps: maps.transpose(0, 1).flatten(1),
+        "layer": lambda maps: maps.flatten(1),
+        "group": lambda maps: maps.reshape(-1, (2 if maps.shape[1] == 6 else 4) * maps[0, 0].numel()),
+    }
+    for norm, rows in over.items():
+        network = make(10, 1, 28, norm=norm)
+        layers = list(network.features)
+        places = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
+        assert len(places) == 2
+        for place in places:
+            normalised = rows(network.features[: place + 2](images))
+            torch.testing.assert_close(normalised.mean(dim=1), torch.zeros(len(normalised)), atol=1e-4, rtol=0)
+            torch.testing.assert_close(
+                normalised.std(dim=1, correction=0), torch.ones(len(normalised)), atol=1e-2, rtol=0
+            )
+        # A gain and a shift a channel in place of the bias.
+        channels = sum(layer.out_channels for layer in layers if isinstance(layer, nn.Conv2d))
+        assert count(network) == count(make(10, 1, 28)) + channels
+
+
+@pytest.mark.parametrize(("make", "dense"), [(SimpleDefectCNN, 1), (CompactCNN, 1), (LeNet5, 2), (SMALL[-1], 1)])
+def test_dropout_follows_every_hidden_dense_layer(make: Callable[..., Network], dense: int) -> None:
+    network, plain = make(10, 1, 28, dropout=0.4).train(), make(10, 1, 28, dropout=0.0)
+    assert list(network.state_dict()) == list(plain.state_dict())
+    seen: list[float] = []
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear) and layer.out_features != 10:
+            nn.init.zeros_(layer.weight)
+            nn.init.ones_(layer.bias)
+        if isinstance(layer, nn.Dropout):
+            layer.register_forward_hook(lambda _, __, output: seen.append(float((output == 0).float().mean())))
+    torch.manual_seed(0)
+    images = torch.randn(400, 1, 28, 28)
+    network(images)
+    assert seen == pytest.approx([0.4] * dense, abs=0.02)
+    with torch.no_grad():
+        assert torch.equal(network.eval()(images), network(images))
 
 
 def test_compiles_as_one_graph() -> None:

@@ -5,6 +5,7 @@ from itertools import pairwise
 from torch import nn
 
 from defectlab.networks.base import Network, check_at_least, check_dropout
+from defectlab.networks.blocks import Norm, convolution
 
 
 class BipyramidalCNN(Network):
@@ -22,8 +23,7 @@ class BipyramidalCNN(Network):
         channels: Channels of the first block.
         depth: Number of blocks.
         hidden: Units of the hidden linear layer.
-        batch_norm: Whether a batch normalisation stands between each convolution (then without bias) and
-            its ReLU.
+        norm: What stands between each convolution (then without bias) and its ReLU; see `normalisation`.
         dropout: Probability of dropping one of the hidden units, in [0, 1).
 
     Raises:
@@ -38,7 +38,7 @@ class BipyramidalCNN(Network):
         channels: int = 32,
         depth: int = 3,
         hidden: int = 128,
-        batch_norm: bool = False,
+        norm: Norm = "none",
         dropout: float = 0.0,
     ) -> None:
         check_at_least("depth", depth, 1)
@@ -49,10 +49,7 @@ class BipyramidalCNN(Network):
         widths = [in_channels] + [channels * 2**block for block in range(depth)]
         layers: list[nn.Module] = []
         for narrow, wide in pairwise(widths):
-            layers.append(nn.Conv2d(narrow, wide, kernel_size=3, padding=1, bias=not batch_norm))
-            if batch_norm:
-                layers.append(nn.BatchNorm2d(wide))
-            layers += [nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [*convolution(narrow, wide, 3, 1, norm), nn.MaxPool2d(2)]
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(
             nn.Flatten(),

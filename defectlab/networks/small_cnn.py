@@ -5,6 +5,7 @@ from typing import Literal
 from torch import nn
 
 from defectlab.networks.base import Network, check_dropout
+from defectlab.networks.blocks import Norm, activated, convolution
 
 
 class SimpleDefectCNN(Network):
@@ -16,21 +17,26 @@ class SimpleDefectCNN(Network):
         num_classes: Number of logits.
         in_channels: Channels of the images.
         image_size: Height and width of the images in pixels, at least 4.
+        dropout: Probability of dropping one of the 128 hidden units, in [0, 1).
+        norm: What stands between each convolution (then without bias) and its activation; see `normalisation`.
 
     Raises:
         InputError: If an argument is out of its range.
     """
 
-    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
+    def __init__(
+        self, num_classes: int, in_channels: int, image_size: int, dropout: float = 0.0, norm: Norm = "none"
+    ) -> None:
         super().__init__(num_classes, in_channels, image_size, smallest=4)
+        check_dropout(dropout)
         self.features = nn.Sequential(
-            *_block(in_channels, 16, kernel_size=3),
-            *_block(16, 32, kernel_size=3),
+            *_block(in_channels, 16, 3, norm),
+            *_block(16, 32, 3, norm),
         )
         self.head = nn.Sequential(
             nn.Flatten(),
             nn.Linear(32 * (image_size // 4) ** 2, 128),
-            nn.ReLU(),
+            activated(nn.ReLU, dropout),
             nn.Linear(128, num_classes),
         )
 
@@ -45,17 +51,20 @@ class CompactCNN(Network):
         in_channels: Channels of the images.
         image_size: Height and width of the images in pixels, at least 4.
         dropout: Probability of dropping one of the 64 hidden units, in [0, 1).
+        norm: What stands between each convolution (then without bias) and its activation; see `normalisation`.
 
     Raises:
         InputError: If an argument is out of its range.
     """
 
-    def __init__(self, num_classes: int, in_channels: int, image_size: int, dropout: float = 0.2) -> None:
+    def __init__(
+        self, num_classes: int, in_channels: int, image_size: int, dropout: float = 0.2, norm: Norm = "none"
+    ) -> None:
         super().__init__(num_classes, in_channels, image_size, smallest=4)
         check_dropout(dropout)
         self.features = nn.Sequential(
-            *_block(in_channels, 12, kernel_size=3),
-            *_block(12, 24, kernel_size=3),
+            *_block(in_channels, 12, 3, norm),
+            *_block(12, 24, 3, norm),
         )
         self.head = nn.Sequential(
             nn.Flatten(),
@@ -75,16 +84,17 @@ class LabCNN(Network):
         num_classes: Number of logits.
         in_channels: Channels of the images.
         image_size: Height and width of the images in pixels, at least 4.
+        norm: What stands between each convolution (then without bias) and its activation; see `normalisation`.
 
     Raises:
         InputError: If an argument is out of its range.
     """
 
-    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
+    def __init__(self, num_classes: int, in_channels: int, image_size: int, norm: Norm = "none") -> None:
         super().__init__(num_classes, in_channels, image_size, smallest=4)
         self.features = nn.Sequential(
-            *_block(in_channels, 16, kernel_size=5),
-            *_block(16, 32, kernel_size=5),
+            *_block(in_channels, 16, 5, norm),
+            *_block(16, 32, 5, norm),
         )
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(32 * (image_size // 4) ** 2, num_classes))
 
@@ -102,6 +112,9 @@ class LeNet5(Network):
         image_size: Height and width of the images in pixels, at least 12.
         variant: `modern` has ReLU and max pools. `classic` is nearer to the paper: tanh and average pools
             (which there have a weight and a bias for each map; here they have none).
+        dropout: Probability of dropping one of the 120 and one of the 84 hidden units, after each of the two
+            dense layers, in [0, 1).
+        norm: What stands between each convolution (then without bias) and its activation; see `normalisation`.
 
     Raises:
         InputError: If an argument is out of its range.
@@ -113,31 +126,28 @@ class LeNet5(Network):
         in_channels: int,
         image_size: int,
         variant: Literal["modern", "classic"] = "modern",
+        dropout: float = 0.0,
+        norm: Norm = "none",
     ) -> None:
         super().__init__(num_classes, in_channels, image_size, smallest=12)
+        check_dropout(dropout)
         pool, activation = (nn.AvgPool2d, nn.Tanh) if variant == "classic" else (nn.MaxPool2d, nn.ReLU)
         self.features = nn.Sequential(
-            nn.Conv2d(in_channels, 6, kernel_size=5, padding=2),
-            activation(),
+            *convolution(in_channels, 6, 5, 2, norm, activation),
             pool(2),
-            nn.Conv2d(6, 16, kernel_size=5),
-            activation(),
+            *convolution(6, 16, 5, 0, norm, activation),
             pool(2),
         )
         self.head = nn.Sequential(
             nn.Flatten(),
             nn.Linear(16 * ((image_size // 2 - 4) // 2) ** 2, 120),
-            activation(),
+            activated(activation, dropout),
             nn.Linear(120, 84),
-            activation(),
+            activated(activation, dropout),
             nn.Linear(84, num_classes),
         )
 
 
-def _block(in_channels: int, out_channels: int, kernel_size: int) -> list[nn.Module]:
+def _block(in_channels: int, out_channels: int, kernel_size: int, norm: Norm) -> list[nn.Module]:
     """A convolution that keeps the size, ReLU, and a pool that halves it."""
-    return [
-        nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-    ]
+    return [*convolution(in_channels, out_channels, kernel_size, kernel_size // 2, norm), nn.MaxPool2d(2)]
