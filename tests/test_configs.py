@@ -55,6 +55,10 @@ def test_runs_one_step(name: str, tmp_path: Path, imagenet: Path, request: pytes
     sizes = {"train_size": 100, "val_size": 20, "test_size": 50} if "train_size" in given else {"val_size": 50}
     if fixture == "idx_folder":
         words += [f"--data.{size}={count}" for size, count in sizes.items() if size in given]
+    if "distillation" in model:  # a student is its own teacher's like
+        assert main([*words, "--model.distillation", "null"]) == 0
+        (teacher,) = (tmp_path / "runs" / name.removesuffix(".yaml")).iterdir()
+        words += ["--model.distillation.teacher", str(teacher.rename(tmp_path / "teacher"))]
     assert main(words) == 0
     (run,) = (tmp_path / "runs" / name.removesuffix(".yaml")).iterdir()
     metrics = json.loads((run / "metrics.json").read_text())

@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from defectlab.cli.checkpoint_io import AtomicCheckpointIO
 from defectlab.cli.configs import resolve_config_arguments
 from defectlab.cli.console import EpochLines
+from defectlab.cli.files import checkpoint_of
 from defectlab.cli.loggers import EpochCSVLogger, EventsLogger
 from defectlab.cli.messages import explain, unknown_key
 from defectlab.cli.ranks import is_first_process
@@ -101,12 +102,18 @@ class DefectCLI(LightningCLI):
         # metrics.json and config.yaml are read from other folders too.
         if arguments is not None and arguments.get("root") is not None:
             arguments.root = str(Path(arguments.root).expanduser().absolute())
+        self._find_teacher((config.model.init_args or {}).get("distillation"))
         seed = config.seed_everything
         if not isinstance(seed, bool) and not 0 <= seed < 2**32:
             raise InputError(f"seed_everything is {seed}: expected a whole number from 0 to {2**32 - 1}, or true")
         for source, target in _LINKS.items():
             if (config.model.init_args or {}).get(target) is not None:
                 raise InputError(f"model.{target} comes from the data: leave it out, or change data.{source}")
+
+    def _find_teacher(self, distillation: Any) -> None:
+        """A run folder means its best checkpoint; config.yaml is read from other folders too. Only fit needs it."""
+        if self.command == "fit" and distillation is not None and distillation.get("teacher"):
+            distillation.teacher = str(checkpoint_of(distillation.teacher).resolve())
 
     def _parse_ckpt_path(self) -> None:
         """A checkpoint brings tensors, the config everything else; the weights it began with are not needed again."""

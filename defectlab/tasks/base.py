@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from defectlab.errors import InputError
 from defectlab.metrics import SplitMetrics, evaluate_predictions
+from defectlab.tasks.distillation import DescribedData, DistillationSettings, Teacher
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, parameter_groups
 
 __all__ = ["ClassificationTask", "LabelledData", "plain"]
@@ -51,6 +52,7 @@ class ClassificationTask(pl.LightningModule):
         class_weights: a weight a class in the training loss; `balanced` takes n / (classes * n of the class).
         channels_last: memory format of network and images: faster convolutions, same results.
         compile: pass the network through torch.compile; pays on GPUs and in long runs.
+        distillation: see `DistillationSettings`; a dict of its values will do, None for labels alone.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class ClassificationTask(pl.LightningModule):
         class_weights: Sequence[float] | Literal["balanced"] | None,
         channels_last: bool,
         compile: bool,  # noqa: A002 (torch's word)
+        distillation: DistillationSettings | dict[str, Any] | None,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
@@ -76,11 +79,13 @@ class ClassificationTask(pl.LightningModule):
         self.label_smoothing = label_smoothing
         self.class_weights = class_weights
         self.channels_last = channels_last
+        self.distillation = DistillationSettings(**distillation) if isinstance(distillation, dict) else distillation
         self.results: dict[str, SplitMetrics] = {}
         self.predictions: dict[str, tuple[Tensor, Tensor]] = {}
         self.restored = False  # whether the tensors came from a checkpoint
         self._seed = 0
         self._weights: Tensor | None = None
+        self._teacher: Teacher | None = None
         self._steps: list[tuple[Tensor, Tensor, int]] = []
         self._batches: list[tuple[Tensor, Tensor]] = []
         if channels_last:
@@ -107,7 +112,7 @@ class ClassificationTask(pl.LightningModule):
         return shared + [f"val/accuracy/{name}" for name in class_names if len(class_names) <= _MOST_CLASSES]
 
     def on_fit_start(self) -> None:
-        """Find the class weights."""
+        """Find the class weights and the teacher."""
         self._seed = torch.initial_seed()  # what seed_everything set
         if self.class_weights == "balanced":
             data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -117,6 +122,11 @@ class ClassificationTask(pl.LightningModule):
             self._weights = counts.sum() / (len(counts) * counts.clamp(min=1))
         elif self.class_weights is not None:
             self._weights = torch.tensor(list(self.class_weights), dtype=torch.float32, device=self.device)
+        if self.distillation is not None:
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            if not isinstance(data, DescribedData):
+                raise InputError("model.distillation needs one of defectlab's datamodules: set it to null")
+            self._teacher = Teacher(self.distillation, data.describe(), self.device)
 
     def on_train_epoch_start(self) -> None:
         """Let dropout depend on the seed and the epoch alone, so that a resumed run repeats an unbroken one."""
@@ -125,10 +135,12 @@ class ClassificationTask(pl.LightningModule):
         torch.manual_seed((epoch_seed * self.trainer.world_size + self.global_rank) % 2**63)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy; the rest waits for the end of the epoch."""
+        """Cross-entropy, and the teacher's part if there is one; the rest waits for the end of the epoch."""
         images, labels = batch
         logits = self(images)
         loss = functional.cross_entropy(logits.float(), labels, self._weights, label_smoothing=self.label_smoothing)
+        if self._teacher is not None:
+            loss = self._teacher.blend(loss, logits, images)
         hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
         self._steps.append((loss.detach(), (logits.detach().argmax(dim=1) == hard).sum(), len(labels)))
         # One call in log_every_n_steps: a log call in each step would cost more than a small network's own.
@@ -238,8 +250,8 @@ class ClassificationTask(pl.LightningModule):
         """Keep hyper-parameters as plain values, and the class by name: loading must not run code of the file."""
         given = {name: plain(value) for name, value in checkpoint.get("hyper_parameters", {}).items()}
         values = {name: value for name, value in given.items() if value is not ... and name[0] != "_"}
-        # The tensors are in the checkpoint: it must not ask for the file that training began with.
-        values.update({"weights": None} if "weights" in values else {})
+        # The tensors are in the checkpoint: it must not ask for the files that training needed.
+        values.update({name: None for name in ("weights", "distillation") if name in values})
         checkpoint["hyper_parameters"] = values
         checkpoint["task"] = f"{type(self).__module__}.{type(self).__qualname__}"
 

@@ -14,6 +14,7 @@ from defectlab.networks.backbones import Backbone
 from defectlab.networks.pretrained import Stages
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.tasks.base import ClassificationTask
+from defectlab.tasks.distillation import DistillationSettings
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
 
 __all__ = ["FeatureCache", "PretrainedTask"]
@@ -60,6 +61,7 @@ class PretrainedTask(ClassificationTask):
         class_weights: a weight a class in the training loss, or `balanced`.
         channels_last: memory format of network and images.
         compile: pass the network through torch.compile.
+        distillation: see `DistillationSettings`; None for labels alone.
     """
 
     network: PretrainedNetwork
@@ -87,9 +89,14 @@ class PretrainedTask(ClassificationTask):
         class_weights: Sequence[float] | Literal["balanced"] | None = None,
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002
+        distillation: DistillationSettings | None = None,
     ) -> None:
         if cache_features and trainable == "head_then_all":
             raise InputError("model.cache_features needs a frozen backbone: set model.trainable to head")
+        if cache_features and distillation is not None:
+            raise InputError(
+                "model.cache_features leaves a teacher no images: set it to false, or drop model.distillation"
+            )
         if unfreeze_epoch < 0:
             raise InputError(f"model.unfreeze_epoch is {unfreeze_epoch}: expected at least 0")
         if not 0 < backbone_lr_factor <= 1:
@@ -99,8 +106,9 @@ class PretrainedTask(ClassificationTask):
             freeze_batch_norm,
         )  # fmt: skip
         super().__init__(
-            network, num_classes, optimizer, scheduler, label_smoothing, class_weights, channels_last, compile
-        )
+            network, num_classes, optimizer, scheduler, label_smoothing, class_weights, channels_last, compile,
+            distillation,
+        )  # fmt: skip
         self.trainable = "head" if cache_features else trainable
         self.unfreeze_epoch = unfreeze_epoch
         self.backbone_lr_factor = backbone_lr_factor

@@ -11,6 +11,7 @@ from torch import nn
 
 from defectlab.errors import InputError
 from defectlab.tasks.base import ClassificationTask
+from defectlab.tasks.distillation import DistillationSettings
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
 
 __all__ = ["SmallCNNTask"]
@@ -31,6 +32,7 @@ class SmallCNNTask(ClassificationTask):
         class_weights: a weight a class in the training loss, or `balanced`.
         channels_last: memory format of network and images.
         compile: pass the network through torch.compile.
+        distillation: see `DistillationSettings`; None for labels alone.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class SmallCNNTask(ClassificationTask):
         class_weights: Sequence[float] | Literal["balanced"] | None = None,
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002
+        distillation: DistillationSettings | None = None,
     ) -> None:
         given: Any = network
         if isinstance(given, Mapping):  # from a checkpoint
@@ -53,7 +56,7 @@ class SmallCNNTask(ClassificationTask):
         _check_logits(module, num_classes, (2, in_channels, image_size, image_size))
         super().__init__(
             module, num_classes, optimizer, scheduler, label_smoothing,
-            class_weights, channels_last, compile,
+            class_weights, channels_last, compile, distillation,
         )  # fmt: skip
         self.save_hyperparameters(logger=False)
 
