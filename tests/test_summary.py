@@ -34,7 +34,7 @@ NETWORKS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "lab": LabCNN,
     "lenet5": LeNet5,
     "classic": partial(LeNet5, variant="classic"),
-    "bipyramidal": partial(BipyramidalCNN, batch_norm=True),
+    "bipyramidal": partial(BipyramidalCNN, norm="batch"),
     "v1": MobileNetV1,
     "v2": partial(PretrainedNetwork, backbone="mobilenet_v2"),
     "v3 middle": partial(PretrainedNetwork, backbone="mobilenet_v3_small", stages="middle"),
