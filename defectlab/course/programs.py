@@ -52,6 +52,17 @@ PROGRAMS = (
     Program("neu-vgg16", "VGG-16 from ImageNet", "neu_vgg16.yaml", "neu"),
     Program("flowers-3", "the 3 most frequent of Flowers-102", "flowers_three.yaml", "flowers"),
     Program("flowers-102", "all of Flowers-102", "flowers_all.yaml", "flowers"),
+    Program(
+        "neu-distilled", "79,000 weights taught by MobileNetV3", "neu_distillation.yaml", "neu", teacher="neu-mobilenet"
+    ),
+    Program(
+        "mnist-900-distilled",
+        "the CNN of mnist-900 taught by another",
+        "mnist_distillation.yaml",
+        "mnist",
+        _WHOLE_TEST,
+        teacher="mnist-keras",
+    ),
     # Beyond the course: the figures are this project's own bars.
     Program("mnist-small", "residual network, 9,464 weights", "mnist_small_resnet.yaml", "mnist", published=99.5),
     Program(
