@@ -141,7 +141,8 @@ def kernels_figure(image: npt.NDArray[np.uint8], kernels: Sequence[Kernel] = KER
 def _show(axes: Axes, result: npt.NDArray[np.float64], kernel: Kernel) -> list[str]:
     """Draw the result; say in short lines how it is to be read."""
     low, high = float(result.min()), float(result.max())
-    lines = [f"{result.shape[0]} × {result.shape[1]} px", f"from {low:.2f} to {high:.2f}"]
+    span = " to ".join(f"{round(value, 2) + 0.0:.2f}" for value in (low, high))  # + 0, as no one wants -0.00
+    lines = [f"{result.shape[0]} × {result.shape[1]} px", f"from {span}"]
     if kernel.keeps_brightness:
         colours, bottom, top = "gray", 0.0, 1.0
         lines.append("black 0, white 1")
