@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -59,11 +58,11 @@ class Judgement:
         """Print a table a method, and the check with shuffled weights."""
         console = Console()
         for method in dict.fromkeys(row.method for row in self.rows):
-            console.print(_table([row for row in self.rows if row.method == method]))
+            console.print(_table([row for row in self.rows if row.method == method]), end="\n\n")
         console.print(_LEGEND, style="dim", highlight=False)
         first = self.checks[0]
-        title = f"likeness to the map of shuffled weights: {first.images} images, {first.seeds} shufflings"
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+        title = f"\nlikeness to the map of shuffled weights: {first.images} images, {first.seeds} shufflings"
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
         for name in ("method", "Spearman", "by shuffling", "verdict"):
             table.add_column(name, justify="left" if name in ("method", "verdict") else "right")
         for check in self.checks:
@@ -158,7 +157,7 @@ def _notes(
 
 
 def _table(rows: Sequence[Pointing]) -> Table:
-    table = Table(title=f"pointing game: {rows[0].method}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    table = Table(title=f"pointing game: {rows[0].method}", title_justify="left", box=None, pad_edge=False)
     for name in ("class", "hits", "chance", "margin", "p", "centre", "others", "p", "energy"):
         table.add_column(name, justify="left" if name == "class" else "right")
     for row in rows:

@@ -35,7 +35,9 @@ def attribute(task: nn.Module, images: Tensor, targets: Tensor, method: Method, 
       normalised units, which is the mean of the training images, not black.
     - `grad_cam`: feature maps weighted by the mean of the logit's gradient, their sum where it is positive,
       upsampled bilinearly (Selvaraju et al. 2017). All 0 where nothing speaks for the class. The maps are those of
-      `forward_features`; of a network that is not one of `defectlab.networks`, of its last layer that gives maps.
+      `forward_features`, with `stages` of all that the head reads; of a network that is not one of
+      `defectlab.networks`, those of its last layer that gives maps. Where the head reads the sd of a map, that half has
+      no say: its mean gradient is 0.
 
     The task is left as it was: weights, modes, gradients, hooks. Any caller will do, in inference mode too.
 
@@ -62,7 +64,9 @@ def attribute(task: nn.Module, images: Tensor, targets: Tensor, method: Method, 
     device = next((parameter.device for parameter in task.parameters()), images.device)
     # One image at a time where the method makes a batch of it.
     block = 1 if method in ("smoothgrad", "integrated_gradients") else _BLOCK
-    maps = [torch.empty(0, *images.shape[-2:])]
+    maps: list[Tensor] = []
+    if len(images) == 0:
+        return torch.empty(0, *images.shape[-2:])
     with torch.inference_mode(False), torch.enable_grad(), _evaluating(task):
         explain = _explainer(task, method, seed)
         for some, classes in zip(torch.split(images, block), torch.split(targets, block), strict=True):
