@@ -31,7 +31,7 @@ class DistillationSettings:
 
     Args:
         teacher: .ckpt file, or on the command line a run folder, whose best checkpoint is taken. Only training needs
-            it: a student's checkpoint works without.
+            it: a student's checkpoint works without. One of larger images sees the student's enlarged, and so blurred.
         temperature: what both networks' logits are divided by, above 0. From 2 on the teacher also tells which wrong
             classes are nearly right.
         weight: share of the teacher in the loss, in [0, 1]; the labels have the rest.
