@@ -23,6 +23,7 @@ from defectlab.networks import (
     MobileNetV1,
     PretrainedNetwork,
     SimpleDefectCNN,
+    SmallResNet,
 )
 from defectlab.networks.anatomy import Anatomy, Layer
 from defectlab.networks.dissect import dissect
@@ -39,6 +40,7 @@ NETWORKS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "v2": partial(PretrainedNetwork, backbone="mobilenet_v2"),
     "v3 middle": partial(PretrainedNetwork, backbone="mobilenet_v3_small", stages="middle"),
     "v3 large": partial(PretrainedNetwork, backbone="mobilenet_v3_large", hidden=16),
+    "small resnet": SmallResNet,
     "resnet18": partial(PretrainedNetwork, backbone="resnet18"),
     "vgg16": partial(PretrainedNetwork, backbone="vgg16"),
 }
