@@ -46,7 +46,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "lenet": lambda: LeNet5(3, 1, 32),
     "lab": lambda: LabCNN(3, 1, 32),
     "compact": lambda: CompactCNN(3, 1, 32),
-    "bipyramidal": lambda: BipyramidalCNN(3, 1, 32, channels=4, batch_norm=True, dropout=0.5),
+    "bipyramidal": lambda: BipyramidalCNN(3, 1, 32, channels=4, norm="batch", dropout=0.5),
     "mobilenet_v1": lambda: MobileNetV1(3, 1, 64),
     "mobilenet_v2": lambda: PretrainedNetwork(3, 1, 32, "mobilenet_v2", width=0.35, stages="last", hidden=8),
     "mobilenet_v3": lambda: PretrainedNetwork(3, 1, 64, "mobilenet_v3_small", stages="middle"),
