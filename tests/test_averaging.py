@@ -46,7 +46,7 @@ def fit(averaging: Callback, pictures: Path, folder: Path, epochs: int = 4) -> t
     record, keep = Record(), ModelCheckpoint(folder, filename="last", enable_version_counter=False)
     data = ImageFolderDataModule(str(pictures), image_size=16, channels=1, batch_size=8, val_size=3, test_size=4)
     task = SmallCNNTask(
-        normalised, 3, 1, 16, OptimizerSettings("sgd", lr=0.5), SchedulerSettings("constant"),
+        normalised, 3, 1, 16, optimizer=OptimizerSettings("sgd", lr=0.5), scheduler=SchedulerSettings("constant"),
     )  # fmt: skip
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, callbacks=[record, averaging, keep],

@@ -12,7 +12,7 @@ ROOMS = {
     "data": {"errors"},
     "networks": {"errors"},
     "tasks": {"errors", "networks", "metrics"},
-    "callbacks": {"errors"},
+    "callbacks": {"errors", "report", "tasks"},
     "evaluate": {"errors", "metrics", "runs"},
     "report": {"errors", "metrics", "runs"},
     "course": {"errors", "runs"},

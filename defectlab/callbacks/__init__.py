@@ -1,5 +1,6 @@
 """Lightning callbacks for `trainer.callbacks` of a config."""
 
-from defectlab.callbacks.averaging import EMA, SWA
+from defectlab.callbacks.averaging import EMA, SWA, AveragedWeights
+from defectlab.callbacks.rate_finder import RateFinder
 
-__all__ = ["EMA", "SWA"]
+__all__ = ["EMA", "SWA", "AveragedWeights", "RateFinder"]

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from defectlab.errors import InputError
+from defectlab.tasks import ClassificationTask
 
 __all__ = ["EMA", "SWA", "AveragedWeights"]
 
@@ -43,13 +44,15 @@ class AveragedWeights(WeightAveraging):
         self.updates = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Follow the task to its device; Lightning copied it before it went there."""
+        """Follow the task to its device, and to what its `setup` made of it; Lightning copied it before both."""
         assert self._average_model is not None
         self._average_model.to(pl_module.device)
         both = zip(_tensors(self._average_model.module), _tensors(pl_module), strict=True)
         # BatchNorm's counters of batches have no mean, and are not read.
         pairs = [(mean.detach(), now.detach()) for mean, now in both if mean.is_floating_point()]
         self._averaged, self._current = [mean for mean, _ in pairs], [now for _, now in pairs]
+        if not self.updates:
+            self._mix(1)
 
     def _mix(self, share: float) -> None:
         """Move the average to the current weights, by this share of the way."""
@@ -61,7 +64,8 @@ class AveragedWeights(WeightAveraging):
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Judge the current weights, then put the average in their place."""
         if self.updates:
-            self._raw = _judge(trainer, pl_module)
+            if isinstance(pl_module, ClassificationTask):
+                self._raw = _judge(trainer, pl_module)
             super().on_validation_epoch_start(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -99,13 +103,9 @@ class AveragedWeights(WeightAveraging):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take both up again; a checkpoint without an average begins one."""
-        if self._average_model is None:
-            return
-        if "current_model_state" in checkpoint:
+        """Take both up again; after a checkpoint without an average one begins with what the task is then."""
+        if self._average_model is not None and "current_model_state" in checkpoint:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        else:
-            self._average_model.module.load_state_dict(checkpoint["state_dict"])
 
 
 class EMA(AveragedWeights):
@@ -182,14 +182,14 @@ def _first(batches: Iterable[Any], count: int | float) -> Iterator[Any]:
     return itertools.islice(batches, None if count == math.inf else int(count))
 
 
-def _judge(trainer: pl.Trainer, task: pl.LightningModule) -> dict[str, float]:
+def _judge(trainer: pl.Trainer, task: ClassificationTask) -> dict[str, float]:
     """Loss and accuracy of the task as it is on the validation images of all processes."""
     sums = torch.zeros(3, device=task.device)
     batches: Any = trainer.val_dataloaders
     for batch in _first(batches, min(trainer.num_val_batches)):
         images, labels = trainer.strategy.batch_to_device(batch)
         with trainer.precision_plugin.val_step_context():
-            logits = task(images).float()
+            logits = task.judge(images).float()
         loss = functional.cross_entropy(logits, labels, reduction="sum")
         sums += torch.stack((loss, (logits.argmax(dim=1) == labels).sum(), loss.new_tensor(len(labels))))
     loss_sum, right, count = trainer.strategy.reduce(sums, reduce_op="sum").tolist()

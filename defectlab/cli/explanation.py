@@ -206,7 +206,7 @@ def _read(task: ClassificationTask, card: dict[str, Any], files: Sequence[Path])
     pixels, _, _ = read_images(files[:_MOST], card["image_size"], card["channels"])
     images = _normalised(pixels, card, task.device)
     with torch.inference_mode():
-        shares = task(images).double().softmax(dim=1).cpu().numpy()
+        shares = task.judge(images).double().softmax(dim=1).cpu().numpy()
     return [Answer(p.numpy(), f.name, s, None) for p, f, s in zip(pixels, files, shares, strict=False)], images
 
 

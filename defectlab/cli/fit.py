@@ -5,8 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    LearningRateFinder,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 
+from defectlab.callbacks import AveragedWeights
 from defectlab.cli.configs import resolve_config_arguments
 from defectlab.cli.console import quieten, shown_path
 from defectlab.cli.loggers import EpochCSVLogger
@@ -55,6 +62,7 @@ def train_and_test(cli: DefectCLI) -> int:
     checkpoint = read_checkpoint(Path(given.ckpt_path)) if given.ckpt_path is not None else None
     _check_limits(cli)
     _check_monitors(cli)
+    _check_callbacks(cli)
     if is_first_process():
         # Before anything is written: unusable data leaves nothing behind.
         data.prepare_data()
@@ -92,6 +100,7 @@ def train_and_test(cli: DefectCLI) -> int:
         "best_epoch": read_checkpoint(Path(best))["epoch"] if best else epochs - 1,
         "parameters": sum(parameter.numel() for parameter in task.parameters()),
         "weights": config["model"]["init_args"].get("weights") or "none",
+        "lr": task.optimizer.lr,  # as given, or as found
         "train_seconds": round(sum(log.seconds for log in trainer.loggers if isinstance(log, EpochCSVLogger)), 1),
         "total_seconds": round(time.perf_counter() - began, 1),
     }
@@ -153,3 +162,15 @@ def _check_monitors(cli: DefectCLI) -> None:
     for argument, name in watched.items():
         if name not in names:
             raise InputError(f"{argument} is {name}: expected one of {', '.join(names[:7])}, val/accuracy/<class>")
+
+
+def _check_callbacks(cli: DefectCLI) -> None:
+    """Those of Lightning's that would leave nothing in best.ckpt, or in a one-cycle schedule."""
+    ours = {LearningRateFinder: "RateFinder", StochasticWeightAveraging: "SWA", WeightAveraging: "EMA or SWA"}
+    for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]
+        for kind, name in ours.items():
+            if isinstance(callback, kind) and not isinstance(callback, AveragedWeights):
+                raise InputError(
+                    f"trainer.callbacks has Lightning's {type(callback).__name__}, which does not go with a run that tests "
+                    f"its best checkpoint: take defectlab.callbacks.{name}, whose text says why"
+                )

@@ -32,7 +32,7 @@ class Labeller:
         device = self.task.device
         mean, scale = (torch.tensor(self.card[key], device=device).view(1, -1, 1, 1) * 255 for key in ("mean", "std"))
         images = (pixels.to(device).float() - mean) / scale
-        return torch.softmax(self.task(images).double(), dim=1).cpu()
+        return torch.softmax(self.task.judge(images).double(), dim=1).cpu()
 
 
 def load_labellers(checkpoints: Sequence[Path], device: str) -> list[Labeller]:

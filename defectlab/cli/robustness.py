@@ -29,7 +29,7 @@ def run(words: list[str]) -> int:
     images, labels = data.data.images[chosen].to(device), data.data.labels[chosen]
 
     def classify(batch: Tensor) -> Tensor:
-        logits: Tensor = task((batch - mean) / std)
+        logits: Tensor = task.judge((batch - mean) / std)
         return logits.argmax(dim=1)
 
     steps = 1 + sum(len(corruption.levels) for corruption in CORRUPTIONS)

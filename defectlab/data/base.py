@@ -16,7 +16,7 @@ from defectlab.data.images import ImageSet
 from defectlab.data.loader import BatchLoader, EvalLoader, TrainLoader
 from defectlab.data.progress import progress_bar
 from defectlab.data.splits import Split, fixed_split, fold_split, keep_together, split_hash, stratified_split
-from defectlab.data.statistics import channel_statistics, check_statistics, is_grey
+from defectlab.data.statistics import channel_statistics, check_statistics, is_grey, pixel_statistics
 from defectlab.errors import InputError
 
 __all__ = ["ImageDataModule"]
@@ -240,6 +240,16 @@ class ImageDataModule(pl.LightningDataModule):
     def clear_features(self) -> None:
         """Give images again."""
         self._features = None
+
+    def pixel_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and scale `(C, H, W)` of each pixel of the training images as the loaders give them, not augmented.
+
+        What is standardised by them is standardised as scikit-learn's StandardScaler does it on [0, 1]: a pixel that
+        never changes loses its mean and keeps its scale.
+        """
+        mean, sd = pixel_statistics(self.data.images, torch.from_numpy(self.parts.train))
+        shift, scale = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in self._normalisation())
+        return ((mean - shift) / scale).float(), (sd / scale).float()
 
     def files(self, part: Literal["train", "val", "test"]) -> list[str]:
         """Names of a part's images, in the order of its evaluation loader."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from defectlab.errors import InputError
 
-__all__ = ["channel_statistics", "check_statistics", "is_grey"]
+__all__ = ["channel_statistics", "check_statistics", "is_grey", "pixel_statistics"]
 
 _SLICE_BYTES = 64 * 2**20
 
@@ -29,6 +29,22 @@ def channel_statistics(images: Tensor, indices: Tensor) -> tuple[list[float], li
     single = (counts > 0).sum(dim=1) == 1
     sd = [1.0 if flat else math.sqrt(value) for flat, value in zip(single, variance.tolist(), strict=True)]
     return mean.tolist(), sd
+
+
+def pixel_statistics(images: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and sd a pixel, `(C, H, W)` float64 on [0, 1] and exact, of the images `(N, C, H, W)` uint8 at `indices`.
+
+    A pixel that is the same in all images has an sd of 1, as scikit-learn's StandardScaler has it.
+    """
+    count = len(indices)
+    total, squares = torch.zeros((2, *images.shape[1:]), dtype=torch.int64).unbind()
+    for piece in _slices(images, indices):
+        total += piece.sum(dim=0, dtype=torch.int64)
+        squares += piece.to(torch.int32).square().sum(dim=0, dtype=torch.int64)
+    # In whole numbers, so that there is no rounding to tell from a spread.
+    spread = count * squares - total**2
+    sd = spread.double().sqrt() / (255 * count)
+    return total.double() / (255 * count), sd.where(spread > 0, 1.0)
 
 
 def check_statistics(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> None:

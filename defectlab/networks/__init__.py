@@ -4,6 +4,7 @@ from defectlab.networks.base import Network
 from defectlab.networks.bipyramidal import BipyramidalCNN
 from defectlab.networks.depthwise import DepthwiseSeparableConv, MobileNetV1
 from defectlab.networks.pretrained import PretrainedNetwork
+from defectlab.networks.scaler import StandardScaler
 from defectlab.networks.small_cnn import CompactCNN, LabCNN, LeNet5, SimpleDefectCNN
 from defectlab.networks.small_resnet import ResidualBlock, SmallResNet
 from defectlab.networks.weights import load_backbone_weights
@@ -20,5 +21,6 @@ __all__ = [
     "ResidualBlock",
     "SimpleDefectCNN",
     "SmallResNet",
+    "StandardScaler",
     "load_backbone_weights",
 ]

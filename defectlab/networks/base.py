@@ -3,12 +3,14 @@
 from torch import Tensor, nn
 
 from defectlab.errors import InputError
+from defectlab.networks.scaler import StandardScaler
 
 
 class Network(nn.Module):
     """An image classifier: `features` up to the last feature map, `head` from there to the logits.
 
-    A subclass sets both in its constructor, which begins with the same three arguments.
+    A subclass sets both in its constructor, which begins with the same three arguments. `standardise_pixels` puts a
+    `StandardScaler` before the features.
 
     Args:
         num_classes: Number of logits, at least 2.
@@ -22,6 +24,7 @@ class Network(nn.Module):
 
     features: nn.Sequential
     head: nn.Sequential
+    scaler: StandardScaler | None
 
     def __init__(self, num_classes: int, in_channels: int, image_size: int, smallest: int = 1) -> None:
         super().__init__()
@@ -35,10 +38,16 @@ class Network(nn.Module):
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.image_size = image_size
+        self.scaler = None
+
+    def standardise_pixels(self) -> StandardScaler:
+        """Give the network a scaler, which leaves images as they are until it is fitted, and return it."""
+        self.scaler = StandardScaler(self.in_channels, self.image_size)
+        return self.scaler
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Turn images (N, in_channels, image_size, image_size) into the last feature map (N, D, h, w)."""
-        features: Tensor = self.features(images)
+        features: Tensor = self.features(images if self.scaler is None else self.scaler(images))
         return features
 
     def forward_head(self, features: Tensor) -> Tensor:

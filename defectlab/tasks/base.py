@@ -1,9 +1,8 @@
 """The one LightningModule between Lightning and every task: step, loss, metrics, optimiser."""
 
 import dataclasses
-import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
@@ -15,10 +14,16 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from defectlab.errors import InputError
 from defectlab.metrics import SplitMetrics, evaluate_predictions
+<<<<<<< HEAD
 from defectlab.tasks.distillation import DescribedData, DistillationSettings, Teacher
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, parameter_groups
+=======
+from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, decayed
+from defectlab.tasks.plain import plain
+from defectlab.tasks.views import Views, check_views, over_views
+>>>>>>> b02b1a2e1e9030b5e94d2bcafcb47196727090ea
 
-__all__ = ["ClassificationTask", "LabelledData", "plain"]
+__all__ = ["ClassificationTask", "LabelledData"]
 
 _LOGGED = ("loss", "accuracy", "macro_f1", "ece")  # of each evaluation, beside the accuracy of each class
 _MOST_CLASSES = 100  # whose accuracies are logged one by one: more curves than that nobody reads
@@ -50,6 +55,7 @@ class ClassificationTask(pl.LightningModule):
         scheduler: see `SchedulerSettings`; a dict of its values will do, None for its defaults.
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2016), in [0, 1).
         class_weights: a weight a class in the training loss; `balanced` takes n / (classes * n of the class).
+        tta: views that every image is judged by in evaluation; see `over_views`.
         channels_last: memory format of network and images: faster convolutions, same results.
         compile: pass the network through torch.compile; pays on GPUs and in long runs.
         distillation: see `DistillationSettings`; a dict of its values will do, None for labels alone.
@@ -63,6 +69,7 @@ class ClassificationTask(pl.LightningModule):
         scheduler: SchedulerSettings | dict[str, Any] | None,
         label_smoothing: float,
         class_weights: Sequence[float] | Literal["balanced"] | None,
+        tta: Views,
         channels_last: bool,
         compile: bool,  # noqa: A002 (torch's word)
         distillation: DistillationSettings | dict[str, Any] | None,
@@ -72,12 +79,14 @@ class ClassificationTask(pl.LightningModule):
             raise InputError(f"model.label_smoothing is {label_smoothing}: expected at least 0 and below 1")
         if class_weights is not None and class_weights != "balanced":
             _check_class_weights(class_weights, num_classes)
+        check_views(tta)
         self.network = network
         self.num_classes = num_classes
         self.optimizer = optimizer if isinstance(optimizer, OptimizerSettings) else OptimizerSettings(**optimizer or {})
         self.scheduler = scheduler if isinstance(scheduler, SchedulerSettings) else SchedulerSettings(**scheduler or {})
         self.label_smoothing = label_smoothing
         self.class_weights = class_weights
+        self.tta: Views = tta
         self.channels_last = channels_last
         self.distillation = DistillationSettings(**distillation) if isinstance(distillation, dict) else distillation
         self.results: dict[str, SplitMetrics] = {}
@@ -99,6 +108,10 @@ class ClassificationTask(pl.LightningModule):
             images = images.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.network(images)
         return logits
+
+    def judge(self, images: Tensor) -> Tensor:
+        """Logits `(N, num_classes)` as every evaluation has them: of one view or, with `tta`, of several."""
+        return over_views(self, images, self.tta)
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -134,19 +147,32 @@ class ClassificationTask(pl.LightningModule):
         epoch_seed = self._seed * 1_000_003 + self.current_epoch
         torch.manual_seed((epoch_seed * self.trainer.world_size + self.global_rank) % 2**63)
 
+    def training_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of a batch, with class weights and smoothing, without the L1 penalty."""
+        return functional.cross_entropy(logits.float(), labels, self._weights, label_smoothing=self.label_smoothing)
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+<<<<<<< HEAD
         """Cross-entropy, and the teacher's part if there is one; the rest waits for the end of the epoch."""
         images, labels = batch
         logits = self(images)
         loss = functional.cross_entropy(logits.float(), labels, self._weights, label_smoothing=self.label_smoothing)
         if self._teacher is not None:
             loss = self._teacher.blend(loss, logits, images)
+=======
+        """Cross-entropy, and the L1 penalty where one is set; the rest waits for the end of the epoch."""
+        images, labels = batch
+        logits = self(images)
+        loss = self.training_loss(logits, labels)
+>>>>>>> b02b1a2e1e9030b5e94d2bcafcb47196727090ea
         hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
         self._steps.append((loss.detach(), (logits.detach().argmax(dim=1) == hard).sum(), len(labels)))
         # One call in log_every_n_steps: a log call in each step would cost more than a small network's own.
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/loss_step", loss.detach(), prog_bar=True)
             self.log("lr", self._rate())
+        if self.optimizer.l1:  # not in the loss that is logged, which can be compared with that of validation
+            loss = loss + self.optimizer.l1 * sum(weight.abs().sum() for weight in decayed(self.parameter_modules()))
         return loss
 
     def _rate(self) -> float:
@@ -190,11 +216,11 @@ class ClassificationTask(pl.LightningModule):
     def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
         """Probabilities `(N, num_classes)`."""
         images = batch if isinstance(batch, Tensor) else batch[0]
-        return torch.softmax(self(images).float(), dim=1)
+        return torch.softmax(self.judge(images).float(), dim=1)
 
     def _evaluate(self, batch: tuple[Tensor, Tensor]) -> None:
         images, labels = batch
-        self._batches.append((self(images).float(), labels))
+        self._batches.append((self.judge(images).float(), labels))
 
     def on_validation_epoch_end(self) -> None:
         """Compute and log `val/…`."""
@@ -225,6 +251,12 @@ class ClassificationTask(pl.LightningModule):
         # A class without images has no accuracy.
         self.log_dict({name: value for name, value in per_class.items() if value == value})
 
+    def set_rate(self, lr: float) -> None:
+        """Take another learning rate; what `configure_optimizers` has built keeps its own."""
+        self.optimizer = dataclasses.replace(self.optimizer, lr=lr)
+        if "optimizer" in self.hparams:
+            self.hparams["optimizer"] = self.optimizer
+
     def parameter_modules(self) -> list[tuple[nn.Module, float]]:
         """Modules to train, each with the factor of its learning rate."""
         return [(self.network, 1.0)]
@@ -234,7 +266,7 @@ class ClassificationTask(pl.LightningModule):
         settings = self.optimizer
         if self.trainer.precision.endswith("-mixed") and self.trainer.gradient_clip_val:
             settings = dataclasses.replace(settings, fused=False)
-        optimizer = settings.build(parameter_groups(self.parameter_modules(), settings))
+        optimizer = settings.build_for(self.parameter_modules())
         steps = self.trainer.estimated_stepping_batches
         if self.scheduler.needs_end and not math.isfinite(steps):
             raise InputError(
@@ -273,20 +305,3 @@ def _check_class_weights(weights: Sequence[float] | str, num_classes: int) -> No
         )
     if min(weights) < 0 or not 0 < max(weights) < math.inf:
         raise InputError(f"model.class_weights is {weights}: expected numbers of at least 0, one of them above 0")
-
-
-def plain(value: Any) -> Any:
-    """The value as None, numbers, strings, lists and dicts, a class as its `class_path`; `...` if it is neither."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, type):
-        return {"class_path": f"{value.__module__}.{value.__qualname__}"}
-    if isinstance(value, functools.partial):
-        return {**plain(value.func), "init_args": plain(value.keywords)}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return ...

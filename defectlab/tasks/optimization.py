@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
 from defectlab.errors import InputError
 
-__all__ = ["OptimizerSettings", "SchedulerSettings", "parameter_groups"]
+__all__ = ["OptimizerSettings", "SchedulerSettings", "decayed", "parameter_groups"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,10 @@ class OptimizerSettings:
     Args:
         name: torch's class of that name.
         lr: learning rate; with a one-cycle or cosine schedule, its peak.
-        weight_decay: on weights alone; biases and normalisation are left out.
+        weight_decay: L2, on weights alone; biases and normalisation are left out. adam, sgd and rmsprop add it times the
+            weight to the gradient, as a penalty of half of it times the sum of squares in the loss would; adamw takes it
+            times the rate off the weight itself, which an adaptive rate leaves alone (Loshchilov & Hutter 2019).
+        l1: times the sum of the absolute weights, the same ones, is added to the training loss.
         momentum: of sgd and rmsprop; a one-cycle schedule moves it between 0.85 and 0.95, unless it is 0.
         fused: one kernel for all parameters, faster on CPU and GPU; rmsprop has none.
     """
@@ -32,14 +35,17 @@ class OptimizerSettings:
     weight_decay: float = 0.01
     momentum: float = 0.9
     fused: bool = True
+    l1: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in (("lr", self.lr), ("weight_decay", self.weight_decay), ("momentum", self.momentum)):
+        for name in ("lr", "weight_decay", "momentum", "l1"):
+            value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise InputError(f"model.optimizer.{name} is {value}: expected a number of at least 0")
 
-    def build(self, groups: list[dict[str, Any]]) -> Optimizer:
-        """The optimiser of parameter groups that `parameter_groups` made."""
+    def build_for(self, modules: Sequence[tuple[nn.Module, float]]) -> Optimizer:
+        """The optimiser of these modules, each with the factor of its learning rate."""
+        groups = parameter_groups(modules, self)
         match self.name:
             case "adamw":
                 return torch.optim.AdamW(groups, lr=self.lr, fused=self.fused)
@@ -128,6 +134,11 @@ class _OneCycle(OneCycleLR):
         """Take over the position, not the length: `resume` may be given more epochs."""
         length = ("total_steps", "_schedule_phases")
         super().load_state_dict({name: value for name, value in state_dict.items() if name not in length})
+
+
+def decayed(modules: Sequence[tuple[nn.Module, float]]) -> list[nn.Parameter]:
+    """The weights that L1 and L2 are about: no bias, no gain or shift of a normalisation, nothing frozen."""
+    return [p for module, _ in modules for p in module.parameters() if p.ndim > 1 and p.requires_grad]
 
 
 def parameter_groups(modules: Sequence[tuple[nn.Module, float]], settings: OptimizerSettings) -> list[dict[str, Any]]:

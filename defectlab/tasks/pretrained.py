@@ -16,6 +16,7 @@ from defectlab.networks.weights import load_backbone_weights
 from defectlab.tasks.base import ClassificationTask
 from defectlab.tasks.distillation import DistillationSettings
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
+from defectlab.tasks.views import Views
 
 __all__ = ["FeatureCache", "PretrainedTask"]
 
@@ -59,6 +60,7 @@ class PretrainedTask(ClassificationTask):
         scheduler: see `SchedulerSettings`; None for its defaults.
         label_smoothing: share of the target spread over all classes, in [0, 1).
         class_weights: a weight a class in the training loss, or `balanced`.
+        tta: views that every image is judged by in evaluation: `flip` (2), `dihedral` (8) or `shift` (5).
         channels_last: memory format of network and images.
         compile: pass the network through torch.compile.
         distillation: see `DistillationSettings`; None for labels alone.
@@ -87,6 +89,7 @@ class PretrainedTask(ClassificationTask):
         scheduler: SchedulerSettings | None = None,
         label_smoothing: float = 0.0,
         class_weights: Sequence[float] | Literal["balanced"] | None = None,
+        tta: Views = "none",
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002
         distillation: DistillationSettings | None = None,
@@ -106,9 +109,14 @@ class PretrainedTask(ClassificationTask):
             freeze_batch_norm,
         )  # fmt: skip
         super().__init__(
+<<<<<<< HEAD
             network, num_classes, optimizer, scheduler, label_smoothing, class_weights, channels_last, compile,
             distillation,
         )  # fmt: skip
+=======
+            network, num_classes, optimizer, scheduler, label_smoothing, class_weights, tta, channels_last, compile
+        )
+>>>>>>> b02b1a2e1e9030b5e94d2bcafcb47196727090ea
         self.trainable = "head" if cache_features else trainable
         self.unfreeze_epoch = unfreeze_epoch
         self.backbone_lr_factor = backbone_lr_factor

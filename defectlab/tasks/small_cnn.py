@@ -4,17 +4,27 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from defectlab.errors import InputError
+from defectlab.networks import Network, PretrainedNetwork
 from defectlab.tasks.base import ClassificationTask
 from defectlab.tasks.distillation import DistillationSettings
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
+from defectlab.tasks.views import Views
 
-__all__ = ["SmallCNNTask"]
+__all__ = ["PixelStatistics", "SmallCNNTask"]
+
+
+@runtime_checkable
+class PixelStatistics(Protocol):
+    """A datamodule that can measure every pixel by itself."""
+
+    def pixel_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and scale `(C, H, W)` of the training images as the loaders give them."""
 
 
 class SmallCNNTask(ClassificationTask):
@@ -26,10 +36,14 @@ class SmallCNNTask(ClassificationTask):
         num_classes: taken from the data by the command line.
         in_channels: likewise.
         image_size: side in pixels, likewise.
+        standard_scaler: standardise every pixel by its own mean and sd over the training images, as scikit-learn's
+            StandardScaler does, in place of all pixels alike. A part of the network, so that it is in the checkpoint
+            and in whatever is exported, and that test-time augmentation and noise come before it.
         optimizer: see `OptimizerSettings`; None for its defaults.
         scheduler: see `SchedulerSettings`; None for its defaults.
         label_smoothing: share of the target spread over all classes, in [0, 1).
         class_weights: a weight a class in the training loss, or `balanced`.
+        tta: views that every image is judged by in evaluation: `flip` (2), `dihedral` (8) or `shift` (5).
         channels_last: memory format of network and images.
         compile: pass the network through torch.compile.
         distillation: see `DistillationSettings`; None for labels alone.
@@ -41,10 +55,12 @@ class SmallCNNTask(ClassificationTask):
         num_classes: int,
         in_channels: int,
         image_size: int,
+        standard_scaler: bool = False,
         optimizer: OptimizerSettings | None = None,
         scheduler: SchedulerSettings | None = None,
         label_smoothing: float = 0.0,
         class_weights: Sequence[float] | Literal["balanced"] | None = None,
+        tta: Views = "none",
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002
         distillation: DistillationSettings | None = None,
@@ -54,11 +70,31 @@ class SmallCNNTask(ClassificationTask):
             network = network_from_spec(given)
         module = network(num_classes, in_channels, image_size)
         _check_logits(module, num_classes, (2, in_channels, image_size, image_size))
+        if standard_scaler:
+            if not isinstance(module, Network) or isinstance(module, PretrainedNetwork):
+                raise InputError(
+                    f"model.standard_scaler is for the small networks of defectlab.networks, not {type(module).__name__}"
+                )
+            module.standardise_pixels()
         super().__init__(
             module, num_classes, optimizer, scheduler, label_smoothing,
+<<<<<<< HEAD
             class_weights, channels_last, compile, distillation,
+=======
+            class_weights, tta, channels_last, compile,
+>>>>>>> b02b1a2e1e9030b5e94d2bcafcb47196727090ea
         )  # fmt: skip
         self.save_hyperparameters(logger=False)
+
+    def setup(self, stage: str) -> None:
+        """Measure the training images; a checkpoint that training goes on from brings its own figures afterwards."""
+        scaler = self.network.scaler if isinstance(self.network, Network) else None
+        if stage != "fit" or scaler is None:
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, PixelStatistics):
+            raise InputError("model.standard_scaler needs one of defectlab's datamodules to measure: set it to false")
+        scaler.fit(*data.pixel_statistics())
 
 
 def _check_logits(network: nn.Module, num_classes: int, shape: tuple[int, int, int, int]) -> None:

@@ -1,0 +1,56 @@
+"""Test-time augmentation: an image is judged by several views of it."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from defectlab.errors import InputError
+
+__all__ = ["Views", "check_views", "over_views"]
+
+Views = Literal["none", "flip", "dihedral", "shift"]
+
+
+def check_views(kind: Views) -> None:
+    """Raise InputError unless there are such views."""
+    if kind not in get_args(Views):
+        raise InputError(f"model.tta is {kind}: expected one of {', '.join(get_args(Views))}")
+
+
+def over_views(network: Callable[[Tensor], Tensor], images: Tensor, kind: Views) -> Tensor:
+    """The log of the mean of the probabilities over all views, logits `(N, num_classes)` of the ensemble of views.
+
+    Probabilities are averaged, not logits, as `defectlab ensemble` does of several networks: no view counts for more
+    than 1, however large its logits, so that one that is sure and wrong does not outvote the rest.
+
+    Args:
+        network: turns images into logits.
+        images: `(N, C, H, W)` with H = W, normalised; or cached features `(N, E)`, of which there is one view.
+        kind: `flip` the image and its mirror image; `dihedral` its four rotations by 90 degrees and their mirror
+            images, for surfaces without an up; `shift` the image and it moved by a 28th of its side to each of
+            four sides, for what must not be turned.
+    """
+    if kind == "none" or images.ndim == 2:
+        return network(images)
+    shares = torch.stack([network(view).float().log_softmax(dim=1) for view in _views(images, kind)])
+    return shares.logsumexp(dim=0) - math.log(len(shares))
+
+
+def _views(images: Tensor, kind: Views) -> Iterator[Tensor]:
+    match kind:
+        case "flip":
+            yield from (images, images.flip(3))
+        case "dihedral":
+            for quarter in range(4):
+                turned = images.rot90(quarter, (2, 3))
+                yield from (turned, turned.flip(3))
+        case "shift":
+            side = images.shape[3]
+            step = max(1, round(side / 28))
+            wide = functional.pad(images, (step,) * 4, mode="replicate")
+            for y, x in ((step, step), (0, step), (2 * step, step), (step, 0), (step, 2 * step)):
+                yield wide[:, :, y : y + side, x : x + side]
