@@ -14,14 +14,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from defectlab.errors import InputError
 from defectlab.metrics import SplitMetrics, evaluate_predictions
-<<<<<<< HEAD
 from defectlab.tasks.distillation import DescribedData, DistillationSettings, Teacher
-from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, parameter_groups
-=======
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, decayed
 from defectlab.tasks.plain import plain
 from defectlab.tasks.views import Views, check_views, over_views
->>>>>>> b02b1a2e1e9030b5e94d2bcafcb47196727090ea
 
 __all__ = ["ClassificationTask", "LabelledData"]
 
@@ -152,19 +148,12 @@ class ClassificationTask(pl.LightningModule):
         return functional.cross_entropy(logits.float(), labels, self._weights, label_smoothing=self.label_smoothing)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-<<<<<<< HEAD
-        """Cross-entropy, and the teacher's part if there is one; the rest waits for the end of the epoch."""
-        images, labels = batch
-        logits = self(images)
-        loss = functional.cross_entropy(logits.float(), labels, self._weights, label_smoothing=self.label_smoothing)
-        if self._teacher is not None:
-            loss = self._teacher.blend(loss, logits, images)
-=======
-        """Cross-entropy, and the L1 penalty where one is set; the rest waits for the end of the epoch."""
+        """Cross-entropy, the teacher's part and the L1 penalty if they are set; the rest waits for the epoch's end."""
         images, labels = batch
         logits = self(images)
         loss = self.training_loss(logits, labels)
->>>>>>> b02b1a2e1e9030b5e94d2bcafcb47196727090ea
+        if self._teacher is not None:
+            loss = self._teacher.blend(loss, logits, images)
         hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
         self._steps.append((loss.detach(), (logits.detach().argmax(dim=1) == hard).sum(), len(labels)))
         # One call in log_every_n_steps: a log call in each step would cost more than a small network's own.

@@ -109,14 +109,9 @@ class PretrainedTask(ClassificationTask):
             freeze_batch_norm,
         )  # fmt: skip
         super().__init__(
-<<<<<<< HEAD
-            network, num_classes, optimizer, scheduler, label_smoothing, class_weights, channels_last, compile,
+            network, num_classes, optimizer, scheduler, label_smoothing, class_weights, tta, channels_last, compile,
             distillation,
         )  # fmt: skip
-=======
-            network, num_classes, optimizer, scheduler, label_smoothing, class_weights, tta, channels_last, compile
-        )
->>>>>>> b02b1a2e1e9030b5e94d2bcafcb47196727090ea
         self.trainable = "head" if cache_features else trainable
         self.unfreeze_epoch = unfreeze_epoch
         self.backbone_lr_factor = backbone_lr_factor

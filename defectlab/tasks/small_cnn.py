@@ -78,11 +78,7 @@ class SmallCNNTask(ClassificationTask):
             module.standardise_pixels()
         super().__init__(
             module, num_classes, optimizer, scheduler, label_smoothing,
-<<<<<<< HEAD
-            class_weights, channels_last, compile, distillation,
-=======
-            class_weights, tta, channels_last, compile,
->>>>>>> b02b1a2e1e9030b5e94d2bcafcb47196727090ea
+            class_weights, tta, channels_last, compile, distillation,
         )  # fmt: skip
         self.save_hyperparameters(logger=False)
 
