@@ -58,7 +58,8 @@ class Judgement:
         """Print a table a method, and the check with shuffled weights."""
         console = Console()
         for method in dict.fromkeys(row.method for row in self.rows):
-            console.print(_table([row for row in self.rows if row.method == method]), end="\n\n")
+            console.print(_table([row for row in self.rows if row.method == method]))
+            console.print()
         console.print(_LEGEND, style="dim", highlight=False)
         first = self.checks[0]
         title = f"\nlikeness to the map of shuffled weights: {first.images} images, {first.seeds} shufflings"
