@@ -33,11 +33,11 @@ def run(words: list[str]) -> int:
     parser.parse_args(words)
     measured = {row.name: row for row in read_rows(RESULTS)}
     # No rich table: on a narrow terminal it would break the names that are for copying.
-    print(f"{'name':<18}{'published, %':>13}{'ours, %':>16}  what, and its config")
+    print(f"{'name':<22}{'published, %':>13}{'ours, %':>16}  what, and its config")
     for program in PROGRAMS:
         published = "" if program.published is None else f"{program.published:g}"
         ours = figure(measured[program.name]) if program.name in measured else "not measured"
-        print(f"{program.name:<18}{published:>13}{ours:>16}  {program.title}: {program.config}")
+        print(f"{program.name:<22}{published:>13}{ours:>16}  {program.title}: {program.config}")
     return 0
 
 
