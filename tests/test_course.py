@@ -1,10 +1,13 @@
 """`defectlab course`: the list, the runs, and the table made of them."""
 
 import csv
+import os
 import re
+import time
 from pathlib import Path
 
 import pytest
+from helpers import start, wait_for
 
 from defectlab.cli.configs import shipped_configs
 from defectlab.cli.main import main
@@ -115,6 +118,30 @@ def test_a_program_that_cannot_run_does_not_stop_the_others(
     assert captured.err.count("error:") == 1
     assert list(rows(tmp_path / "c")) == ["mnist-cnn"]
     assert not (tmp_path / "c" / "neu-simple" / "seed-0").exists()
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path, idx_folder: Path) -> None:
+    out = tmp_path / "c"
+    process = start(
+        "course", "run", "mnist-cnn", "--seeds", "2", "--processes", "2", "--mnist", str(idx_folder), "--output", str(out),
+        "--data.val_size", "50", "--trainer.max_epochs", "100000", "--trainer.accelerator", "cpu",
+    )  # fmt: skip
+    wait_for("mnist-cnn/seed-*/metrics.csv", out, process)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while group_lives(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not group_lives(process.pid)
+
+
+def group_lives(leader: int) -> bool:
+    """Whether anybody is left of a process group."""
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 """Several fits for one command, each in a folder of its own, one after the other or a few at a time."""
 
+import multiprocessing
+import os
 import shutil
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from defectlab.cli.configs import resolve_config_arguments
@@ -52,7 +56,7 @@ def run_jobs(jobs: Sequence[Job], done: int, processes: int, go_on: bool = False
                 _note(job, _run(job), go_on, wrong)
                 advance(1)
             return wrong
-        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_end_with_parent) as pool:
             futures = {pool.submit(_run, job, ("--cpu.threads", "1")): job for job in jobs}
             try:
                 for future in as_completed(futures):
@@ -61,6 +65,18 @@ def run_jobs(jobs: Sequence[Job], done: int, processes: int, go_on: bool = False
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
     return wrong
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would go on, and write into a folder that the next call begins anew."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _note(job: Job, reason: str | None, go_on: bool, wrong: dict[str, str]) -> None:
