@@ -33,7 +33,7 @@ def run(words: list[str]) -> int:
     parser.parse_args(words)
     measured = {row.name: row for row in read_rows(RESULTS)}
     # No rich table: on a narrow terminal it would break the names that are for copying.
-    print(f"{'name':<22}{'published, %':>13}{'ours, %':>16}  what, and its config")
+    print(f"{'name':<22}{'to reach, %':>13}{'ours, %':>16}  what, and its config")
     for program in PROGRAMS:
         published = "" if program.published is None else f"{program.published:g}"
         ours = figure(measured[program.name]) if program.name in measured else "not measured"
