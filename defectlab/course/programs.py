@@ -53,7 +53,11 @@ PROGRAMS = (
     Program("flowers-3", "the 3 most frequent of Flowers-102", "flowers_three.yaml", "flowers"),
     Program("flowers-102", "all of Flowers-102", "flowers_all.yaml", "flowers"),
     Program(
-        "neu-distilled", "79,000 weights taught by MobileNetV3", "neu_distillation.yaml", "neu", teacher="neu-mobilenet"
+        "neu-distilled",
+        "depthwise separable, taught by MobileNetV3",
+        "neu_distillation.yaml",
+        "neu",
+        teacher="neu-mobilenet",
     ),
     Program(
         "mnist-900-distilled",
