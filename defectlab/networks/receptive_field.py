@@ -16,7 +16,7 @@ __all__ = ["Reach", "ReachTracker"]
 # not counted: in BatchNorm they are constants of the trained network.
 _PLACED = ("batch_norm", "layer_norm", "group_norm", "rms_norm", "pad", "dropout", "channel_shuffle", "prelu", "rrelu")
 # Pointwise, views or joins, without torch's own tag of it.
-_UNTAGGED = ("cat", "stack", "copy", "_to_copy", "_unsafe_view", "hardswish", "mish", "threshold")
+_UNTAGGED = ("cat", "stack", "copy", "_to_copy", "_unsafe_view", "hardswish", "hardtanh", "mish", "threshold")
 _REDUCTIONS = ("mean", "sum", "amax", "amin", "var", "std")
 _TAPS = {"nearest": 1, "bilinear": 2, "bicubic": 4}  # neighbours that each kind of interpolation reads
 
