@@ -185,7 +185,10 @@ def test_teachers_that_cannot_teach(
     (renamed / "hole").rename(renamed / "pit")
     best = str(teacher / "checkpoints" / "best.ckpt")
     for words, expected in (
-        (["--model.distillation.temperature", "3"], "has no teacher: give --model.distillation.teacher RUN or FILE.ckpt"),
+        (
+            ["--model.distillation.temperature", "3"],
+            "has no teacher: give --model.distillation.teacher RUN or FILE.ckpt",
+        ),
         (["--model.distillation.teacher", "nowhere"], "run folder nowhere does not exist"),
         (["--model.distillation.teacher", best, "--model.distillation.weight", "1.5"], "weight is 1.5"),
         (["--model.distillation.teacher", best, "--model.distillation.temperature", "0"], "temperature is 0.0"),
