@@ -32,6 +32,10 @@ class Program:
 
 
 _WHOLE_TEST = ("--data.test_size", "null")
+_FROM_NOTHING = (
+    "--model.weights", "null", "--model.backbone_lr_factor", "1", "--model.freeze_batch_norm", "false",
+    "--trainer.max_epochs", "15",
+)  # fmt: skip
 
 PROGRAMS = (
     # The programs that the course documents give in full.
@@ -43,8 +47,10 @@ PROGRAMS = (
     Program("fashion-keras", "Keras CNN with BatchNorm and dropout", "fashion_bipyramidal.yaml", "fashion"),
     Program("neu-keras", "Keras CNN, 32-64-128 filters", "neu_bipyramidal.yaml", "neu", published=92.67),
     Program("neu-simple", "SimpleDefectCNN", "neu_simple_cnn.yaml", "neu"),
+    Program("neu-lenet5", "LeNet-5", "neu_simple_cnn.yaml", "neu", ("--model.network", "LeNet5")),
     Program("neu-depthwise", "depthwise separable convolutions", "neu_depthwise.yaml", "neu"),
-    # Transfer learning.
+    # Transfer learning, beside the same network without it.
+    Program("neu-scratch", "MobileNetV3, from random weights", "neu_mobilenet.yaml", "neu", _FROM_NOTHING),
     Program("neu-features", "MobileNetV3, features computed once", "neu_feature_extraction.yaml", "neu"),
     Program("neu-frozen", "MobileNetV3, frozen, augmented", "neu_frozen_head.yaml", "neu"),
     Program("neu-fine-tuning", "MobileNetV3, all layers at a low rate", "neu_fine_tuning.yaml", "neu"),
@@ -61,7 +67,7 @@ PROGRAMS = (
     ),
     Program(
         "mnist-900-distilled",
-        "the CNN of mnist-900 taught by another",
+        "the CNN of mnist-900, taught by mnist-keras, which saw 55,000",
         "mnist_distillation.yaml",
         "mnist",
         _WHOLE_TEST,
@@ -84,7 +90,8 @@ PROGRAMS = (
     Program("mnist-lr-finder", "at the rate that a range test finds", "mnist_lr_finder.yaml", "mnist"),
     Program("mnist-ema", "with a moving average of the weights", "mnist_ema.yaml", "mnist"),
     Program("mnist-swa", "with stochastic weight averaging", "mnist_swa.yaml", "mnist"),
-    Program("neu-tta", "judged in eight orientations", "neu_tta.yaml", "neu"),
+    Program("neu-no-tta", "CompactCNN, judged once", "neu_tta.yaml", "neu", ("--model.tta", "none")),
+    Program("neu-tta", "the same, judged in eight orientations", "neu_tta.yaml", "neu"),
     # Beyond the course: the figures are this project's own bars.
     Program("mnist-small", "residual network, 9,464 weights", "mnist_small_resnet.yaml", "mnist", published=99.5),
     Program(
