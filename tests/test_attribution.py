@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from defectlab.errors import InputError
-from defectlab.explain.attribution import METHODS, Method, attribute
+from defectlab.explain.attribution import CAMS, METHODS, Method, attribute
 from defectlab.networks import CompactCNN
 from defectlab.networks.pretrained import PretrainedNetwork
 
@@ -56,9 +56,40 @@ def test_the_evidence_is_found_where_it_was_put(method: Method) -> None:
         assert around.sum() > 0.6 * found.sum()  # SmoothGrad's noise leaves a third all over the image
 
 
-def test_grad_cam_is_empty_where_nothing_speaks_for_the_class() -> None:
-    maps = attribute(SpotNetwork(), spots([2], [3]), torch.zeros(1, dtype=torch.int64), "grad_cam")
+@pytest.mark.parametrize("method", CAMS)
+def test_a_cam_is_empty_where_nothing_speaks_for_the_class(method: Method) -> None:
+    maps = attribute(SpotNetwork(), spots([2], [3]), torch.zeros(1, dtype=torch.int64), method)
     assert torch.equal(maps, torch.zeros(1, SIDE, SIDE))
+
+
+def test_hires_cam_knows_which_place_a_flattening_head_reads() -> None:
+    keep, head = nn.Conv2d(1, 1, kernel_size=1, bias=False), nn.Linear(SIDE * SIDE, 2)
+    reads = torch.zeros(2, SIDE, SIDE)
+    reads[1, SIDE // 2 :] = 1  # the lower half speaks for class 1, the upper one for nothing
+    with torch.no_grad():
+        keep.weight.fill_(1)
+        head.weight.copy_(reads.flatten(1))
+    images = (spots([4], [9]) + spots([22], [9])).clamp(min=0)
+    network = nn.Sequential(keep, nn.Flatten(), head)
+    averaged, own = (attribute(network, images, torch.ones(1, dtype=torch.int64), method)[0] for method in CAMS)
+    assert averaged[: SIDE // 2].sum() > 0.4 * averaged.sum()
+    assert own[: SIDE // 2].sum() == 0
+    # What all places add, with the bias, is the logit.
+    with torch.no_grad():
+        torch.testing.assert_close(own.sum() + head.bias[1], network(images)[0, 1])
+
+
+def test_hires_cam_counts_the_spread_that_a_head_reads() -> None:
+    network = mobilenet().eval()
+    images, target = torch.randn(1, 1, SIDE, SIDE), torch.tensor([2])
+    linear = network.head[-1]
+    assert isinstance(linear, nn.Linear)
+    channels = linear.in_features // 2
+    with torch.no_grad():  # the head reads spreads alone
+        linear.weight[:, :channels] = 0
+        linear.weight[:, channels:].abs_()
+    averaged, own = (attribute(network, images, target, method)[0] for method in CAMS)
+    assert averaged.max() < 1e-3 * own.max()
 
 
 def test_the_gradient_is_the_gradient() -> None:
@@ -136,7 +167,7 @@ def test_what_cannot_be_explained_is_said() -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 2))
     images, targets = torch.zeros(2, 1, SIDE, SIDE), torch.zeros(2, dtype=torch.int64)
     with pytest.raises(InputError, match="feature maps"):
-        attribute(flat, images, targets, "grad_cam")
+        attribute(flat, images, targets, "hires_cam")
     with pytest.raises(InputError, match="expected one of gradient"):
         attribute(flat, images, targets, "guess")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"expected \(N, C, H, W\) and \(N,\)"):

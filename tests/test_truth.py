@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from defectlab.cli.main import main
 from defectlab.errors import InputError
-from defectlab.explain.attribution import METHODS, attribute
+from defectlab.explain.attribution import CAMS, METHODS, attribute
 from defectlab.explain.boxes import Box, box_mask, find_boxes, read_boxes
 from defectlab.explain.sanity import FLAG, sanity_check, shuffled_weights
 from defectlab.explain.truth import ALL, pointing_game
@@ -97,7 +97,7 @@ def test_boxes_of_a_run(planted: Path, tmp_path: Path, capsys: pytest.CaptureFix
     ]
     total = {row["method"]: row for row in rows if row["label"] == ALL}
     assert {int(row["n"]) for row in total.values()} == {18}
-    for method in ("integrated_gradients", "grad_cam"):  # a flattening head makes plain gradients noisy
+    for method in ("integrated_gradients", *CAMS):  # a flattening head makes plain gradients noisy
         found = total[method]
         assert float(found["chance"]) == pytest.approx((SPOT / SIDE) ** 2, abs=1e-6)
         assert int(found["hits"]) >= 16

@@ -19,7 +19,7 @@ from defectlab.data.images import read_images
 from defectlab.data.progress import progress_bar
 from defectlab.errors import InputError
 from defectlab.explain.answers import Answer, attribution_figure, probabilities_figure
-from defectlab.explain.attribution import METHODS, Method, attribute
+from defectlab.explain.attribution import CAMS, METHODS, Method, attribute
 from defectlab.explain.embedding import add_projector, embedding_figure
 from defectlab.explain.feature_maps import feature_maps_figure
 from defectlab.explain.filters import filters_figure
@@ -146,7 +146,7 @@ def _sheets(
     names, network = card["class_names"], task.network
     layers = feature_maps(network, images[:1])
     sheets = [Sheet("probabilities", probabilities_figure(answers, names))]
-    notes = [] if layers else ["No layer of this network gives maps: feature maps and Grad-CAM are left out."]
+    notes = [] if layers else ["No layer of this network gives maps: feature maps, Grad-CAM and HiResCAM are left out."]
     if layer is not None or any(isinstance(module, nn.Conv2d) for module in network.modules()):
         name, found = convolution(network, layer)
         sheets.append(Sheet("filters", filters_figure(found, name)))
@@ -166,8 +166,8 @@ def _sheets(
 
 
 def _methods(network: nn.Module, image: Tensor) -> list[Method]:
-    """Those that a network allows: Grad-CAM needs maps."""
-    return [method for method in METHODS if method != "grad_cam" or feature_maps(network, image)]
+    """Those that a network allows: some need maps."""
+    return [method for method in METHODS if method not in CAMS or feature_maps(network, image)]
 
 
 def _test_sheets(found: Survey, data: ImageDataModule, labels: np.ndarray) -> list[Sheet]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from defectlab.explain.attribution import CAMS
 from defectlab.explain.grid import INK, Tile, grey_or_colour, tile_grid
 from defectlab.report.figures import BLUE, GREY, ORANGE, short_label
 from defectlab.report.markup import percent
@@ -21,7 +22,7 @@ _BARS = 5
 _HEAT = "inferno"
 _NAMES = {
     "gradient": "gradient", "smoothgrad": "SmoothGrad", "integrated_gradients": "Integrated Gradients",
-    "grad_cam": "Grad-CAM",
+    "grad_cam": "Grad-CAM", "hires_cam": "HiResCAM",
 }  # fmt: skip
 
 
@@ -76,7 +77,7 @@ def attribution_figure(
     """A row an image, a column a method: `maps` are names and `(N, H, W)`, of at least 0, brightest where it mattered.
 
     Every map is scaled by its own 99th per cent, so brightness can be compared within a picture, not between two.
-    Grad-CAM, which is coarse, lies over the image; the others, which are fine, stand alone.
+    Grad-CAM and HiResCAM, which are coarse, lie over the image; the others, which are fine, stand alone.
     """
     rows = []
     for index, answer in enumerate(answers):
@@ -86,7 +87,7 @@ def attribution_figure(
             own = values[index]
             heat = np.clip(own / max(float(np.quantile(own, 0.99)), float(own.max()) * 1e-3, 1e-12), 0, 1)
             colours = colormaps[_HEAT](heat)[..., :3]
-            if method == "grad_cam":
+            if method in CAMS:
                 colours = 0.45 * (image if image.ndim == 3 else image[..., None]) + 0.55 * colours
             tiles.append(Tile(colours))
         rows.append(("\n".join([answer.file.rpartition("/")[2], *answer.verdict(names)]), tiles))

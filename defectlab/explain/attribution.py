@@ -1,4 +1,4 @@
-"""Where in an image a network finds its evidence for a class: four attribution methods, computed by captum."""
+"""Where in an image a network finds its evidence for a class: five attribution methods, computed by captum."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
-from captum.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
+from captum.attr import IntegratedGradients, LayerGradCam, LayerGradientXActivation, NoiseTunnel, Saliency
 from torch import Tensor, nn
 from torch.nn import functional
 
 from defectlab.errors import InputError
 from defectlab.networks.base import Network
 
-__all__ = ["METHODS", "Method", "attribute"]
+__all__ = ["CAMS", "METHODS", "Method", "attribute"]
 
-Method = Literal["gradient", "smoothgrad", "integrated_gradients", "grad_cam"]
+Method = Literal["gradient", "smoothgrad", "integrated_gradients", "grad_cam", "hires_cam"]
 METHODS: tuple[Method, ...] = get_args(Method)
+CAMS: tuple[Method, ...] = ("grad_cam", "hires_cam")  # need feature maps, and are as coarse as these
 _BLOCK = 32  # images at a time
 _SAMPLES = 32  # noisy copies of an image in SmoothGrad; the paper sees little gain above 50
 _NOISE = 0.15  # their sd as a share of the image's range; the paper recommends 0.1 to 0.2
@@ -34,10 +35,15 @@ def attribute(task: nn.Module, images: Tensor, targets: Tensor, method: Method, 
       difference, summed over the channels; absolute values (Sundararajan et al. 2017). The baseline is 0 in
       normalised units, which is the mean of the training images, not black.
     - `grad_cam`: feature maps weighted by the mean of the logit's gradient, their sum where it is positive,
-      upsampled bilinearly (Selvaraju et al. 2017). All 0 where nothing speaks for the class. The maps are those of
-      `forward_features`, with `stages` of all that the head reads; of a network that is not one of
-      `defectlab.networks`, those of its last layer that gives maps. Where the head reads the sd of a map, that half has
-      no say: its mean gradient is 0.
+      upsampled bilinearly (Selvaraju et al. 2017). All 0 where nothing speaks for the class. Where the head does more
+      than take means of the maps, that is no longer what it does: of a spread (`stages` of `PretrainedNetwork`) the mean
+      gradient is 0, so that half of the head has no say.
+    - `hires_cam`: the same, but each value of a map times its own gradient, not the mean (Draelos & Carin 2020). What
+      comes together is what each place adds to the logit, exactly so for heads that are linear in means, spreads or the
+      flattened maps.
+
+    The maps of both are those of `forward_features`, with `stages` of all that the head reads; of a network that is not
+    one of `defectlab.networks`, those of its last layer that gives maps.
 
     The task is left as it was: weights, modes, gradients, hooks. Any caller will do, in inference mode too.
 
@@ -52,7 +58,7 @@ def attribute(task: nn.Module, images: Tensor, targets: Tensor, method: Method, 
         Maps (N, H, W), at least 0, on the CPU. Their scale means nothing across images.
 
     Raises:
-        InputError: Another shape, a class or a method that there is not, or no feature maps for `grad_cam`.
+        InputError: Another shape, a class or a method that there is not, or no feature maps for one of `CAMS`.
     """
     if method not in METHODS:
         raise InputError(f"method is {method!r}: expected one of {', '.join(METHODS)}")
@@ -111,19 +117,24 @@ def _explainer(task: nn.Module, method: Method, seed: int) -> Callable[[Tensor, 
 
             return integrated_gradients
         case "grad_cam":
-            return _grad_cam(task)
+            return _class_activation(task, LayerGradCam)
+        case "hires_cam":
+            return _class_activation(task, LayerGradientXActivation)
 
 
-def _grad_cam(task: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+def _class_activation(
+    task: nn.Module, attribution: type[LayerGradCam] | type[LayerGradientXActivation]
+) -> Callable[[Tensor, Tensor], Tensor]:
     network = next((module for module in task.modules() if isinstance(module, Network)), None)
     halves = None if network is None else _Halves(network)
 
-    def grad_cam(images: Tensor, targets: Tensor) -> Tensor:
+    def class_activation(images: Tensor, targets: Tensor) -> Tensor:
         model, layer = (task, _last_map(task, images)) if halves is None else (halves, halves.body)
-        cam: Tensor = LayerGradCam(model, layer).attribute(images, targets, relu_attributions=True)
+        # Grad-CAM's channels are summed already, and the sum of one is itself.
+        cam: Tensor = attribution(model, layer).attribute(images, targets).sum(dim=1, keepdim=True).relu()
         return functional.interpolate(cam, size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
 
-    return grad_cam
+    return class_activation
 
 
 class _Body(nn.Module):
@@ -166,7 +177,9 @@ def _last_map(task: nn.Module, images: Tensor) -> nn.Module:
         for hook in hooks:
             hook.remove()
     if not found:
-        raise InputError("method grad_cam needs a network with feature maps, and this one has none: take gradient")
+        raise InputError(
+            f"method {' and '.join(CAMS)} need a network with feature maps, and this one has none: take gradient"
+        )
     return found[-1]
 
 

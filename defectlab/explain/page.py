@@ -42,7 +42,8 @@ _SHEETS: dict[str, tuple[str, str]] = {
         "Brighter pixels mattered more for the predicted class; each map is scaled by itself. Gradient: which pixels would "
         "change the answer most; SmoothGrad: the same, averaged over noisy copies; Integrated Gradients: summed on the "
         "way from the mean of the training images to this one; Grad-CAM: which region the last maps answered to, which "
-        "says little where a network flattens its maps before the last layers. Trust what several of them agree on.",
+        "says little where a network flattens its maps before the last layers; HiResCAM: what each place of these maps "
+        "added to the answer, which holds there, too. Trust what several of them agree on.",
     ),
     "boxes": (
         "Is that true",
