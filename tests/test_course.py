@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import signal
 import time
 from pathlib import Path
 
@@ -56,6 +57,8 @@ def test_runs_become_a_table_that_goes_on(tmp_path: Path, idx_folder: Path, caps
     ]
     assert main([*words, "--seeds", "1"]) == 0
     assert rows(out)["mnist-cnn"].sd is None
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("   1 of 1  "))
+    assert line.startswith(f"   1 of 1  mnist-cnn, seed 0: {rows(out)['mnist-cnn'].accuracy:.2f}% in ")
     first = RunFolder(out / "mnist-cnn" / "seed-0").metrics_json.stat().st_mtime_ns
     assert main([*words, "--seeds", "2", "--processes", "2"]) == 0
     assert RunFolder(out / "mnist-cnn" / "seed-0").metrics_json.stat().st_mtime_ns == first
@@ -118,6 +121,18 @@ def test_a_program_that_cannot_run_does_not_stop_the_others(
     assert captured.err.count("error:") == 1
     assert list(rows(tmp_path / "c")) == ["mnist-cnn"]
     assert not (tmp_path / "c" / "neu-simple" / "seed-0").exists()
+
+
+def test_a_stopped_call_leaves_the_table_of_what_is_done(tmp_path: Path, idx_folder: Path) -> None:
+    out = tmp_path / "c"
+    common = ("--seeds", "1", "--mnist", str(idx_folder), "--output", str(out), "--trainer.accelerator", "cpu")
+    short = ("--data.val_size", "50", "--trainer.limit_train_batches", "1")
+    process = start("course", "run", "mnist-cnn", "mnist-lenet5", *common, *short, "--trainer.max_epochs", "400")
+    wait_for("mnist-lenet5/seed-0/metrics.csv", out, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert list(rows(out)) == ["mnist-cnn"]
+    assert (out / "course.md").read_text(encoding="utf-8").count("mnist-cnn") == 1
 
 
 def test_workers_end_with_a_killed_parent(tmp_path: Path, idx_folder: Path) -> None:

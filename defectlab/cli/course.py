@@ -79,29 +79,42 @@ def _run(words: list[str]) -> int:
     learners = {program.name for program in programs if program.teacher is not None}
     waves = [[job for job in jobs if (job.folder.parent.name in learners) == second] for second in (False, True)]
     wrong: dict[str, str] = {}
-    done = len(programs) * given.seeds - len(jobs)
+    total = len(programs) * given.seeds
+    done = total - len(jobs)
+    ended = done
+
+    def tell(job: Job, reason: str | None) -> None:
+        nonlocal ended
+        ended += 1
+        print(f"{ended:>4} of {total}  {job.name}: {reason or _outcome(RunFolder(job.folder))}", flush=True)
+
     try:
         for wave in waves:  # a teacher has to be there before its pupil
             if wave:
-                wrong |= run_jobs(wave, done, given.processes, go_on=len(programs) > 1)
+                wrong |= run_jobs(wave, done, given.processes, go_on=len(programs) > 1, tell=tell)
                 done += len(wave)
-    finally:
+    finally:  # also of a stopped call
         for program in programs:
             if not any((folder / program.name).glob("seed-*")):  # nothing came of it
                 shutil.rmtree(folder / program.name)
-    rows = _rows(folder)
-    write_text(folder / "course.csv", csv_text(Row, rows))
-    write_text(folder / "course.md", markdown(rows) if rows else "")
+        rows = _rows(folder)
+        write_text(folder / "course.csv", csv_text(Row, rows))
+        write_text(folder / "course.md", markdown(rows) if rows else "")
     print(markdown(rows) if rows else "no program could be run")
     print(f"written to   {shown_path(folder / 'course.md')}")
     if wrong:
         first = next(iter(wrong))
-        for job_name, reason in wrong.items():
-            print(f"not run      {job_name}: {reason}")
+        for job_name, why in wrong.items():
+            print(f"not run      {job_name}: {why}")
         raise InputError(
             f"{len(wrong)} of {len(jobs)} runs could not be made, the first of them {first}: {wrong[first]}"
         )
     return 0
+
+
+def _outcome(run: RunFolder) -> str:
+    metrics = run.read_metrics()
+    return f"{metrics['test']['accuracy']:.2%} in {metrics['run']['total_seconds']:.0f} s"
 
 
 def _chosen(names: Sequence[str]) -> list[Program]:

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -33,7 +33,13 @@ class Job:
     words: tuple[str, ...]
 
 
-def run_jobs(jobs: Sequence[Job], done: int, processes: int, go_on: bool = False) -> dict[str, str]:
+def run_jobs(
+    jobs: Sequence[Job],
+    done: int,
+    processes: int,
+    go_on: bool = False,
+    tell: Callable[[Job, str | None], None] = lambda job, reason: None,
+) -> dict[str, str]:
     """Run every job from its beginning; what a killed one left in its folder is removed.
 
     Args:
@@ -41,6 +47,7 @@ def run_jobs(jobs: Sequence[Job], done: int, processes: int, go_on: bool = False
         done: how many were done before, for the progress bar.
         processes: runs at a time, each with one thread if above 1.
         go_on: whether the others still run after one that could not.
+        tell: called with each job at its end, and why it could not be run, or None.
 
     Returns:
         What was wrong, by name, with the jobs that could not be run; their folders are removed.
@@ -53,14 +60,18 @@ def run_jobs(jobs: Sequence[Job], done: int, processes: int, go_on: bool = False
         advance(done)
         if processes == 1:
             for job in jobs:
-                _note(job, _run(job), go_on, wrong)
+                reason = _run(job)
+                tell(job, reason)
+                _note(job, reason, go_on, wrong)
                 advance(1)
             return wrong
         with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_end_with_parent) as pool:
             futures = {pool.submit(_run, job, ("--cpu.threads", "1")): job for job in jobs}
             try:
                 for future in as_completed(futures):
-                    _note(futures[future], future.result(), go_on, wrong)
+                    job, reason = futures[future], future.result()
+                    tell(job, reason)
+                    _note(job, reason, go_on, wrong)
                     advance(1)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
