@@ -1,6 +1,7 @@
 """`summary`: sizes, parameters, multiply-adds and receptive fields, each checked against another way to know them."""
 
 import csv
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from defectlab.networks import (
 from defectlab.networks.anatomy import Anatomy, Layer
 from defectlab.networks.dissect import dissect
 from defectlab.networks.latency import latencies
+from defectlab.runs import RunFolder
 
 NETWORKS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "simple": SimpleDefectCNN,
@@ -286,6 +288,28 @@ def test_a_well_known_network_is_not_there_twice(tmp_path: Path, capsys: pytest.
     assert "neu_simple_cnn.yaml" in said
     assert "│ SimpleDefectCNN" not in said
     assert "│ LeNet-5" in said
+
+
+def test_the_seeds_of_a_program_are_one_row(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "mnist-cnn"
+    accuracies = [0.9, 0.94]
+    for seed, accuracy in enumerate(accuracies):
+        shutil.copytree(run_folder, program / f"seed-{seed}")
+        metrics = RunFolder(program / f"seed-{seed}").read_metrics()
+        RunFolder(program / f"seed-{seed}").write_metrics(
+            {**metrics, "test": {**metrics["test"], "accuracy": accuracy}}
+        )
+    (program / "seed-2").mkdir()  # that is still at work
+    table = tmp_path / "networks.csv"
+    assert main(["summary", "compare", str(program), "--image-size", "32", "--turns", "1", "--csv", str(table)]) == 0
+    with table.open(encoding="utf-8", newline="") as file:
+        row = next(csv.DictReader(file))
+    assert (row["network"], row["runs"], row["n"]) == ("mnist-cnn, 2 seeds", "2", "7")
+    assert float(row["accuracy"]) == pytest.approx(0.92)
+    assert float(row["sd"]) == pytest.approx(0.04 / 2**0.5)
+    assert "92.00 ± 2.83% of 7" in capsys.readouterr().out
 
 
 def test_networks_take_turns() -> None:

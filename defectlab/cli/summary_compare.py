@@ -3,10 +3,11 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
+from statistics import fmean, stdev
 
 import numpy as np
 import torch
@@ -43,7 +44,11 @@ _STANDARD: dict[str, Callable[[int, int, int], nn.Module]] = {
 
 @dataclass(frozen=True)
 class Compared:
-    """One network; `accuracy` and `n` are those of a run's test, empty without one. Latency in milliseconds."""
+    """One network; latency in milliseconds.
+
+    `accuracy` is the mean of the tests of `runs` runs, `sd` their standard deviation, `n` the images of one test; empty
+    without a run, `sd` also of a single one.
+    """
 
     network: str
     image: str
@@ -51,6 +56,8 @@ class Compared:
     parameters: int
     multiply_adds: int
     accuracy: float | None
+    sd: float | None
+    runs: int
     n: int | None
     data: str
     latency_median_ms: float
@@ -66,7 +73,7 @@ def compare(words: list[str]) -> int:
         "defectlab summary compare",
         "Networks side by side: `summary compare [RUN|CKPT|CONFIG ...]` has those that are named, then the well-known ones "
         "for the image and the classes of the first that is named. Accuracy stands where a run was tested, and nowhere "
-        "else. Arguments of fit, such as --data.image_size 64, go to the configs.",
+        "else; a folder of `course run`, such as runs/course/neu-simple, has the mean of its seeds. Arguments of fit, such as --data.image_size 64, go to the configs.",
     )
     parser.add_argument("--image-size", type=int, help="of the well-known ones; 200 if nothing is named")
     parser.add_argument("--channels", type=int, help="likewise; 1 if nothing is named")
@@ -82,17 +89,29 @@ def compare(words: list[str]) -> int:
     if given.csv is not None and given.csv.is_dir():
         raise InputError(f"--csv {given.csv} is a folder: expected the name of a CSV file")
     CPUSettings().apply()
-    named = [subject(name, more if is_config(name) else []) for name in names]
+    seeds = [_seeds(Path(name)) for name in names]
+    named = [_named(name, runs, more) for name, runs in zip(names, seeds, strict=True)]
     first = named[0] if named else Subject("", nn.Identity(), (1, 200, 200), 6, None)
     side = given.image_size if given.image_size is not None else first.image[1]
     image = (given.channels if given.channels is not None else first.image[0], side, side)
     classes = given.classes if given.classes is not None else first.classes
-    rows = _measure([*named, *_well_known(image, classes)], len(named), given.turns)
+    rows = _measure([*named, *_well_known(image, classes)], seeds, given.turns)
     _print(rows)
     if given.csv is not None:
         write_text(given.csv, csv_text(Compared, rows))
         print(f"written to   {shown_path(given.csv)}")
     return 0
+
+
+def _seeds(folder: Path) -> list[RunFolder]:
+    """The finished runs of a program of `course run`; none of any other folder."""
+    return [run for run in map(RunFolder, sorted(folder.glob("seed-*"))) if run.finished]
+
+
+def _named(name: str, seeds: Sequence[RunFolder], more: Sequence[str]) -> Subject:
+    if seeds:  # of one config: the networks differ in their numbers alone
+        return replace(subject(str(seeds[0].path), []), name=f"{Path(name).resolve().name}, {len(seeds)} seeds")
+    return subject(name, more if is_config(name) else [])
 
 
 def _well_known(image: tuple[int, int, int], classes: int) -> list[Subject]:
@@ -101,8 +120,9 @@ def _well_known(image: tuple[int, int, int], classes: int) -> list[Subject]:
     ]
 
 
-def _measure(subjects: Sequence[Subject], named: int, turns: int) -> list[Compared]:
-    """The rows, without the well-known networks that are among the first `named`."""
+def _measure(subjects: Sequence[Subject], seeds: Sequence[Sequence[RunFolder]], turns: int) -> list[Compared]:
+    """The rows: of the subjects that `seeds` has an entry for, and of the others that are none of these."""
+    named = len(seeds)
     wholes = [dissect(subject.network, subject.image) for subject in subjects]
     costs = [
         (type(s.network), s.classes, whole.image, whole.parameters, whole.multiply_adds)
@@ -114,24 +134,30 @@ def _measure(subjects: Sequence[Subject], named: int, turns: int) -> list[Compar
     rows = []
     for index, times in zip(chosen, seconds, strict=True):
         low, median, high = (round(1000 * float(value), 4) for value in np.quantile(times, (0.1, 0.5, 0.9)))
-        accuracy, n, data = _tested(subjects[index].run)
+        run = subjects[index].run
+        runs = [*seeds[index]] if index < named and seeds[index] else [RunFolder(run)] if run is not None else []
         rows.append(
             Compared(
                 subjects[index].name, shape_text(subjects[index].image), subjects[index].classes, wholes[index].parameters,
-                wholes[index].multiply_adds, accuracy, n, data, median, low, high, turns, torch.get_num_threads(),
+                wholes[index].multiply_adds, *_tested(runs), median, low, high, turns, torch.get_num_threads(),
             )
         )  # fmt: skip
     return rows
 
 
-def _tested(run: Path | None) -> tuple[float | None, int | None, str]:
-    """Test accuracy, number of test images and kind of data of a run; nothing of one that was not tested."""
-    if run is None or not RunFolder(run).metrics_json.is_file():
-        return None, None, ""
-    metrics = RunFolder(run).read_metrics()
-    if "test" not in metrics:
-        return None, None, ""
-    return metrics["test"]["accuracy"], metrics["test"]["n"], str(metrics.get("data", {}).get("source", ""))
+def _tested(runs: Sequence[RunFolder]) -> tuple[float | None, float | None, int, int | None, str]:
+    """Mean and sd of test accuracy, number of runs, images of a test and kind of data, of the runs that were tested."""
+    metrics = [run.read_metrics() for run in runs if run.metrics_json.is_file()]
+    tested = [sections for sections in metrics if "test" in sections]
+    if not tested:
+        return None, None, 0, None, ""
+    scores = [float(sections["test"]["accuracy"]) for sections in tested]
+    sd = stdev(scores) if len(scores) > 1 else None
+    return fmean(scores), sd, len(scores), tested[0]["test"]["n"], str(tested[0].get("data", {}).get("source", ""))
+
+
+def _spread(accuracy: float, sd: float | None) -> str:
+    return f"{accuracy:.2%}" if sd is None else f"{100 * accuracy:.2f} ± {100 * sd:.2f}%"
 
 
 def _print(rows: Sequence[Compared]) -> None:
@@ -149,7 +175,7 @@ def _print(rows: Sequence[Compared]) -> None:
         table.add_column(name, justify="left" if name == "network" else "right", no_wrap=True)
     for row in rows:
         synthetic = " SYNTHETIC" if row.data == "synthetic" else ""
-        accuracy = "" if row.accuracy is None else f"{row.accuracy:.2%} of {row.n}{synthetic}"
+        accuracy = "" if row.accuracy is None else f"{_spread(row.accuracy, row.sd)} of {row.n}{synthetic}"
         table.add_row(
             escape(row.network), row.image, str(row.classes), f"{row.parameters:,}", f"{row.multiply_adds:,}", accuracy,
             f"{row.latency_median_ms:.2f}", f"{row.latency_p10_ms:.2f} to {row.latency_p90_ms:.2f}",
