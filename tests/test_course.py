@@ -123,6 +123,15 @@ def test_a_program_that_cannot_run_does_not_stop_the_others(
     assert not (tmp_path / "c" / "neu-simple" / "seed-0").exists()
 
 
+def test_what_cannot_run_at_all_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["course", "run", "neu-simple", "--neu", str(tmp_path), "--seeds", "1", "--output", str(tmp_path / "c")]
+    assert main(words) == 1
+    captured = capsys.readouterr()
+    assert len(captured.err.strip().splitlines()) == 1
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_stopped_call_leaves_the_table_of_what_is_done(tmp_path: Path, idx_folder: Path) -> None:
     out = tmp_path / "c"
     common = ("--seeds", "1", "--mnist", str(idx_folder), "--output", str(out), "--trainer.accelerator", "cpu")

@@ -97,11 +97,10 @@ def _run(words: list[str]) -> int:
         for program in programs:
             if not any((folder / program.name).glob("seed-*")):  # nothing came of it
                 shutil.rmtree(folder / program.name)
-        rows = _rows(folder)
-        write_text(folder / "course.csv", csv_text(Row, rows))
-        write_text(folder / "course.md", markdown(rows) if rows else "")
+        rows = _write(folder)
     print(markdown(rows) if rows else "no program could be run")
-    print(f"written to   {shown_path(folder / 'course.md')}")
+    if rows:
+        print(f"written to   {shown_path(folder / 'course.md')}")
     if wrong:
         first = next(iter(wrong))
         for job_name, why in wrong.items():
@@ -172,6 +171,17 @@ def _check_made_with(folder: Path, program: Program, words: Sequence[str]) -> No
         raise InputError(
             f"{folder} holds runs of another config or with other arguments: name another folder with --output, or remove it"
         )
+
+
+def _write(folder: Path) -> list[Row]:
+    """Write course.csv and course.md of what is done; without anything leave no empty folder."""
+    rows = _rows(folder)
+    if rows:
+        write_text(folder / "course.csv", csv_text(Row, rows))
+        write_text(folder / "course.md", markdown(rows))
+    elif folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+    return rows
 
 
 def _rows(folder: Path) -> list[Row]:

@@ -47,7 +47,7 @@ def run_jobs(
         done: how many were done before, for the progress bar.
         processes: runs at a time, each with one thread if above 1.
         go_on: whether the others still run after one that could not.
-        tell: called with each job at its end, and why it could not be run, or None.
+        tell: called with each job at its end, and why it could not be run if `go_on`, else None.
 
     Returns:
         What was wrong, by name, with the jobs that could not be run; their folders are removed.
@@ -60,18 +60,17 @@ def run_jobs(
         advance(done)
         if processes == 1:
             for job in jobs:
-                reason = _run(job)
-                tell(job, reason)
-                _note(job, reason, go_on, wrong)
+                _note(job, _run(job), go_on, wrong)
+                tell(job, wrong.get(job.name))
                 advance(1)
             return wrong
         with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_end_with_parent) as pool:
             futures = {pool.submit(_run, job, ("--cpu.threads", "1")): job for job in jobs}
             try:
                 for future in as_completed(futures):
-                    job, reason = futures[future], future.result()
-                    tell(job, reason)
-                    _note(job, reason, go_on, wrong)
+                    job = futures[future]
+                    _note(job, future.result(), go_on, wrong)
+                    tell(job, wrong.get(job.name))
                     advance(1)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
