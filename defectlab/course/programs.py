@@ -91,7 +91,7 @@ PROGRAMS = (
     Program("mnist-ema", "with a moving average of the weights", "mnist_ema.yaml", "mnist"),
     Program("mnist-swa", "with stochastic weight averaging", "mnist_swa.yaml", "mnist"),
     Program("neu-no-tta", "CompactCNN, judged once", "neu_tta.yaml", "neu", ("--model.tta", "none")),
-    Program("neu-tta", "the same, judged in eight orientations", "neu_tta.yaml", "neu"),
+    Program("neu-tta", "the same, judged with its mirror image", "neu_tta.yaml", "neu"),
     # Beyond the course: the figures are this project's own bars.
     Program("mnist-small", "residual network, 9,464 weights", "mnist_small_resnet.yaml", "mnist", published=99.5),
     Program(
