@@ -73,7 +73,8 @@ def compare(words: list[str]) -> int:
         "defectlab summary compare",
         "Networks side by side: `summary compare [RUN|CKPT|CONFIG ...]` has those that are named, then the well-known ones "
         "for the image and the classes of the first that is named. Accuracy stands where a run was tested, and nowhere "
-        "else; a folder of `course run`, such as runs/course/neu-simple, has the mean of its seeds. Arguments of fit, such as --data.image_size 64, go to the configs.",
+        "else; a folder of `course run`, such as runs/course/neu-simple, has the mean of its seeds. Arguments of fit, such "
+        "as --data.image_size 64, go to the configs.",
     )
     parser.add_argument("--image-size", type=int, help="of the well-known ones; 200 if nothing is named")
     parser.add_argument("--channels", type=int, help="likewise; 1 if nothing is named")

@@ -35,9 +35,9 @@ def attribute(task: nn.Module, images: Tensor, targets: Tensor, method: Method, 
       difference, summed over the channels; absolute values (Sundararajan et al. 2017). The baseline is 0 in
       normalised units, which is the mean of the training images, not black.
     - `grad_cam`: feature maps weighted by the mean of the logit's gradient, their sum where it is positive,
-      upsampled bilinearly (Selvaraju et al. 2017). All 0 where nothing speaks for the class. Where the head does more
-      than take means of the maps, that is no longer what it does: of a spread (`stages` of `PretrainedNetwork`) the mean
-      gradient is 0, so that half of the head has no say.
+      upsampled bilinearly (Selvaraju et al. 2017). All 0 where nothing speaks for the class. Right for
+      heads that take means of the maps; of a spread (`stages` of `PretrainedNetwork`) the mean gradient is 0, so that
+      this half of the head has no say.
     - `hires_cam`: the same, but each value of a map times its own gradient, not the mean (Draelos & Carin 2020). What
       comes together is what each place adds to the logit, exactly so for heads that are linear in means, spreads or the
       flattened maps.
