@@ -81,18 +81,16 @@ def _run(words: list[str]) -> int:
     wrong: dict[str, str] = {}
     total = len(programs) * given.seeds
     done = total - len(jobs)
-    ended = done
 
     def tell(job: Job, reason: str | None) -> None:
-        nonlocal ended
-        ended += 1
-        print(f"{ended:>4} of {total}  {job.name}: {reason or _outcome(RunFolder(job.folder))}", flush=True)
+        nonlocal done
+        done += 1
+        print(f"{done:>4} of {total}  {job.name}: {reason or _outcome(RunFolder(job.folder))}", flush=True)
 
     try:
         for wave in waves:  # a teacher has to be there before its pupil
             if wave:
                 wrong |= run_jobs(wave, done, given.processes, go_on=len(programs) > 1, tell=tell)
-                done += len(wave)
     finally:  # also of a stopped call
         for program in programs:
             if not any((folder / program.name).glob("seed-*")):  # nothing came of it

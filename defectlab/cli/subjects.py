@@ -10,6 +10,7 @@ from defectlab.cli.configs import shipped_configs
 from defectlab.cli.files import checkpoint_of
 from defectlab.cli.parser import without_run
 from defectlab.errors import InputError
+from defectlab.runs import RunFolder
 from defectlab.tasks.checkpoint import load_task
 
 __all__ = ["Subject", "is_config", "subject"]
@@ -17,13 +18,13 @@ __all__ = ["Subject", "is_config", "subject"]
 
 @dataclass(frozen=True)
 class Subject:
-    """A network, and the image (C, H, W) and number of classes that it is made for."""
+    """A network, the image (C, H, W) and number of classes that it is made for, and the runs it stands for."""
 
     name: str
     network: nn.Module
     image: tuple[int, int, int]
     classes: int
-    run: Path | None  # the run folder, if one was named
+    runs: tuple[RunFolder, ...] = ()
 
 
 def is_config(name: str) -> bool:
@@ -45,11 +46,11 @@ def subject(name: str, more: Sequence[str]) -> Subject:
         with without_run(name, more, read_weights=False) as cli:
             data = cli.datamodule
             image = (data.channels, data.image_size, data.image_size)
-            return Subject(Path(name).name, cli.model.network, image, data.num_classes, None)
+            return Subject(Path(name).name, cli.model.network, image, data.num_classes)
     if more:
         raise InputError(f"{name} has its settings already: leave {' '.join(more)} out, or name a config")
     task, card = load_task(checkpoint_of(name))
     run = Path(name).resolve() if Path(name).is_dir() else None
     shown = "/".join(run.parts[-2:]) if run is not None else Path(name).name
     image = (card["channels"], card["image_size"], card["image_size"])
-    return Subject(shown, task.network, image, len(card["class_names"]), run)
+    return Subject(shown, task.network, image, len(card["class_names"]), () if run is None else (RunFolder(run),))

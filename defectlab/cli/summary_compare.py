@@ -90,13 +90,12 @@ def compare(words: list[str]) -> int:
     if given.csv is not None and given.csv.is_dir():
         raise InputError(f"--csv {given.csv} is a folder: expected the name of a CSV file")
     CPUSettings().apply()
-    seeds = [_seeds(Path(name)) for name in names]
-    named = [_named(name, runs, more) for name, runs in zip(names, seeds, strict=True)]
-    first = named[0] if named else Subject("", nn.Identity(), (1, 200, 200), 6, None)
+    named = [_named(name, more) for name in names]
+    first = named[0] if named else Subject("", nn.Identity(), (1, 200, 200), 6)
     side = given.image_size if given.image_size is not None else first.image[1]
     image = (given.channels if given.channels is not None else first.image[0], side, side)
     classes = given.classes if given.classes is not None else first.classes
-    rows = _measure([*named, *_well_known(image, classes)], seeds, given.turns)
+    rows = _measure([*named, *_well_known(image, classes)], len(named), given.turns)
     _print(rows)
     if given.csv is not None:
         write_text(given.csv, csv_text(Compared, rows))
@@ -104,26 +103,21 @@ def compare(words: list[str]) -> int:
     return 0
 
 
-def _seeds(folder: Path) -> list[RunFolder]:
-    """The finished runs of a program of `course run`; none of any other folder."""
-    return [run for run in map(RunFolder, sorted(folder.glob("seed-*"))) if run.finished]
-
-
-def _named(name: str, seeds: Sequence[RunFolder], more: Sequence[str]) -> Subject:
+def _named(name: str, more: Sequence[str]) -> Subject:
+    """The network of a name; of a program of `course run`, that of its first finished run, standing for all."""
+    seeds = tuple(run for run in map(RunFolder, sorted(Path(name).glob("seed-*"))) if run.finished)
     if seeds:  # of one config: the networks differ in their numbers alone
-        return replace(subject(str(seeds[0].path), []), name=f"{Path(name).resolve().name}, {len(seeds)} seeds")
+        shown = f"{Path(name).resolve().name}, {len(seeds)} seeds"
+        return replace(subject(str(seeds[0].path), []), name=shown, runs=seeds)
     return subject(name, more if is_config(name) else [])
 
 
 def _well_known(image: tuple[int, int, int], classes: int) -> list[Subject]:
-    return [
-        Subject(name, build(classes, image[0], image[1]), image, classes, None) for name, build in _STANDARD.items()
-    ]
+    return [Subject(name, build(classes, image[0], image[1]), image, classes) for name, build in _STANDARD.items()]
 
 
-def _measure(subjects: Sequence[Subject], seeds: Sequence[Sequence[RunFolder]], turns: int) -> list[Compared]:
-    """The rows: of the subjects that `seeds` has an entry for, and of the others that are none of these."""
-    named = len(seeds)
+def _measure(subjects: Sequence[Subject], named: int, turns: int) -> list[Compared]:
+    """The rows, without the well-known networks that are among the first `named`."""
     wholes = [dissect(subject.network, subject.image) for subject in subjects]
     costs = [
         (type(s.network), s.classes, whole.image, whole.parameters, whole.multiply_adds)
@@ -135,12 +129,10 @@ def _measure(subjects: Sequence[Subject], seeds: Sequence[Sequence[RunFolder]], 
     rows = []
     for index, times in zip(chosen, seconds, strict=True):
         low, median, high = (round(1000 * float(value), 4) for value in np.quantile(times, (0.1, 0.5, 0.9)))
-        run = subjects[index].run
-        runs = [*seeds[index]] if index < named and seeds[index] else [RunFolder(run)] if run is not None else []
         rows.append(
             Compared(
                 subjects[index].name, shape_text(subjects[index].image), subjects[index].classes, wholes[index].parameters,
-                wholes[index].multiply_adds, *_tested(runs), median, low, high, turns, torch.get_num_threads(),
+                wholes[index].multiply_adds, *_tested(subjects[index].runs), median, low, high, turns, torch.get_num_threads(),
             )
         )  # fmt: skip
     return rows
