@@ -38,10 +38,13 @@ class SplitMetrics(TypedDict):
     """Figures for one split, in plain values that go into JSON as they are.
 
     - `loss`: mean cross-entropy in nats, without class weights or label smoothing.
+    - `training_loss`: the same with them, the loss that training minimises; equal to `loss` where neither is set.
     - `accuracy`: micro, the share of images that are right.
     - `macro_f1`: plain mean over the classes that occur among the labels or the predictions, which is
       what torchmetrics and scikit-learn call macro.
-    - `macro_recall`: plain mean over the classes that have images; also called balanced accuracy.
+    - `balanced_accuracy`: plain mean of the recalls of the classes that have images; also called macro recall, a name
+      under which it is given, too.
+    - `majority_share`: share of the most frequent class, the accuracy of always predicting it.
     - `ece`: expected calibration error of the top probability, 15 equal bins, L1
       (Guo et al. 2017, On Calibration of Modern Neural Networks, eq. 3).
     - `confusion_matrix`: image counts, rows are true classes, columns predicted ones.
@@ -49,9 +52,12 @@ class SplitMetrics(TypedDict):
 
     n: int
     loss: float
+    training_loss: float
     accuracy: float
     macro_f1: float
     macro_recall: float
+    balanced_accuracy: float
+    majority_share: float
     ece: float
     per_class: dict[str, ClassMetrics]
     confusion_matrix: list[list[int]]
@@ -97,12 +103,17 @@ def evaluate_predictions(logits: Tensor, labels: Tensor, class_names: Sequence[s
             "f1": _ratio(2 * hits, support + predicted),
             "support": support,
         }
+    balanced_accuracy = _mean_of_defined([c["recall"] for c in per_class.values()])
+    loss = math.fsum(losses.tolist()) / n  # fsum: the same bits for any number of threads
     return {
         "n": n,
-        "loss": math.fsum(losses.tolist()) / n,  # fsum: the same bits for any number of threads
+        "loss": loss,
+        "training_loss": loss,
         "accuracy": sum(matrix[i][i] for i in range(classes)) / n,
         "macro_f1": _mean_of_defined([c["f1"] for c in per_class.values()]),
-        "macro_recall": _mean_of_defined([c["recall"] for c in per_class.values()]),
+        "macro_recall": balanced_accuracy,
+        "balanced_accuracy": balanced_accuracy,
+        "majority_share": max(c["support"] for c in per_class.values()) / n,
         "ece": float(ece),
         "per_class": per_class,
         "confusion_matrix": matrix,

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from defectlab.errors import InputError
 from defectlab.metrics import evaluate_predictions
@@ -324,3 +325,17 @@ def test_a_browser_shows_the_page(tmp_path: Path) -> None:
         [*words[:4], "--dump-dom", page.as_uri()], check=True, capture_output=True, text=True, timeout=120
     )
     assert dumped.stdout.count("<img") == page.read_text(encoding="utf-8").count("<img") > 2
+
+
+def test_accuracy_below_that_of_the_commonest_class_is_told(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "a" / "b")
+    run.path.mkdir(parents=True)
+    labels = torch.tensor([0] * 70 + [1] * 30)
+    for right in (30, 70):  # of the seventy; none and all of the thirty
+        predicted = torch.tensor([0] * right + [1] * (70 - right) + [int(right == 70)] * 30)
+        run.write_metrics(
+            {"test": evaluate_predictions(functional.one_hot(predicted, 2) * 9.0, labels, ["good", "bad"])}
+        )
+        page = Page(write_report(run)).text
+        assert ("Below the 70.0 % of always predicting the most frequent class" in page) == (right == 30)
+    assert "balanced accuracy 100" in page

@@ -236,7 +236,7 @@ def test_what_cannot_go_together_is_refused() -> None:
             SchedulerSettings(**wrong)  # type: ignore[arg-type]
 
 
-def test_mixup_and_smoothing_change_the_training_loss_alone(data: Data, tmp_path: Path) -> None:
+def test_mixup_and_smoothing_change_the_loss(data: Data, tmp_path: Path) -> None:
     losses = []
     for augmentation, smoothing in ((None, 0.0), (None, 0.2), (Augmentation(mixup=0.4), 0.0)):
         pl.seed_everything(0)
@@ -249,6 +249,27 @@ def test_mixup_and_smoothing_change_the_training_loss_alone(data: Data, tmp_path
     loop.validate(task, datamodule=module, verbose=False)
     logits, labels = task.predictions["val"]
     assert task.results["val"]["loss"] == pytest.approx(float(nn.functional.cross_entropy(logits, labels)))
+    smoothed = float(nn.functional.cross_entropy(logits, labels, label_smoothing=0.2))
+    assert task.results["val"]["training_loss"] == pytest.approx(smoothed)
+    assert float(loop.callback_metrics["val/loss"]) == pytest.approx(smoothed)
+
+
+def test_validation_has_the_loss_that_trains(tmp_path: Path) -> None:
+    """Class weights too, also where a checkpoint is judged without training before; numbers are scaled to a mean of 1."""
+    images, labels = torch.rand(20, 1, 16, 16), torch.tensor([0] * 14 + [1] * 4 + [2] * 2)
+    loader: DataLoader[Any] = DataLoader(TensorDataset(images, labels), batch_size=6)
+    task, keep = lab(class_weights=[1.0, 2.0, 6.0], label_smoothing=0.1), ModelCheckpoint(tmp_path, filename="best")
+    loop = trainer(tmp_path, 1, keep, enable_checkpointing=True)
+    loop.fit(task, loader, loader)
+    logged = float(loop.callback_metrics["val/loss"])
+    logits, _ = task.predictions["val"]
+    weights = torch.tensor([1.0, 2.0, 6.0]) / 3
+    terms = nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=0.1)
+    assert logged == pytest.approx(float((weights[labels] * terms).mean()), rel=1e-5)
+    again = lab(class_weights=[1.0, 2.0, 6.0], label_smoothing=0.1)
+    (found,) = trainer(tmp_path).validate(again, loader, keep.best_model_path, verbose=False, weights_only=True)
+    assert found["val/loss"] == pytest.approx(logged, rel=1e-5)
+    assert found["val/balanced_accuracy"] == pytest.approx(again.results["val"]["macro_recall"])
 
 
 def test_a_compiled_network_saves_plain_names(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -190,7 +189,8 @@ def _judge(trainer: pl.Trainer, task: ClassificationTask) -> dict[str, float]:
         images, labels = trainer.strategy.batch_to_device(batch)
         with trainer.precision_plugin.val_step_context():
             logits = task.judge(images).float()
-        loss = functional.cross_entropy(logits, labels, reduction="sum")
+        # A process that is one batch short has an empty one, which has no mean.
+        loss = task.training_loss(logits, labels) * len(labels) if len(labels) else sums.new_zeros(())
         sums += torch.stack((loss, (logits.argmax(dim=1) == labels).sum(), loss.new_tensor(len(labels))))
     loss_sum, right, count = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
     return {"val/loss_raw": loss_sum / count, "val/accuracy_raw": right / count}

@@ -153,6 +153,8 @@ class EpochLines(ProgressBar):
         parts += [f"{name.replace('/', ' ')} {float(metrics[name]):.4f}" for name in names]
         if "val/accuracy" in metrics:
             parts.append(f"val accuracy {float(metrics['val/accuracy']):7.2%}")
+            if "val/balanced_accuracy" in metrics:
+                parts[-1] += f" (balanced {float(metrics['val/balanced_accuracy']):7.2%})"
         if "val/accuracy_raw" in metrics:  # of the current weights, where the others are of their average
             parts[-1] += f" (raw {float(metrics['val/accuracy_raw']):7.2%})"
         print("   ".join([*parts, f"{time.monotonic() - self._began:.1f} s"]), flush=True)

@@ -139,8 +139,15 @@ def print_result(result: SplitMetrics, stage: str, source: str) -> None:
     console.print(table)
     console.print(
         f"accuracy     {result['accuracy']:.2%}   (95 % interval {low:.1%} to {high:.1%}, Wilson, n = {result['n']})\n"
+        f"balanced     {result['balanced_accuracy']:.2%}   (mean recall of the classes)\n"
         f"macro F1     {result['macro_f1']:.2%}\nECE          {result['ece']:.2%}\n"
         f"worst class  {worst}, {result['per_class'][worst]['accuracy']:.2%}",
         highlight=False,
         markup=False,
     )
+    if result["accuracy"] < result["majority_share"]:
+        console.print(
+            f"note: always predicting the most frequent class would be right in {result['majority_share']:.2%}: "
+            "this network trades accuracy for the rare classes, or has not learned; see balanced accuracy",
+            highlight=False, markup=False,
+        )  # fmt: skip

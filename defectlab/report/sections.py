@@ -43,6 +43,7 @@ def headline(judged: dict[str, Any], kind: str, seed: int | None) -> str:
         level = sum(m["accuracy"] == figure["accuracy"] for m in present.values()) - 1
         detail += f"; level with {level} other{'s' if level > 1 else ''}" if level else ""
     cards = (
+        ("balanced accuracy", percent(judged["macro_recall"]), "mean recall of the classes"),
         ("macro F1", percent(judged["macro_f1"]), "the mean over classes"),
         ("calibration error", percent(judged["ece"]), "ECE in 15 bins, 0 is best"),
         ("worst class", worst, detail),
@@ -52,11 +53,18 @@ def headline(judged: dict[str, Any], kind: str, seed: int | None) -> str:
         for name, value, note in cards
     )
     once = "" if seed is None else f"One run, seed {text(seed)}. "
+    majority = max(m["support"] for m in present.values()) / n
+    below = (
+        f"<p><b>Below the {percent(majority)} of always predicting the most frequent class:</b> this network trades accuracy "
+        "for the rare classes, or has not learned. Balanced accuracy tells which.</p>"
+        if right / n < majority
+        else ""
+    )
     return (
         f"<div class=headline><div class=accuracy><span>{kind} accuracy</span>"
         f"<strong>{percent(right / n)}</strong>"
         f"<p><b>95 % interval {100 * low:.1f} to {100 * high:.1f} %</b> (Wilson)<br>"
-        f"{right:,} of n = {n:,} {kind} images</p>"
+        f"{right:,} of n = {n:,} {kind} images</p>{below}"
         f"<p class=quiet>{once}The interval is that of drawing these images; another seed or split "
         f"adds to it.</p></div><div class=cards>{boxes}</div></div>"
     )
@@ -68,10 +76,11 @@ def splits(metrics: dict[str, Any]) -> str:
         if metrics.get(key):
             m = metrics[key]
             low, high = accuracy_interval(_right(m), m["n"])
-            loss = "–" if m["loss"] is None else f"{m['loss']:.4f}"
+            losses = ["–" if m.get(loss) is None else f"{m[loss]:.4f}" for loss in ("loss", "training_loss")]
             span = f"{100 * low:.1f} – {100 * high:.1f} %"
-            rows.append([name, m["n"], m["accuracy"], span, m["macro_f1"], m["macro_recall"], m["ece"], loss])
-    columns = ["split", "n", "accuracy (micro)", "95 % interval", "macro F1", "macro recall", "ECE", "loss"]
+            rows.append([name, m["n"], m["accuracy"], span, m["macro_recall"], m["macro_f1"], m["ece"], *losses])
+    columns = ["split", "n", "accuracy (micro)", "95 % interval", "balanced accuracy", "macro F1", "ECE"]
+    columns += ["cross-entropy", "training loss"]
     if len(rows) == 1:
         return table(columns, rows)
     return table(columns, rows) + "<p class=quiet>Validation chose the checkpoint; the test did not.</p>"

@@ -39,7 +39,7 @@ def add_figures(
 
 def add_hparams(logger: TensorBoardLogger, config: dict[str, Any], test: SplitMetrics) -> None:
     """What was set and what came out, for the HPARAMS tab."""
-    metrics = {f"hp/test_{name}": float(test[name]) for name in ("accuracy", "macro_f1", "loss")}
+    metrics = {f"hp/test_{name}": float(test[name]) for name in ("accuracy", "balanced_accuracy", "macro_f1", "loss")}
     logger.log_hyperparams(_flat(config), metrics)
 
 

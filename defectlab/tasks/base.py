@@ -9,19 +9,20 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from defectlab.errors import InputError
 from defectlab.metrics import SplitMetrics, evaluate_predictions
 from defectlab.tasks.distillation import DescribedData, DistillationSettings, Teacher
+from defectlab.tasks.loss import weighted_cross_entropy
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, decayed
 from defectlab.tasks.plain import plain
 from defectlab.tasks.views import Views, check_views, over_views
 
 __all__ = ["ClassificationTask", "LabelledData"]
 
-_LOGGED = ("loss", "accuracy", "macro_f1", "ece")  # of each evaluation, beside the accuracy of each class
+# Logged for each evaluation, beside its loss and the accuracy of each class.
+_LOGGED = ("accuracy", "balanced_accuracy", "macro_f1", "cross_entropy", "ece")
 _MOST_CLASSES = 100  # whose accuracies are logged one by one: more curves than that nobody reads
 
 
@@ -50,7 +51,8 @@ class ClassificationTask(pl.LightningModule):
         optimizer: see `OptimizerSettings`; a dict of its values will do, None for its defaults.
         scheduler: see `SchedulerSettings`; a dict of its values will do, None for its defaults.
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2016), in [0, 1).
-        class_weights: a weight a class in the training loss; `balanced` takes n / (classes * n of the class).
+        class_weights: a weight a class in the loss; `balanced` takes n / (classes * n of the class). Numbers are scaled to
+            a mean of 1 over the training images.
         tta: views that every image is judged by in evaluation; see `over_views`.
         channels_last: memory format of network and images: faster convolutions, same results.
         compile: pass the network through torch.compile; pays on GPUs and in long runs.
@@ -117,25 +119,33 @@ class ClassificationTask(pl.LightningModule):
 
     def metric_names(self, class_names: Sequence[str]) -> list[str]:
         """What a callback or a scheduler can watch; a task that logs more adds its own."""
-        shared = [f"val/{name}" for name in _LOGGED] + ["train/loss", "train/accuracy", "lr"]
+        shared = [f"val/{name}" for name in ("loss", *_LOGGED)] + ["train/loss", "train/accuracy", "lr"]
         return shared + [f"val/accuracy/{name}" for name in class_names if len(class_names) <= _MOST_CLASSES]
 
     def on_fit_start(self) -> None:
         """Find the class weights and the teacher."""
         self._seed = torch.initial_seed()  # what seed_everything set
-        if self.class_weights == "balanced":
-            data = self.trainer.datamodule  # type: ignore[attr-defined]
-            if not isinstance(data, LabelledData):
-                raise InputError("model.class_weights is balanced, but the data has no class counts: give numbers")
-            counts = torch.tensor(data.class_counts("train"), dtype=torch.float32, device=self.device)
-            self._weights = counts.sum() / (len(counts) * counts.clamp(min=1))
-        elif self.class_weights is not None:
-            self._weights = torch.tensor(list(self.class_weights), dtype=torch.float32, device=self.device)
+        self._weights = self._find_weights()
+        if self.class_weights == "balanced" and self._weights is None:
+            raise InputError("model.class_weights is balanced, but the data has no class counts: give numbers")
         if self.distillation is not None:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             if not isinstance(data, DescribedData):
                 raise InputError("model.distillation needs one of defectlab's datamodules: set it to null")
             self._teacher = Teacher(self.distillation, data.describe(), self.device)
+
+    def _find_weights(self) -> Tensor | None:
+        """Class weights `(C,)` of mean 1 over the training images, as far as their number by class is known."""
+        if self.class_weights is None:
+            return None
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        counts = None
+        if isinstance(data, LabelledData):
+            counts = torch.tensor(data.class_counts("train"), dtype=torch.float32, device=self.device)
+        if self.class_weights == "balanced":
+            return None if counts is None else counts.sum() / (len(counts) * counts.clamp(min=1))
+        weights = torch.tensor(list(self.class_weights), dtype=torch.float32, device=self.device)
+        return weights / (weights.mean() if counts is None else (weights * counts).sum() / counts.sum())
 
     def on_train_epoch_start(self) -> None:
         """Let dropout depend on the seed and the epoch alone, so that a resumed run repeats an unbroken one."""
@@ -144,8 +154,8 @@ class ClassificationTask(pl.LightningModule):
         torch.manual_seed((epoch_seed * self.trainer.world_size + self.global_rank) % 2**63)
 
     def training_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of a batch, with class weights and smoothing, without the L1 penalty."""
-        return functional.cross_entropy(logits.float(), labels, self._weights, label_smoothing=self.label_smoothing)
+        """Cross-entropy of a batch, with class weights and smoothing, without the L1 penalty; validation has it too."""
+        return weighted_cross_entropy(logits.float(), labels, self._weights, self.label_smoothing)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy, the teacher's part and the L1 penalty if they are set; the rest waits for the epoch's end."""
@@ -230,10 +240,16 @@ class ClassificationTask(pl.LightningModule):
         turns = [batch for step in zip(*everyone, strict=True) for batch in step]
         logits, labels = (torch.cat(tensors) for tensors in zip(*turns, strict=True))
         result = evaluate_predictions(logits, labels, self.class_names)
+        if self._weights is None:
+            self._weights = self._find_weights()  # no training came before
+        loss = float(self.training_loss(logits.to(self.device), labels.to(self.device)))
+        result["training_loss"] = loss
         self.results[stage], self.predictions[stage] = result, (logits, labels)
-        values = {f"{stage}/{name}": float(result[name]) for name in _LOGGED}  # type: ignore[literal-required]
-        for name, value in values.items():
-            self.log(name, value, prog_bar=name in ("val/loss", "val/accuracy"))
+        # The loss that trains, so that best.ckpt and early stopping follow what is minimised.
+        self.log(f"{stage}/loss", loss, prog_bar=True)
+        for name in _LOGGED:
+            value = result["loss"] if name == "cross_entropy" else result[name]  # type: ignore[literal-required]
+            self.log(f"{stage}/{name}", float(value), prog_bar=name == "accuracy")
         if self.num_classes > _MOST_CLASSES:
             return
         per_class = {f"{stage}/accuracy/{name}": row["accuracy"] for name, row in result["per_class"].items()}
@@ -274,6 +290,7 @@ class ClassificationTask(pl.LightningModule):
         # The tensors are in the checkpoint: it must not ask for the files that training needed.
         values.update({name: None for name in ("weights", "distillation") if name in values})
         checkpoint["hyper_parameters"] = values
+        checkpoint["class_weights"] = None if self._weights is None else self._weights.tolist()
         checkpoint["task"] = f"{type(self).__module__}.{type(self).__qualname__}"
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -284,6 +301,8 @@ class ClassificationTask(pl.LightningModule):
                 f"the checkpoint has {count} classes, the data has {self.num_classes}: use the data set that the "
                 "checkpoint was trained on, or another checkpoint"
             )
+        weights = checkpoint.get("class_weights")
+        self._weights = None if weights is None else torch.tensor(weights, device=self.device)
         self.restored = True
 
 

@@ -1,0 +1,89 @@
+"""Recall of bad parts and false alarms of `folder_mobilenet.yaml` where bad parts are rare.
+
+    python benchmarks/imbalance.py --seeds 3
+
+Draws 2,000 good and 40 bad surfaces to train (of which `data.val_size` validate) and 1,000 and 200 others to test: noise
+of a random grain, on a bad one a dark spot of 8 to 14 px. Trains the shipped config with features computed once and with
+all layers, each with its label smoothing and without, and prints mean ± sd over the seeds.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+SIDE = 128
+COUNTS = {"train": {"good": 2000, "bad": 40}, "test": {"good": 1000, "bad": 200}}
+SETTINGS = {
+    "features computed once": ["--model.cache_features", "true"],
+    "all layers": [],
+}
+
+
+def surface(rng: np.random.Generator, bad: bool) -> np.ndarray:
+    """Draw a surface `(SIDE, SIDE)` uint8 of random grain and light; a bad one has a small dark spot."""
+    texture = gaussian_filter(rng.standard_normal((SIDE, SIDE)), rng.uniform(0.7, 2.5))
+    image = rng.uniform(110, 150) + rng.uniform(8, 16) * texture / texture.std()
+    if bad:
+        radius = rng.uniform(4, 7)
+        y, x = (rng.uniform(radius, SIDE - radius) for _ in range(2))
+        rows, columns = np.ogrid[:SIDE, :SIDE]
+        image -= rng.uniform(60, 100) * np.exp(-((((rows - y) ** 2 + (columns - x) ** 2) / radius**2) ** 2))
+    pixels: np.ndarray = image.clip(0, 255).astype(np.uint8)
+    return pixels
+
+
+def draw_set(root: Path, seed: int) -> None:
+    """Write `root/<part>/<class>/<number>.png` for the numbers of `COUNTS`."""
+    rng = np.random.default_rng(seed)
+    for part, classes in COUNTS.items():
+        for name, count in classes.items():
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(surface(rng, name == "bad")).save(folder / f"{number}.png")
+
+
+def measure(root: Path, seed: int, output: Path, options: list[str]) -> tuple[float, float]:
+    """Train once; recall of the bad test images and share of false alarms among the good ones, in per cent."""
+    command = [sys.executable, "-m", "defectlab", "fit", "--config", "folder_mobilenet.yaml", "--data.root", str(root)]
+    command += ["--seed_everything", str(seed), "--data.seed", str(seed), "--trainer.default_root_dir", str(output)]
+    subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL)
+    (file,) = output.glob("*/*/metrics.json")
+    classes = json.loads(file.read_text())["test"]["per_class"]
+    return 100 * classes["bad"]["recall"], 100 * (1 - classes["good"]["recall"])
+
+
+def main() -> None:
+    """Print a row for each setting."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    given = parser.parse_args()
+    print("| setting | label smoothing | recall of bad, % | false alarms, % |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(given.seeds):
+            draw_set(Path(folder, f"set-{seed}"), seed)
+        for setting in given.settings:
+            for smoothing in ("as shipped", "0"):
+                options = SETTINGS[setting] + ([] if smoothing == "as shipped" else ["--model.label_smoothing", "0"])
+                rows = [
+                    measure(Path(folder, f"set-{seed}"), seed, Path(folder, setting, smoothing, str(seed)), options)
+                    for seed in range(given.seeds)
+                ]
+                cells = [
+                    f"{statistics.mean(column):.1f} ± {statistics.stdev(column) if len(column) > 1 else 0:.1f}"
+                    for column in zip(*rows, strict=True)
+                ]
+                print(f"| {setting} | {smoothing} | {cells[0]} | {cells[1]} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
