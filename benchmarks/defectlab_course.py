@@ -27,9 +27,8 @@ import torch
 from torch import Tensor
 
 from defectlab.data import Augmentation, ImageDataModule, MNISTDataModule, NEUDataModule
-from defectlab.data.layouts import NEU_CLASSES
+from defectlab.data.sources.layouts import NEU_CLASSES
 from defectlab.networks import BipyramidalCNN
-from defectlab.runtime import CPUSettings
 from defectlab.tasks import (
     ClassificationTask,
     OptimizerSettings,
@@ -37,6 +36,7 @@ from defectlab.tasks import (
     SchedulerSettings,
     SmallCNNTask,
 )
+from defectlab.utils.cpu import CPUSettings
 
 __all__ = ["FEATURES", "MNIST", "NEU", "Recipe", "main"]
 

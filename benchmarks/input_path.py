@@ -20,8 +20,8 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from defectlab.data import Augmentation, NEUDataModule
-from defectlab.data.layouts import NEU_CLASSES
-from defectlab.runtime import CPUSettings
+from defectlab.data.sources.layouts import NEU_CLASSES
+from defectlab.utils.cpu import CPUSettings
 
 __all__ = ["measure_input"]
 

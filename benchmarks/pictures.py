@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from defectlab.data import MNISTDataModule, NEUDataModule
-from defectlab.data.layouts import NEU_CLASSES
+from defectlab.data.sources.layouts import NEU_CLASSES
 
 __all__ = ["lay_out_mnist", "lay_out_neu"]
 

@@ -19,11 +19,11 @@ from measure import Measurement, Side, load, take_turns
 from torch import Tensor, nn
 from torch.nn import functional
 
-from defectlab.cli.configs import find_config
-from defectlab.cli.parser import DefectCLI
 from defectlab.data import MNISTDataModule
+from defectlab.engine.configs import find_config
+from defectlab.engine.experiment import DefectCLI
 from defectlab.networks import CompactCNN
-from defectlab.runtime import CPUSettings
+from defectlab.utils.cpu import CPUSettings
 
 __all__ = ["measure_trainer"]
 

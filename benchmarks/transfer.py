@@ -25,10 +25,10 @@ from measure import header
 from transfer_fit import Source, draw_labelled, fine_tune, probe
 from transfer_sets import LabelledSet, load_elpv, load_neu
 
-from defectlab.data.progress import progress_bar
 from defectlab.errors import InputError
 from defectlab.networks.backbones import BACKBONES
 from defectlab.networks.pretrained import Stages
+from defectlab.utils.progress import progress_bar
 
 __all__ = ["main"]
 

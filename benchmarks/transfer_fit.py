@@ -10,7 +10,7 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor
 from torch.nn import functional
 
-from defectlab.data.augment import Augmentation, augment, draw
+from defectlab.data.pipeline.augment import Augmentation, augment, draw
 from defectlab.evaluate.probe import linear_probe
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.backbones import Backbone

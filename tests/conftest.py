@@ -18,7 +18,7 @@ from helpers import Server
 from PIL import Image
 from scipy.io import savemat
 
-from defectlab.data.layouts import NEU_CLASSES
+from defectlab.data.sources.layouts import NEU_CLASSES
 
 SIDE = 24
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from defectlab.data.augment import Augmentation, augment, draw, mix
+from defectlab.data.pipeline.augment import Augmentation, augment, draw, mix
 from defectlab.errors import InputError
 
 SIDE = 20

@@ -15,7 +15,7 @@ from helpers import read, write_config
 from PIL import Image
 
 from defectlab.cli.main import main
-from defectlab.data.layouts import NEU_CLASSES
+from defectlab.data.sources.layouts import NEU_CLASSES
 from defectlab.errors import InputError
 
 Refused = Callable[..., str]
@@ -357,7 +357,7 @@ def test_input_error_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys
     def fail(words: list[str]) -> int:
         raise InputError(f"two\nlines of {NEU_CLASSES[0]}")
 
-    monkeypatch.setattr("defectlab.cli.configs.run", fail)
+    monkeypatch.setattr("defectlab.engine.configs.run", fail)
     assert main(["configs"]) == 1
     assert capsys.readouterr().err == "defectlab: error: two lines of crazing\n"
 
@@ -366,6 +366,6 @@ def test_ctrl_c_is_130_wherever_it_comes(monkeypatch: pytest.MonkeyPatch, capsys
     def interrupt(words: list[str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("defectlab.cli.configs.run", interrupt)
+    monkeypatch.setattr("defectlab.engine.configs.run", interrupt)
     assert main(["configs"]) == 130
     assert capsys.readouterr().err == "defectlab: stopped\n"

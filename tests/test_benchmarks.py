@@ -17,7 +17,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from defectlab.data.layouts import NEU_CLASSES
+from defectlab.data.sources.layouts import NEU_CLASSES
 from defectlab.errors import InputError
 from defectlab.networks import BipyramidalCNN
 

@@ -293,7 +293,7 @@ def test_data_fetch_says_where_the_pictures_are(
         asked.append(url)
         return folder
 
-    monkeypatch.setattr("defectlab.data.fetch.fetch_neu", fetch)
+    monkeypatch.setattr("defectlab.data.sources.fetch.fetch_neu", fetch)
     assert main(["data", "fetch", str(tmp_path / "neu"), "--url", "http://127.0.0.1/neu.zip"]) == 0
     assert capsys.readouterr().out == f"NEU-CLS is in {tmp_path / 'neu'}\n"
     assert main(["data", "fetch"]) == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from defectlab.cli.main import main
-from defectlab.evaluate.statistics import corrected_interval
+from defectlab.metrics.statistics import corrected_interval
 from defectlab.runs import RunFolder
 
 LABELS = np.arange(300) % 3

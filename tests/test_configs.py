@@ -10,8 +10,8 @@ import yaml
 from PIL import Image
 from torchvision.models import get_model_weights
 
-from defectlab.cli.configs import shipped_configs
 from defectlab.cli.main import main
+from defectlab.engine.configs import shipped_configs
 from defectlab.networks import PretrainedNetwork
 
 EXPERIMENTS = sorted(name for name in shipped_configs() if name != "gpu.yaml")

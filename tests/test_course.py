@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from helpers import start, wait_for
 
-from defectlab.cli.configs import shipped_configs
 from defectlab.cli.main import main
 from defectlab.course.programs import PROGRAMS
 from defectlab.course.table import RESULTS, Row, markdown, read_rows
+from defectlab.engine.configs import shipped_configs
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, csv_text
 

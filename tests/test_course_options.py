@@ -22,7 +22,7 @@ from defectlab.networks import LabCNN, LeNet5, PretrainedNetwork
 from defectlab.runs import RunFolder, read_prediction_table
 from defectlab.tasks import OptimizerSettings, SchedulerSettings, SmallCNNTask
 from defectlab.tasks.checkpoint import load_task, read_checkpoint
-from defectlab.tasks.views import over_views
+from defectlab.tasks.tta import over_views
 
 
 def lab(**arguments: Any) -> SmallCNNTask:

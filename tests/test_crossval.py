@@ -12,10 +12,10 @@ import pytest
 from helpers import read, start, wait_for, write_config
 
 from defectlab.cli.main import main
-from defectlab.data.splits import fold_split
+from defectlab.data.pipeline.splits import fold_split
 from defectlab.errors import InputError
 from defectlab.evaluate.crossval import plan, pool
-from defectlab.evaluate.statistics import corrected_interval
+from defectlab.metrics.statistics import corrected_interval
 from defectlab.runs import PredictionTable, RunFolder
 
 

@@ -26,10 +26,10 @@ from defectlab.data import (
     MNISTDataModule,
     NEUDataModule,
 )
-from defectlab.data.images import ImageSet, read_listing
-from defectlab.data.layouts import NEU_CLASSES, list_folders
-from defectlab.data.loader import EvalLoader
-from defectlab.data.statistics import channel_statistics
+from defectlab.data.pipeline.loader import EvalLoader
+from defectlab.data.pipeline.statistics import channel_statistics
+from defectlab.data.sources.images import ImageSet, read_listing
+from defectlab.data.sources.layouts import NEU_CLASSES, list_folders
 
 PARTS: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
 

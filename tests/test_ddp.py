@@ -93,7 +93,7 @@ def test_ctrl_c_ends_both(config: Path, tmp_path: Path) -> None:
 
 STUCK = """
 import hashlib, os
-from defectlab.cli.signals import LastResort
+from defectlab.engine.signals import LastResort
 print("ready", flush=True)
 with LastResort({grace}, lambda number: print("farewell", number, flush=True), {parent}):
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # a quarter of an hour in C, deaf to signals

@@ -9,7 +9,7 @@ from helpers import write_config
 
 from defectlab.cli.main import main
 from defectlab.errors import InputError
-from defectlab.evaluate.decision import conformal_limit, least_cost, prediction_sets, read_costs
+from defectlab.inference.decision import conformal_limit, least_cost, prediction_sets, read_costs
 
 
 def draws(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from defectlab.data.fetch import NEU_URL, check_files, fetch, fetch_neu, load_manifest
-from defectlab.data.layouts import NEU_CLASSES
+from defectlab.data.sources.fetch import NEU_URL, check_files, fetch, fetch_neu, load_manifest
+from defectlab.data.sources.layouts import NEU_CLASSES
 from defectlab.errors import InputError
 
 FILES = {f"{name}_{number}.jpg": os.urandom(20_000) for name in NEU_CLASSES for number in (1, 2)}

@@ -13,7 +13,7 @@ from scipy.io import savemat
 from torchvision import datasets
 
 from defectlab.data import FlowersDataModule
-from defectlab.data.flowers import FLOWERS
+from defectlab.data.datamodules.flowers import FLOWERS
 
 
 def flowers(root: Path, **arguments: Any) -> FlowersDataModule:

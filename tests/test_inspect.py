@@ -13,9 +13,9 @@ from PIL import Image, ImageEnhance
 
 from defectlab.cli.main import main
 from defectlab.data import ImageFolderDataModule
-from defectlab.data.duplicates import Duplicate, exact_duplicates, groups, near_duplicates
-from defectlab.data.splits import Split, keep_together
-from defectlab.data.synthetic import synthesize
+from defectlab.data.pipeline.duplicates import Duplicate, exact_duplicates, groups, near_duplicates
+from defectlab.data.pipeline.splits import Split, keep_together
+from defectlab.data.synthesis.strip import synthesize
 from defectlab.evaluate.mislabels import suspects
 
 PLANTED = 6

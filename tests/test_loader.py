@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from defectlab.data.augment import Augmentation
-from defectlab.data.loader import EvalLoader, TrainLoader
+from defectlab.data.pipeline.augment import Augmentation
+from defectlab.data.pipeline.loader import EvalLoader, TrainLoader
 
 CPU = torch.device("cpu")
 Batch = tuple[Tensor, Tensor]

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score
 
 from defectlab.errors import InputError
-from defectlab.metrics import accuracy_interval, evaluate_predictions, fit_temperature
+from defectlab.metrics.classification import accuracy_interval, evaluate_predictions, fit_temperature
 
 
 def scores(n: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor, list[str]]:

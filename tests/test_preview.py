@@ -15,10 +15,10 @@ from torch import Tensor
 
 from defectlab.cli.main import main
 from defectlab.data import Augmentation, FashionMNISTDataModule, ImageFolderDataModule
-from defectlab.data.augment import MIXING
-from defectlab.data.files import new_folder
-from defectlab.data.offline import write_augmented
-from defectlab.data.preview import PreviewRow, mixed_row, operation_row, training_row, typical
+from defectlab.data.pipeline.augment import MIXING
+from defectlab.data.sources.files import new_folder
+from defectlab.data.tools.offline import write_augmented
+from defectlab.data.tools.preview import PreviewRow, mixed_row, operation_row, training_row, typical
 from defectlab.errors import InputError
 
 ON = ["--data.augmentation.rotation", "20", "--data.augmentation.horizontal_flip", "0.5"]

@@ -17,8 +17,9 @@ from PIL import Image
 from torch.nn import functional
 
 from defectlab.errors import InputError
-from defectlab.metrics import evaluate_predictions
-from defectlab.report import figures, write_report
+from defectlab.figures import runs as figures
+from defectlab.metrics.classification import evaluate_predictions
+from defectlab.report import write_report
 from defectlab.runs import RunFolder
 
 NEU = ["crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches"]

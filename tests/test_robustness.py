@@ -10,7 +10,7 @@ from helpers import write_config
 
 from defectlab.cli.main import main
 from defectlab.data import Augmentation
-from defectlab.data.augment import augment, draw
+from defectlab.data.pipeline.augment import augment, draw
 from defectlab.errors import InputError
 from defectlab.evaluate.corruptions import CORRUPTIONS, noise_by_power, noise_by_variance
 

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from defectlab.cli.main import main
-from defectlab.data.synthetic import CLASS_NAMES, synthesize
+from defectlab.data.synthesis.strip import CLASS_NAMES, synthesize
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import SHIPPED, load_backbone_weights
 from defectlab.tasks.checkpoint import read_checkpoint

@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from defectlab.data import progress
-from defectlab.data.archive import extract_zip, open_root, publish
-from defectlab.data.arrays import find_idx, has_arrays, load_arrays, read_idx, read_idx_pair
-from defectlab.data.images import expand_images, image_files, read_image, read_images, read_listing
-from defectlab.data.layouts import NEU_CLASSES, Listing, list_folders, list_neu
+from defectlab.data.sources.archive import extract_zip, open_root, publish
+from defectlab.data.sources.arrays import find_idx, has_arrays, load_arrays, read_idx, read_idx_pair
+from defectlab.data.sources.images import expand_images, image_files, read_image, read_images, read_listing
+from defectlab.data.sources.layouts import NEU_CLASSES, Listing, list_folders, list_neu
 from defectlab.errors import InputError
+from defectlab.utils import progress
 
 
 def picture(path: Path, value: int = 100, size: tuple[int, int] = (8, 8), mode: str = "L") -> Path:

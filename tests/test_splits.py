@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from defectlab.data.splits import Split, fixed_split, hold_out, split_hash, stratified_split
+from defectlab.data.pipeline.splits import Split, fixed_split, hold_out, split_hash, stratified_split
 from defectlab.errors import InputError
 
 

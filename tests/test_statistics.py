@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import chi2, norm, ttest_1samp
 
 from defectlab.errors import InputError
-from defectlab.evaluate.statistics import corrected_interval, corrected_t_test, holm, images_needed, mcnemar
+from defectlab.metrics.statistics import corrected_interval, corrected_t_test, holm, images_needed, mcnemar
 
 
 def test_mcnemar_is_the_binomial_sum() -> None:

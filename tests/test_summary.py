@@ -26,10 +26,10 @@ from defectlab.networks import (
     SimpleDefectCNN,
     SmallResNet,
 )
-from defectlab.networks.anatomy import Anatomy, Layer
-from defectlab.networks.dissect import dissect
-from defectlab.networks.latency import latencies
 from defectlab.runs import RunFolder
+from defectlab.summary.latency import latencies
+from defectlab.summary.layers import Anatomy, Layer
+from defectlab.summary.trace import dissect
 
 NETWORKS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "simple": SimpleDefectCNN,

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from defectlab.cli.main import main
 from defectlab.data import SurfacesDataModule
-from defectlab.data.surface_objects import OBJECTS
-from defectlab.data.surface_world import DIMENSIONS, draw_surfaces
-from defectlab.data.surfaces import SurfaceLoader
+from defectlab.data.datamodules.surfaces import SurfaceLoader
+from defectlab.data.synthesis.objects import OBJECTS
+from defectlab.data.synthesis.surfaces import DIMENSIONS, draw_surfaces
 from defectlab.errors import InputError
 from defectlab.networks import PretrainedNetwork, weights
 from defectlab.networks.weights import load_backbone_weights, save_backbone_weights

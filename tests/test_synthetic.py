@@ -7,7 +7,7 @@ from PIL import Image
 from sklearn.linear_model import RidgeClassifier
 from torch import Tensor
 
-from defectlab.data.synthetic import CLASS_NAMES, strip_images, synthesize
+from defectlab.data.synthesis.strip import CLASS_NAMES, strip_images, synthesize
 from defectlab.errors import InputError
 
 

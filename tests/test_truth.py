@@ -17,8 +17,8 @@ from defectlab.cli.main import main
 from defectlab.errors import InputError
 from defectlab.explain.attribution import CAMS, METHODS, attribute
 from defectlab.explain.boxes import Box, box_mask, find_boxes, read_boxes
+from defectlab.explain.pointing import ALL, pointing_game
 from defectlab.explain.sanity import FLAG, sanity_check, shuffled_weights
-from defectlab.explain.truth import ALL, pointing_game
 from defectlab.tasks.checkpoint import load_task
 
 SIDE, SPOT, PER_CLASS = 32, 6, 60
@@ -210,7 +210,7 @@ def test_knowing_the_usual_place_is_not_knowing_the_image() -> None:
 
 
 def test_points_at_random_are_seldom_significant(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("defectlab.explain.truth._PERMUTATIONS", 9)  # for time: they are not looked at here
+    monkeypatch.setattr("defectlab.explain.pointing._PERMUTATIONS", 9)  # for time: they are not looked at here
     rng = np.random.default_rng(0)
     masks = np.zeros((30, 10, 10), dtype=bool)
     for mask, share in zip(masks, rng.integers(5, 60, 30), strict=True):

@@ -9,13 +9,13 @@ from rich.table import Table
 
 from defectlab.cli.arguments import CommandParser
 from defectlab.cli.console import quieten, shown_path
-from defectlab.cli.parser import DefectCLI, without_run
-from defectlab.data.progress import progress_bar
+from defectlab.engine.experiment import DefectCLI, without_run
 from defectlab.errors import InputError
 from defectlab.evaluate.budget import STRATEGIES, Row, curves, measure
-from defectlab.report.figures import SYNTHETIC_NOTE, save_png
+from defectlab.figures.runs import SYNTHETIC_NOTE, save_png
 from defectlab.runs import csv_text, write_text
 from defectlab.tasks import PretrainedTask
+from defectlab.utils.progress import progress_bar
 
 __all__ = ["run"]
 

@@ -10,7 +10,7 @@ from defectlab.cli.arguments import CommandParser
 from defectlab.errors import InputError
 from defectlab.evaluate.comparison import CrossvalPair, Pair, compare_crossvals, compare_runs, right_answers
 from defectlab.evaluate.crossval import FILE, read_crossval
-from defectlab.metrics import accuracy_interval
+from defectlab.metrics.classification import accuracy_interval
 from defectlab.runs import RunFolder, csv_text, write_text
 
 __all__ = ["run"]

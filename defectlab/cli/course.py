@@ -9,9 +9,9 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from defectlab.cli.arguments import CommandParser
-from defectlab.cli.configs import find_config
 from defectlab.course.programs import PROGRAMS, Program, Set
 from defectlab.course.table import RESULTS, Row, figure, markdown, read_rows, summarise
+from defectlab.engine.configs import find_config
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, csv_text, write_text
 
@@ -63,7 +63,7 @@ def _run(words: list[str]) -> int:
     for program in programs:
         _check_made_with(folder / program.name, program, commands[program.name])
     from defectlab.cli.console import quieten, shown_path  # Lightning, which the list does without
-    from defectlab.cli.many_runs import Job, run_jobs
+    from defectlab.engine.jobs import Job, run_jobs
 
     quieten()
     jobs: list[Job] = []

@@ -15,13 +15,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from defectlab.cli.arguments import CommandParser
-from defectlab.cli.configs import resolve_config_arguments
 from defectlab.cli.console import quieten, shown_path
-from defectlab.cli.many_runs import Job, run_jobs
-from defectlab.cli.parser import without_run
+from defectlab.engine.configs import resolve_config_arguments
+from defectlab.engine.experiment import without_run
+from defectlab.engine.jobs import Job, run_jobs
 from defectlab.errors import InputError
 from defectlab.evaluate.crossval import FILE, plan, pool, read_crossval, summarise
-from defectlab.metrics import accuracy_interval
+from defectlab.metrics.classification import accuracy_interval
 from defectlab.runs import PredictionTable, RunFolder, write_text
 
 __all__ = ["run"]

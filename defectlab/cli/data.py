@@ -27,12 +27,12 @@ def run(words: list[str]) -> int:
         return takes_fit[words[0]](words[1:])
     arguments = parser.parse_args(words)
     if arguments.command == "fetch":
-        from defectlab.data.fetch import NEU_URL, fetch_neu
+        from defectlab.data.sources.fetch import NEU_URL, fetch_neu
 
         folder = fetch_neu(arguments.directory, arguments.url or NEU_URL)
         print(f"NEU-CLS is in {folder}")
         return 0
-    from defectlab.data.synthetic import synthesize as write
+    from defectlab.data.synthesis.strip import synthesize as write
 
     count = write(arguments.directory, arguments.per_class, arguments.seed)
     print(f"{count} synthetic pictures are in {arguments.directory}")

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from defectlab.cli.arguments import CommandParser
 from defectlab.cli.console import shown_path
-from defectlab.cli.outcome import calibration, print_result, runs_root
-from defectlab.cli.parser import new_run_folder
+from defectlab.engine.experiment import new_run_folder
+from defectlab.engine.outcome import calibration, print_result, runs_root
 from defectlab.errors import InputError
 from defectlab.evaluate.comparison import right_answers
 from defectlab.evaluate.ensemble import averaged
-from defectlab.metrics import evaluate_predictions
+from defectlab.metrics.classification import evaluate_predictions
 from defectlab.report import write_report
 from defectlab.runs import (
     PredictionTable,

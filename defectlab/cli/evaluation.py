@@ -4,14 +4,14 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from defectlab.cli.configs import resolve_config_arguments
 from defectlab.cli.console import quieten, shown_path
-from defectlab.cli.files import checkpoint_of, take_run
-from defectlab.cli.outcome import print_result, write_outcome
-from defectlab.cli.parser import DefectCLI
-from defectlab.cli.processes import guarded
+from defectlab.engine.configs import resolve_config_arguments
+from defectlab.engine.experiment import DefectCLI
+from defectlab.engine.outcome import print_result, write_outcome
+from defectlab.engine.processes import guarded
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, write_text
+from defectlab.runs.locate import checkpoint_of, take_run
 from defectlab.tasks.checkpoint import check_fit, read_checkpoint
 
 __all__ = ["evaluate"]

@@ -39,7 +39,7 @@ def run(words: list[str]) -> int:
     given = parser.parse_args(words)
     if given.output is not None and given.output.exists() and not given.output.is_dir():
         raise InputError(f"--output {given.output} is a file: expected a folder")
-    from defectlab.cli.explanation import explain
+    from defectlab.explain.run import explain
 
     return explain(given.run, given.images, given.layer, given.output, given.root, given.boxes)
 
@@ -57,9 +57,9 @@ def _kernels(words: list[str]) -> int:
     given = parser.parse_args(words)
     if given.output.is_dir() or given.output.suffix.lower() != ".png":
         raise InputError(f"--output is {given.output}: expected the name of a PNG file, such as kernels.png")
-    from defectlab.data.images import read_grey
+    from defectlab.data.sources.images import read_grey
     from defectlab.explain.kernels import KERNELS, kernels_figure, parse_kernel
-    from defectlab.report.figures import save_png
+    from defectlab.figures.runs import save_png
 
     kernels = [parse_kernel(text) for text in given.kernel] or KERNELS
     figure = kernels_figure(read_grey(given.image, _LONGEST), kernels)

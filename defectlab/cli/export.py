@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from defectlab.cli.arguments import CommandParser
-from defectlab.cli.checkpoint_io import AtomicCheckpointIO
-from defectlab.cli.files import checkpoint_of
+from defectlab.engine.checkpoint_io import AtomicCheckpointIO
 from defectlab.errors import InputError
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import save_backbone_weights
+from defectlab.runs.locate import checkpoint_of
 from defectlab.tasks.checkpoint import data_card, load_task, read_checkpoint
 
 __all__ = ["run"]

@@ -14,18 +14,18 @@ from lightning.pytorch.callbacks import (
 )
 
 from defectlab.callbacks import AveragedWeights
-from defectlab.cli.configs import resolve_config_arguments
 from defectlab.cli.console import quieten, shown_path
-from defectlab.cli.loggers import EpochCSVLogger
-from defectlab.cli.outcome import earlier_metrics, print_result, write_outcome
-from defectlab.cli.parser import DefectCLI
-from defectlab.cli.processes import guarded
-from defectlab.cli.ranks import is_first_process
+from defectlab.engine.configs import resolve_config_arguments
+from defectlab.engine.experiment import DefectCLI
+from defectlab.engine.loggers import EpochCSVLogger
+from defectlab.engine.outcome import earlier_metrics, print_result, write_outcome
+from defectlab.engine.processes import guarded
+from defectlab.engine.tensorboard import add_augmented, events_logger
 from defectlab.errors import InputError
-from defectlab.report.tensorboard import add_augmented, events_logger
 from defectlab.runs import RunFolder, write_text
 from defectlab.tasks import ClassificationTask, OptimizerSettings, PretrainedTask
 from defectlab.tasks.checkpoint import check_fit, data_card, read_checkpoint
+from defectlab.utils.ranks import is_first_process
 
 __all__ = ["run", "train_and_test"]
 

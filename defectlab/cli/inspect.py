@@ -14,18 +14,18 @@ from rich.table import Table
 from torch import Tensor
 
 from defectlab.cli.console import quieten, shown_path
-from defectlab.cli.parser import without_run
-from defectlab.data.duplicates import Duplicate, exact_duplicates, near_duplicates
-from defectlab.data.images import ImageSet, read_listing
-from defectlab.data.layouts import Listing, list_folders, list_neu
-from defectlab.data.progress import progress_bar
-from defectlab.data.statistics import channel_statistics
+from defectlab.data.pipeline.duplicates import Duplicate, exact_duplicates, near_duplicates
+from defectlab.data.pipeline.statistics import channel_statistics
+from defectlab.data.sources.images import ImageSet, read_listing
+from defectlab.data.sources.layouts import Listing, list_folders, list_neu
+from defectlab.engine.experiment import without_run
 from defectlab.errors import InputError
 from defectlab.evaluate.mislabels import FOLDS, Suspect, out_of_fold, suspects
+from defectlab.figures.runs import image_sheet, save_png
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import load_backbone_weights
-from defectlab.report.figures import image_sheet, save_png
 from defectlab.runs import csv_text, write_text
+from defectlab.utils.progress import progress_bar
 
 __all__ = ["inspect"]
 

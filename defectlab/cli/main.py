@@ -8,8 +8,8 @@ from difflib import get_close_matches
 from importlib import import_module
 
 import defectlab
-from defectlab.cli.ranks import is_first_process
 from defectlab.errors import InputError
+from defectlab.utils.ranks import is_first_process
 
 __all__ = ["main"]
 

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 
 from defectlab.cli.arguments import CommandParser
-from defectlab.cli.files import checkpoints_of
-from defectlab.cli.labelling import load_labellers, probabilities_of
-from defectlab.data.files import expand_images
+from defectlab.data.sources.files import expand_images
 from defectlab.errors import InputError
-from defectlab.evaluate.abstention import choose_threshold, images_for_bound
-from defectlab.evaluate.decision import conformal_limit, least_cost, prediction_sets, read_costs
+from defectlab.inference.abstention import choose_threshold, images_for_bound
+from defectlab.inference.decision import conformal_limit, least_cost, prediction_sets, read_costs
+from defectlab.inference.predictor import load_labellers, probabilities_of
 from defectlab.runs import RunFolder, read_prediction_table, write_prediction_table
-from defectlab.runtime import CPUSettings
+from defectlab.runs.locate import checkpoints_of
+from defectlab.utils.cpu import CPUSettings
 
 __all__ = ["run"]
 

@@ -9,14 +9,14 @@ import numpy as np
 from torch import Tensor
 
 from defectlab.cli.console import quieten, shown_path
-from defectlab.cli.parser import without_run
 from defectlab.data import Augmentation, ImageDataModule
-from defectlab.data.augment import MIXING
-from defectlab.data.offline import write_augmented
-from defectlab.data.preview import PreviewRow, mixed_row, operation_row, training_row, typical
+from defectlab.data.pipeline.augment import MIXING
+from defectlab.data.tools.offline import write_augmented
+from defectlab.data.tools.preview import PreviewRow, mixed_row, operation_row, training_row, typical
+from defectlab.engine.experiment import without_run
 from defectlab.errors import InputError
-from defectlab.explain.grid import Tile, grey_or_colour, tile_grid
-from defectlab.report.figures import SYNTHETIC_NOTE, save_png
+from defectlab.figures.runs import SYNTHETIC_NOTE, save_png
+from defectlab.figures.tiles import Tile, grey_or_colour, tile_grid
 
 __all__ = ["augment", "preview"]
 

@@ -2,12 +2,12 @@
 
 import sys
 
-from defectlab.cli.configs import resolve_config_arguments
 from defectlab.cli.console import quieten
-from defectlab.cli.files import take_run
 from defectlab.cli.fit import train_and_test
-from defectlab.cli.parser import DefectCLI
-from defectlab.cli.ranks import is_first_process
+from defectlab.engine.configs import resolve_config_arguments
+from defectlab.engine.experiment import DefectCLI
+from defectlab.runs.locate import take_run
+from defectlab.utils.ranks import is_first_process
 
 __all__ = ["run"]
 

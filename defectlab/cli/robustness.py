@@ -6,14 +6,14 @@ from rich.table import Table
 from torch import Tensor
 
 from defectlab.cli.console import quieten, shown_path
-from defectlab.cli.files import take_run
-from defectlab.cli.restored import restore
-from defectlab.data.progress import progress_bar
-from defectlab.data.synthetic import CLASS_NAMES
+from defectlab.data.synthesis.strip import CLASS_NAMES
+from defectlab.engine.restore import restore
 from defectlab.evaluate.corruptions import CORRUPTIONS
 from defectlab.evaluate.robustness import AECLBP, Row, curves, measure
-from defectlab.report.figures import SYNTHETIC_NOTE, save_png
+from defectlab.figures.runs import SYNTHETIC_NOTE, save_png
 from defectlab.runs import csv_text, write_text
+from defectlab.runs.locate import take_run
+from defectlab.utils.progress import progress_bar
 
 __all__ = ["run"]
 

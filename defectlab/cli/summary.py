@@ -5,13 +5,13 @@ from pathlib import Path
 
 from defectlab.cli.arguments import CommandParser
 from defectlab.cli.console import quieten, shown_path
-from defectlab.cli.subjects import subject
 from defectlab.cli.summary_compare import compare
 from defectlab.cli.summary_tables import print_first, print_layers, print_savings, shape_text
 from defectlab.errors import InputError
-from defectlab.networks.anatomy import Layer
-from defectlab.networks.dissect import dissect
 from defectlab.runs import csv_text, write_text
+from defectlab.summary.layers import Layer
+from defectlab.summary.subject import subject
+from defectlab.summary.trace import dissect
 
 __all__ = ["run"]
 

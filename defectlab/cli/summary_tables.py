@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from defectlab.cli.console import print_wide
-from defectlab.networks.anatomy import Anatomy, Layer, Separable
+from defectlab.summary.layers import Anatomy, Layer, Separable
 
 __all__ = ["print_first", "print_layers", "print_savings", "shape_text"]
 

@@ -1,12 +1,12 @@
 """LightningDataModules, and where their pictures come from."""
 
-from defectlab.data.augment import Augmentation
-from defectlab.data.base import ImageDataModule
-from defectlab.data.flowers import FlowersDataModule
-from defectlab.data.folder import ImageFolderDataModule
-from defectlab.data.mnist import FashionMNISTDataModule, MNISTDataModule
-from defectlab.data.neu import NEUDataModule
-from defectlab.data.surfaces import SurfacesDataModule
+from defectlab.data.datamodules.base import ImageDataModule
+from defectlab.data.datamodules.flowers import FlowersDataModule
+from defectlab.data.datamodules.folder import ImageFolderDataModule
+from defectlab.data.datamodules.mnist import FashionMNISTDataModule, MNISTDataModule
+from defectlab.data.datamodules.neu import NEUDataModule
+from defectlab.data.datamodules.surfaces import SurfacesDataModule
+from defectlab.data.pipeline.augment import Augmentation
 
 __all__ = [
     "Augmentation", "FashionMNISTDataModule", "FlowersDataModule", "ImageDataModule", "ImageFolderDataModule",

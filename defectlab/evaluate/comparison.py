@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from defectlab.errors import InputError
 from defectlab.evaluate.ensemble import aligned_tables
-from defectlab.evaluate.statistics import corrected_t_test, holm, images_needed, mcnemar
+from defectlab.metrics.statistics import corrected_t_test, holm, images_needed, mcnemar
 from defectlab.runs import RunFolder
 
 __all__ = ["CrossvalPair", "Pair", "compare_crossvals", "compare_runs", "right_answers"]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from defectlab.errors import InputError
-from defectlab.evaluate.statistics import corrected_interval
+from defectlab.metrics.statistics import corrected_interval
 from defectlab.runs import PredictionTable, RunFolder
 
 __all__ = ["FILE", "Part", "Protocol", "plan", "pool", "read_crossval", "summarise"]

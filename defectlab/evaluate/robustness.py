@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from defectlab.evaluate.corruptions import CORRUPTIONS, Corruption
-from defectlab.metrics import accuracy_interval
+from defectlab.metrics.classification import accuracy_interval
 
 __all__ = ["AECLBP", "Row", "curves", "measure"]
 

@@ -12,8 +12,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from defectlab.explain.attribution import CAMS
-from defectlab.explain.grid import INK, Tile, grey_or_colour, tile_grid
-from defectlab.report.figures import BLUE, GREY, ORANGE, short_label
+from defectlab.figures.runs import BLUE, GREY, ORANGE, short_label
+from defectlab.figures.tiles import INK, Tile, grey_or_colour, tile_grid
 from defectlab.report.markup import percent
 
 __all__ = ["Answer", "attribution_figure", "probabilities_figure"]

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
 
-from defectlab.explain.grid import INK
-from defectlab.report.figures import GREY, short_label
+from defectlab.figures.runs import GREY, short_label
+from defectlab.figures.tiles import INK
 
 __all__ = ["add_projector", "embedding_figure", "principal_components"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from defectlab.explain.grid import Tile, grey_or_colour, tile_grid, value_range
 from defectlab.explain.layers import LayerMaps
+from defectlab.figures.tiles import Tile, grey_or_colour, tile_grid, value_range
 
 __all__ = ["feature_maps_figure"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from defectlab.explain.grid import Tile, grey_or_colour, tile_grid
 from defectlab.explain.survey import Survey
+from defectlab.figures.tiles import Tile, grey_or_colour, tile_grid
 
 __all__ = ["choose_units", "units_figure"]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from defectlab.errors import InputError
-from defectlab.report import figures, sections
+from defectlab.figures import runs as figures
+from defectlab.report import sections
 from defectlab.report.markup import document, facts, picture, section, text
 from defectlab.runs import PredictionTable, RunFolder, read_scalars, write_text
 

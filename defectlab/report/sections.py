@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from defectlab.metrics import accuracy_interval
+from defectlab.metrics.classification import accuracy_interval
 from defectlab.report.markup import Cell, facts, percent, table, text
 from defectlab.runs import PredictionTable
 

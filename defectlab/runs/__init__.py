@@ -4,9 +4,9 @@ from defectlab.runs.ensembles import members_of, write_members
 from defectlab.runs.events import read_scalars
 from defectlab.runs.folder import RunFolder, find_runs
 from defectlab.runs.ledger import record_test
-from defectlab.runs.machine import environment
 from defectlab.runs.predictions import PredictionTable, read_prediction_table, write_prediction_table
-from defectlab.runs.text import csv_text, write_text
+from defectlab.utils.machine import environment
+from defectlab.utils.text import csv_text, write_text
 
 __all__ = [
     "PredictionTable",

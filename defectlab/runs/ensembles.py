@@ -9,7 +9,7 @@ import yaml
 
 from defectlab.errors import InputError
 from defectlab.runs.folder import RunFolder
-from defectlab.runs.text import write_text
+from defectlab.utils.text import write_text
 
 __all__ = ["members_of", "write_members"]
 

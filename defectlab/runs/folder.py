@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from defectlab.errors import InputError
 from defectlab.runs.predictions import PredictionTable, read_prediction_table, write_prediction_table
-from defectlab.runs.text import write_text
+from defectlab.utils.text import write_text
 
 SECTIONS = ("data", "val", "test", "calibration", "environment", "run")
 

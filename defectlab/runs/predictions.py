@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from defectlab.errors import InputError
-from defectlab.runs.text import write_text
+from defectlab.utils.text import write_text
 
 
 @dataclass(frozen=True)

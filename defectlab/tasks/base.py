@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from defectlab.errors import InputError
-from defectlab.metrics import SplitMetrics, evaluate_predictions
+from defectlab.metrics.classification import SplitMetrics, evaluate_predictions
 from defectlab.tasks.distillation import DescribedData, DistillationSettings, Teacher
+from defectlab.tasks.hparams import plain
 from defectlab.tasks.loss import weighted_cross_entropy
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, decayed
-from defectlab.tasks.plain import plain
-from defectlab.tasks.views import Views, check_views, over_views
+from defectlab.tasks.tta import Views, check_views, over_views
 
 __all__ = ["ClassificationTask", "LabelledData"]
 

@@ -16,7 +16,7 @@ from defectlab.networks.weights import load_backbone_weights
 from defectlab.tasks.base import ClassificationTask
 from defectlab.tasks.distillation import DistillationSettings
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
-from defectlab.tasks.views import Views
+from defectlab.tasks.tta import Views
 
 __all__ = ["FeatureCache", "PretrainedTask"]
 

@@ -14,7 +14,7 @@ from defectlab.networks import Network, PretrainedNetwork
 from defectlab.tasks.base import ClassificationTask
 from defectlab.tasks.distillation import DistillationSettings
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
-from defectlab.tasks.views import Views
+from defectlab.tasks.tta import Views
 
 __all__ = ["PixelStatistics", "SmallCNNTask"]
 

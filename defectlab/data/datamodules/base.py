@@ -1,0 +1,318 @@
+"""The one datamodule between Lightning and every data set: split, statistics, loaders."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor
+
+from defectlab.data.pipeline.augment import Augmentation
+from defectlab.data.pipeline.duplicates import groups, near_duplicates
+from defectlab.data.pipeline.loader import BatchLoader, EvalLoader, TrainLoader
+from defectlab.data.pipeline.splits import Split, fixed_split, fold_split, keep_together, split_hash, stratified_split
+from defectlab.data.pipeline.statistics import channel_statistics, check_statistics, is_grey, pixel_statistics
+from defectlab.data.sources.images import ImageSet
+from defectlab.errors import InputError
+from defectlab.utils.progress import progress_bar
+
+__all__ = ["ImageDataModule"]
+
+log = logging.getLogger(__name__)
+
+_ON_DEVICE_BYTES = 2 * 2**30  # a set up to this size lives on the GPU as a whole
+_MAX_SEED = 2**32 - 1  # NumPy's largest
+
+
+class ImageDataModule(pl.LightningDataModule):
+    """A set of labelled images as one uint8 tensor, divided into train, val and test.
+
+    The loaders give `(images, labels)`: float32 `(N, C, H, W)` of mean 0 and sd 1, augmented for training, on
+    the trainer's device; int64 `(N,)`, or float32 `(N, num_classes)` when MixUp or CutMix is on. A concrete
+    class says in `load` where the images come from.
+
+    Args:
+        image_size: side in pixels; pictures are stretched to this square.
+        channels: 1 (grey) or 3 (RGB).
+        batch_size: images a step and process, for training.
+        eval_batch_size: the same for evaluation.
+        seed: of the split, the order and the augmentation; a whole number from 0.
+        val_size: share (below 1) or number of images held out for validation.
+        test_size: share (below 1) or number of images held out for the final test.
+        split: `auto` keeps a split that the folders give, `random` divides all images anew, `2/5` takes the second of
+            five folds for the test, which every image is in once over all folds.
+        group_duplicates: keep pictures of the same place (`near_duplicates`) in the same part of the split.
+        augmentation: None for none.
+        mean: a value a channel on [0, 1]; None measures the training part.
+        std: likewise.
+
+    Raises:
+        InputError: an argument out of range, or images that cannot be read or split as asked.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        channels: Literal[1, 3],
+        batch_size: int,
+        eval_batch_size: int,
+        seed: int,
+        val_size: int | float,
+        test_size: int | float,
+        split: str,
+        group_duplicates: bool,
+        augmentation: Augmentation | None,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+    ) -> None:
+        super().__init__()
+        sizes = {"image_size": image_size, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
+        for name, value in sizes.items():
+            if value < 1:
+                raise InputError(f"data.{name} is {value}: expected a whole number of at least 1")
+        if channels not in (1, 3):
+            raise InputError(f"data.channels is {channels}: expected 1 (grey) or 3 (RGB)")
+        if not 0 <= seed <= _MAX_SEED:
+            raise InputError(f"data.seed is {seed}: expected a whole number from 0 to {_MAX_SEED}")
+        self._fold = _fold(split)
+        check_statistics(mean, std, channels)
+        self.image_size = image_size
+        self.channels = channels
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
+        self.val_size = val_size
+        self.test_size = test_size
+        self.split = split
+        self.group_duplicates = group_duplicates
+        self.augmentation = augmentation
+        self.mean = mean
+        self.std = std
+        self._data: ImageSet | None = None
+        self._parts: Split | None = None
+        self._on_device: Tensor | None = None
+        self._features: Tensor | None = None
+
+    @property
+    @abstractmethod
+    def class_names(self) -> Sequence[str]:
+        """Names in the order of the labels; known before any image is read."""
+
+    @property
+    @abstractmethod
+    def source(self) -> str:
+        """`real` or `synthetic`."""
+
+    @property
+    @abstractmethod
+    def location(self) -> str:
+        """Where the images come from, for people and for metrics.json."""
+
+    @abstractmethod
+    def load(self) -> ImageSet:
+        """Read every image; called once a process, after `prepare_data` has run in the first.
+
+        One channel will do where all of `channels` would be the same.
+        """
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read, split and measure, once."""
+        if self._data is not None:
+            return
+        data = self.load()
+        labels = data.labels.numpy()
+        if self._fold is not None:
+            parts = fold_split(labels, *self._fold, self.val_size, self.seed)
+        elif data.splits is not None and self.split == "auto":
+            parts = fixed_split(data.splits, labels, self.val_size, self.seed)
+        else:
+            parts = stratified_split(labels, self.val_size, self.test_size, self.seed)
+        if self.group_duplicates:
+            alike = groups(near_duplicates(data.images), len(labels))
+            log.info("%d pictures show the same place as another: they stay together", sum(map(len, alike)))
+            parts = keep_together(parts, alike)
+        # Grey pictures stored as RGB: a third of the memory, and of the work to augment them.
+        if data.images.shape[1] > 1 and data.images.nbytes <= _ON_DEVICE_BYTES and is_grey(data.images):
+            data.images = data.images[:, :1].contiguous()
+        if self.mean is None or self.std is None:
+            mean, std = channel_statistics(data.images, torch.from_numpy(parts.train))
+            copies = self.channels // len(mean)
+            self.mean, self.std = mean * copies, std * copies
+        self._data, self._parts = data, parts
+
+    @property
+    def data(self) -> ImageSet:
+        """All images, those of three equal channels with one; `setup` has to have run."""
+        if self._data is None:
+            raise InputError("the data set is not read yet: call setup() first")
+        return self._data
+
+    @property
+    def parts(self) -> Split:
+        """The split; `setup` has to have run."""
+        if self._parts is None:
+            raise InputError("the data set is not split yet: call setup() first")
+        return self._parts
+
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled and augmented; features in place of images while `cache_features` holds some."""
+        device, rank, world_size = self._place()
+        images = self._images(device) if self._features is None else self._features
+        indices = torch.from_numpy(self.parts.train)
+        return TrainLoader(
+            images, self.data.labels, indices, self.batch_size, *self._normalisation(), device, rank,
+            world_size, self.seed, self.num_classes, self.augmentation,
+        )  # fmt: skip
+
+    def val_dataloader(self) -> EvalLoader:
+        """In order, without augmentation; features in place of images while `cache_features` holds some."""
+        return self._eval_loader(self.parts.val, self._features)
+
+    def test_dataloader(self) -> EvalLoader:
+        """In order, without augmentation; always images."""
+        return self._eval_loader(self.parts.test)
+
+    def predict_dataloader(self) -> EvalLoader:
+        """The test images again."""
+        return self.test_dataloader()
+
+    def train_eval_dataloader(self) -> EvalLoader:
+        """The training images in order, without augmentation; always images."""
+        return self._eval_loader(self.parts.train)
+
+    def _eval_loader(self, indices: np.ndarray, features: Tensor | None = None) -> EvalLoader:
+        device, rank, world_size = self._place()
+        images = self._images(device) if features is None else features
+        return EvalLoader(
+            images, self.data.labels, torch.from_numpy(indices), self.eval_batch_size, *self._normalisation(),
+            device, rank, world_size,
+        )  # fmt: skip
+
+    def _normalisation(self) -> tuple[Sequence[float], Sequence[float]]:
+        if self.mean is None or self.std is None:
+            raise InputError("the data set is not measured yet: call setup() first")
+        return self.mean, self.std
+
+    def _place(self) -> tuple[torch.device, int, int]:
+        """Device, rank and number of processes."""
+        if self.trainer is None:
+            return torch.device("cpu"), 0, 1
+        return self.trainer.strategy.root_device, self.trainer.global_rank, self.trainer.world_size
+
+    def _images(self, device: torch.device) -> Tensor:
+        """The images, on the device if they have room there; one copy for all loaders."""
+        images = self.data.images
+        if device.type == "cpu" or images.nbytes > _ON_DEVICE_BYTES:
+            return images
+        if self._on_device is None or self._on_device.device != device:
+            self._on_device = images.to(device)
+        return self._on_device
+
+    @torch.no_grad()
+    def cache_features(self, encode: Callable[[Tensor], Tensor]) -> None:
+        """Let the train and val loaders give `encode(images)` `(N, E)`, computed once, in place of images.
+
+        Nothing is augmented then: a cached feature belongs to one picture. Every process encodes all of them.
+        `clear_features` goes back.
+        """
+        indices = torch.from_numpy(np.concatenate((self.parts.train, self.parts.val)))
+        loader = self._eval_loader(indices.numpy())
+        loader.rank, loader.world_size = 0, 1
+        features: Tensor | None = None
+        with progress_bar("computing features", len(indices)) as advance:
+            for batch, (images, _) in zip(torch.split(indices, loader.batch_size), loader, strict=True):
+                encoded = encode(images).float()
+                if features is None:
+                    features = encoded.new_zeros(len(self.data.labels), encoded.shape[1])
+                features[batch.to(features.device)] = encoded
+                advance(len(batch))
+        self._features = features
+
+    def clear_features(self) -> None:
+        """Give images again."""
+        self._features = None
+
+    def pixel_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and scale `(C, H, W)` of each pixel of the training images as the loaders give them, not augmented.
+
+        What is standardised by them is standardised as scikit-learn's StandardScaler does it on [0, 1]: a pixel that
+        never changes loses its mean and keeps its scale.
+        """
+        mean, sd = pixel_statistics(self.data.images, torch.from_numpy(self.parts.train))
+        shift, scale = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in self._normalisation())
+        return ((mean - shift) / scale).float(), (sd / scale).float()
+
+    def files(self, part: Literal["train", "val", "test"]) -> list[str]:
+        """Names of a part's images, in the order of its evaluation loader."""
+        return [self.data.files[index] for index in getattr(self.parts, part)]
+
+    def class_counts(self, part: Literal["train", "val", "test"]) -> list[int]:
+        """Images a class."""
+        labels = self.data.labels.numpy()[getattr(self.parts, part)]
+        return [int(count) for count in np.bincount(labels, minlength=self.num_classes)]
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values that travel to metrics.json and into the checkpoint."""
+        mean, std = self._normalisation()
+        parts: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
+        return {
+            "source": self.source,
+            "root": self.location,
+            "class_names": list(self.class_names),
+            "counts": {p: dict(zip(self.class_names, self.class_counts(p), strict=True)) for p in parts},
+            "split_hash": split_hash(self.parts, self.data.labels.numpy()),
+            "mean": [float(value) for value in mean],
+            "std": [float(value) for value in std],
+            "image_size": self.image_size,
+            "channels": self.channels,
+            "skipped": list(self.data.skipped),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the data: `describe()`."""
+        return self.describe()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the checkpoint's normalisation; a split other than the checkpoint's is warned of.
+
+        Raises:
+            InputError: the checkpoint was trained on other classes or another number of channels.
+        """
+        if list(state_dict["class_names"]) != list(self.class_names):
+            raise InputError(
+                f"the checkpoint knows the classes {', '.join(state_dict['class_names'])}, the data has "
+                f"{', '.join(self.class_names)}: use the data set that the checkpoint was trained on"
+            )
+        channels = state_dict["channels"]
+        if channels != self.channels:
+            raise InputError(
+                f"data.channels is {self.channels}, the checkpoint was trained with {channels}: use the same"
+            )
+        self.mean, self.std = state_dict["mean"], state_dict["std"]
+        if self._parts is None:
+            return
+        trained, here = state_dict["split_hash"], split_hash(self._parts, self.data.labels.numpy())
+        if trained != here:
+            log.warning(
+                "the checkpoint was trained with another split of the data (%s, here %s): images judged here "
+                "may be among those it was trained on", trained, here,
+            )  # fmt: skip
+
+
+def _fold(split: str) -> tuple[int, int] | None:
+    """Which fold of how many; None for `auto` and `random`."""
+    if split in ("auto", "random"):
+        return None
+    fold, _, folds = split.partition("/")
+    if not (fold.isdecimal() and folds.isdecimal() and 1 <= int(fold) <= int(folds) and int(folds) >= 2):
+        raise InputError(f"data.split is {split!r}: expected auto, random or a fold such as 2/5")
+    return int(fold), int(folds)

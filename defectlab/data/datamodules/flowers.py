@@ -1,0 +1,190 @@
+"""Oxford 102 Flowers (Nilsback & Zisserman 2008): photographs of 102 kinds of flowers, 40 to 258 of each.
+
+1,020 are for training and 1,020 for validation, ten a class each, and 6,149 for the test. The pictures were found on
+the web by the authors of the paper; no licence comes with them.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+from urllib.error import URLError
+
+import numpy as np
+from torchvision import datasets
+
+from defectlab.data.datamodules.base import ImageDataModule
+from defectlab.data.pipeline.augment import Augmentation
+from defectlab.data.sources.archive import publish
+from defectlab.data.sources.images import ImageSet, read_listing
+from defectlab.data.sources.layouts import Listing
+from defectlab.errors import InputError
+
+__all__ = ["FlowersDataModule"]
+
+# In the order of the labels. torchvision 0.21 does not have them.
+FLOWERS = (
+    "pink primrose", "hard-leaved pocket orchid", "canterbury bells", "sweet pea", "english marigold",
+    "tiger lily", "moon orchid", "bird of paradise", "monkshood", "globe thistle", "snapdragon", "colt's foot",
+    "king protea", "spear thistle", "yellow iris", "globe-flower", "purple coneflower", "peruvian lily",
+    "balloon flower", "giant white arum lily", "fire lily", "pincushion flower", "fritillary", "red ginger",
+    "grape hyacinth", "corn poppy", "prince of wales feathers", "stemless gentian", "artichoke", "sweet william",
+    "carnation", "garden phlox", "love in the mist", "mexican aster", "alpine sea holly", "ruby-lipped cattleya",
+    "cape flower", "great masterwort", "siam tulip", "lenten rose", "barbeton daisy", "daffodil", "sword lily",
+    "poinsettia", "bolero deep blue", "wallflower", "marigold", "buttercup", "oxeye daisy", "common dandelion",
+    "petunia", "wild pansy", "primula", "sunflower", "pelargonium", "bishop of llandaff", "gaura", "geranium",
+    "orange dahlia", "pink-yellow dahlia?", "cautleya spicata", "japanese anemone", "black-eyed susan",
+    "silverbush", "californian poppy", "osteospermum", "spring crocus", "bearded iris", "windflower",
+    "tree poppy", "gazania", "azalea", "water lily", "rose", "thorn apple", "morning glory", "passion flower",
+    "lotus", "toad lily", "anthurium", "frangipani", "clematis", "hibiscus", "columbine", "desert-rose",
+    "tree mallow", "magnolia", "cyclamen", "watercress", "canna lily", "hippeastrum", "bee balm", "ball moss",
+    "foxglove", "bougainvillea", "camellia", "mallow", "mexican petunia", "bromelia", "blanket flower",
+    "trumpet creeper", "blackberry lily",
+)  # fmt: skip
+_FOLDER = "flowers-102"  # torchvision's, under the root
+_PARTS: dict[str, Literal["train", "val", "test"]] = {"trnid": "train", "valid": "val", "tstid": "test"}
+_LABELS, _SPLIT = "imagelabels.mat", "setid.mat"
+_CONTENT = f"jpg/image_00001.jpg to image_08189.jpg, {_LABELS} and {_SPLIT}"
+
+
+class FlowersDataModule(ImageDataModule):
+    """All 102 kinds of flowers or some of them, in the official split; the test set stays whole.
+
+    Args:
+        root: folder with `jpg`, `imagelabels.mat` and `setid.mat`, or with `flowers-102` that holds them;
+            torchvision downloads them to the latter, checksums and all, if they are in neither: 345 MB.
+        classes: names of some classes, in the order that their labels get; None takes all. The three with the
+            most pictures are petunia (258), passion flower (251) and wallflower (196).
+        image_size: side in pixels; pictures, of 500 px and more, are stretched to this square.
+        channels: 3, or 1 for grey.
+        batch_size: images a step and process, for training.
+        eval_batch_size: the same for evaluation.
+        seed: of the order and the augmentation.
+        on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
+        augmentation: None for none.
+        mean: a value a channel on [0, 1]; None measures the training part.
+        std: likewise.
+
+    Raises:
+        InputError: a class that is none of the 102, or fewer than two.
+    """
+
+    def __init__(
+        self,
+        root: str = "data",
+        classes: Sequence[str] | None = None,
+        image_size: int = 128,
+        channels: Literal[1, 3] = 3,
+        batch_size: int = 32,
+        eval_batch_size: int = 128,
+        seed: int = 0,
+        on_bad_image: Literal["error", "skip"] = "error",
+        augmentation: Augmentation | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(
+            image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
+            seed=seed, val_size=0, test_size=0, split="auto", group_duplicates=False,
+            augmentation=augmentation,
+            mean=mean, std=std,
+        )  # fmt: skip
+        self.root = root
+        self.on_bad_image: Literal["error", "skip"] = on_bad_image
+        self._names = FLOWERS if classes is None else _checked(classes)
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The set's names, or those asked for."""
+        return self._names
+
+    @property
+    def source(self) -> str:
+        """Always `real`."""
+        return "real"
+
+    @property
+    def location(self) -> str:
+        """The folder that holds the files."""
+        found = self._find()
+        return str(found) if found else self.root
+
+    def _find(self) -> Path | None:
+        root = Path(self.root).expanduser()
+        for folder in (root, root / _FOLDER):
+            if (folder / "jpg").is_dir() and (folder / _LABELS).is_file() and (folder / _SPLIT).is_file():
+                return folder
+        return None
+
+    def prepare_data(self) -> None:
+        """Download by torchvision if the files are nowhere; the whole set is there in the end, or nothing.
+
+        Raises:
+            InputError: that fails.
+        """
+        if self._find() is not None:
+            return
+        root = Path(self.root).expanduser()
+        part: str | None = None
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            part = tempfile.mkdtemp(prefix=f"{_FOLDER}-", suffix=".part", dir=root)
+            datasets.Flowers102(part, download=True)
+            for archive in (Path(part) / _FOLDER).glob("*.tgz"):
+                archive.unlink()
+            publish(Path(part) / _FOLDER, root / _FOLDER)
+        except (URLError, OSError, RuntimeError, EOFError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"Flowers102 is not under {self.root} and could not be downloaded ({reason}): put {_CONTENT} into "
+                f"{root / _FOLDER}, or set data.root to their folder"
+            ) from None
+        finally:
+            if part is not None:
+                shutil.rmtree(part, ignore_errors=True)
+
+    def load(self) -> ImageSet:
+        """Read the pictures of the classes asked for."""
+        folder = self._find()
+        if folder is None:
+            raise InputError(f"no {_CONTENT} under {self.root}: call prepare_data() first, or set data.root")
+        official = _numbers(folder / _LABELS, "labels", 1, len(FLOWERS))
+        ids = {part: _numbers(folder / _SPLIT, key, 1, len(official)) for key, part in _PARTS.items()}
+        place = {FLOWERS.index(name) + 1: label for label, name in enumerate(self._names)}
+        listing = Listing(folder, [], [], list(self._names), [])
+        assert listing.splits is not None
+        for part, numbers in ids.items():
+            for number in numbers:
+                label = place.get(official[number - 1])
+                if label is not None:
+                    listing.files.append(folder / "jpg" / f"image_{number:05d}.jpg")
+                    listing.labels.append(label)
+                    listing.splits.append(part)
+        return read_listing(listing, self.image_size, self.channels, self.on_bad_image)
+
+
+def _checked(classes: Sequence[str]) -> tuple[str, ...]:
+    for name in classes:
+        if name not in FLOWERS:
+            near = get_close_matches(name, FLOWERS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"expected names such as {FLOWERS[50]}"
+            raise InputError(f"data.classes: there is no class {name}: {hint}")
+    if len(set(classes)) < max(2, len(classes)):
+        raise InputError(f"data.classes is {', '.join(classes) or 'empty'}: expected two or more names, each once")
+    return tuple(classes)
+
+
+def _numbers(file: Path, key: str, low: int, high: int) -> list[int]:
+    """The row of whole numbers under `key` in a MATLAB file."""
+    from scipy.io import loadmat
+
+    try:
+        values = np.asarray(loadmat(file)[key]).ravel()
+    except Exception as error:  # a damaged file makes scipy raise nearly anything; KeyError if it has no such row
+        reason = " ".join(str(error).split())
+        raise InputError(f"{file}: no readable row {key} ({reason}); replace it by the set's own") from None
+    if not len(values) or values.dtype.kind not in "uif" or values.min() < low or values.max() > high:
+        raise InputError(f"{file}: {key} is not a row of numbers from {low} to {high}; replace it by the set's own")
+    return [int(value) for value in values]

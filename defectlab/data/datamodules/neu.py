@@ -1,0 +1,171 @@
+"""NEU-CLS: six surface defects of hot-rolled steel strip (Song & Yan 2013), 300 pictures a class."""
+
+import logging
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from defectlab.data.datamodules.base import ImageDataModule
+from defectlab.data.pipeline.augment import Augmentation
+from defectlab.data.sources.archive import open_root
+from defectlab.data.sources.arrays import has_arrays, load_arrays
+from defectlab.data.sources.fetch import NEU_URL, fetch_neu
+from defectlab.data.sources.images import CACHE, ImageSet, read_listing
+from defectlab.data.sources.layouts import NEU_CLASSES, list_neu
+from defectlab.data.synthesis.strip import strip_images
+from defectlab.errors import InputError
+
+__all__ = ["NEUDataModule"]
+
+log = logging.getLogger(__name__)
+
+DEFAULT_ROOT = "data/neu-cls"
+
+
+class NEUDataModule(ImageDataModule):
+    """NEU-CLS from files in any layout, from the network, or a synthetic stand-in of the same six classes.
+
+    There is no official split: images are divided by class, `seed` and the sizes, unless the folders are
+    named train, val and test.
+
+    Args:
+        root: folder, or .zip of one, with class folders, train/val/test folders, flat `crazing_1.jpg` or
+            `Cr_1.bmp` files, the folders of NEU-DET, or .npy arrays. None looks in `data/neu-cls`.
+        source: `real` takes files, downloading them if `root` is None and nothing is there; `synthetic`
+            generates pictures; `auto` tries the first, then the second, and says so. A `root` that is given
+            has to work.
+        url: where a download comes from; every file is checked against the shipped SHA-256 list.
+        synthetic_per_class: pictures a class that are generated.
+        image_size: side in pixels; pictures are resized to it.
+        channels: 1 (grey, as the camera saw them) or 3 (the same grey three times).
+        batch_size: images a step and process, for training.
+        eval_batch_size: the same for evaluation.
+        seed: of the split, the order, the augmentation and the generator.
+        val_size: share (below 1) or number of images held out for validation; of the training images where
+            the folders give a split without validation.
+        test_size: share (below 1) or number of images held out for the final test.
+        split: `auto` keeps a split that the folders give, `random` divides all images anew, `2/5` takes the second of
+            five folds for the test.
+        on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
+        group_duplicates: keep pictures of the same place, such as cut-outs that overlap, in the same part of the split,
+            whose sizes then are not quite those asked for.
+        augmentation: None for none.
+        mean: a value a channel on [0, 1]; None measures the training part.
+        std: likewise.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        source: Literal["auto", "real", "synthetic"] = "auto",
+        url: str = NEU_URL,
+        synthetic_per_class: int = 300,
+        image_size: int = 200,
+        channels: Literal[1, 3] = 1,
+        batch_size: int = 32,
+        eval_batch_size: int = 128,
+        seed: int = 0,
+        val_size: int | float = 0.15,
+        test_size: int | float = 0.2,
+        split: str = "auto",
+        on_bad_image: Literal["error", "skip"] = "error",
+        group_duplicates: bool = False,
+        augmentation: Augmentation | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(
+            image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
+            seed=seed, val_size=val_size, test_size=test_size, split=split, group_duplicates=group_duplicates,
+            augmentation=augmentation,
+            mean=mean, std=std,
+        )  # fmt: skip
+        if synthetic_per_class < 1:
+            raise InputError(f"data.synthetic_per_class is {synthetic_per_class}: expected at least 1")
+        self.root = root
+        self.requested_source = source
+        self.url = url
+        self.synthetic_per_class = synthetic_per_class
+        self._loaded_source: str | None = None
+        self._warned = False
+        self.on_bad_image: Literal["error", "skip"] = on_bad_image
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The six classes, in alphabetical order."""
+        return NEU_CLASSES
+
+    @property
+    def source(self) -> str:
+        """`real` if files are read, else `synthetic`; settled once the images are loaded."""
+        if self._loaded_source is not None:
+            return self._loaded_source
+        if self.requested_source != "auto":
+            return self.requested_source
+        return "real" if self.root is not None or _has_content(Path(DEFAULT_ROOT)) else "synthetic"
+
+    @property
+    def location(self) -> str:
+        """The root, or the generator's settings."""
+        if self.source == "synthetic":
+            return f"generator, {self.synthetic_per_class} a class, seed {self.seed}"
+        return DEFAULT_ROOT if self.root is None else self.root
+
+    def prepare_data(self) -> None:
+        """Download if files are asked for, none are there and no root was named.
+
+        Raises:
+            InputError: `source` is real and the download fails.
+        """
+        if self.requested_source == "synthetic" or self.root is not None or _has_content(Path(DEFAULT_ROOT)):
+            return
+        failure = _download(Path(DEFAULT_ROOT).absolute(), self.url)
+        if failure is not None and self.requested_source == "real":
+            raise InputError(failure)
+        if failure is not None and not self._warned:
+            self._warned = True
+            log.warning("NEU-CLS could not be downloaded (%s)", failure)
+
+    def load(self) -> ImageSet:
+        """Read the files, or generate."""
+        source = self.source
+        data = self._generate() if source == "synthetic" else self._read()
+        self._loaded_source = source  # files that appear later do not change what the figures stand on
+        return data
+
+    def _read(self) -> ImageSet:
+        root = open_root(Path(self.location).expanduser(), CACHE)
+        if has_arrays(root):
+            return load_arrays(root, self.image_size, 1, NEU_CLASSES)
+        return read_listing(list_neu(root), self.image_size, 1, self.on_bad_image)
+
+    def _generate(self) -> ImageSet:
+        log.warning(
+            "using the SYNTHETIC stand-in for NEU-CLS: its figures say nothing about real steel. For the "
+            "real pictures give --data.root DIR, or run: defectlab data fetch"
+        )
+        count = self.synthetic_per_class
+        images = torch.cat([strip_images(name, count, self.seed) for name in NEU_CLASSES])
+        if self.image_size != images.shape[-1]:
+            size = (self.image_size, self.image_size)
+            images = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
+        files = [f"{name}/{name}_{index + 1}.png" for name in NEU_CLASSES for index in range(count)]
+        labels = torch.arange(len(NEU_CLASSES)).repeat_interleave(count)
+        return ImageSet(images, labels, list(NEU_CLASSES), files, None, [])
+
+
+def _has_content(root: Path) -> bool:
+    return root.is_file() or (root.is_dir() and any(root.iterdir()))
+
+
+@cache
+def _download(target: Path, url: str) -> str | None:
+    """Why NEU-CLS could not be had, or None. One try a process: a dead network takes its time to say so."""
+    try:
+        fetch_neu(target, url)
+    except InputError as error:
+        return str(error)
+    return None

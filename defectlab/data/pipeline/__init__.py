@@ -1,0 +1,1 @@
+"""From the images in memory to a batch: split, statistics, augmentation, loaders."""

@@ -1,0 +1,170 @@
+"""Batches straight from one uint8 tensor: no per-item Python, no worker processes.
+
+Ready batches come out: float images, augmented and normalised, already on the device. Under several processes
+every evaluation image is seen exactly once, and its batch holds the same images as in one process.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from defectlab.data.pipeline.augment import Augmentation, augment, draw, mix, random_generator
+
+__all__ = ["ArrayLoader", "BatchLoader", "EpochLoader", "EvalLoader", "TrainLoader"]
+
+
+class BatchLoader(Protocol):
+    """What every datamodule's loaders are: finished batches, and the statistics that normalised them."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def __len__(self) -> int:
+        """Batches of this process."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels."""
+
+
+class EpochLoader:
+    """A loader whose passes belong to epochs, and each epoch is another one."""
+
+    epoch: int
+
+    @property
+    def sampler(self) -> "EpochLoader":
+        """Lightning calls `set_epoch` of a loader's sampler before each epoch: a resumed run goes on."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next pass belongs to."""
+        self.epoch = epoch
+
+
+@dataclass(eq=False, repr=False)
+class ArrayLoader:
+    """What both loaders share.
+
+    Args:
+        images: `(N, C, H, W)` uint8, or features `(N, E)` float that go out as they are. One channel goes out
+            as many times as `mean` has values.
+        labels: `(N,)` int64.
+        indices: `(n,)` int64, the images of this part of the split.
+        batch_size: images a step and process.
+        mean: a value a channel, for images in [0, 1].
+        std: a value a channel.
+        device: where batches appear.
+        rank: of this process.
+        world_size: number of processes.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    batch_size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    device: torch.device
+    rank: int
+    world_size: int
+
+    def __post_init__(self) -> None:
+        self._mean = torch.tensor(self.mean, device=self.device).view(1, -1, 1, 1)
+        self._scale = 1 / torch.tensor(self.std, device=self.device).view(1, -1, 1, 1)
+
+    def _fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        # index_select copies image by image: many times faster than indexing with a tensor.
+        images = self.images.index_select(0, indices.to(self.images.device, non_blocking=True))
+        labels = self.labels.index_select(0, indices)
+        return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+    def _normalise(self, images: Tensor, largest: int) -> Tensor:
+        """Mean 0 and sd 1 from floats in [0, largest], which are overwritten."""
+        mean, scale = self._mean * largest, self._scale / largest
+        if images.shape[1] == mean.shape[1]:
+            return images.sub_(mean).mul_(scale)
+        return images.sub(mean).mul_(scale)
+
+
+class EvalLoader(ArrayLoader):
+    """Every image once, in order.
+
+    Batch k belongs to process k modulo `world_size`. A process that would be one batch short gets an empty
+    one, so that all make the same number of steps and collective operations never wait for each other.
+    """
+
+    def __len__(self) -> int:
+        batches = -(-len(self.indices) // self.batch_size)
+        return -(-batches // self.world_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for step in range(len(self)):
+            start = (step * self.world_size + self.rank) * self.batch_size
+            images, labels = self._fetch(self.indices[start : start + self.batch_size])
+            if images.dtype == torch.uint8:
+                images = self._normalise(images.float(), 255)
+            yield images, labels
+
+
+@dataclass(eq=False, repr=False)
+class TrainLoader(ArrayLoader, EpochLoader):
+    """A new order every epoch, the same for the same seed; the last, smaller batch is kept.
+
+    A last batch of one image joins the one before it: BatchNorm cannot train on one.
+
+    Processes deal one common order out among them: their batches of a step together hold the images of one
+    process's batch of `world_size` times the size. An order that cannot be shared out equally goes on from
+    its own beginning, since every process has to make the same number of steps of equal size. What `augment`
+    does to an image is the same for any number of processes; MixUp and CutMix pair the images of one process.
+
+    Args:
+        seed: of the order and of the augmentation, at least 0.
+        num_classes: width of the soft labels that MixUp and CutMix make.
+        augmentation: None leaves the pictures alone.
+        epoch: the epoch that the next pass belongs to; each pass counts it on.
+    """
+
+    seed: int
+    num_classes: int
+    augmentation: Augmentation | None
+    epoch: int = 0
+
+    def __len__(self) -> int:
+        return len(self._batch_sizes())
+
+    def _batch_sizes(self) -> list[int]:
+        per_process = -(-len(self.indices) // self.world_size)
+        full, rest = divmod(per_process, self.batch_size)
+        sizes = [self.batch_size] * full
+        if rest == 1 and full:
+            sizes[-1] += 1
+        elif rest:
+            sizes.append(rest)
+        return sizes
+
+    def _order(self, epoch: int) -> Tensor:
+        """This process's images, in the order of their turn."""
+        count = len(self.indices)
+        order = self.indices[torch.randperm(count, generator=random_generator(self.seed, epoch, 1))]
+        turns = torch.arange(self.rank, -(-count // self.world_size) * self.world_size, self.world_size)
+        return order[turns % count]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        epoch = self.epoch
+        self.epoch += 1
+        settings = self.augmentation if self.images.dtype == torch.uint8 else None
+        draws = draw(len(self.images), (self.seed, epoch)) if settings else torch.empty(0)
+        for step, batch in enumerate(torch.split(self._order(epoch), self._batch_sizes())):
+            images, labels = self._fetch(batch)
+            if settings:
+                images = augment(images.float().div_(255), draws.index_select(0, batch), settings)
+                images = self._normalise(images, 1)
+                if settings.mixup or settings.cutmix:
+                    seed = (self.seed, epoch, step, self.rank)
+                    images, labels = mix(images, labels, self.num_classes, settings, seed)
+            elif images.dtype == torch.uint8:
+                images = self._normalise(images.float(), 255)
+            yield images, labels

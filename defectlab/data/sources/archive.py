@@ -1,0 +1,187 @@
+"""Zip archives as data: unpacked whole or not at all, and never outside their folder."""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import re
+import shutil
+import stat
+import uuid
+import zipfile
+import zlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from defectlab.errors import InputError
+from defectlab.utils.progress import progress_bar
+
+__all__ = ["MAX_BYTES", "MAX_FILES", "extract_zip", "open_root", "publish"]
+
+MAX_BYTES = 20 * 2**30
+MAX_FILES = 1_000_000
+
+# Pictures hardly shrink in a zip, and arrays seldom beyond tenfold: this much, in quantity, is a bomb.
+_MAX_RATIO = 200
+_RATIO_FREE_BYTES = 100 * 2**20
+_CHUNK_BYTES = 2**20
+
+
+class _Member(NamedTuple):
+    info: zipfile.ZipInfo
+    parts: tuple[str, ...]
+    is_folder: bool
+
+
+def extract_zip(
+    archive: Path,
+    target: Path,
+    max_bytes: int = MAX_BYTES,
+    max_files: int = MAX_FILES,
+    only: Collection[str] | None = None,
+) -> Path:
+    """Unpacks an archive into the new folder `target`, by way of a temporary folder beside it.
+
+    With `only`, files of other names (folders apart) are passed over. InputError, with nothing left behind,
+    for a member that leads outside the target, a link, an encrypted or damaged member, more than
+    `max_bytes` or `max_files`, a ratio that no honest archive has, a disk without room, a target in use.
+    """
+    if target.exists() and not (target.is_dir() and _is_empty(target)):
+        raise InputError(f"{target}: exists, expected a new folder to unpack {archive.name} into; remove it")
+    unpacked = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with zipfile.ZipFile(archive) as source:
+            members = _checked(archive, source, max_bytes, max_files, only)
+            unpacked.mkdir(parents=True)
+            total = sum(member.info.file_size for member in members)
+            free = shutil.disk_usage(unpacked).free
+            if free < total:
+                raise InputError(f"{archive}: unpacks to {_mib(total)}, only {_mib(free)} are free there; make room")
+            with progress_bar(f"unpacking {archive.name}", total, in_bytes=True) as advance:
+                left = max_bytes
+                for member in members:
+                    written = _copy(archive, source, member, unpacked, left)
+                    left -= written
+                    advance(written)
+        publish(unpacked, target)
+    except InputError:
+        raise
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        NotImplementedError,
+        ValueError,
+    ) as error:
+        raise InputError(
+            f"{archive}: damaged, or no zip archive ({error}); expected a whole one, get it anew"
+        ) from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"{archive}: cannot be unpacked to {target} ({reason}); expected a readable archive and room"
+        ) from None
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)
+    return target
+
+
+def open_root(root: Path, cache: Path) -> Path:
+    """A data root as a folder: itself, or a .zip unpacked once into `cache` and reused from there.
+
+    The unpacked folder is named after the archive's name, size and time, so that a changed archive is
+    unpacked anew. InputError if there is nothing at `root`, or a file that is no usable zip.
+    """
+    try:
+        if root.is_dir():
+            return root
+        facts = root.stat()
+        is_zip = zipfile.is_zipfile(root)
+    except OSError as error:
+        raise InputError(f"{root}: {error.strerror}; expected a folder or a .zip of pictures") from None
+    if not is_zip:
+        raise InputError(f"{root}: a file that is no zip archive; expected a folder or a .zip of pictures")
+    key = hashlib.sha256(f"{root.name}\0{facts.st_size}\0{facts.st_mtime_ns}".encode(errors="surrogateescape"))
+    target = cache / f"{root.stem}-{key.hexdigest()[:16]}"
+    return target if target.is_dir() and not _is_empty(target) else extract_zip(root, target)
+
+
+def publish(finished: Path, target: Path) -> None:
+    """Renames a finished folder to `target`; one that another process has just put there is as good."""
+    try:
+        finished.rename(target)
+    except OSError:
+        if not target.is_dir() or _is_empty(target):
+            raise
+
+
+def _is_empty(folder: Path) -> bool:
+    return next(folder.iterdir(), None) is None
+
+
+def _checked(
+    archive: Path, source: zipfile.ZipFile, max_bytes: int, max_files: int, only: Collection[str] | None
+) -> list[_Member]:
+    """The members to unpack, by what the archive declares; nothing has been written yet."""
+    members = []
+    for info in source.infolist():
+        name = info.filename.replace("\\", "/")  # some programs on Windows write their own separator
+        parts = tuple(part for part in name.split("/") if part not in ("", "."))
+        if name.startswith("/") or ".." in parts or re.match("[A-Za-z]:", name):
+            raise InputError(f"{archive}: member {name} leads outside the folder; expected none such, do not trust it")
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise InputError(f"{archive}: member {name} is a link or a device; expected files alone, zip them anew")
+        if info.flag_bits & 1:
+            raise InputError(
+                f"{archive}: member {name} is encrypted; expected a zip without password, unpack it by hand"
+            )
+        is_folder = name.endswith("/")
+        if parts and (only is None or (not is_folder and parts[-1] in only)):
+            members.append(_Member(info, parts, is_folder))
+    total = sum(member.info.file_size for member in members)
+    if len(members) > max_files:
+        raise InputError(
+            f"{archive}: holds {len(members):,} members, expected at most {max_files:,}; unpack it by hand"
+        )
+    if total > max_bytes:
+        raise InputError(_too_large(archive, max_bytes))
+    packed = Path(archive).stat().st_size
+    if total > max(_RATIO_FREE_BYTES, _MAX_RATIO * packed):
+        raise InputError(
+            f"{archive}: {_mib(packed)} declare {_mib(total)}, more than {_MAX_RATIO}-fold as in a zip bomb; "
+            "unpack it by hand if you trust it"
+        )
+    return members
+
+
+def _copy(archive: Path, source: zipfile.ZipFile, member: _Member, folder: Path, left: int) -> int:
+    """Writes one member, counting what really comes out; the number of bytes."""
+    path = folder.joinpath(*member.parts)
+    written = 0
+    try:
+        (path if member.is_folder else path.parent).mkdir(parents=True, exist_ok=True)
+        if member.is_folder:
+            return 0
+        with source.open(member.info) as packed, open(path, "xb") as file:
+            while chunk := packed.read(_CHUNK_BYTES):
+                written += len(chunk)
+                if written > left:
+                    raise InputError(_too_large(archive, left))
+                file.write(chunk)
+    except (FileExistsError, NotADirectoryError):
+        name = member.info.filename
+        raise InputError(
+            f"{archive}: member {name} is there twice, or as file and folder; expected it once, zip it anew"
+        ) from None
+    return written
+
+
+def _too_large(archive: Path, max_bytes: int) -> str:
+    return f"{archive}: unpacks to more than {_mib(max_bytes)}; unpack it by hand if you trust it"
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"

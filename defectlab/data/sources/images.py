@@ -1,0 +1,220 @@
+"""Many picture files as one uint8 tensor, in memory or memory-mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from defectlab.data.sources.decode import BadImage, Pixels, decode, decode_grey
+from defectlab.data.sources.files import expand_images, image_files
+from defectlab.data.sources.layouts import Listing
+from defectlab.data.sources.pixel_cache import build_cache, fingerprint, map_cache, skipped_in_cache
+from defectlab.errors import InputError
+from defectlab.utils.progress import progress_bar
+
+__all__ = [
+    "CACHE",
+    "ImageSet",
+    "check_shape",
+    "expand_images",
+    "image_files",
+    "read_grey",
+    "read_image",
+    "read_images",
+    "read_listing",
+]
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "defectlab"
+
+_IN_MEMORY_BYTES = 4 * 2**30  # a larger set lives in a memory-mapped file
+_BLOCK_BYTES = 64 * 2**20  # pixels held beside the result while a set is read
+
+
+@dataclass
+class ImageSet:
+    """A labelled set of pictures of one size.
+
+    `images` (N, C, H, W) uint8; `labels` (N,) int64, indices into `class_names`; `files` are relative to
+    the root, posix style, `images.npy[12]` for row 12 of an array; `splits` is "train", "val" or "test"
+    for each image where the source gives a split; `skipped` is "name: reason" for each picture left out.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: list[str]
+    files: list[str]
+    splits: list[str] | None
+    skipped: list[str]
+
+
+def read_image(path: Path, size: int, channels: int) -> Tensor:
+    """One picture as (channels, size, size) uint8, whole and upright; InputError if it cannot be read."""
+    check_shape(size, channels)
+    try:
+        return torch.from_numpy(decode(path, size, channels))
+    except BadImage as error:
+        raise InputError(f"{path}: {error}; replace or remove the file") from None
+
+
+def read_grey(path: Path, longest: int) -> Pixels:
+    """One picture as (H, W) uint8 in its own shape, made smaller than `longest`; InputError if it cannot be read."""
+    try:
+        return decode_grey(path, longest)
+    except BadImage as error:
+        raise InputError(f"{path}: {error}; expected a picture") from None
+
+
+def read_images(
+    files: Sequence[Path],
+    size: int,
+    channels: int,
+    on_bad_image: Literal["error", "skip"] = "error",
+    cache: Path | None = None,
+    description: str = "reading images",
+    root: Path | None = None,
+) -> tuple[Tensor, list[int], list[str]]:
+    """The pictures that can be read (M, channels, size, size) uint8, their indices, and who was left out.
+
+    The order is that of `files`; who was left out is "name: reason", the name below `root` if there is
+    one. With `cache` the tensor is that file, memory-mapped and shared: built once, with `<cache>.json`
+    beside it, and again when a file's name, size or time, or `size` or `channels` has changed. Writing
+    into the tensor writes into the file, which makes it out of date.
+
+    InputError for the first bad picture, or with "skip" if none is left; for a disk without room.
+    """
+    check_shape(size, channels)
+    if on_bad_image not in ("error", "skip"):
+        raise InputError(f"on_bad_image: found {on_bad_image!r}, expected 'error' or 'skip'")
+    if not files:
+        raise InputError("no picture to read: the list of files is empty")
+    strict = on_bad_image == "error"
+
+    def fill(keep: Callable[[Pixels], None]) -> dict[int, str]:
+        return _decode_all(files, size, channels, strict, description, keep)
+
+    if cache is None:
+        images = torch.empty((len(files), channels, size, size), dtype=torch.uint8)
+        filled = 0
+
+        def keep(block: Pixels) -> None:
+            nonlocal filled
+            images[filled : filled + len(block)] = torch.from_numpy(block)
+            filled += len(block)
+
+        bad = fill(keep)
+        images = images[:filled]
+    else:
+        wanted = fingerprint(files, size, channels, root)
+        known = skipped_in_cache(cache, wanted)
+        # A file may have been out of reach for a while only: those left out are looked at again.
+        if known is None or any(strict or _is_readable(files[index]) for index in known):
+            known = build_cache(cache, wanted, len(files) * channels * size * size, fill)
+        bad = known
+        images = map_cache(cache, (len(files) - len(bad), channels, size, size))
+    good = [index for index in range(len(files)) if index not in bad]
+    return images, good, [f"{_name(files[index], root)}: {reason}" for index, reason in bad.items()]
+
+
+def read_listing(
+    listing: Listing,
+    size: int,
+    channels: int,
+    on_bad_image: Literal["error", "skip"] = "error",
+    cache_folder: Path = CACHE,
+    in_memory_bytes: int = _IN_MEMORY_BYTES,
+) -> ImageSet:
+    """All pictures of a listing; a set of more than `in_memory_bytes` is mapped from `cache_folder`.
+
+    InputError as for `read_images`, and if skipping leaves a class without a picture.
+    """
+    root = listing.root
+    cache = None
+    if len(listing.files) * channels * size * size > in_memory_bytes:
+        place = hashlib.sha256(os.fsencode(os.path.abspath(root))).hexdigest()[:12]
+        cache = cache_folder / f"{root.name}-{place}-{channels}x{size}x{size}.uint8"
+    images, good, skipped = read_images(listing.files, size, channels, on_bad_image, cache, root=root)
+    labels = [listing.labels[index] for index in good]
+    left = set(labels)
+    empty = [name for label, name in enumerate(listing.class_names) if label not in left]
+    if empty:
+        raise InputError(f"{root}: no picture of {', '.join(empty)} can be read; replace them, such as {skipped[0]}")
+    return ImageSet(
+        images=images,
+        labels=torch.tensor(labels, dtype=torch.int64),
+        class_names=list(listing.class_names),
+        files=[_name(listing.files[index], root) for index in good],
+        splits=None if listing.splits is None else [listing.splits[index] for index in good],
+        skipped=skipped,
+    )
+
+
+def check_shape(size: int, channels: int) -> None:
+    """InputError unless pictures can have this size and this many channels."""
+    if size < 1:
+        raise InputError(f"size: found {size}, expected the side of a square in pixels, at least 1")
+    if channels not in (1, 3):
+        raise InputError(f"channels: found {channels}, expected 1 (grey) or 3 (RGB)")
+
+
+def _decode_all(
+    files: Sequence[Path],
+    size: int,
+    channels: int,
+    strict: bool,
+    description: str,
+    keep: Callable[[Pixels], None],
+) -> dict[int, str]:
+    """Hands the good pictures to `keep` in order, block by block; the reason for each index left out.
+
+    Threads, since Pillow decodes outside the interpreter lock; blocks, so that pictures cannot pile up in
+    memory before a slow disk.
+    """
+    per_block = max(1, min(len(files), 512, _BLOCK_BYTES // (channels * size * size)))
+    buffer = np.empty((per_block, channels, size, size), dtype=np.uint8)
+    bad: dict[int, str] = {}
+
+    def fill(slot: int, path: Path) -> str | None:
+        try:
+            buffer[slot] = decode(path, size, channels)
+        except BadImage as error:
+            return str(error)
+        return None
+
+    with progress_bar(description, len(files)) as advance, ThreadPoolExecutor() as pool:
+        for start in range(0, len(files), per_block):
+            block = files[start : start + per_block]
+            good = []
+            for slot, reason in enumerate(pool.map(fill, range(len(block)), block)):
+                advance(1)
+                if reason is None:
+                    good.append(slot)
+                    continue
+                if strict:
+                    hint = "replace or remove it, or leave bad pictures out with on_bad_image: skip"
+                    raise InputError(f"{block[slot]}: {reason}; {hint}")
+                bad[start + slot] = reason
+            keep(buffer[good])
+    if len(bad) == len(files):
+        raise InputError(f"none of {len(files)} pictures can be read, the first is {files[0]}: {bad[0]}")
+    return bad
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        decode(path, 1, 1)
+    except BadImage:
+        return False
+    return True
+
+
+def _name(path: Path, root: Path | None) -> str:
+    return path.as_posix() if root is None else Path(os.path.relpath(path, root)).as_posix()

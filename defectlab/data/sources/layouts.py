@@ -1,0 +1,190 @@
+"""Which class and which split each picture of a folder belongs to, told from names alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from defectlab.data.sources.files import SUFFIXES, image_files, is_ignored, natural_key
+from defectlab.errors import InputError
+
+__all__ = ["NEU_CLASSES", "Listing", "list_folders", "list_neu"]
+
+NEU_CLASSES = ("crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches")
+
+# Every name in use for a NEU class, without separators, case and numbers; the short ones are of the
+# original release.
+_NEU_ALIASES = {
+    alias: label
+    for label, aliases in enumerate(
+        (
+            ("crazing", "cr"),
+            ("inclusion", "inclusions", "in"),
+            ("patches", "patch", "pa"),
+            ("pittedsurface", "pitted", "ps"),
+            ("rolledinscale", "rolledin", "rolled", "rs"),
+            ("scratches", "scratch", "sc"),
+        )
+    )
+    for alias in aliases
+}
+
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass
+class Listing:
+    """Picture files below `root`, each with its label (an index into `class_names`).
+
+    `splits` is "train", "val" or "test" for each file, or None where the folders give no split.
+    """
+
+    root: Path
+    files: list[Path]
+    labels: list[int]
+    class_names: list[str]
+    splits: list[str] | None
+
+
+def list_folders(root: Path) -> Listing:
+    """One folder a class, or train / val (valid, validation) / test folders with one folder a class in each.
+
+    Folders that hold nothing but one further folder of pictures are looked through, at the top and inside
+    the splits. Class names are those of the training folders, naturally sorted.
+
+    InputError if the root cannot be read, holds no picture, fewer than two classes, a class without a
+    picture, pictures outside the class folders, or a class that training does not have.
+    """
+    files = _pictures(root)
+    parts = [path.relative_to(root).parts for path in files]
+    depth = _wrappers(parts)
+    heads = {part[depth] for part in parts if len(part) > depth + 1}
+    base = root.joinpath(*parts[0][:depth])
+    named = {head: _SPLITS[head.lower()] for head in heads if head.lower() in _SPLITS}
+    if not any(part[depth] in named and len(part) > depth + 2 for part in parts):
+        names = [_class_of(root, part, depth) for part in parts]
+        _check_folders(base, set(names))
+        return _listing(root, files, names, names, None)
+
+    if len(named) < len(heads):
+        other = min(heads - set(named), key=natural_key)
+        raise InputError(f"{base / other}: stands beside {min(named)}, expected only train, val and test; move it away")
+    if "train" not in named.values():
+        raise InputError(f"{base}: found {' and '.join(sorted(named))}, expected a train folder beside them; add it")
+    splits = [named.get(part[depth], "") for part in parts]
+    names = [""] * len(files)
+    trained: set[str] = set()
+    for head in sorted(named, key=lambda head: named[head] != "train"):  # train first: it names the classes
+        inside = [index for index, part in enumerate(parts) if part[depth] == head]
+        level = depth + 1 + _wrappers([parts[index][depth + 1 :] for index in inside], trained)
+        for index in inside:
+            names[index] = _class_of(root, parts[index], level)
+        _check_folders(root.joinpath(*parts[inside[0]][:level]), {names[index] for index in inside})
+        if named[head] == "train":
+            trained |= {names[index] for index in inside}
+    for part in parts:
+        _class_of(root, part, depth)  # no picture beside the split folders either
+    _check_folders(base, heads, _SPLITS)
+    return _listing(root, files, names, [n for n, s in zip(names, splits, strict=True) if s == "train"], splits)
+
+
+def list_neu(root: Path) -> Listing:
+    """The six NEU classes in any layout, with `class_names` always `NEU_CLASSES`.
+
+    A picture's class is told by the nearest folder above it that is named like one (`crazing`,
+    `Rolled-in_Scale`, `RS`), else by its own name (`crazing_1.jpg`, `Cr_1.bmp`). Folders named train and
+    val or test give the split; any others, such as IMAGES and Validation_Images of NEU-DET, are one pool.
+
+    InputError if the root cannot be read or holds no picture, for pictures of no class, for classes
+    without a (training) picture, and for pictures outside the split folders where there are some.
+    """
+    files = _pictures(root)
+    parts = [path.relative_to(root).parts for path in files]
+    found = [_neu_label(part) for part in parts]
+    labels = [label for label in found if label is not None]
+    if len(labels) < len(files):
+        first = files[found.index(None)]
+        raise InputError(
+            f"{root}: {len(files) - len(labels)} of {len(files)} pictures are of no NEU class, the first is "
+            f"{first}; expected names like crazing_1.jpg or Cr_1.bmp, or folders {', '.join(NEU_CLASSES)}"
+        )
+    named = [next((_SPLITS[p.lower()] for p in part[:-1] if p.lower() in _SPLITS), "") for part in parts]
+    has_split = "train" in named and ("val" in named or "test" in named)
+    if has_split and "" in named:
+        first = files[named.index("")]
+        raise InputError(f"{first}: lies outside the train, val and test folders of {root}; move it into one, or away")
+    trained = {label for label, split in zip(labels, named, strict=True) if not has_split or split == "train"}
+    missing = [name for label, name in enumerate(NEU_CLASSES) if label not in trained]
+    if missing:
+        where = "train folder" if has_split else "data"
+        raise InputError(f"{root}: no picture of {', '.join(missing)} in the {where}; expected all six NEU classes")
+    return Listing(root, files, labels, list(NEU_CLASSES), named if has_split else None)
+
+
+def _pictures(root: Path) -> list[Path]:
+    files = image_files(root)
+    if not files:
+        raise InputError(f"{root}: no picture inside; expected {', '.join(SUFFIXES)} files in one folder a class")
+    return files
+
+
+def _wrappers(parts: Sequence[tuple[str, ...]], stop: Collection[str] = ()) -> int:
+    """How many folders, from the top, hold nothing but one folder; one named in `stop` is none of them."""
+    depth = 0
+    while True:
+        heads = {part[depth] for part in parts}
+        if len(heads) > 1 or min(map(len, parts)) < depth + 3 or not heads.isdisjoint(stop):
+            return depth
+        depth += 1
+
+
+def _class_of(root: Path, part: tuple[str, ...], depth: int) -> str:
+    if len(part) == depth + 1:
+        raise InputError(
+            f"{root.joinpath(*part)}: lies in no class folder; expected <class>/{part[-1]}, move it into one"
+        )
+    return part[depth]
+
+
+def _check_folders(base: Path, used: Collection[str], expected: Collection[str] | None = None) -> None:
+    """InputError if a folder in `base` (of the names in `expected`, if given) holds no picture."""
+    for path in sorted(base.iterdir(), key=lambda path: natural_key(path.name)):
+        name = path.name
+        if name in used or is_ignored(name) or name.lower() == "annotations" or not path.is_dir():
+            continue
+        if expected is None or name.lower() in expected:
+            raise InputError(f"{path}: a folder without a picture; add pictures, or remove it")
+
+
+def _listing(root: Path, files: list[Path], names: list[str], trained: list[str], splits: list[str] | None) -> Listing:
+    class_names = sorted(set(trained), key=natural_key)
+    for path, name in zip(files, names, strict=True):
+        if name not in class_names:
+            raise InputError(
+                f"{path}: class {name} is not among the training classes {', '.join(class_names)}; "
+                "add training pictures of it, or remove it"
+            )
+    if len(class_names) < 2:
+        raise InputError(f"{root}: found the one class {class_names[0]}, expected a folder for each of two or more")
+    labels = {name: label for label, name in enumerate(class_names)}
+    return Listing(root, files, [labels[name] for name in names], class_names, splits)
+
+
+def _neu_label(part: tuple[str, ...]) -> int | None:
+    prefix = re.match(r"[^0-9]*", part[-1].rsplit(".", 1)[0])
+    assert prefix is not None  # it matches the empty string too
+    for name in (*reversed(part[:-1]), prefix.group()):
+        label = _NEU_ALIASES.get(re.sub(r"[^a-z]", "", name.lower()))
+        if label is not None:
+            return label
+    return None

@@ -1,0 +1,1 @@
+"""From nothing to a tensor of images: procedural surfaces and strip."""

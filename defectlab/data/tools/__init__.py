@@ -1,0 +1,1 @@
+"""Preview of the augmentation, and its images as files."""

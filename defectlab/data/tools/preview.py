@@ -1,0 +1,184 @@
+"""What an augmentation does, to be looked at: each operation alone from one end of its range to the other."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from defectlab.data.pipeline.augment import COLUMNS, QUIET, Augmentation, augment, draw, mix
+
+__all__ = ["PreviewRow", "mixed_row", "operation_row", "training_row", "typical"]
+
+STEPS = 6
+# Strengths that surfaces usually bear, to show what an operation does that a config leaves off.
+_TYPICAL: dict[str, float] = {
+    "horizontal_flip": 0.5, "vertical_flip": 0.5, "rotation": 15, "translation": 0.1, "scale": 0.2, "shear": 10,
+    "crop": 0.7, "brightness": 0.15, "contrast": 0.3, "noise": 0.08, "snr": 15, "erasing": 0.25, "mixup": 0.4,
+    "cutmix": 1.0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PreviewRow:
+    """Pictures of one row: `images` (n, C, S, S) in [0, 1], the original first, with a caption each.
+
+    `title` is short, `detail` says what the range is.
+    """
+
+    title: str
+    detail: str
+    images: Tensor
+    captions: list[str]
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """How to go through the range of one argument of Augmentation.
+
+    Args:
+        columns: of the draws, that are swept from 0 to 1; the others stay in the middle, where they do nothing.
+        random: columns that are drawn, for where something happens.
+        steps: uniform numbers to show.
+        detail: of the argument's value.
+        caption: of the argument's value and a uniform number.
+    """
+
+    columns: tuple[str, ...]
+    random: tuple[str, ...]
+    steps: tuple[float, ...]
+    detail: Callable[[float], str]
+    caption: Callable[[float, float], str]
+
+
+_SWEEP = tuple(step / (STEPS - 1) for step in range(STEPS))
+
+
+def _zoom(scale: float, u: float) -> float:
+    return math.exp(math.log1p(scale) * (2 * u - 1))
+
+
+_OPERATIONS: dict[str, _Operation] = {
+    "horizontal_flip": _Operation(
+        ("flip_x",), (), (0.0,), lambda p: f"left and right exchanged with probability {p:g}", lambda p, u: "exchanged"
+    ),
+    "vertical_flip": _Operation(
+        ("flip_y",), (), (0.0,), lambda p: f"top and bottom exchanged with probability {p:g}", lambda p, u: "exchanged"
+    ),
+    "rotation": _Operation(
+        ("angle",), (), _SWEEP, lambda d: f"-{d:g}° to +{d:g}°, the surface mirrored into the corners",
+        lambda d, u: f"{d * (2 * u - 1):+.1f}°",
+    ),
+    "translation": _Operation(
+        ("shift_x", "shift_y"), (), _SWEEP, lambda t: f"up to {t:.0%} of the side along x and y, each drawn alone",
+        lambda t, u: f"{t * abs(2 * u - 1):.1%} {'right, down' if u < 0.5 else 'left, up'}",
+    ),
+    "scale": _Operation(
+        ("zoom",), (), _SWEEP, lambda s: f"×{_zoom(s, 0):.2f} to ×{_zoom(s, 1):.2f}",
+        lambda s, u: f"×{_zoom(s, u):.2f}",
+    ),
+    "shear": _Operation(
+        ("shear",), (), _SWEEP, lambda d: f"-{d:g}° to +{d:g}°", lambda d, u: f"{d * (2 * u - 1):+.1f}°"
+    ),
+    "crop": _Operation(
+        ("side",), ("crop_x", "crop_y"), _SWEEP[::-1], lambda c: f"a square of {c:.0%} to 100% of the side, anywhere",
+        lambda c, u: f"{c + (1 - c) * u:.0%} of the side",
+    ),
+    "brightness": _Operation(
+        ("brightness",), (), _SWEEP, lambda b: f"-{b:g} to +{b:g}, added to pixels in [0, 1]",
+        lambda b, u: f"{b * (2 * u - 1):+.2f}",
+    ),
+    "contrast": _Operation(
+        ("contrast",), (), _SWEEP, lambda c: f"×{1 - c:g} to ×{1 + c:g} about the image's mean",
+        lambda c, u: f"×{1 + c * (2 * u - 1):.2f}",
+    ),
+    "noise": _Operation(
+        ("noise",), ("noise_seed",), _SWEEP, lambda n: f"Gaussian, sd 0 to {n:g} of pixels in [0, 1]",
+        lambda n, u: f"sd {n * u:.3f}",
+    ),
+    "snr": _Operation(
+        ("noise",), ("noise_seed",), _SWEEP[::-1], lambda s: f"Gaussian noise, {QUIET:g} down to {s:g} dB",
+        lambda s, u: f"{s + (QUIET - s) * u:.0f} dB",
+    ),
+    "erasing": _Operation(
+        ("area",), ("ratio", "top", "left"), _SWEEP,
+        lambda p: f"2 to 20% of the area filled with the mean, with probability {p:g}",
+        lambda p, u: f"{0.02 + 0.18 * u:.1%} of the area",
+    ),
+}  # fmt: skip
+
+
+def typical(name: str) -> Augmentation:
+    """One operation at a strength that surfaces usually bear, and nothing else."""
+    value: Any = _TYPICAL[name]
+    return replace(Augmentation(), **{name: value})
+
+
+def operation_row(image: Tensor, name: str, settings: Augmentation, seed: int, note: str = "") -> PreviewRow:
+    """One argument of `settings` alone, on an image (C, S, S) in [0, 1], through its range.
+
+    Args:
+        image: the original.
+        name: of an argument of Augmentation, MixUp and CutMix apart.
+        settings: for its value, and the interpolation.
+        seed: of places, as of noise and of what is erased.
+        note: put behind the detail.
+    """
+    operation, value = _OPERATIONS[name], getattr(settings, name)
+    alone = replace(Augmentation(interpolation=settings.interpolation), **{name: value})
+    draws = torch.full((len(operation.steps), len(COLUMNS)), 0.5)
+    draws[:, COLUMNS.index("erase")] = 0.0
+    chance = draw(len(draws), (seed,))
+    for column in operation.random:
+        draws[:, COLUMNS.index(column)] = chance[:, COLUMNS.index(column)]
+    for column in operation.columns:
+        draws[:, COLUMNS.index(column)] = torch.tensor(operation.steps)
+    made = augment(image.expand(len(draws), *image.shape), draws, alone)
+    captions = [operation.caption(value, u) for u in operation.steps]
+    return PreviewRow(name, operation.detail(value) + note, torch.cat((image[None], made)), ["original", *captions])
+
+
+def training_row(image: Tensor, place: int, class_name: str, settings: Augmentation, seed: int) -> PreviewRow:
+    """Everything together: what training shows of image number `place` of the data set in its first epochs.
+
+    MixUp and CutMix apart, these are the very pictures: the draws are those of the loader with this seed.
+    """
+    draws = torch.stack([draw(place + 1, (seed, epoch))[place] for epoch in range(STEPS)])
+    made = augment(image.expand(len(draws), *image.shape), draws, settings)
+    captions = [f"epoch {epoch + 1}" for epoch in range(STEPS)]
+    detail = f"{class_name}, as training shows it"
+    return PreviewRow("all together", detail, torch.cat((image[None], made)), ["original", *captions])
+
+
+def mixed_row(
+    images: Tensor, class_names: Sequence[str], name: str, settings: Augmentation, seed: int, note: str = ""
+) -> PreviewRow:
+    """MixUp or CutMix of the first image with others of its batch, one picture a batch, with their soft labels.
+
+    Args:
+        images: (N, C, S, S) in [0, 1], one of each class, at least 2.
+        class_names: N names.
+        name: `mixup` or `cutmix`.
+        settings: for its alpha.
+        seed: of shares, partners and places.
+        note: put behind the detail.
+    """
+    alone = replace(Augmentation(), **{name: getattr(settings, name)})
+    labels = torch.arange(len(images))
+    pictures, captions = [images[0]], [f"original\n{class_names[0]}"]
+    batch = 0
+    while len(pictures) <= STEPS:
+        mixed, shares = mix(images, labels, len(images), alone, (seed, batch))
+        batch += 1
+        # A batch whose shuffle leaves the image with itself shows nothing.
+        partner = int(shares[0, 1:].argmax()) + 1
+        if shares[0, partner] > 0:
+            pictures.append(mixed[0])
+            parts = ((float(shares[0, index]), class_names[index]) for index in (0, partner))
+            captions.append(" +\n".join(f"{share:.2f} {part}" for share, part in parts))
+    alpha = getattr(settings, name)
+    title, what = {"mixup": ("MixUp", "two images blended"), "cutmix": ("CutMix", "a window of another image")}[name]
+    detail = f"{what}, shares from Beta({alpha:g}, {alpha:g}), one a batch{note}"
+    return PreviewRow(title, detail, torch.stack(pictures), captions)

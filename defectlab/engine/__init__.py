@@ -1,0 +1,1 @@
+"""From a config to objects, and one experiment from start to report."""

@@ -1,0 +1,267 @@
+"""LightningCLI with one command a parser, defectlab's groups, and errors of one line."""
+
+import itertools
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from defectlab.cli.console import EpochLines
+from defectlab.data import ImageDataModule
+from defectlab.engine.checkpoint_io import AtomicCheckpointIO
+from defectlab.engine.configs import resolve_config_arguments
+from defectlab.engine.loggers import EpochCSVLogger, EventsLogger
+from defectlab.engine.messages import explain, unknown_key
+from defectlab.errors import InputError
+from defectlab.runs.locate import checkpoint_of
+from defectlab.tasks import ClassificationTask
+from defectlab.utils.cpu import CPUSettings
+from defectlab.utils.ranks import is_first_process
+
+__all__ = ["DefectCLI", "without_run"]
+
+_RUN_VARIABLE = "DEFECTLAB_RUN"
+_LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size"}  # data to model
+_COMMANDS = {
+    "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+    "validate": {"model", "dataloaders", "datamodule"},
+    "test": {"model", "dataloaders", "datamodule"},
+}
+
+
+class DefectCLI(LightningCLI):
+    """Parse one command's arguments and build data, model and trainer; what runs is the caller's affair.
+
+    Args:
+        command: fit, validate or test.
+        words: its arguments, configs already found.
+        run: the run folder that the command writes to; None for a new one under `trainer.default_root_dir`.
+        name: of the config, for a new run folder.
+        read_weights: whether pretrained weights are read, or downloaded, as the config says; without, they are random.
+
+    Raises:
+        InputError: an argument that cannot be used.
+    """
+
+    def __init__(
+        self, command: str, words: list[str], run: Path | None = None, name: str = "run", read_weights: bool = True
+    ) -> None:
+        self.command = command
+        self.read_weights = read_weights
+        self.run = run.resolve() if run else None
+        self.name = name
+        self._made: list[Path] = []
+        self.weights: str | None = None  # as given, also where a checkpoint takes their place
+        strict = {"exit_on_error": False, "allow_abbrev": False}
+        try:
+            super().__init__(
+                ClassificationTask,
+                ImageDataModule,
+                save_config_callback=None,
+                seed_everything_default=0,
+                trainer_defaults={"num_sanity_val_steps": 0, "default_root_dir": "runs"},
+                parser_kwargs={**strict, "prog": "defectlab", command: dict(strict)},
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                args=[command, *words],
+                auto_configure_optimizers=False,
+            )
+        except jsonargparse.ArgumentError as error:
+            raise InputError(explain(str(error))) from None
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one command alone: a parser takes a third of a second to build."""
+        return {self.command: _COMMANDS[self.command]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """CPU settings, and what the model learns from the data."""
+        parser.add_class_arguments(CPUSettings, "cpu")
+        for source, target in _LINKS.items():
+            parser.link_arguments(f"data.{source}", f"model.init_args.{target}", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, where the parent would warn about a list of arguments, and refuse what would be ignored."""
+        self.config = parser.parse_args(args)
+        config = self.config[self.command]
+        for path in config.config or []:
+            _check_empty_sections(yaml.safe_load(Path(path).read_text(encoding="utf-8")), config)
+        for part in ("model", "data"):
+            if config[part] is None:
+                raise InputError(f"the config has no {part}: expected a section {part} with class_path and init_args")
+        arguments = config.data.init_args
+        # metrics.json and config.yaml are read from other folders too.
+        if arguments is not None and arguments.get("root") is not None:
+            arguments.root = str(Path(arguments.root).expanduser().absolute())
+        self._find_teacher((config.model.init_args or {}).get("distillation"))
+        seed = config.seed_everything
+        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
+            raise InputError(f"seed_everything is {seed}: expected a whole number from 0 to {2**32 - 1}, or true")
+        for source, target in _LINKS.items():
+            if (config.model.init_args or {}).get(target) is not None:
+                raise InputError(f"model.{target} comes from the data: leave it out, or change data.{source}")
+
+    def _find_teacher(self, distillation: Any) -> None:
+        """A run folder means its best checkpoint; config.yaml is read from other folders too. Only fit needs it."""
+        if self.command == "fit" and distillation is not None and distillation.get("teacher"):
+            distillation.teacher = str(checkpoint_of(distillation.teacher).resolve())
+
+    def _parse_ckpt_path(self) -> None:
+        """A checkpoint brings tensors, the config everything else; the weights it began with are not needed again."""
+        config = self.config[self.command]
+        arguments = config.model.init_args or {}
+        self.weights = arguments.get("weights")
+        if "weights" in arguments and (config.ckpt_path is not None or not self.read_weights):
+            config.model.init_args.weights = None
+
+    def before_instantiate_classes(self) -> None:
+        """Settings of the process come before the first tensor."""
+        CPUSettings(**self.config[self.command].cpu.as_dict()).apply()
+
+    def instantiate_classes(self) -> None:
+        """Build everything; what a constructor refuses comes wrapped in jsonargparse's account of it."""
+        try:
+            super().instantiate_classes()
+        except BaseException as error:
+            self.discard()
+            if "can't allocate memory" in str(error):
+                raise MemoryError from None
+            if isinstance(error, ValueError | TypeError | MisconfigurationException):
+                raise InputError(_innermost(error)) from None
+            raise
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A trainer that writes into the run folder alone."""
+        config = self._get(self.config_init, "trainer")
+        if self.run is None:
+            self.run, self._made = new_run_folder(Path(config["default_root_dir"]).expanduser().resolve(), self.name)
+        callbacks = config["callbacks"] or []
+        callbacks = [*callbacks] if isinstance(callbacks, list) else [callbacks]
+        loggers: Any = config["logger"]
+        if loggers in (None, True):
+            loggers = False
+            if self.command == "fit" and not config["fast_dev_run"] and not config["barebones"]:
+                loggers = [EventsLogger(self.run.parent, "", self.run.name), EpochCSVLogger(self.run / "metrics.csv")]
+        if config["enable_progress_bar"] is not False and not config["barebones"]:
+            callbacks.append(EpochLines())
+        if self.command == "fit" and config["enable_checkpointing"] is not False and not config["barebones"]:
+            callbacks = _with_last(callbacks, self.run / "checkpoints")
+        plugins = config["plugins"] or []
+        plugins = [*plugins] if isinstance(plugins, list) else [plugins]
+        try:
+            return super().instantiate_trainer(
+                default_root_dir=str(self.run),
+                logger=loggers,
+                callbacks=callbacks,
+                plugins=[*plugins, AtomicCheckpointIO()],
+                enable_model_summary=False,
+                **kwargs,
+            )
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise InputError(f"trainer: {' '.join(str(error).split())[:250]}") from None
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing: the caller runs what it needs."""
+
+    def discard(self) -> None:
+        """Remove the folder that was made for this run, which has come to nothing."""
+        if self.run in self._made:
+            shutil.rmtree(self.run, ignore_errors=True)
+        for folder in self._made:
+            with suppress(OSError):  # gone, or not empty
+                folder.rmdir()
+
+    def dump(self) -> str:
+        """The whole config as YAML: this text alone repeats the run, from any folder."""
+        parser, config = self._parser(self.command), self.config[self.command].clone()
+        for key in ("config", "ckpt_path", "weights_only"):
+            config.pop(key, None)
+        model: Any = config.model.init_args or {}
+        data = config.data.init_args
+        if "weights" in model and self.weights is not None:
+            is_file = Path(self.weights).expanduser().is_file()
+            model.weights = str(Path(self.weights).expanduser().absolute()) if is_file else self.weights
+        if "source" in data:  # what `auto` came to
+            data.source = self.datamodule.source
+        if "root" in data and self.datamodule.source == "real":
+            data.root = str(Path(self.datamodule.location).expanduser().absolute())
+        return str(parser.dump(config, skip_none=False, skip_validation=True))
+
+
+@contextmanager
+def without_run(config: str, more: Sequence[str], read_weights: bool = True) -> Iterator[DefectCLI]:
+    """What a config and arguments of fit describe, for a command that trains nothing: no run folder is left."""
+    words, _ = resolve_config_arguments(["--config", config, *more])
+    cli = DefectCLI("fit", [*words, "--trainer.logger", "false"], read_weights=read_weights)
+    try:
+        yield cli
+    finally:
+        cli.discard()
+
+
+def _check_empty_sections(given: Any, config: Any, *place: str) -> None:
+    """Refuse an unknown key that holds an empty mapping: jsonargparse passes over it, like over any empty one."""
+    if not isinstance(given, dict) or not isinstance(config, jsonargparse.Namespace):
+        return
+    for key, value in given.items():
+        if value == {} and key not in config:
+            shown = [part for part in place if part != "init_args"]
+            raise InputError(unknown_key(shown, key, list(vars(config))))
+        if key in config:
+            _check_empty_sections(value, config[key], *place, key)
+
+
+def _with_last(callbacks: list[Any], folder: Path) -> list[Any]:
+    """Add what writes last.ckpt after every epoch; `save_last` would leave it as old as the best."""
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint):
+            callback.dirpath = callback.dirpath or str(folder)
+            callback.save_last = None
+    # The last one to be called, so that it holds what the others have come to.
+    return [*callbacks, ModelCheckpoint(folder, filename="last", enable_version_counter=False)]
+
+
+def _innermost(error: Exception) -> str:
+    """What a constructor said, out of the layers of jsonargparse; it keeps the text, not the error."""
+    chain: list[BaseException] = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        chain.append(inner)
+    own = [link for link in chain if isinstance(link, InputError | MisconfigurationException)]
+    if own:
+        return " ".join(str(own[0]).split())
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.lstrip().startswith("- ")]
+    return next((line for line in lines if not line.startswith("Does not validate")), " ".join(str(error).split()))
+
+
+def new_run_folder(root: Path, name: str) -> tuple[Path, list[Path]]:
+    """Make root/name/YYYYmmdd-HHMMSS, the same for every process of one run; also the folders that were not there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    if not is_first_process():
+        return Path(os.environ.get(_RUN_VARIABLE, root / name / stamp)), []  # the first one writes alone
+    for number in itertools.count(1):
+        run = root / name / (stamp if number == 1 else f"{stamp}-{number}")
+        made = [folder for folder in (run, run.parent, root) if not folder.exists()]
+        try:
+            run.mkdir(parents=True)
+        except FileExistsError:  # of a run that began in the same second
+            continue
+        except OSError as error:
+            raise InputError(
+                f"{run} cannot be made ({error.strerror}): set trainer.default_root_dir to a folder you can write to"
+            ) from None
+        break
+    os.environ[_RUN_VARIABLE] = str(run)  # for the processes that DDP starts from this one
+    return run, made

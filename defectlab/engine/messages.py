@@ -1,0 +1,153 @@
+"""One line from the page that jsonargparse writes about an argument: which one, what is wrong, what is right.
+
+Its errors have no structure besides their text, so the text is read. What is not recognised is passed on in
+one line: a new release may cost clarity, never the error.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import re
+import typing
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from lightning.pytorch import Trainer, callbacks
+
+import defectlab.data
+import defectlab.networks
+import defectlab.tasks
+from defectlab.data import ImageDataModule
+from defectlab.networks import Network
+from defectlab.tasks import ClassificationTask
+from defectlab.utils.cpu import CPUSettings
+
+__all__ = ["explain", "unknown_key"]
+
+_UNKNOWN = (
+    r"ption '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: --([^\s=]+)|"
+    r"Unexpected config: (\w+):"
+)
+_NO_CLASS = (
+    r"Expected a dot import path string: (\S+)|module '[\w.]+' has no attribute '(\w+)'|No module named '([\w.]+)'"
+)
+_EXPECTED = r"Expected a (typing\.Literal\[[^\]]*\]|<class '[\w.]+'>)"
+_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
+_BY_NAME = "expected its arguments, each with a name: {name: value, ...}"
+_LISTED = 14  # more names than this nobody reads
+_LONGEST = 300
+
+
+def explain(message: str) -> str:
+    """What `message` of jsonargparse says, in one line that names the argument and the nearest right value."""
+    text = " ".join(message.split())
+    head = text.partition(" Given value type")[0]  # the first report is of the innermost place
+    place = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', head)))
+    classes = re.findall(r"Got value: Namespace\(class_path='([\w.]+)'", head) or re.findall(
+        r"given class_path '([\w.]+)'", head
+    )
+    holder = _import(classes[-1]) if classes else None
+    if place == "trainer.callbacks" and holder is not None:
+        place = f"trainer.callbacks.{holder.__name__}"
+    if key := _first(_UNKNOWN, head):
+        group = _first(r"Group '([\w.]+)'", head)
+        return _follow_unknown(place, f"{group}.{key}" if group else key, holder)
+    if name := _first(_NO_CLASS, head):
+        name = classes[-1] if holder is None and classes and not name[0].isupper() else name
+        wanted = _class_names(place)
+        if not wanted and place.startswith(("model.", "data.")):
+            return f"{place} is {name}: {_BY_NAME}"
+        return f"{place}: there is no class {name}{_near(name.rpartition('.')[2], wanted)}"
+    if found := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", head):
+        return f"{place} is {found[1]}: expected a subclass of {found[2]}"
+    if missing := _first(r"the following arguments are required: ([\w., ]+?)(?: -|$)", head):
+        return f"{place}.{missing} is missing: give it in the config, or as --{place}.{missing.split(',')[0]}"
+    if given := _first(r"Unable to load config '?([^'\s]+)", head):
+        return f"{place} is {given}: {_BY_NAME}"
+    if expected := re.findall(_EXPECTED, head.partition(" Got value")[0]):
+        given = _first(r"Got value: (.*?)(?:\. Got value.*)?(?: - .*)?$", head) or _first(
+            r"Given value: (.*?)(?: - |$)", text
+        )
+        useful = [kind for kind in expected if kind != "<class 'NoneType'>"]
+        return f"{place} is {given}: " + (f"expected {_readable(expected)}" if useful else _BY_NAME)
+    if given := _first(r"Expected an import path or a subclass spec, but got (\S+)\.", head):
+        return f"{place} is {given}: expected the name of a class"
+    if words := _first(r"^unrecognized arguments: (.*)", head):
+        return f"unexpected words {words}: options begin with --, values follow their option"
+    return head if len(head) <= _LONGEST else f"{head[:_LONGEST]}…"
+
+
+def _first(pattern: str, text: str) -> str | None:
+    found = re.search(pattern, text)
+    return next((group for group in found.groups() if group), None) if found else None
+
+
+def _import(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        return None
+
+
+def _follow_unknown(place: str, key: str, holder: Any) -> str:
+    """Follow the key from its holder up to the part that nobody knows."""
+    top = {"trainer": Trainer, "cpu": CPUSettings}
+    right = [place] if place else []
+    names = _arguments(holder) if holder else ["seed_everything", "trainer", "model", "data", "cpu", "ckpt_path"]
+    for part in key.split("."):
+        if part not in names:
+            break
+        right.append(part)
+        holder = _type_of(holder, part) if holder else top.get(part)
+        names = _arguments(holder) if holder else []
+    return unknown_key(right, part, names)
+
+
+def unknown_key(place: Sequence[str], key: str, names: list[str]) -> str:
+    """What is wrong with `key`, found at `place` where only `names` are known."""
+    return f"unknown key {'.'.join([*place, key])}{_near(key, names)}"
+
+
+def _arguments(holder: Any) -> list[str]:
+    return [name for name in inspect.signature(holder).parameters if name not in ("args", "kwargs")]
+
+
+def _type_of(holder: Any, name: str) -> Any:
+    """The dataclass that an argument of a class takes, if it takes one."""
+    hint = typing.get_type_hints(holder.__init__).get(name)
+    return next((kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)), None)
+
+
+def _class_names(place: str) -> list[str]:
+    """Names of classes that fit a place."""
+    kinds: dict[str, tuple[Any, type]] = {
+        "model": (defectlab.tasks, ClassificationTask),
+        "data": (defectlab.data, ImageDataModule),
+        "network": (defectlab.networks, Network),
+        "callbacks": (callbacks, callbacks.Callback),
+    }
+    package, base = kinds.get(place.split(".")[-1], (None, object))
+    found = [getattr(package, name) for name in package.__all__] if package else []
+    return [cls.__name__ for cls in found if inspect.isclass(cls) and issubclass(cls, base) and cls is not base]
+
+
+def _near(name: str, names: list[str]) -> str:
+    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    if near:
+        return f": did you mean {near[0]}?"
+    return f": expected one of {', '.join(sorted(names))}" if 0 < len(names) <= _LISTED else ""
+
+
+def _readable(types: list[str]) -> str:
+    """`<class 'int'>` and `typing.Literal['a', 'b']` in words."""
+    words: list[str] = []
+    for kind in dict.fromkeys(types):
+        if kind.startswith("typing"):
+            words += [value.strip("' ") for value in kind.partition("[")[2].rstrip("]").split(",")]
+        else:
+            name = kind.split("'")[1].rsplit(".", 1)[-1]
+            words.append(_WORDS.get(name, name))
+    unique = [word for word in dict.fromkeys(words) if word != "a whole number" or "a number" not in words]
+    return f"one of {', '.join(unique)}" if len(unique) > 2 else " or ".join(unique)

@@ -1,0 +1,153 @@
+"""What stands in a run folder after a test, and on the screen."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from lightning.pytorch import Trainer
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from defectlab.data import ImageDataModule
+from defectlab.engine.tensorboard import add_figures, add_hparams, events_logger
+from defectlab.errors import InputError
+from defectlab.figures.runs import SYNTHETIC_NOTE, image_sheet, save_png
+from defectlab.metrics.classification import SplitMetrics, accuracy_interval, evaluate_predictions, fit_temperature
+from defectlab.report import write_report
+from defectlab.runs import RunFolder, environment, record_test, write_prediction_table
+from defectlab.tasks import ClassificationTask
+
+__all__ = ["calibration", "earlier_metrics", "print_result", "runs_root", "write_outcome"]
+
+_ON_SHEET = 40
+
+
+def write_outcome(
+    run: RunFolder,
+    task: ClassificationTask,
+    data: ImageDataModule,
+    trainer: Trainer,
+    facts: dict[str, Any],
+    config: dict[str, Any],
+) -> None:
+    """Write metrics.json, predictions.csv, the misclassified sheet, TensorBoard's figures and the report."""
+    earlier, described = earlier_metrics(run), data.describe()
+    reads = record_test(runs_root(run), described["split_hash"], run.path.name, task.results["test"]["accuracy"])
+    run.write_metrics(
+        {
+            **earlier,
+            "data": described,
+            **task.results,
+            **calibration(task.results, task.predictions, data.class_names),
+            "environment": environment(),
+            "run": {**earlier.get("run", {}), **facts, "test_split_read": reads},
+        }
+    )
+    parts: tuple[tuple[Literal["val", "test"], Path], ...]
+    parts = (("val", run.val_predictions_csv), ("test", run.predictions_csv))
+    for part, path in parts:
+        if part in task.predictions:
+            logits, labels = task.predictions[part]
+            files = data.files(part)[: len(labels)]  # fewer with trainer.limit_test_batches
+            shares = logits.double().softmax(dim=1).numpy()
+            write_prediction_table(path, files, labels.numpy(), shares, data.class_names)
+    sheet = misclassified_sheet(task, data)
+    picture = run.path / "misclassified.png"
+    if sheet is not None:
+        save_png(sheet, picture, SYNTHETIC_NOTE if data.source == "synthetic" else None)
+    else:
+        picture.unlink(missing_ok=True)
+    logger = events_logger(trainer)
+    if logger is not None:
+        add_figures(logger, task.results, sheet, trainer.global_step)
+        add_hparams(logger, config, task.results["test"])
+        logger.experiment.close()
+    write_report(run)
+
+
+def runs_root(run: RunFolder) -> Path:
+    """The folder of all runs, two above a run; the run's own if that cannot be written to."""
+    path = run.path.resolve()
+    if (path.parent / "config.yaml").is_file():  # another test's folder in that of its run
+        path = path.parent
+    root = path.parent.parent
+    return root if os.access(root, os.W_OK) else run.path
+
+
+def calibration(
+    results: Mapping[str, SplitMetrics], predictions: Mapping[str, tuple[Tensor, Tensor]], class_names: Sequence[str]
+) -> dict[str, Any]:
+    """The temperature that suits the validation images, and what it makes of the test's calibration error.
+
+    `predictions` are logits `(N, C)` and labels `(N,)` of `val` and `test`; without `val` there is no such section.
+    """
+    if "val" not in predictions or results["val"]["accuracy"] == 1:
+        return {}  # without a mistake the likelihood grows with the confidence, to no end
+    temperature = fit_temperature(*predictions["val"])
+    logits, labels = predictions["test"]
+    scaled = evaluate_predictions(logits / temperature, labels, class_names)
+    return {"calibration": {"temperature": temperature, "ece": scaled["ece"], "loss": scaled["loss"]}}
+
+
+def earlier_metrics(run: RunFolder) -> dict[str, Any]:
+    """The sections of metrics.json; none if there is no file yet, or one that cannot be read and is to be replaced."""
+    try:
+        return run.read_metrics()
+    except InputError:
+        return {}
+
+
+def misclassified_sheet(task: ClassificationTask, data: ImageDataModule) -> Figure | None:
+    """The test images that were taken for something else, the most confident mistakes first."""
+    logits, labels = task.predictions["test"]
+    confidence, predicted = logits.double().softmax(dim=1).max(dim=1)
+    wrong = np.flatnonzero((predicted != labels).numpy())
+    if not len(wrong):
+        return None
+    wrong = wrong[np.argsort(-confidence.numpy()[wrong], kind="stable")][:_ON_SHEET]
+    names, files = data.class_names, data.files("test")
+    titles = [
+        f"{Path(files[i]).name}\nis {names[int(labels[i])]}\ntaken for {names[int(predicted[i])]} {confidence[i]:.0%}"
+        for i in wrong
+    ]
+    return image_sheet(data.data.images[data.parts.test[wrong]], titles)
+
+
+def print_result(result: SplitMetrics, stage: str, source: str) -> None:
+    """The closing table: accuracy, macro F1, each class, the worst by name."""
+    console = Console()
+    hits = sum(row[i] for i, row in enumerate(result["confusion_matrix"]))
+    low, high = accuracy_interval(hits, result["n"])
+    synthetic = " on SYNTHETIC pictures" if source == "synthetic" else ""
+    table = Table(title=f"{stage}: {hits} of {result['n']} images right{synthetic}", title_justify="left")
+    for name in ("class", "images", "accuracy", "precision", "F1"):
+        table.add_column(name, justify="left" if name == "class" else "right")
+    rows = result["per_class"].items()
+    shown = [(name, row) for name, row in rows if row["support"]]
+    worst = min(shown, key=lambda item: (item[1]["accuracy"], item[1]["f1"]))[0]
+    if len(shown) > 30:
+        shown = sorted(shown, key=lambda item: item[1]["accuracy"])[:30]
+        table.caption = f"the 30 worst of {len(rows)} classes"
+    for name, row in shown:
+        figures = (f"{row[key]:.2%}" if row[key] == row[key] else "–" for key in ("accuracy", "precision", "f1"))
+        table.add_row(escape(name), str(row["support"]), *figures, style="bold" if name == worst else None)
+    console.print(table)
+    console.print(
+        f"accuracy     {result['accuracy']:.2%}   (95 % interval {low:.1%} to {high:.1%}, Wilson, n = {result['n']})\n"
+        f"balanced     {result['balanced_accuracy']:.2%}   (mean recall of the classes)\n"
+        f"macro F1     {result['macro_f1']:.2%}\nECE          {result['ece']:.2%}\n"
+        f"worst class  {worst}, {result['per_class'][worst]['accuracy']:.2%}",
+        highlight=False,
+        markup=False,
+    )
+    if result["accuracy"] < result["majority_share"]:
+        console.print(
+            f"note: always predicting the most frequent class would be right in {result['majority_share']:.2%}: "
+            "this network trades accuracy for the rare classes, or has not learned; see balanced accuracy",
+            highlight=False, markup=False,
+        )  # fmt: skip

@@ -1,0 +1,109 @@
+"""Which of a run's processes this is, and how all of them come to an end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from defectlab.engine.signals import LastResort
+from defectlab.errors import InputError
+from defectlab.utils.ranks import is_first_process
+
+__all__ = ["guarded"]
+
+_GRACE = 5.0  # seconds that a process has to end, or to be seen to have ended
+
+
+@contextmanager
+def guarded(trainer: Trainer, advice: str) -> Iterator[None]:
+    """Run the trainer: whatever ends it ends every process that it started, and comes out as one of a few errors.
+
+    Args:
+        trainer: whose fit, validate or test runs inside.
+        advice: what to do after an interruption.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; holds the advice.
+        SystemExit: 143, after SIGTERM: a scheduler whose time is up, or a shutdown.
+        InputError: settings that do not go together, or another process that failed.
+    """
+
+    def farewell(number: int) -> None:
+        _end_children(trainer)
+        if is_first_process():
+            word = "terminated" if number == signal.SIGTERM else "stopped"
+            print(f"defectlab: {word}; {advice}", file=sys.stderr, flush=True)
+
+    # The first process ends the others, so it goes first.
+    started = not is_first_process() and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher)
+    last_resort = LastResort(_GRACE if is_first_process() else 2 * _GRACE, farewell, os.getppid() if started else None)
+    try:
+        with last_resort:
+            yield
+    except SIGTERMException:
+        _end_children(trainer)
+        if is_first_process():
+            print(f"defectlab: terminated; {advice}", file=sys.stderr)
+        raise SystemExit(143) from None
+    except SystemExit:  # Lightning's answer to Ctrl-C; it leaves the signal switched off
+        _end_children(trainer)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt(advice) from None
+    except MisconfigurationException as error:
+        _end_children(trainer)
+        raise InputError(f"the settings do not go together: {_first_sentence(error)}") from None
+    except RuntimeError as error:
+        failed = _failed_child(trainer)
+        _end_children(trainer)
+        if failed is not None:
+            raise InputError(f"process {failed} failed: its own message is above; all are stopped") from None
+        if "Early stopping conditioned on metric" in str(error):
+            raise InputError(f"trainer.callbacks.EarlyStopping.monitor: {_first_sentence(error)}") from None
+        raise
+    except ValueError as error:
+        _end_children(trainer)
+        if "Expected more than 1 value per channel" in str(error):
+            raise InputError(
+                "BatchNorm cannot train on one value a channel: give data.batch_size at least 2, or larger images"
+            ) from None
+        raise
+    except BaseException:
+        _end_children(trainer)
+        raise
+
+
+def _first_sentence(error: BaseException) -> str:
+    return " ".join(str(error).split()).partition(". ")[0]
+
+
+def _children(trainer: Trainer) -> list[subprocess.Popen[bytes]]:
+    """Processes that Lightning started; its launcher is private, but it alone knows them."""
+    launcher = trainer.strategy.launcher
+    return list(launcher.procs) if isinstance(launcher, _SubprocessScriptLauncher) else []
+
+
+def _failed_child(trainer: Trainer) -> int | None:
+    """Number of the first child that has ended badly; a broken connection is seen here before its cause."""
+    children = _children(trainer)
+    deadline = time.monotonic() + _GRACE
+    while children and time.monotonic() < deadline:
+        for number, child in enumerate(children, start=1):
+            if child.poll():
+                return number
+        time.sleep(0.05)
+    return None
+
+
+def _end_children(trainer: Trainer) -> None:
+    """Not by SIGTERM: one that waits inside a collective operation would not see it for half an hour."""
+    for child in _children(trainer):
+        with suppress(ProcessLookupError):
+            child.kill()

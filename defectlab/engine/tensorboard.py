@@ -1,0 +1,55 @@
+"""Figures for TensorBoard, beside the curves that Lightning draws."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from defectlab.figures.runs import confusion_matrix_figure, image_sheet
+from defectlab.metrics.classification import SplitMetrics
+
+__all__ = ["add_augmented", "add_figures", "add_hparams", "events_logger"]
+
+
+def events_logger(trainer: pl.Trainer) -> TensorBoardLogger | None:
+    """The trainer's TensorBoard logger in the process that writes, if it has one."""
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return loggers[0] if loggers and trainer.is_global_zero else None
+
+
+def add_augmented(logger: TensorBoardLogger, images: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
+    """A sheet of training images `(N, C, H, W)` as the network sees them, brought back to [0, 1]."""
+    scale, shift = (images.new_tensor(list(values)).view(1, -1, 1, 1) for values in (std, mean))
+    logger.experiment.add_figure("images/augmented", image_sheet((images * scale + shift).clamp(0, 1).cpu()), 0)
+
+
+def add_figures(
+    logger: TensorBoardLogger, results: dict[str, SplitMetrics], misclassified: Figure | None, step: int
+) -> None:
+    """Confusion matrix of each evaluated part, and the misclassified test images if there are any."""
+    for stage, result in results.items():
+        figure = confusion_matrix_figure(result["confusion_matrix"], list(result["per_class"]))
+        logger.experiment.add_figure(f"{stage}/confusion_matrix", figure, step)
+    if misclassified is not None:
+        logger.experiment.add_figure("images/misclassified", misclassified, step)
+
+
+def add_hparams(logger: TensorBoardLogger, config: dict[str, Any], test: SplitMetrics) -> None:
+    """What was set and what came out, for the HPARAMS tab."""
+    metrics = {f"hp/test_{name}": float(test[name]) for name in ("accuracy", "balanced_accuracy", "macro_f1", "loss")}
+    logger.log_hyperparams(_flat(config), metrics)
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in config.items():
+        name = prefix + key.removeprefix("init_args.")
+        if isinstance(value, dict):
+            inner = "" if key == "init_args" else f"{name}."
+            values |= _flat(value, (prefix if key == "init_args" else "") + inner)
+        else:
+            values[name] = value if isinstance(value, bool | int | float | str) else str(value)
+    return values

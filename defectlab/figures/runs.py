@@ -1,0 +1,274 @@
+"""The figures of a report, each a matplotlib Figure made without pyplot, so that nothing is global."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from defectlab.errors import InputError
+from defectlab.metrics.classification import ECE_BINS, ClassMetrics, accuracy_interval
+
+BLUE, ORANGE, RED, GREY = "#2f6db5", "#d9822b", "#c23b3b", "#8a9099"
+DPI = 144
+SYNTHETIC_NOTE = "synthetic data: made by the generator, not real steel"
+NUMBERED_CLASSES = 25  # above this, a number in each cell of a confusion matrix cannot be read
+LISTED_CLASSES = 40  # above this, a row for each class does not fit a page
+
+
+def save_png(figure: Figure, path: Path, note: str | None = None) -> None:
+    """Write the figure at 144 dots an inch, with an optional red note above it."""
+    if note is not None:
+        # By hand where no layout engine does it: two per cent below the top would be inside a tall sheet.
+        top = 1 - 0.05 / figure.get_figheight() if figure.get_layout_engine() is None else None
+        figure.suptitle(note, y=top, color=RED, fontsize=10, fontweight="bold")
+    # Without the version of matplotlib inside, equal figures are equal files.
+    figure.savefig(path, dpi=DPI, format="png", facecolor="white", metadata={"Software": None})
+
+
+def confusion_matrix_figure(matrix: npt.ArrayLike, class_names: Sequence[str]) -> Figure:
+    """Counts `(C, C)`, rows true and columns predicted, coloured by the share of the true class.
+
+    Up to 25 classes each cell that is not empty shows its count and share; above, colour alone speaks,
+    on a scale that brings out small shares, and only some classes are named.
+    """
+    counts = np.asarray(matrix, dtype=np.int64)
+    classes = len(class_names)
+    if counts.shape != (classes, classes):
+        raise InputError(f"matrix of shape {counts.shape}: expected ({classes}, {classes}), a row a class name")
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    numbered = classes <= NUMBERED_CLASSES
+    side = min(max(0.62 * classes, 2.6), 9.0)
+    figure = Figure(figsize=(side + 2.4, side + 1.6), layout="compressed")
+    axes = figure.subplots()
+    norm = PowerNorm(1.0 if numbered else 0.5, vmin=0, vmax=1)
+    image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
+    bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02, format=PercentFormatter(1))
+    bar.set_label("share of the true class")
+    bar.outline.set_visible(False)
+
+    step = 1 if numbered else math.ceil(classes / NUMBERED_CLASSES)
+    ticks = range(0, classes, step)
+    names = [short_label(class_names[tick]) for tick in ticks]
+    size = 9 if classes <= 12 else 7
+    axes.set_xticks(ticks, names, rotation=40, ha="right", rotation_mode="anchor", fontsize=size)
+    axes.set_yticks(ticks, names, fontsize=size)
+    axes.set_xlabel("predicted class" if step == 1 else f"predicted class (every {step}th is named)")
+    axes.set_ylabel("true class")
+    axes.tick_params(length=0 if numbered else 3)
+    _strip(axes, "top", "right", "bottom", "left")
+    if numbered:
+        for true, predicted in zip(*np.nonzero(counts), strict=True):
+            share = shares[true, predicted]
+            percent = f"\n{share:.0%}" if share >= 0.005 else "\n<1%"
+            axes.text(
+                predicted,
+                true,
+                f"{counts[true, predicted]}{percent if classes <= 15 else ''}",
+                ha="center",
+                va="center",
+                fontsize=8.5 if classes <= 10 else 6.5,
+                color="white" if share > 0.55 else "#1c2430",
+            )
+    return figure
+
+
+def curves_figure(rows: Sequence[Mapping[str, str]], best_epoch: int | None = None) -> Figure:
+    """Loss and accuracy by epoch, training and validation, from the rows of metrics.csv.
+
+    Epochs are counted from 0, as in the file; `best_epoch` gets a line.
+
+    Raises:
+        InputError: the rows hold none of train/loss, val/loss, train/accuracy, val/accuracy by epoch.
+    """
+    figure = Figure(figsize=(9.5, 3.6), layout="constrained")
+    drawn = 0
+    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for split, name, colour in (("train", "training", BLUE), ("val", "validation", ORANGE)):
+            curve = _by_epoch(rows, f"{split}/{quantity}")
+            if curve:
+                marker = "o" if len(curve) <= 30 else ""
+                axes.plot(*zip(*curve.items(), strict=True), color=colour, label=name, marker=marker, ms=3.5)
+                drawn += 1
+        if best_epoch is not None:
+            axes.axvline(best_epoch, color=GREY, lw=1, ls=":", label="best epoch")
+        axes.set_title(quantity, loc="left", fontsize=11)
+        axes.set_xlabel("epoch, from 0")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _strip(axes, "top", "right")
+        axes.grid(axis="y", color="#e6e8eb", lw=0.8)
+        if quantity == "accuracy":
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=9)
+    if drawn == 0:
+        raise InputError("metrics.csv holds no loss or accuracy by epoch: expected columns such as val/loss")
+    return figure
+
+
+def steps_figure(losses: Mapping[int, float]) -> Figure:
+    """Training loss of single batches by step, and its running mean over a twentieth of them."""
+    figure = Figure(figsize=(9.5, 2.6), layout="constrained")
+    axes = figure.subplots()
+    steps, values = np.array(list(losses)), np.array(list(losses.values()))
+    width = max(1, len(values) // 20)
+    smooth = np.convolve(values, np.ones(width) / width, mode="valid")
+    axes.plot(steps, values, color=BLUE, alpha=1 if width == 1 else 0.35, lw=1, label="batch")
+    if width > 1:
+        axes.plot(steps[width - 1 :], smooth, color=BLUE, lw=2, label=f"mean of {width}")
+    axes.set_title("training loss by step", loc="left", fontsize=11)
+    axes.set_xlabel("step")
+    _strip(axes, "top", "right")
+    axes.grid(axis="y", color="#e6e8eb", lw=0.8)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def per_class_figure(per_class: Mapping[str, ClassMetrics]) -> Figure:
+    """Recall with its 95 % Wilson interval, and precision, of each class, the lowest recall on top.
+
+    Above 40 classes the 40 lowest are shown. Classes without images are left out.
+    """
+    present = [(name, m) for name, m in per_class.items() if m["support"]]
+    ranked = sorted(present, key=lambda item: item[1]["recall"])[:LISTED_CLASSES]
+    figure = Figure(figsize=(8.5, 0.27 * len(ranked) + 1.4), layout="constrained")
+    axes = figure.subplots()
+    for row, (_, m) in enumerate(ranked):
+        low, high = accuracy_interval(round(m["recall"] * m["support"]), m["support"])
+        axes.plot([low, high], [row, row], color=BLUE, alpha=0.3, lw=5, solid_capstyle="butt")
+        axes.plot(m["recall"], row, "o", color=BLUE, ms=6, clip_on=False)
+        if m["precision"] is not None:
+            axes.plot(m["precision"], row, "D", mec=ORANGE, mfc="none", mew=1.6, ms=5.5, clip_on=False)
+    axes.plot([], [], "o-", color=BLUE, label="recall, with 95 % interval")
+    axes.plot([], [], "D", mec=ORANGE, mfc="none", mew=1.6, label="precision")
+    axes.set_yticks(range(len(ranked)), [f"{short_label(name)}  ({m['support']})" for name, m in ranked], fontsize=8.5)
+    axes.set_ylim(len(ranked) - 0.5, -0.5)
+    axes.set_xlim(right=1)
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(axis="x", color="#e6e8eb", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    _strip(axes, "top", "right", "left")
+    hidden = len(present) - len(ranked)
+    if hidden:
+        axes.set_title(f"the {len(ranked)} lowest of {len(present)} classes", loc="left", fontsize=10)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def reliability_figure(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> Figure:
+    """Accuracy against confidence in 15 equal bins, above how many images fall into each.
+
+    `probabilities` `(N, C)` in [0, 1], `labels` `(N,)`. Bars below the diagonal are over-confidence.
+    """
+    shares, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    confidence, right = shares.max(axis=1), shares.argmax(axis=1) == truth
+    edges = np.linspace(0, 1, ECE_BINS + 1)
+    bins = np.minimum(np.digitize(confidence, edges) - 1, ECE_BINS - 1)
+    counts = np.bincount(bins, minlength=ECE_BINS)
+    filled = counts > 0
+    accuracy = np.bincount(bins, weights=right, minlength=ECE_BINS)[filled] / counts[filled]
+    meant = np.bincount(bins, weights=confidence, minlength=ECE_BINS)[filled] / counts[filled]
+
+    figure = Figure(figsize=(5.2, 5.2), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="perfect calibration")
+    centres, width = (edges[:-1] + edges[1:]) / 2, 0.92 / ECE_BINS
+    upper.bar(centres[filled], accuracy, width, color=BLUE, alpha=0.35)
+    upper.plot(meant, accuracy, "o", color=BLUE, ms=5, clip_on=False, label="accuracy at the bin's confidence")
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    lower.bar(centres, counts, width, color=GREY)
+    lower.set(xlabel="confidence: the top probability", ylabel="images")
+    lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    lower.xaxis.set_major_formatter(PercentFormatter(1))
+    upper.yaxis.set_major_formatter(PercentFormatter(1))
+    for axes in (upper, lower):
+        _strip(axes, "top", "right")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def image_sheet(
+    images: npt.ArrayLike,
+    titles: Sequence[str] | None = None,
+    colours: Sequence[str] | None = None,
+    columns: int = 8,
+) -> Figure:
+    """Images side by side, each with a caption below it.
+
+    Args:
+        images: `(N, C, H, W)` with one or three channels, uint8 or float in [0, 1], array or CPU tensor.
+        titles: N captions; lines above 24 characters lose their middle.
+        colours: N colours of caption and frame; grey without.
+        columns: images in a row.
+
+    Raises:
+        InputError: no images, another shape, or as many captions or colours as there are not images.
+    """
+    pixels = np.asarray(images)
+    if pixels.ndim != 4 or len(pixels) == 0 or pixels.shape[1] not in (1, 3):
+        raise InputError(f"images of shape {pixels.shape}: expected (N, 1 or 3, H, W) with N of 1 or more")
+    n, _, height, width = pixels.shape
+    for name, given in (("titles", titles), ("colours", colours)):
+        if given is not None and len(given) != n:
+            raise InputError(f"{name}: {len(given)} given for {n} images; expected one an image")
+    if pixels.dtype != np.uint8:
+        pixels = np.clip(pixels.astype(np.float32), 0, 1)
+
+    # Placed by hand, in inches: a layout engine takes seconds for a hundred axes.
+    columns = min(columns, n)
+    lines = max((title.count("\n") + 1 for title in titles), default=0) if titles else 0
+    tile, gap = 1.5, 0.1
+    tall, caption = tile * height / width, 0.13 * lines + (0.06 if lines else 0)
+    rows = math.ceil(n / columns)
+    head = 0.22  # room for a note
+    wide = columns * (tile + gap) + gap
+    high = head + rows * (tall + caption + gap) + gap
+    figure = Figure(figsize=(wide, high))
+    for index in range(n):
+        row, column = divmod(index, columns)
+        left = gap + column * (tile + gap)
+        bottom = high - head - (row + 1) * (tall + gap) - row * caption
+        axes = figure.add_axes((left / wide, bottom / high, tile / wide, tall / high))
+        picture = pixels[index].transpose(1, 2, 0)
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255 if pixels.dtype == np.uint8 else 1, aspect="auto")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        colour = GREY if colours is None else colours[index]
+        for spine in axes.spines.values():
+            spine.set(color=colour, linewidth=0.8 if colours is None else 2)
+        if titles is not None:
+            text = "\n".join(short_label(line) for line in titles[index].split("\n"))
+            ink = "#1c2430" if colours is None else colour
+            axes.text(0, -0.05 / tall, text, transform=axes.transAxes, va="top", fontsize=7, color=ink)
+    return figure
+
+
+def _by_epoch(rows: Sequence[Mapping[str, str]], column: str) -> dict[int, float]:
+    """The last value of each epoch, without cells that are empty or not finite."""
+    values = {}
+    for row in rows:
+        epoch, cell = row.get("epoch", ""), row.get(column, "")
+        if epoch and cell and math.isfinite(float(cell)):
+            values[int(float(epoch))] = float(cell)
+    return values
+
+
+def short_label(text: str, width: int = 24) -> str:
+    """Text that matplotlib takes as it is: no mathematics between dollars, no stray bytes, not too long."""
+    text = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+    if len(text) > width:  # both ends of a path or a name say more than its middle
+        text = f"{text[: width // 2]}…{text[len(text) - (width - width // 2 - 1) :]}"
+    return text.replace("$", r"\$")
+
+
+def _strip(axes: Axes, *sides: str) -> None:
+    for side in sides:
+        axes.spines[side].set_visible(False)

@@ -1,0 +1,126 @@
+"""Rows of small pictures with a title a row: the one look of all sheets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Rectangle
+
+from defectlab.errors import InputError
+from defectlab.figures.runs import GREY, ORANGE, short_label
+
+# Both read the same to colour-blind eyes: from none to much, and from negative over white to positive.
+AMOUNT, SIGNED = "viridis", "RdBu_r"
+INK = "#1c2430"
+_LINE = 0.135  # inches a line of small text
+_GAP = 0.08
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture: `(H, W)` in the colours of `colormap` between `low` and `high`, or `(H, W, 3)` in [0, 1].
+
+    `caption` stands below it; `mark` is a point in fractions of width and height from the upper left, ringed.
+    """
+
+    pixels: npt.NDArray[Any]
+    caption: str = ""
+    colormap: str = "gray"
+    low: float = 0.0
+    high: float = 1.0
+    mark: tuple[float, float] | None = None
+
+
+def tile_grid(
+    title: str, rows: Sequence[tuple[str, Sequence[Tile]]], tile: float = 1.0, label: float = 1.7,
+    heads: Sequence[str] = (),
+) -> Figure:  # fmt: skip
+    """A figure of rows, each its title (may have several lines, the first in bold) and its tiles.
+
+    Args:
+        title: of the figure.
+        rows: from the top; rows may be of different length.
+        tile: width of a tile in inches; its height follows the pixels.
+        label: width of the column of row titles in inches; 0 for none.
+        heads: titles of the columns of tiles.
+
+    Raises:
+        InputError: no tile at all.
+    """
+    if not rows or not all(tiles for _, tiles in rows):
+        raise InputError("rows: found none, or one without a tile; expected at least one tile a row")
+    columns = max(len(tiles) for _, tiles in rows)
+    wide = _GAP + label + columns * (tile + _GAP)
+    wide = max(wide, 0.09 * len(title) + 2 * _GAP)
+    top = 0.24 + 0.3 + (0.22 if heads else 0)  # room for a note, the title, the heads
+    heights = [_height(text, tiles, tile) for text, tiles in rows]
+    high = top + sum(heights) + _GAP
+    figure = Figure(figsize=(wide, high))
+    # One for all, in inches from the upper left: an axes a tile takes seconds for a sheet.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+
+    def write(x: float, y: float, text: str, **style: Any) -> None:
+        axes.text(x, y, text, va="top", color=INK, **style)
+
+    write(_GAP, 0.26, short_label(title, 200), fontsize=11, fontweight="bold")
+    for column, head in enumerate(heads):
+        write(_GAP + label + column * (tile + _GAP), top - 0.2, short_label(head), fontsize=8.5, fontweight="bold")
+    y = top
+    for (text, tiles), height in zip(rows, heights, strict=True):
+        for number, line in enumerate(text.split("\n") if label else ()):
+            style = {"fontsize": 8.5, "fontweight": "bold"} if number == 0 else {"fontsize": 7.5}
+            write(_GAP, y + number * _LINE * 1.15, short_label(line, int(label * 15)), **style)
+        for column, item in enumerate(tiles):
+            x = _GAP + label + column * (tile + _GAP)
+            bottom = y + _tall(item, tile)
+            _draw(axes, item, (x, x + tile, bottom, y))
+            for number, line in enumerate(item.caption.splitlines()):
+                write(x, bottom + 0.02 + number * _LINE, short_label(line, int(tile * 17)), fontsize=7)
+        y += height
+    axes.set(xlim=(0, wide), ylim=(high, 0), aspect="auto")
+    return figure
+
+
+def grey_or_colour(image: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    """Pixels `(1 or 3, H, W)` as what a tile takes: `(H, W)` or `(H, W, 3)` in [0, 1]."""
+    pixels = image.astype(np.float32) / 255
+    shown: npt.NDArray[Any] = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
+    return shown
+
+
+def value_range(maps: npt.NDArray[np.floating[Any]]) -> tuple[str, float, float]:
+    """Colour map, low and high for maps of one kind: signed around 0 if there is anything below it.
+
+    The highest half per cent is cut off, so that a single bright pixel does not darken all others.
+    """
+    high = float(np.quantile(np.abs(maps), 0.995)) or float(np.abs(maps).max()) or 1.0
+    return (SIGNED, -high, high) if maps.min() < 0 else (AMOUNT, 0.0, high)
+
+
+def _tall(item: Tile, tile: float) -> float:
+    height, width = item.pixels.shape[:2]
+    return tile * int(height) / int(width)
+
+
+def _height(text: str, tiles: Sequence[Tile], tile: float) -> float:
+    pictures = max(_tall(item, tile) + _LINE * len(item.caption.splitlines()) for item in tiles)
+    return max(pictures, _LINE * 1.15 * (text.count("\n") + 1)) + _GAP + 0.04
+
+
+def _draw(axes: Axes, item: Tile, extent: tuple[float, float, float, float]) -> None:
+    """The picture, its frame and its mark; `extent` is left, right, bottom, top."""
+    left, right, bottom, top = extent
+    axes.imshow(item.pixels, cmap=item.colormap, vmin=item.low, vmax=item.high, extent=extent, interpolation="nearest")
+    axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=GREY, linewidth=0.8))
+    if item.mark is not None:
+        centre = (left + item.mark[0] * (right - left), top + item.mark[1] * (bottom - top))
+        ring = Circle(centre, 0.09 * (right - left), fill=False, color=ORANGE, linewidth=1.6)
+        axes.add_patch(ring)
+        ring.set_clip_path(Rectangle((left, top), right - left, bottom - top, transform=axes.transData))

@@ -1,0 +1,1 @@
+"""Trained networks at work: prediction, thresholds, prediction sets, costs."""

@@ -1,0 +1,1 @@
+"""What a network is made of: layers, sizes, receptive field, latency."""

@@ -1,0 +1,56 @@
+"""The network that a name on the command line means: a run folder, a checkpoint, or a config."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from defectlab.engine.configs import shipped_configs
+from defectlab.engine.experiment import without_run
+from defectlab.errors import InputError
+from defectlab.runs import RunFolder
+from defectlab.runs.locate import checkpoint_of
+from defectlab.tasks.checkpoint import load_task
+
+__all__ = ["Subject", "is_config", "subject"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network, the image (C, H, W) and number of classes that it is made for, and the runs it stands for."""
+
+    name: str
+    network: nn.Module
+    image: tuple[int, int, int]
+    classes: int
+    runs: tuple[RunFolder, ...] = ()
+
+
+def is_config(name: str) -> bool:
+    """Whether a name on the command line means a config, rather than a run folder or a checkpoint."""
+    path = Path(name)
+    is_named_so = path.suffix in (".yaml", ".yml") or f"{name}.yaml" in shipped_configs()
+    return not path.is_dir() and path.suffix != ".ckpt" and (is_named_so or path.is_file())
+
+
+def subject(name: str, more: Sequence[str]) -> Subject:
+    """The network of a run folder or a .ckpt file, trained, or of a config with further arguments of fit, untrained.
+
+    A config's pretrained weights are neither read nor downloaded.
+
+    Raises:
+        InputError: nothing of that name, or arguments of fit for what is no config.
+    """
+    if is_config(name):
+        with without_run(name, more, read_weights=False) as cli:
+            data = cli.datamodule
+            image = (data.channels, data.image_size, data.image_size)
+            return Subject(Path(name).name, cli.model.network, image, data.num_classes)
+    if more:
+        raise InputError(f"{name} has its settings already: leave {' '.join(more)} out, or name a config")
+    task, card = load_task(checkpoint_of(name))
+    run = Path(name).resolve() if Path(name).is_dir() else None
+    shown = "/".join(run.parts[-2:]) if run is not None else Path(name).name
+    image = (card["channels"], card["image_size"], card["image_size"])
+    return Subject(shown, task.network, image, len(card["class_names"]), () if run is None else (RunFolder(run),))

@@ -1,0 +1,125 @@
+"""A network taken apart: one image goes through, and every layer is written down as it is called."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from defectlab.errors import InputError
+from defectlab.summary.layers import Anatomy, Layer, Window
+from defectlab.summary.receptive_field import ReachTracker
+
+__all__ = ["dissect"]
+
+
+def dissect(network: nn.Module, image: tuple[int, int, int]) -> Anatomy:
+    """Show a network one black image (C, H, W), and write down what happens; it is left as it was.
+
+    Any module will do. Layers are modules without further ones inside; what happens between them is in the
+    receptive field, and has an entry of its own where maps are joined or change their size.
+
+    Raises:
+        InputError: the network cannot take such an image.
+    """
+    first = next(iter(network.parameters()), torch.zeros(()))
+    black = torch.zeros(1, *image, device=first.device, dtype=first.dtype)
+    training = {module: module.training for module in network.modules()}
+    recorder = _Recorder(black)
+    hooks = [hook for name, module in network.named_modules() for hook in recorder.watch(name, module)]
+    counter = FlopCounterMode(display=False)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one operation in it, which nothing counts
+    try:
+        # A compiled network has no layers to be seen.
+        with torch.compiler.set_stance("force_eager"), torch.no_grad(), counter, recorder:
+            network.eval()(black)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{type(network).__name__} cannot take an image of {'×'.join(map(str, image))} (channels, height, width): "
+            f"{reason}; give another size"
+        ) from None
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for hook in hooks:
+            hook.remove()
+        for module, mode in training.items():
+            module.training = mode
+    total = sum(parameter.numel() for parameter in network.parameters())
+    return Anatomy(image, recorder.layers, total, counter.get_total_flops() // 2)
+
+
+class _Recorder(ReachTracker):  # type: ignore[no-untyped-call]
+    """Writes down each call of a layer, and the operations between layers that join or resize maps."""
+
+    def __init__(self, image: Tensor) -> None:
+        super().__init__(image)
+        self.layers: list[Layer] = []
+        self._inside: list[str] = []
+        self._in_layer = False
+        self._counted: set[int] = set()
+
+    def watch(self, name: str, module: nn.Module) -> list[Any]:
+        """The hooks of one module."""
+        is_layer = not any(True for _ in module.children())
+        return [
+            module.register_forward_pre_hook(partial(self._enter, name, is_layer)),
+            module.register_forward_hook(partial(self._leave, is_layer)),
+        ]
+
+    def _enter(self, name: str, is_layer: bool, module: nn.Module, given: Any) -> None:
+        self._inside.append(name)
+        self._in_layer = is_layer
+
+    def _leave(self, is_layer: bool, module: nn.Module, given: Any, result: Any) -> None:
+        name = self._inside.pop()
+        self._in_layer = False
+        if not is_layer or not isinstance(result, Tensor) or not given or not isinstance(given[0], Tensor):
+            return
+        source = self.reach(given[0])
+        if isinstance(module, nn.Linear) and result.ndim > 2 and source is not None:
+            self.set_reach(result, source)  # at each position by itself; the product of matrices cannot know
+        multiply_adds = 0
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
+            multiply_adds = result.numel() * module.weight[0].numel()
+        new = {id(p): p.numel() for p in module.parameters(recurse=False) if id(p) not in self._counted}
+        self._counted |= set(new)
+        groups = module.groups if isinstance(module, nn.Conv2d) else 1
+        shapes = tuple(given[0].shape[1:]), tuple(result.shape[1:])
+        numbers = groups, sum(new.values()), multiply_adds
+        self.layers.append(
+            Layer(name, type(module).__name__, *shapes, _window_of(module), *numbers, self.reach(result))
+        )
+
+    def note(self, func: Any, sources: list[Tensor], result: Any) -> None:
+        """Keep what joins two maps or changes a size, views apart."""
+        if self._in_layer or func.is_view or not sources or not isinstance(result, Tensor):
+            return
+        if len(sources) > 1 or sources[0].numel() != result.numel():
+            widest = max(sources, key=Tensor.numel)
+            kind = func.overloadpacket.__name__.strip("_")
+            shapes = tuple(widest.shape[1:]), tuple(result.shape[1:])
+            self.layers.append(Layer(self._inside[-1], kind, *shapes, None, 1, 0, 0, self.reach(result)))
+
+
+def _window_of(module: nn.Module) -> Window | None:
+    if isinstance(module, nn.Conv2d):
+        dilation = _pair(module.dilation)
+        kernel = _pair(module.kernel_size)
+        if module.padding == "same":
+            padding = (dilation[0] * (kernel[0] - 1) / 2, dilation[1] * (kernel[1] - 1) / 2)
+            return Window(kernel, _pair(module.stride), padding, dilation, False)
+        given = (0, 0) if isinstance(module.padding, str) else _pair(module.padding)
+        return Window(kernel, _pair(module.stride), given, dilation, False)
+    if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
+        kernel, stride, padding = _pair(module.kernel_size), _pair(module.stride), _pair(module.padding)
+        dilation = _pair(module.dilation) if isinstance(module, nn.MaxPool2d) else (1, 1)
+        return Window(kernel, stride, padding, dilation, module.ceil_mode)
+    return None
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
