@@ -11,8 +11,8 @@ from PIL import Image
 from torchvision.models import get_model_weights
 
 from defectlab.cli.main import main
-from defectlab.engine.configs import shipped_configs
 from defectlab.networks import PretrainedNetwork
+from defectlab.utils.resources import shipped_configs
 
 EXPERIMENTS = sorted(name for name in shipped_configs() if name != "gpu.yaml")
 SHORT = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.accelerator", "cpu"]

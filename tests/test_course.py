@@ -13,9 +13,9 @@ from helpers import start, wait_for
 from defectlab.cli.main import main
 from defectlab.course.programs import PROGRAMS
 from defectlab.course.table import RESULTS, Row, markdown, read_rows
-from defectlab.engine.configs import shipped_configs
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, csv_text
+from defectlab.utils.resources import shipped_configs
 
 SHORT = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.accelerator", "cpu"]
 README = Path(__file__).parents[1] / "README.md"

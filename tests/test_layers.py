@@ -3,25 +3,26 @@
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "defectlab"
-ROOMS = {
-    "data": {"errors"},
-    "networks": {"errors"},
-    "tasks": {"errors", "networks", "metrics"},
-    "callbacks": {"errors", "report", "tasks"},
-    "evaluate": {"errors", "metrics", "runs"},
-    "report": {"errors", "metrics", "runs"},
-    "course": {"errors", "runs"},
-    "explain": {"errors", "metrics", "networks", "report", "runs"},
-    "metrics": {"errors"},
-    "runs": {"errors"},
-    "runtime": {"errors"},
-    "errors": set(),
-}
+FLOORS = (  # a room imports from the floors below its own
+    {"errors"},
+    {"utils"},
+    {"metrics"},
+    {"data", "figures", "networks", "runs"},
+    {"tasks"},
+    {"callbacks", "report"},
+    {"engine"},
+    {"evaluate", "explain", "inference", "summary"},
+    {"course"},
+    {"cli"},
+    {"__main__"},
+)
+APART = {("tasks", "data"), ("callbacks", "data")}  # they meet as an (images, labels) batch
 
 
 def imported(path: Path) -> set[str]:
@@ -34,18 +35,37 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_what_it_may(room: str) -> None:
-    files = [PACKAGE / f"{room}.py"] if (PACKAGE / f"{room}.py").is_file() else list((PACKAGE / room).glob("*.py"))
-    assert files
-    rooms = {part.stem for part in PACKAGE.iterdir()}
-    for file in files:
-        ours = {name.split(".")[1] for name in imported(file) if name.startswith("defectlab.")} & rooms
-        assert ours <= ROOMS[room] | {room}, file
+def room_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_imports_go_downwards() -> None:
+    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    for file in PACKAGE.rglob("*.py"):
+        room = room_of(file)
+        if room == "__init__":
+            continue
+        assert room in floor, f"{file} is on no floor"
+        ours = {name.split(".")[1] for name in imported(file) if name.startswith("defectlab.")} & set(floor) - {room}
+        for other in ours:
+            assert floor[other] < floor[room], f"{file} imports {other}"
+            assert (room, other) not in APART, f"{file} imports {other}"
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    names = {
+        ".".join(("defectlab", *file.relative_to(PACKAGE).with_suffix("").parts)): file
+        for file in PACKAGE.rglob("*.py")
+    }
+    graph = {name: imported(file) & set(names) - {name} for name, file in names.items()}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" imports ".join(error.args[1][::-1]))
 
 
 def test_networks_know_no_lightning() -> None:
-    for file in (PACKAGE / "networks").glob("*.py"):
+    for file in (PACKAGE / "networks").rglob("*.py"):
         assert not [name for name in imported(file) if name.split(".")[0] in ("lightning", "torchmetrics")], file
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from defectlab.engine.configs import shipped_configs
+from defectlab.utils.resources import shipped_configs
 
 README = Path(__file__).parents[1] / "README.md"
 COURSE = README.parent / "docs" / "course.md"

@@ -18,6 +18,8 @@ from torch.nn import functional
 
 from defectlab.errors import InputError
 from defectlab.figures import runs as figures
+from defectlab.figures.style import save_png
+from defectlab.figures.tiles import image_sheet
 from defectlab.metrics.classification import evaluate_predictions
 from defectlab.report import write_report
 from defectlab.runs import RunFolder
@@ -260,15 +262,15 @@ def test_image_sheet_shows_each_image_as_it_is(tmp_path: Path, dtype: npt.DTypeL
     levels = [0, 64, 255]
     images = np.stack([np.full((channels, 8, 16), level) for level in levels])
     images = images.astype(np.uint8) if dtype == np.uint8 else (images / 255).astype(np.float32)
-    figure = figures.image_sheet(images, titles=["a", "b\n0.9", "c"], colours=["red", "green", "red"], columns=2)
-    figures.save_png(figure, tmp_path / "sheet.png")
+    figure = image_sheet(images, titles=["a", "b\n0.9", "c"], colours=["red", "green", "red"], columns=2)
+    save_png(figure, tmp_path / "sheet.png")
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("L")).astype(int)
     for axes, level in zip(figure.axes, levels, strict=True):
         box = axes.get_position()
         x = round(sheet.shape[1] * (box.x0 + box.x1) / 2)
         y = round(sheet.shape[0] * (1 - (box.y0 + box.y1) / 2))
         assert abs(sheet[y, x] - level) <= 1
-    tensor = figures.image_sheet(torch.from_numpy(images))
+    tensor = image_sheet(torch.from_numpy(images))
     assert len(tensor.axes) == 3
 
 
@@ -282,7 +284,7 @@ def test_image_sheet_shows_each_image_as_it_is(tmp_path: Path, dtype: npt.DTypeL
 )
 def test_image_sheet_refuses(shape: tuple[int, ...], titles: list[str] | None, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        figures.image_sheet(np.zeros(shape, dtype=np.uint8), titles)
+        image_sheet(np.zeros(shape, dtype=np.uint8), titles)
 
 
 def test_curves_take_the_values_by_epoch(tmp_path: Path) -> None:

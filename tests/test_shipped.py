@@ -11,8 +11,9 @@ from safetensors import safe_open
 from defectlab.cli.main import main
 from defectlab.data.synthesis.strip import CLASS_NAMES, synthesize
 from defectlab.networks import PretrainedNetwork
-from defectlab.networks.weights import SHIPPED, load_backbone_weights
+from defectlab.networks.weights import load_backbone_weights
 from defectlab.tasks.checkpoint import read_checkpoint
+from defectlab.utils.resources import SHIPPED
 
 FOLDER = next(folder for folder in SHIPPED if folder.is_dir())
 FILES = sorted(path for path in FOLDER.iterdir() if path.suffix in (".safetensors", ".ckpt"))

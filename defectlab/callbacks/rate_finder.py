@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from defectlab.errors import InputError
-from defectlab.figures.runs import save_png
+from defectlab.figures.style import save_png
 from defectlab.tasks import ClassificationTask
 
 __all__ = ["RateFinder", "suggested"]

@@ -8,14 +8,15 @@ from rich.console import Console
 from rich.table import Table
 
 from defectlab.cli.arguments import CommandParser
-from defectlab.cli.console import quieten, shown_path
 from defectlab.engine.experiment import DefectCLI, without_run
+from defectlab.engine.warnings import quieten
 from defectlab.errors import InputError
 from defectlab.evaluate.budget import STRATEGIES, Row, curves, measure
-from defectlab.figures.runs import SYNTHETIC_NOTE, save_png
+from defectlab.figures.style import SYNTHETIC_NOTE, save_png
 from defectlab.runs import csv_text, write_text
 from defectlab.tasks import PretrainedTask
 from defectlab.utils.progress import progress_bar
+from defectlab.utils.text import shown_path
 
 __all__ = ["run"]
 

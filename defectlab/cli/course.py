@@ -14,6 +14,7 @@ from defectlab.course.table import RESULTS, Row, figure, markdown, read_rows, su
 from defectlab.engine.configs import find_config
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, csv_text, write_text
+from defectlab.utils.text import shown_path
 
 __all__ = ["run"]
 
@@ -62,8 +63,8 @@ def _run(words: list[str]) -> int:
     commands = {program.name: _words(program, given, more) for program in programs}
     for program in programs:
         _check_made_with(folder / program.name, program, commands[program.name])
-    from defectlab.cli.console import quieten, shown_path  # Lightning, which the list does without
     from defectlab.engine.jobs import Job, run_jobs
+    from defectlab.engine.warnings import quieten
 
     quieten()
     jobs: list[Job] = []

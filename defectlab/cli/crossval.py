@@ -15,14 +15,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from defectlab.cli.arguments import CommandParser
-from defectlab.cli.console import quieten, shown_path
 from defectlab.engine.configs import resolve_config_arguments
 from defectlab.engine.experiment import without_run
 from defectlab.engine.jobs import Job, run_jobs
+from defectlab.engine.warnings import quieten
 from defectlab.errors import InputError
 from defectlab.evaluate.crossval import FILE, plan, pool, read_crossval, summarise
 from defectlab.metrics.classification import accuracy_interval
 from defectlab.runs import PredictionTable, RunFolder, write_text
+from defectlab.utils.text import shown_path
 
 __all__ = ["run"]
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from defectlab.cli.arguments import CommandParser
-from defectlab.cli.console import shown_path
+from defectlab.cli.console import print_result
 from defectlab.engine.experiment import new_run_folder
-from defectlab.engine.outcome import calibration, print_result, runs_root
+from defectlab.engine.outcome import calibration, runs_root
 from defectlab.errors import InputError
 from defectlab.evaluate.comparison import right_answers
 from defectlab.evaluate.ensemble import averaged
@@ -24,6 +24,7 @@ from defectlab.runs import (
     write_members,
     write_prediction_table,
 )
+from defectlab.utils.text import shown_path
 
 __all__ = ["run"]
 

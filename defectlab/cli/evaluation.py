@@ -4,15 +4,17 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from defectlab.cli.console import quieten, shown_path
+from defectlab.cli.console import print_result
 from defectlab.engine.configs import resolve_config_arguments
 from defectlab.engine.experiment import DefectCLI
-from defectlab.engine.outcome import print_result, write_outcome
+from defectlab.engine.outcome import write_outcome
 from defectlab.engine.processes import guarded
+from defectlab.engine.warnings import quieten
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, write_text
 from defectlab.runs.locate import checkpoint_of, take_run
 from defectlab.tasks.checkpoint import check_fit, read_checkpoint
+from defectlab.utils.text import shown_path
 
 __all__ = ["evaluate"]
 

@@ -59,7 +59,7 @@ def _kernels(words: list[str]) -> int:
         raise InputError(f"--output is {given.output}: expected the name of a PNG file, such as kernels.png")
     from defectlab.data.sources.images import read_grey
     from defectlab.explain.kernels import KERNELS, kernels_figure, parse_kernel
-    from defectlab.figures.runs import save_png
+    from defectlab.figures.style import save_png
 
     kernels = [parse_kernel(text) for text in given.kernel] or KERNELS
     figure = kernels_figure(read_grey(given.image, _LONGEST), kernels)

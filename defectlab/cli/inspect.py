@@ -13,19 +13,21 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from defectlab.cli.console import quieten, shown_path
 from defectlab.data.pipeline.duplicates import Duplicate, exact_duplicates, near_duplicates
 from defectlab.data.pipeline.statistics import channel_statistics
 from defectlab.data.sources.images import ImageSet, read_listing
 from defectlab.data.sources.layouts import Listing, list_folders, list_neu
 from defectlab.engine.experiment import without_run
+from defectlab.engine.warnings import quieten
 from defectlab.errors import InputError
 from defectlab.evaluate.mislabels import FOLDS, Suspect, out_of_fold, suspects
-from defectlab.figures.runs import image_sheet, save_png
+from defectlab.figures.style import save_png
+from defectlab.figures.tiles import image_sheet
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.runs import csv_text, write_text
 from defectlab.utils.progress import progress_bar
+from defectlab.utils.text import shown_path
 
 __all__ = ["inspect"]
 

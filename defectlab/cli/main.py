@@ -9,7 +9,7 @@ from importlib import import_module
 
 import defectlab
 from defectlab.errors import InputError
-from defectlab.utils.ranks import is_first_process
+from defectlab.utils.progress import is_first_process
 
 __all__ = ["main"]
 

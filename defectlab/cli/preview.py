@@ -2,27 +2,20 @@
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from torch import Tensor
-
-from defectlab.cli.console import quieten, shown_path
 from defectlab.data import Augmentation, ImageDataModule
 from defectlab.data.pipeline.augment import MIXING
 from defectlab.data.tools.offline import write_augmented
-from defectlab.data.tools.preview import PreviewRow, mixed_row, operation_row, training_row, typical
+from defectlab.data.tools.preview import LABEL_WIDTH, PreviewRow, preview_rows
 from defectlab.engine.experiment import without_run
+from defectlab.engine.warnings import quieten
 from defectlab.errors import InputError
-from defectlab.figures.runs import SYNTHETIC_NOTE, save_png
+from defectlab.figures.style import SYNTHETIC_NOTE, save_png
 from defectlab.figures.tiles import Tile, grey_or_colour, tile_grid
+from defectlab.utils.text import shown_path
 
 __all__ = ["augment", "preview"]
-
-_CLASSES = 6  # of which pictures are shown
-_TOGETHER = 4  # rows of all operations together
-_LABEL = 32  # letters in a line beside a row
 
 
 def preview(config: str, more: Sequence[str], everything: bool, output: Path) -> int:
@@ -37,7 +30,7 @@ def preview(config: str, more: Sequence[str], everything: bool, output: Path) ->
             f"the augmentation of {config} has nothing switched on: give --all to see every operation, or switch one on, "
             "such as --data.augmentation.rotation 15"
         )
-    rows = _rows(data, settings, everything)
+    rows = preview_rows(data, settings, everything)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure = tile_grid(f"augmentation of {Path(config).name}", [_tiles(row) for row in rows], tile=1.5, label=2.2)
     save_png(figure, output, SYNTHETIC_NOTE if data.source == "synthetic" else None)
@@ -77,42 +70,7 @@ def _ready(config: str, more: Sequence[str]) -> ImageDataModule:
     return data
 
 
-def _rows(data: ImageDataModule, settings: Augmentation, everything: bool) -> list[PreviewRow]:
-    """A row an operation, the classes taking turns; then all together; then the mixtures."""
-    places = _one_a_class(data)
-    images, names = _pixels(data, places), [data.class_names[int(data.data.labels[place])] for place in places]
-    alone: list[PreviewRow] = []
-    mixed: list[PreviewRow] = []
-    for name in Augmentation.names() if everything else settings.operations:
-        is_on = name in settings.operations
-        used, note = (settings, "") if is_on else (typical(name), " (off in this config)")
-        if name in MIXING:
-            mixed.append(mixed_row(images, names, name, used, data.seed, note))
-        else:
-            alone.append(operation_row(images[len(alone) % len(images)], name, used, data.seed, note))
-    single = replace(settings, mixup=0.0, cutmix=0.0)
-    together: list[PreviewRow] = []
-    if single.operations:
-        shown = list(zip(images, places, names, strict=True))[:_TOGETHER]
-        together = [training_row(image, place, name, single, data.seed) for image, place, name in shown]
-    return [*alone, *together, *mixed]
-
-
 def _tiles(row: PreviewRow) -> tuple[str, list[Tile]]:
     pixels = row.images.mul(255).round().byte().numpy()
     tiles = [Tile(grey_or_colour(image), caption) for image, caption in zip(pixels, row.captions, strict=True)]
-    return "\n".join([row.title, *textwrap.wrap(row.detail, _LABEL)]), tiles
-
-
-def _one_a_class(data: ImageDataModule) -> list[int]:
-    """The first training picture of each of the first classes."""
-    train = data.parts.train
-    labels = data.data.labels.numpy()[train]
-    present = np.unique(labels)[:_CLASSES]
-    return [int(train[np.flatnonzero(labels == label)[0]]) for label in present]
-
-
-def _pixels(data: ImageDataModule, places: Sequence[int]) -> Tensor:
-    """(n, C, S, S) in [0, 1]."""
-    images: Tensor = data.data.images[list(places)].float() / 255
-    return images
+    return "\n".join([row.title, *textwrap.wrap(row.detail, LABEL_WIDTH)]), tiles

@@ -2,12 +2,13 @@
 
 import sys
 
-from defectlab.cli.console import quieten
-from defectlab.cli.fit import train_and_test
+from defectlab.cli.console import print_run
 from defectlab.engine.configs import resolve_config_arguments
 from defectlab.engine.experiment import DefectCLI
+from defectlab.engine.fit import train_and_test
+from defectlab.engine.warnings import quieten
 from defectlab.runs.locate import take_run
-from defectlab.utils.ranks import is_first_process
+from defectlab.utils.progress import is_first_process
 
 __all__ = ["run"]
 
@@ -23,4 +24,5 @@ def run(words: list[str]) -> int:
         print(
             f"{run_folder.last} is not there: the run was stopped in its first epoch and begins anew", file=sys.stderr
         )
-    return train_and_test(DefectCLI("fit", arguments, run=run_folder.path))
+    print_run(train_and_test(DefectCLI("fit", arguments, run=run_folder.path)))
+    return 0

@@ -5,15 +5,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from defectlab.cli.console import quieten, shown_path
 from defectlab.data.synthesis.strip import CLASS_NAMES
 from defectlab.engine.restore import restore
+from defectlab.engine.warnings import quieten
 from defectlab.evaluate.corruptions import CORRUPTIONS
 from defectlab.evaluate.robustness import AECLBP, Row, curves, measure
-from defectlab.figures.runs import SYNTHETIC_NOTE, save_png
+from defectlab.figures.style import SYNTHETIC_NOTE, save_png
 from defectlab.runs import csv_text, write_text
 from defectlab.runs.locate import take_run
 from defectlab.utils.progress import progress_bar
+from defectlab.utils.text import shown_path
 
 __all__ = ["run"]
 

@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from defectlab.cli.arguments import CommandParser
-from defectlab.cli.console import quieten, shown_path
 from defectlab.cli.summary_compare import compare
-from defectlab.cli.summary_tables import print_first, print_layers, print_savings, shape_text
+from defectlab.cli.summary_tables import print_first, print_layers, print_savings
+from defectlab.engine.warnings import quieten
 from defectlab.errors import InputError
 from defectlab.runs import csv_text, write_text
-from defectlab.summary.layers import Layer
+from defectlab.summary.layers import Layer, shape_text
 from defectlab.summary.subject import subject
 from defectlab.summary.trace import dissect
+from defectlab.utils.text import shown_path
 
 __all__ = ["run"]
 

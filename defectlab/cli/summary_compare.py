@@ -16,16 +16,17 @@ from rich.table import Table
 from torch import nn
 
 from defectlab.cli.arguments import CommandParser
-from defectlab.cli.console import print_wide, shown_path
-from defectlab.cli.summary_tables import shape_text
+from defectlab.cli.console import print_wide
 from defectlab.errors import InputError
 from defectlab.networks import BipyramidalCNN, LeNet5, MobileNetV1, PretrainedNetwork, SimpleDefectCNN
 from defectlab.runs import RunFolder, csv_text, environment, write_text
 from defectlab.summary.latency import WARM_UP, latencies
+from defectlab.summary.layers import shape_text
 from defectlab.summary.subject import Subject, is_config, subject
 from defectlab.summary.trace import dissect
 from defectlab.utils.cpu import CPUSettings
 from defectlab.utils.progress import progress_bar
+from defectlab.utils.text import shown_path
 
 __all__ = ["compare"]
 

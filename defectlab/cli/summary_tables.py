@@ -6,19 +6,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from defectlab.cli.console import print_wide
-from defectlab.summary.layers import Anatomy, Layer, Separable
+from defectlab.summary.layers import Anatomy, Layer, Separable, shape_text
 
-__all__ = ["print_first", "print_layers", "print_savings", "shape_text"]
+__all__ = ["print_first", "print_layers", "print_savings"]
 
 _LAYERS = ("layer", "kind", "input", "output", "K", "S", "P", "parameters", "multiply-adds", "field", "jump")
 _SAVINGS = (
     "depthwise", "1×1", "k²", "M", "N", "H×W", "weights", "standard", "multiply-adds", "standard", "ratio", "1/N + 1/k²",
 )  # fmt: skip
-
-
-def shape_text(shape: Sequence[float]) -> str:
-    """`16×100×100`; the channels come first."""
-    return "×".join(f"{side:g}" for side in shape)
 
 
 def print_layers(title: str, whole: Anatomy) -> None:

@@ -5,23 +5,10 @@ from pathlib import Path
 
 import yaml
 
-from defectlab.cli.arguments import CommandParser
 from defectlab.errors import InputError
+from defectlab.utils.resources import shipped_configs
 
-__all__ = ["find_config", "resolve_config_arguments", "run", "shipped_configs"]
-
-
-_COURSE = "course"  # the folder, below that of all configs, of configs that each show one option
-
-
-def shipped_configs() -> dict[str, Path]:
-    """Name and path of every shipped YAML, those of the course last, in a checkout and in an installed wheel."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "configs", package.parent / "configs"):
-        if folder.is_dir():
-            paths = [*sorted(folder.glob("*.yaml")), *sorted((folder / _COURSE).glob("*.yaml"))]
-            return {path.name: path for path in paths}
-    return {}
+__all__ = ["find_config", "resolve_config_arguments"]
 
 
 def find_config(name: str) -> Path:
@@ -81,21 +68,3 @@ def _check_yaml(path: Path) -> None:
     if not isinstance(content, dict):
         found = "nothing" if content is None else f"a {type(content).__name__}"
         raise InputError(f"{path} holds {found}: expected sections such as model, data and trainer")
-
-
-def run(words: list[str]) -> int:
-    """`defectlab configs [NAME]`."""
-    parser = CommandParser("defectlab configs", "List the shipped configs, or print one.")
-    parser.add_argument("name", nargs="?", help="of the config to print")
-    name = parser.parse_args(words).name
-    if name:
-        print(find_config(name).read_text(encoding="utf-8"), end="")
-        return 0
-    configs = shipped_configs()
-    course = [config for config, path in configs.items() if path.parent.name == _COURSE]
-    for config, path in configs.items():
-        if course and config == course[0]:
-            print("\nThe course, one option a config (docs/course.md):")
-        first = path.read_text(encoding="utf-8").splitlines()[0]
-        print(f"{config:<26} {first.lstrip('# ')}")
-    return 0

@@ -16,7 +16,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from defectlab.cli.console import EpochLines
+from defectlab.callbacks.progress import EpochLines
 from defectlab.data import ImageDataModule
 from defectlab.engine.checkpoint_io import AtomicCheckpointIO
 from defectlab.engine.configs import resolve_config_arguments
@@ -26,7 +26,7 @@ from defectlab.errors import InputError
 from defectlab.runs.locate import checkpoint_of
 from defectlab.tasks import ClassificationTask
 from defectlab.utils.cpu import CPUSettings
-from defectlab.utils.ranks import is_first_process
+from defectlab.utils.progress import is_first_process
 
 __all__ = ["DefectCLI", "without_run"]
 

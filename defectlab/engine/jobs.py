@@ -12,10 +12,10 @@ from multiprocessing import get_context
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from defectlab.cli.console import quieten
-from defectlab.cli.fit import train_and_test
 from defectlab.engine.configs import resolve_config_arguments
 from defectlab.engine.experiment import DefectCLI
+from defectlab.engine.fit import train_and_test
+from defectlab.engine.warnings import quieten
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
 

@@ -8,21 +8,19 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor
 
 from defectlab.data import ImageDataModule
 from defectlab.engine.tensorboard import add_figures, add_hparams, events_logger
 from defectlab.errors import InputError
-from defectlab.figures.runs import SYNTHETIC_NOTE, image_sheet, save_png
-from defectlab.metrics.classification import SplitMetrics, accuracy_interval, evaluate_predictions, fit_temperature
+from defectlab.figures.style import SYNTHETIC_NOTE, save_png
+from defectlab.figures.tiles import image_sheet
+from defectlab.metrics.classification import SplitMetrics, evaluate_predictions, fit_temperature
 from defectlab.report import write_report
 from defectlab.runs import RunFolder, environment, record_test, write_prediction_table
 from defectlab.tasks import ClassificationTask
 
-__all__ = ["calibration", "earlier_metrics", "print_result", "runs_root", "write_outcome"]
+__all__ = ["calibration", "earlier_metrics", "runs_root", "write_outcome"]
 
 _ON_SHEET = 40
 
@@ -116,38 +114,3 @@ def misclassified_sheet(task: ClassificationTask, data: ImageDataModule) -> Figu
         for i in wrong
     ]
     return image_sheet(data.data.images[data.parts.test[wrong]], titles)
-
-
-def print_result(result: SplitMetrics, stage: str, source: str) -> None:
-    """The closing table: accuracy, macro F1, each class, the worst by name."""
-    console = Console()
-    hits = sum(row[i] for i, row in enumerate(result["confusion_matrix"]))
-    low, high = accuracy_interval(hits, result["n"])
-    synthetic = " on SYNTHETIC pictures" if source == "synthetic" else ""
-    table = Table(title=f"{stage}: {hits} of {result['n']} images right{synthetic}", title_justify="left")
-    for name in ("class", "images", "accuracy", "precision", "F1"):
-        table.add_column(name, justify="left" if name == "class" else "right")
-    rows = result["per_class"].items()
-    shown = [(name, row) for name, row in rows if row["support"]]
-    worst = min(shown, key=lambda item: (item[1]["accuracy"], item[1]["f1"]))[0]
-    if len(shown) > 30:
-        shown = sorted(shown, key=lambda item: item[1]["accuracy"])[:30]
-        table.caption = f"the 30 worst of {len(rows)} classes"
-    for name, row in shown:
-        figures = (f"{row[key]:.2%}" if row[key] == row[key] else "–" for key in ("accuracy", "precision", "f1"))
-        table.add_row(escape(name), str(row["support"]), *figures, style="bold" if name == worst else None)
-    console.print(table)
-    console.print(
-        f"accuracy     {result['accuracy']:.2%}   (95 % interval {low:.1%} to {high:.1%}, Wilson, n = {result['n']})\n"
-        f"balanced     {result['balanced_accuracy']:.2%}   (mean recall of the classes)\n"
-        f"macro F1     {result['macro_f1']:.2%}\nECE          {result['ece']:.2%}\n"
-        f"worst class  {worst}, {result['per_class'][worst]['accuracy']:.2%}",
-        highlight=False,
-        markup=False,
-    )
-    if result["accuracy"] < result["majority_share"]:
-        console.print(
-            f"note: always predicting the most frequent class would be right in {result['majority_share']:.2%}: "
-            "this network trades accuracy for the rare classes, or has not learned; see balanced accuracy",
-            highlight=False, markup=False,
-        )  # fmt: skip

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from defectlab.engine.signals import LastResort
 from defectlab.errors import InputError
-from defectlab.utils.ranks import is_first_process
+from defectlab.utils.progress import is_first_process
 
 __all__ = ["guarded"]
 

@@ -8,7 +8,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from defectlab.figures.runs import confusion_matrix_figure, image_sheet
+from defectlab.figures.runs import confusion_matrix_figure
+from defectlab.figures.tiles import image_sheet
 from defectlab.metrics.classification import SplitMetrics
 
 __all__ = ["add_augmented", "add_figures", "add_hparams", "events_logger"]

@@ -12,7 +12,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from defectlab.explain.attribution import CAMS
-from defectlab.figures.runs import BLUE, GREY, ORANGE, short_label
+from defectlab.figures.style import BLUE, GREY, ORANGE, short_label
 from defectlab.figures.tiles import INK, Tile, grey_or_colour, tile_grid
 from defectlab.report.markup import percent
 

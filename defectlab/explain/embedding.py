@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
 
-from defectlab.figures.runs import GREY, short_label
+from defectlab.figures.style import GREY, short_label
 from defectlab.figures.tiles import INK
 
 __all__ = ["add_projector", "embedding_figure", "principal_components"]

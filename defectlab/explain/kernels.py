@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.lib.stride_tricks import sliding_window_view
 
 from defectlab.errors import InputError
-from defectlab.figures.runs import GREY, short_label
+from defectlab.figures.style import GREY, short_label
 from defectlab.figures.tiles import INK, SIGNED
 
 __all__ = ["KERNELS", "Kernel", "apply_kernel", "kernels_figure", "parse_kernel"]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from defectlab.figures.runs import DPI, SYNTHETIC_NOTE, save_png
+from defectlab.figures.style import DPI, SYNTHETIC_NOTE, save_png
 from defectlab.report.markup import document, picture, section, text
 from defectlab.runs import write_text
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 
 from defectlab.errors import InputError
 from defectlab.explain.sanity import FLAG, Sanity
-from defectlab.figures.runs import BLUE, GREY, ORANGE, RED, short_label
+from defectlab.figures.style import BLUE, GREY, ORANGE, RED, short_label
 from defectlab.metrics.classification import accuracy_interval
 
 __all__ = ["ALL", "Pointing", "boxes_figure", "pointing_game"]

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from defectlab.cli.console import quieten, shown_path
 from defectlab.data import ImageDataModule
 from defectlab.data.sources.files import expand_images
 from defectlab.data.sources.images import read_images
 from defectlab.engine.restore import restore
+from defectlab.engine.warnings import quieten
 from defectlab.errors import InputError
 from defectlab.explain.against_boxes import judge
 from defectlab.explain.answers import Answer, attribution_figure, probabilities_figure
@@ -31,6 +31,7 @@ from defectlab.tasks import ClassificationTask
 from defectlab.tasks.checkpoint import load_task
 from defectlab.utils.cpu import CPUSettings
 from defectlab.utils.progress import progress_bar
+from defectlab.utils.text import shown_path
 
 __all__ = ["explain"]
 

@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from defectlab.errors import InputError
+from defectlab.figures.style import BLUE, GREY, ORANGE, hide_spines, short_label
 from defectlab.metrics.classification import ECE_BINS, ClassMetrics, accuracy_interval
 
-BLUE, ORANGE, RED, GREY = "#2f6db5", "#d9822b", "#c23b3b", "#8a9099"
-DPI = 144
-SYNTHETIC_NOTE = "synthetic data: made by the generator, not real steel"
 NUMBERED_CLASSES = 25  # above this, a number in each cell of a confusion matrix cannot be read
 LISTED_CLASSES = 40  # above this, a row for each class does not fit a page
-
-
-def save_png(figure: Figure, path: Path, note: str | None = None) -> None:
-    """Write the figure at 144 dots an inch, with an optional red note above it."""
-    if note is not None:
-        # By hand where no layout engine does it: two per cent below the top would be inside a tall sheet.
-        top = 1 - 0.05 / figure.get_figheight() if figure.get_layout_engine() is None else None
-        figure.suptitle(note, y=top, color=RED, fontsize=10, fontweight="bold")
-    # Without the version of matplotlib inside, equal figures are equal files.
-    figure.savefig(path, dpi=DPI, format="png", facecolor="white", metadata={"Software": None})
 
 
 def confusion_matrix_figure(matrix: npt.ArrayLike, class_names: Sequence[str]) -> Figure:
@@ -63,7 +49,7 @@ def confusion_matrix_figure(matrix: npt.ArrayLike, class_names: Sequence[str]) -
     axes.set_xlabel("predicted class" if step == 1 else f"predicted class (every {step}th is named)")
     axes.set_ylabel("true class")
     axes.tick_params(length=0 if numbered else 3)
-    _strip(axes, "top", "right", "bottom", "left")
+    hide_spines(axes, "top", "right", "bottom", "left")
     if numbered:
         for true, predicted in zip(*np.nonzero(counts), strict=True):
             share = shares[true, predicted]
@@ -102,7 +88,7 @@ def curves_figure(rows: Sequence[Mapping[str, str]], best_epoch: int | None = No
         axes.set_title(quantity, loc="left", fontsize=11)
         axes.set_xlabel("epoch, from 0")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _strip(axes, "top", "right")
+        hide_spines(axes, "top", "right")
         axes.grid(axis="y", color="#e6e8eb", lw=0.8)
         if quantity == "accuracy":
             axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -125,7 +111,7 @@ def steps_figure(losses: Mapping[int, float]) -> Figure:
         axes.plot(steps[width - 1 :], smooth, color=BLUE, lw=2, label=f"mean of {width}")
     axes.set_title("training loss by step", loc="left", fontsize=11)
     axes.set_xlabel("step")
-    _strip(axes, "top", "right")
+    hide_spines(axes, "top", "right")
     axes.grid(axis="y", color="#e6e8eb", lw=0.8)
     axes.legend(frameon=False, fontsize=9)
     return figure
@@ -155,7 +141,7 @@ def per_class_figure(per_class: Mapping[str, ClassMetrics]) -> Figure:
     axes.grid(axis="x", color="#e6e8eb", lw=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
-    _strip(axes, "top", "right", "left")
+    hide_spines(axes, "top", "right", "left")
     hidden = len(present) - len(ranked)
     if hidden:
         axes.set_title(f"the {len(ranked)} lowest of {len(present)} classes", loc="left", fontsize=10)
@@ -190,64 +176,8 @@ def reliability_figure(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> F
     lower.xaxis.set_major_formatter(PercentFormatter(1))
     upper.yaxis.set_major_formatter(PercentFormatter(1))
     for axes in (upper, lower):
-        _strip(axes, "top", "right")
+        hide_spines(axes, "top", "right")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    return figure
-
-
-def image_sheet(
-    images: npt.ArrayLike,
-    titles: Sequence[str] | None = None,
-    colours: Sequence[str] | None = None,
-    columns: int = 8,
-) -> Figure:
-    """Images side by side, each with a caption below it.
-
-    Args:
-        images: `(N, C, H, W)` with one or three channels, uint8 or float in [0, 1], array or CPU tensor.
-        titles: N captions; lines above 24 characters lose their middle.
-        colours: N colours of caption and frame; grey without.
-        columns: images in a row.
-
-    Raises:
-        InputError: no images, another shape, or as many captions or colours as there are not images.
-    """
-    pixels = np.asarray(images)
-    if pixels.ndim != 4 or len(pixels) == 0 or pixels.shape[1] not in (1, 3):
-        raise InputError(f"images of shape {pixels.shape}: expected (N, 1 or 3, H, W) with N of 1 or more")
-    n, _, height, width = pixels.shape
-    for name, given in (("titles", titles), ("colours", colours)):
-        if given is not None and len(given) != n:
-            raise InputError(f"{name}: {len(given)} given for {n} images; expected one an image")
-    if pixels.dtype != np.uint8:
-        pixels = np.clip(pixels.astype(np.float32), 0, 1)
-
-    # Placed by hand, in inches: a layout engine takes seconds for a hundred axes.
-    columns = min(columns, n)
-    lines = max((title.count("\n") + 1 for title in titles), default=0) if titles else 0
-    tile, gap = 1.5, 0.1
-    tall, caption = tile * height / width, 0.13 * lines + (0.06 if lines else 0)
-    rows = math.ceil(n / columns)
-    head = 0.22  # room for a note
-    wide = columns * (tile + gap) + gap
-    high = head + rows * (tall + caption + gap) + gap
-    figure = Figure(figsize=(wide, high))
-    for index in range(n):
-        row, column = divmod(index, columns)
-        left = gap + column * (tile + gap)
-        bottom = high - head - (row + 1) * (tall + gap) - row * caption
-        axes = figure.add_axes((left / wide, bottom / high, tile / wide, tall / high))
-        picture = pixels[index].transpose(1, 2, 0)
-        axes.imshow(picture, cmap="gray", vmin=0, vmax=255 if pixels.dtype == np.uint8 else 1, aspect="auto")
-        axes.set_xticks([])
-        axes.set_yticks([])
-        colour = GREY if colours is None else colours[index]
-        for spine in axes.spines.values():
-            spine.set(color=colour, linewidth=0.8 if colours is None else 2)
-        if titles is not None:
-            text = "\n".join(short_label(line) for line in titles[index].split("\n"))
-            ink = "#1c2430" if colours is None else colour
-            axes.text(0, -0.05 / tall, text, transform=axes.transAxes, va="top", fontsize=7, color=ink)
     return figure
 
 
@@ -259,16 +189,3 @@ def _by_epoch(rows: Sequence[Mapping[str, str]], column: str) -> dict[int, float
         if epoch and cell and math.isfinite(float(cell)):
             values[int(float(epoch))] = float(cell)
     return values
-
-
-def short_label(text: str, width: int = 24) -> str:
-    """Text that matplotlib takes as it is: no mathematics between dollars, no stray bytes, not too long."""
-    text = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
-    if len(text) > width:  # both ends of a path or a name say more than its middle
-        text = f"{text[: width // 2]}…{text[len(text) - (width - width // 2 - 1) :]}"
-    return text.replace("$", r"\$")
-
-
-def _strip(axes: Axes, *sides: str) -> None:
-    for side in sides:
-        axes.spines[side].set_visible(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
 from defectlab.errors import InputError
-from defectlab.figures.runs import GREY, ORANGE, short_label
+from defectlab.figures.style import GREY, ORANGE, short_label
 
 # Both read the same to colour-blind eyes: from none to much, and from negative over white to positive.
 AMOUNT, SIGNED = "viridis", "RdBu_r"
@@ -124,3 +125,59 @@ def _draw(axes: Axes, item: Tile, extent: tuple[float, float, float, float]) -> 
         ring = Circle(centre, 0.09 * (right - left), fill=False, color=ORANGE, linewidth=1.6)
         axes.add_patch(ring)
         ring.set_clip_path(Rectangle((left, top), right - left, bottom - top, transform=axes.transData))
+
+
+def image_sheet(
+    images: npt.ArrayLike,
+    titles: Sequence[str] | None = None,
+    colours: Sequence[str] | None = None,
+    columns: int = 8,
+) -> Figure:
+    """Images side by side, each with a caption below it.
+
+    Args:
+        images: `(N, C, H, W)` with one or three channels, uint8 or float in [0, 1], array or CPU tensor.
+        titles: N captions; lines above 24 characters lose their middle.
+        colours: N colours of caption and frame; grey without.
+        columns: images in a row.
+
+    Raises:
+        InputError: no images, another shape, or as many captions or colours as there are not images.
+    """
+    pixels = np.asarray(images)
+    if pixels.ndim != 4 or len(pixels) == 0 or pixels.shape[1] not in (1, 3):
+        raise InputError(f"images of shape {pixels.shape}: expected (N, 1 or 3, H, W) with N of 1 or more")
+    n, _, height, width = pixels.shape
+    for name, given in (("titles", titles), ("colours", colours)):
+        if given is not None and len(given) != n:
+            raise InputError(f"{name}: {len(given)} given for {n} images; expected one an image")
+    if pixels.dtype != np.uint8:
+        pixels = np.clip(pixels.astype(np.float32), 0, 1)
+
+    # Placed by hand, in inches: a layout engine takes seconds for a hundred axes.
+    columns = min(columns, n)
+    lines = max((title.count("\n") + 1 for title in titles), default=0) if titles else 0
+    tile, gap = 1.5, 0.1
+    tall, caption = tile * height / width, 0.13 * lines + (0.06 if lines else 0)
+    rows = math.ceil(n / columns)
+    head = 0.22  # room for a note
+    wide = columns * (tile + gap) + gap
+    high = head + rows * (tall + caption + gap) + gap
+    figure = Figure(figsize=(wide, high))
+    for index in range(n):
+        row, column = divmod(index, columns)
+        left = gap + column * (tile + gap)
+        bottom = high - head - (row + 1) * (tall + gap) - row * caption
+        axes = figure.add_axes((left / wide, bottom / high, tile / wide, tall / high))
+        picture = pixels[index].transpose(1, 2, 0)
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255 if pixels.dtype == np.uint8 else 1, aspect="auto")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        colour = GREY if colours is None else colours[index]
+        for spine in axes.spines.values():
+            spine.set(color=colour, linewidth=0.8 if colours is None else 2)
+        if titles is not None:
+            text = "\n".join(short_label(line) for line in titles[index].split("\n"))
+            ink = "#1c2430" if colours is None else colour
+            axes.text(0, -0.05 / tall, text, transform=axes.transAxes, va="top", fontsize=7, color=ink)
+    return figure

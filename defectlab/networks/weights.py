@@ -12,20 +12,14 @@ from torchvision.models import get_model_weights
 from defectlab.errors import InputError
 from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, backbone_features, has_widths
 from defectlab.networks.pretrained import PretrainedNetwork
+from defectlab.utils.resources import shipped_files
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-SHIPPED = (_PACKAGE / "checkpoints", _PACKAGE.parent / "checkpoints")  # in a wheel; in the repository
 ALTERNATIVES = (
     "or set weights to surface (shipped, for mobilenet_v3_small with stages: middle), to the path of a .pth, "
     ".safetensors or .ckpt file, or to null for none"
 )
 COUNTER = "num_batches_tracked"  # of BatchNorm: older files lack it, and only a cumulative mean needs it
 USUAL_WIDTHS = (1.0, 0.25, 0.35, 0.5, 0.75, 1.3, 1.4)
-
-
-def shipped_files(pattern: str) -> list[Path]:
-    """The files that come with this package whose name fits the glob pattern."""
-    return [path for folder in SHIPPED for path in sorted(folder.glob(pattern)) if path.is_file()]
 
 
 def load_backbone_weights(network: PretrainedNetwork, weights: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from defectlab.errors import InputError
 from defectlab.figures import runs as figures
+from defectlab.figures.style import DPI, SYNTHETIC_NOTE, save_png
 from defectlab.report import sections
 from defectlab.report.markup import document, facts, picture, section, text
 from defectlab.runs import PredictionTable, RunFolder, read_scalars, write_text
@@ -105,9 +106,9 @@ def _draw(
     if predictions is not None and predictions.labels is not None:
         drawn["reliability"] = figures.reliability_figure(predictions.probabilities, predictions.labels)
     # On the picture too, as pictures leave the page.
-    note = figures.SYNTHETIC_NOTE if synthetic else None
+    note = SYNTHETIC_NOTE if synthetic else None
     for name, figure in drawn.items():
-        figures.save_png(figure, run.path / f"{name}.png", note)
+        save_png(figure, run.path / f"{name}.png", note)
     # misclassified.png needs the images themselves, so `fit` draws it.
     paths = [run.path / f"{name}.png" for name in (*drawn, "misclassified")]
-    return {path.stem: picture(path, figures.DPI) for path in paths if path.is_file()}
+    return {path.stem: picture(path, DPI) for path in paths if path.is_file()}

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from defectlab.errors import InputError
-from defectlab.networks.weights import shipped_files
 from defectlab.runs import RunFolder, members_of
+from defectlab.utils.resources import shipped_files
 
 __all__ = ["checkpoint_of", "checkpoints_of", "take_run"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from defectlab.summary.receptive_field import Reach
 
-__all__ = ["Anatomy", "Layer", "Separable", "Window"]
+__all__ = ["Anatomy", "Layer", "Separable", "Window", "shape_text"]
 
 
 @dataclass(frozen=True)
@@ -152,3 +152,8 @@ class Anatomy:
                     pairs.append(Separable(layer, later))
                     break
         return pairs
+
+
+def shape_text(shape: Sequence[float]) -> str:
+    """`16×100×100`; the channels come first."""
+    return "×".join(f"{side:g}" for side in shape)

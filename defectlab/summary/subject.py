@@ -6,12 +6,12 @@ from pathlib import Path
 
 from torch import nn
 
-from defectlab.engine.configs import shipped_configs
 from defectlab.engine.experiment import without_run
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder
 from defectlab.runs.locate import checkpoint_of
 from defectlab.tasks.checkpoint import load_task
+from defectlab.utils.resources import shipped_configs
 
 __all__ = ["Subject", "is_config", "subject"]
 

@@ -68,3 +68,12 @@ def _new_bar(in_bytes: bool) -> Progress:
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
+
+
+# Set by torchrun, by Lightning's launcher and by SLURM; absent or 0 in the first process.
+_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+
+
+def is_first_process() -> bool:
+    """Whether this is the first process of its run, or the only one."""
+    return all(os.environ.get(name, "0") in ("0", "") for name in _VARIABLES)

@@ -41,3 +41,9 @@ def csv_text(kind: "type[DataclassInstance]", rows: "Sequence[DataclassInstance]
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
     return text.getvalue()
+
+
+def shown_path(path: Path) -> str:
+    """The path as one would type it here: relative if it is below the working folder."""
+    here = Path(os.path.realpath(os.curdir))
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from defectlab.data.pipeline.augment import COLUMNS, QUIET, Augmentation, augment, draw, mix
+from defectlab.data.datamodules.base import ImageDataModule
+from defectlab.data.pipeline.augment import COLUMNS, MIXING, QUIET, Augmentation, augment, draw, mix
 
 __all__ = ["PreviewRow", "mixed_row", "operation_row", "training_row", "typical"]
 
@@ -182,3 +184,47 @@ def mixed_row(
     title, what = {"mixup": ("MixUp", "two images blended"), "cutmix": ("CutMix", "a window of another image")}[name]
     detail = f"{what}, shares from Beta({alpha:g}, {alpha:g}), one a batch{note}"
     return PreviewRow(title, detail, torch.stack(pictures), captions)
+
+
+_CLASSES = 6  # of which pictures are shown
+
+
+_TOGETHER = 4  # rows of all operations together
+
+
+LABEL_WIDTH = 32  # letters in a line beside a row
+
+
+def preview_rows(data: ImageDataModule, settings: Augmentation, everything: bool) -> list[PreviewRow]:
+    """A row an operation, the classes taking turns; then all together; then the mixtures."""
+    places = _one_a_class(data)
+    images, names = _pixels(data, places), [data.class_names[int(data.data.labels[place])] for place in places]
+    alone: list[PreviewRow] = []
+    mixed: list[PreviewRow] = []
+    for name in Augmentation.names() if everything else settings.operations:
+        is_on = name in settings.operations
+        used, note = (settings, "") if is_on else (typical(name), " (off in this config)")
+        if name in MIXING:
+            mixed.append(mixed_row(images, names, name, used, data.seed, note))
+        else:
+            alone.append(operation_row(images[len(alone) % len(images)], name, used, data.seed, note))
+    single = replace(settings, mixup=0.0, cutmix=0.0)
+    together: list[PreviewRow] = []
+    if single.operations:
+        shown = list(zip(images, places, names, strict=True))[:_TOGETHER]
+        together = [training_row(image, place, name, single, data.seed) for image, place, name in shown]
+    return [*alone, *together, *mixed]
+
+
+def _one_a_class(data: ImageDataModule) -> list[int]:
+    """The first training picture of each of the first classes."""
+    train = data.parts.train
+    labels = data.data.labels.numpy()[train]
+    present = np.unique(labels)[:_CLASSES]
+    return [int(train[np.flatnonzero(labels == label)[0]]) for label in present]
+
+
+def _pixels(data: ImageDataModule, places: Sequence[int]) -> Tensor:
+    """(n, C, S, S) in [0, 1]."""
+    images: Tensor = data.data.images[list(places)].float() / 255
+    return images

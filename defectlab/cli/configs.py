@@ -1,0 +1,25 @@
+"""`defectlab configs [NAME]`: list the shipped configs, or print one."""
+
+from defectlab.cli.arguments import CommandParser
+from defectlab.engine.configs import find_config
+from defectlab.utils.resources import _COURSE, shipped_configs
+
+__all__ = ["run"]
+
+
+def run(words: list[str]) -> int:
+    """`defectlab configs [NAME]`."""
+    parser = CommandParser("defectlab configs", "List the shipped configs, or print one.")
+    parser.add_argument("name", nargs="?", help="of the config to print")
+    name = parser.parse_args(words).name
+    if name:
+        print(find_config(name).read_text(encoding="utf-8"), end="")
+        return 0
+    configs = shipped_configs()
+    course = [config for config, path in configs.items() if path.parent.name == _COURSE]
+    for config, path in configs.items():
+        if course and config == course[0]:
+            print("\nThe course, one option a config (docs/course.md):")
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        print(f"{config:<26} {first.lstrip('# ')}")
+    return 0
