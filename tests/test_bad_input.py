@@ -176,7 +176,7 @@ def test_commands_and_runs_that_are_none(tmp_path: Path, refused: Refused) -> No
     assert "resume needs a run folder" in refused("resume")
     assert "needs a run folder, or --config and --ckpt_path" in refused("test")
     assert "needs trained weights" in refused("test", "--config", "mnist_compact.yaml", "--data.root", str(tmp_path))
-    assert "required: images, --output" in refused("predict", "run")
+    assert "required: images" in refused("predict", "run")
     assert "invalid choice: 'syn'" in refused("data", "syn", "x")
     assert "no config nowhere" in refused("configs", "nowhere")
 
