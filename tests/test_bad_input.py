@@ -176,7 +176,7 @@ def test_commands_and_runs_that_are_none(tmp_path: Path, refused: Refused) -> No
     assert "resume needs a run folder" in refused("resume")
     assert "needs a run folder, or --config and --ckpt_path" in refused("test")
     assert "needs trained weights" in refused("test", "--config", "mnist_compact.yaml", "--data.root", str(tmp_path))
-    assert "required: images, --output" in refused("predict", "run")
+    assert "required: images" in refused("predict", "run")
     assert "invalid choice: 'syn'" in refused("data", "syn", "x")
     assert "no config nowhere" in refused("configs", "nowhere")
 
@@ -357,7 +357,7 @@ def test_input_error_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys
     def fail(words: list[str]) -> int:
         raise InputError(f"two\nlines of {NEU_CLASSES[0]}")
 
-    monkeypatch.setattr("defectlab.cli.configs.run", fail)
+    monkeypatch.setattr("defectlab.engine.configs.run", fail)
     assert main(["configs"]) == 1
     assert capsys.readouterr().err == "defectlab: error: two lines of crazing\n"
 
@@ -366,6 +366,6 @@ def test_ctrl_c_is_130_wherever_it_comes(monkeypatch: pytest.MonkeyPatch, capsys
     def interrupt(words: list[str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("defectlab.cli.configs.run", interrupt)
+    monkeypatch.setattr("defectlab.engine.configs.run", interrupt)
     assert main(["configs"]) == 130
     assert capsys.readouterr().err == "defectlab: stopped\n"

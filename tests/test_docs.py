@@ -42,7 +42,7 @@ def test_every_command_of_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.
         assert program == "defectlab"
         expanded = [file for word in words for file in (sorted(glob(word)) if "*" in word else [word])]
         assert main(expanded) == 0, command
-    for file in ("upright.png", "out.csv", "again.csv", "classifier.ckpt"):
+    for file in ("upright.png", "answer.png", "out.csv", "again.csv", "classifier.ckpt"):
         assert (tmp_path / file).stat().st_size > 0
 
 

@@ -1,4 +1,4 @@
-"""`defectlab explain RUN|CKPT [IMAGES]`, and `defectlab explain kernels IMAGE`."""
+"""`defectlab explain RUN|CKPT|imagenet/NETWORK [IMAGES]`, and `defectlab explain kernels IMAGE`."""
 
 from pathlib import Path
 
@@ -19,7 +19,11 @@ def run(words: list[str]) -> int:
         "See inside a network: filters, feature maps, where it looks, what excites its units, how it orders the test "
         "images. `defectlab explain kernels IMAGE` shows what fixed kernels do, without a run.",
     )
-    parser.add_argument("run", help="run folder (its best checkpoint is used) or .ckpt file")
+    parser.add_argument(
+        "run",
+        help="run folder (its best checkpoint is used) or .ckpt file; or imagenet/NETWORK, such as imagenet/vgg16: "
+        "torchvision's, before any training",
+    )  # fmt: skip
     parser.add_argument(
         "images", nargs="*", metavar="IMAGES",
         help="picture files, folders and globs; without them test images of the run: right ones, and the surest mistakes",
@@ -34,14 +38,17 @@ def run(words: list[str]) -> int:
         help="Pascal VOC .xml files, a picture each: do the maps point at the defects of the test images, and would they "
         "with shuffled weights? Writes boxes.png, boxes.csv and sanity.csv, too",
     )  # fmt: skip
-    parser.add_argument("--output", type=Path, help="folder to write to (default: RUN/explain, or explain for a .ckpt)")
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="of imagenet/NETWORK (default: torchvision's cache, or a download)"
+    )
+    parser.add_argument("--output", type=Path, help="folder to write to (default: RUN/explain; without a run, explain)")
     parser.add_argument("--data.root", dest="root", help="where the run's pictures are now, if they have moved")
     given = parser.parse_args(words)
     if given.output is not None and given.output.exists() and not given.output.is_dir():
         raise InputError(f"--output {given.output} is a file: expected a folder")
     from defectlab.explain.run import explain
 
-    return explain(given.run, given.images, given.layer, given.output, given.root, given.boxes)
+    return explain(given.run, given.images, given.layer, given.output, given.root, given.boxes, given.weights)
 
 
 def _kernels(words: list[str]) -> int:

@@ -1,30 +1,49 @@
-"""`defectlab predict RUN|CKPT IMAGES... --output out.csv`: label pictures that nobody has labelled."""
+"""`defectlab predict RUN|CKPT|imagenet/NETWORK IMAGES... [--output out.csv]`: label images that nobody has labelled."""
 
+import os
+import shutil
+import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from defectlab.cli.arguments import CommandParser
-from defectlab.data.sources.files import expand_images
+from defectlab.cli.bars import answer_lines, bar_lines, percentage, printable
+from defectlab.data.sources.files import SUFFIXES, expand_images
 from defectlab.errors import InputError
 from defectlab.inference.abstention import choose_threshold, images_for_bound
 from defectlab.inference.decision import conformal_limit, least_cost, prediction_sets, read_costs
-from defectlab.inference.predictor import load_labellers, probabilities_of
+from defectlab.inference.predictor import Labeller, load_labellers, probabilities_of, read_for
 from defectlab.runs import RunFolder, read_prediction_table, write_prediction_table
-from defectlab.runs.locate import checkpoints_of
 from defectlab.utils.cpu import CPUSettings
 
 __all__ = ["run"]
 
+_ON_A_SHEET = 12
+
 
 def run(words: list[str]) -> int:
-    """Write `file,predicted,confidence,p_<class>...`, a row a picture, sorted by name."""
-    parser = CommandParser("defectlab predict", "Label pictures with a trained network.")
-    parser.add_argument("run", help="run folder (its best checkpoint is used), .ckpt file, or ensemble")
-    parser.add_argument("images", nargs="+", help="picture files, folders (with all below them) and globs")
-    parser.add_argument("--output", required=True, type=Path, help="CSV file to write")
+    """Print the class of each image, or write `file,predicted,confidence,p_<class>...`, a row an image, sorted by name."""
+    parser = CommandParser("defectlab predict", "Label images with a trained network.")
+    parser.add_argument(
+        "run",
+        help="run folder (its best checkpoint is used), .ckpt file, or ensemble; or imagenet/NETWORK, such as "
+        "imagenet/mobilenet_v2: torchvision's, with its thousand classes, before any training",
+    )  # fmt: skip
+    parser.add_argument("images", nargs="+", help="image files, folders (with all below them) and globs")
+    parser.add_argument(
+        "--output", type=Path, metavar="CSV", help="file to write all probabilities to (default: print the classes)"
+    )
+    parser.add_argument(
+        "--figure", type=Path, metavar="PNG", help=f"file to draw up to {_ON_A_SHEET} images to, beside their bars"
+    )
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="of imagenet/NETWORK (default: torchvision's cache, or a download)"
+    )
     parser.add_argument("--on_bad_image", choices=("error", "skip"), default="error")
     parser.add_argument(
         "--max-error", type=float, metavar="SHARE",
@@ -41,17 +60,18 @@ def run(words: list[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1")
     arguments = parser.parse_args(words)
-    if arguments.output.is_dir():
-        raise InputError(f"--output {arguments.output} is a folder: expected the name of a CSV file")
+    _check_outputs(arguments.output, arguments.figure)
     if arguments.costs is not None and arguments.max_error is not None:
         raise InputError("--costs and --max-error both decide: give one of them")
     threshold = None if arguments.max_error is None else _threshold(arguments.run, arguments.max_error)
     limit = None if arguments.sets is None else _limit(arguments.run, arguments.sets)
     CPUSettings().apply()
-    labellers = load_labellers(checkpoints_of(arguments.run), arguments.device)
+    labellers = load_labellers(arguments.run, arguments.device, arguments.weights)
     card = labellers[0].card
     costs = None if arguments.costs is None else read_costs(arguments.costs, card["class_names"])
     files = expand_images(arguments.images)
+    if arguments.figure is not None:
+        _check_figure(arguments.figure, files)
     names, probabilities, skipped = probabilities_of(labellers, files, arguments.on_bad_image)
     classes = card["class_names"]
     extra: dict[str, list[str]] = {}
@@ -64,11 +84,18 @@ def run(words: list[str]) -> int:
         extra["decision"] = [classes[k] for k in least_cost(probabilities, costs)]
     if limit is not None:
         extra["set"] = prediction_sets(probabilities, limit, classes)
-    write_prediction_table(arguments.output, names, None, probabilities, classes, extra)
-    counts = Counter(card["class_names"][index] for index in probabilities.argmax(axis=1))
-    print(
-        f"{len(names)} pictures -> {arguments.output}: " + ", ".join(f"{n} {name}" for name, n in counts.most_common())
-    )
+    if arguments.output is not None:
+        write_prediction_table(arguments.output, names, None, probabilities, classes, extra)
+        counts = Counter(classes[index] for index in probabilities.argmax(axis=1))
+        print(
+            f"{len(names)} pictures -> {arguments.output}: "
+            + ", ".join(f"{n} {name}" for name, n in counts.most_common())
+        )
+    else:
+        _print_answers(names, probabilities, classes, extra)
+    if arguments.figure is not None:
+        _draw(arguments.figure, names, probabilities, labellers[0])
+        print(f"figure -> {arguments.figure}")
     if threshold is not None:
         left = extra["decision"].count("look")
         print(f"{len(names) - left} decided; {left} left to a person (look in the column decision)")
@@ -83,6 +110,68 @@ def run(words: list[str]) -> int:
     if any(labeller.card["source"] == "synthetic" for labeller in labellers):
         print("note: this network was trained on SYNTHETIC pictures alone")
     return 0
+
+
+def _check_outputs(output: Path | None, figure: Path | None) -> None:
+    """Refuse before anything is loaded what cannot be written in the end."""
+    if output is not None and output.is_dir():
+        raise InputError(f"--output {output} is a folder: expected the name of a CSV file")
+    if output is not None and output.suffix.lower() in SUFFIXES:
+        raise InputError(f"--output {output} is named as an image: expected a CSV file; --figure draws one")
+    if figure is not None and (figure.is_dir() or figure.suffix.lower() != ".png"):
+        raise InputError(f"--figure is {figure}: expected the name of a PNG file, such as answer.png")
+
+
+def _check_figure(figure: Path, files: Sequence[Path]) -> None:
+    if len(files) > _ON_A_SHEET:
+        raise InputError(
+            f"--figure draws at most {_ON_A_SHEET} images, and {len(files)} are named: name fewer, or leave it out"
+        )
+    if figure.exists() and any(file.exists() and figure.samefile(file) for file in files):
+        raise InputError(f"--figure {figure} is one of the images to label: give another name")
+
+
+def _print_answers(
+    files: Sequence[str],
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    extra: Mapping[str, Sequence[str]],
+) -> None:
+    """The bars of one image, or a line for each of several."""
+    encoding = sys.stdout.encoding or "utf-8"
+    predicted = [class_names[index] for index in probabilities.argmax(axis=1)]
+    if len(files) == 1:
+        lines = [printable(f"{files[0]}: {predicted[0]}", encoding)]
+        lines += bar_lines(probabilities[0], class_names, shutil.get_terminal_size().columns, encoding)
+        lines += [printable(f"{name}: {texts[0]}", encoding) for name, texts in extra.items()]
+    else:
+        shares = [percentage(float(share)) for share in probabilities.max(axis=1)]
+        lines = answer_lines({"file": files, "class": predicted, "probability": shares, **extra}, encoding)
+    print("\n".join(lines))
+
+
+def _draw(path: Path, files: Sequence[str], probabilities: np.ndarray, labeller: Labeller) -> None:
+    """Each image, as the network sees it, beside its bars; the file is written whole or not at all."""
+    # Imported here: labelling alone needs no matplotlib.
+    from defectlab.explain.answers import Answer, probabilities_figure
+    from defectlab.figures.style import SYNTHETIC_NOTE, save_png
+
+    pixels, _, _ = read_for(labeller.card, [Path(file) for file in files])
+    answers = [
+        Answer(image.numpy(), Path(file).name, row, None)
+        for image, file, row in zip(pixels, files, probabilities, strict=True)
+    ]
+    figure = probabilities_figure(answers, labeller.card["class_names"])
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_png(figure, draft, SYNTHETIC_NOTE if labeller.card["source"] == "synthetic" else None)
+        os.replace(draft, path)
+    except OSError as error:
+        raise InputError(f"--figure {path} cannot be written ({error.strerror}): choose another place") from None
+    finally:
+        with suppress(OSError):  # gone already, or there was no such folder
+            draft.unlink()
 
 
 def _calibration(name: str, option: str) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from defectlab.report.markup import percent
 
 __all__ = ["Answer", "attribution_figure", "probabilities_figure"]
 
-_BARS = 5
+_ALL, _LIKELIEST = 10, 5  # up to so many classes all have a bar, of more so many
 _HEAT = "inferno"
 _NAMES = {
     "gradient": "gradient", "smoothgrad": "SmoothGrad", "integrated_gradients": "Integrated Gradients",
@@ -48,10 +48,15 @@ class Answer:
 
 
 def probabilities_figure(answers: Sequence[Answer], names: Sequence[str]) -> Figure:
-    """Each image beside the probabilities of its five likeliest classes, the true one always among them."""
+    """Each image beside the probabilities of its classes, the likeliest first.
+
+    Of more than ten classes the five likeliest are drawn, the true one always among them.
+    """
     columns = min(2, len(answers))
     rows = math.ceil(len(answers) / columns)
-    side, text, bars, gap = 1.15, 1.25, 1.75, 0.2
+    count = _bar_count(names)
+    side = max(1.15, 0.16 * count) if len(answers) > 1 else max(2.0, 0.2 * count)
+    text, bars, gap = 1.25, 1.75, 0.2
     block, tall = side + text + bars + 2 * gap, side + 0.5
     wide, high = columns * block + gap, 0.3 + rows * tall
     figure = Figure(figsize=(wide, high))
@@ -97,7 +102,7 @@ def attribution_figure(
 
 def _bars(figure: Figure, place: tuple[float, float, float, float], answer: Answer, names: Sequence[str]) -> None:
     shares = answer.probabilities
-    order = [int(k) for k in np.argsort(-shares, kind="stable")[:_BARS]]
+    order = [int(k) for k in np.argsort(-shares, kind="stable")[: _bar_count(names)]]
     if answer.label is not None and answer.label not in order:
         order[-1] = answer.label
     wrong = answer.label is not None and answer.label != answer.predicted
@@ -115,3 +120,9 @@ def _bars(figure: Figure, place: tuple[float, float, float, float], answer: Answ
     axes.tick_params(length=0)
     for edge in ("top", "right", "bottom"):
         axes.spines[edge].set_visible(False)
+    if len(order) < len(names):
+        axes.set_xlabel(f"{len(order)} of {len(names)} classes", fontsize=6.5, color=INK, labelpad=2, loc="left")
+
+
+def _bar_count(names: Sequence[str]) -> int:
+    return len(names) if len(names) <= _ALL else _LIKELIEST

@@ -22,7 +22,8 @@ _SUFFIX = ".explain"  # tells our event files from those of a run
 _SHEETS: dict[str, tuple[str, str]] = {
     "probabilities": (
         "What it says",
-        "The longer a bar, the surer the network; the bars of an image add up to 100 % over all classes. Blue is the "
+        "The longer a bar, the surer the network; the bars of an image add up to 100 % over all classes, of "
+        "which the five likeliest are drawn where there are more than ten. Blue is the "
         "predicted class, orange where that is wrong, and the true class is in bold where it is known.",
     ),
     "filters": (

@@ -1,4 +1,4 @@
-"""What `explain RUN` does: bring the run back, look into it, write the sheets."""
+"""What `explain RUN` does: bring the network back, look into it, write the sheets."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +11,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from defectlab.data import ImageDataModule
 from defectlab.data.sources.files import expand_images
-from defectlab.data.sources.images import read_images
 from defectlab.engine.restore import restore
 from defectlab.engine.warnings import quieten
 from defectlab.errors import InputError
@@ -25,10 +24,12 @@ from defectlab.explain.layers import convolution, feature_maps
 from defectlab.explain.page import Sheet, write_sheets
 from defectlab.explain.survey import Survey, choose_images, survey
 from defectlab.explain.units import choose_units, units_figure
+from defectlab.inference.predictor import read_for
 from defectlab.runs import RunFolder
-from defectlab.runs.locate import checkpoint_of
+from defectlab.runs.locate import checkpoint_of, imagenet_name
 from defectlab.tasks import ClassificationTask
 from defectlab.tasks.checkpoint import load_task
+from defectlab.tasks.imagenet import load_imagenet_classifier
 from defectlab.utils.cpu import CPUSettings
 from defectlab.utils.progress import progress_bar
 from defectlab.utils.text import shown_path
@@ -39,40 +40,43 @@ _MOST = 12  # images on a page
 
 
 def explain(
-    run: str, names: Sequence[str], layer: str | None, output: Path | None, root: str | None, boxes: Path | None
-) -> int:
-    """Write the sheets of a run folder or a checkpoint, on the pictures named, or on test images of the run.
+    run: str, names: Sequence[str], layer: str | None, output: Path | None, root: str | None, boxes: Path | None,
+    weights: Path | None = None,
+) -> int:  # fmt: skip
+    """Write the sheets of a run folder, a checkpoint or `imagenet/NETWORK`, on the images named, or on test images.
 
-    With a folder of `boxes` also judge the attributions by them, on all test images that have some.
+    With a folder of `boxes` also judge the attributions by them, on all test images that have some. `weights` is the
+    file of an ImageNet network; None for torchvision's.
     """
     quieten()
     # Hooks and gradients want the network as it is written, not compiled.
     with torch.compiler.set_stance("force_eager"):
-        if Path(run).is_dir():
+        network = imagenet_name(run, weights)
+        if network is None and Path(run).is_dir():
             return _explain_run(RunFolder.open(run), names, layer, output, root, boxes)
         if boxes is not None:
-            raise InputError(f"--boxes are for a run's test images, and {run} is a checkpoint: give the run folder")
-        return _explain_checkpoint(run, names, layer, output or Path("explain"), root)
+            raise InputError(f"--boxes are for a run's test images, and {run} is no run folder: give one")
+        if root is not None:
+            raise InputError(f"--data.root is for the images of a run folder, and {run} is none: leave it out")
+        return _explain_alone(run, network, names, layer, output or Path("explain"), weights)
 
 
-def _explain_checkpoint(run: str, names: Sequence[str], layer: str | None, output: Path, root: str | None) -> int:
-    file = checkpoint_of(run)
-    if root is not None:
-        raise InputError("--data.root says where the pictures of a run folder are: leave it out for a checkpoint")
+def _explain_alone(
+    run: str, network: str | None, names: Sequence[str], layer: str | None, output: Path, weights: Path | None
+) -> int:
+    """A checkpoint, or torchvision's `network`: neither comes with test images."""
+    file = checkpoint_of(run) if network is None else Path(run)
     if not names:
-        raise InputError(
-            f"{run} is a checkpoint, without pictures: defectlab explain {run} IMAGES, or give a run folder"
-        )
+        raise InputError(f"{run} has no images of its own: defectlab explain {run} IMAGES, or give a run folder")
     CPUSettings().apply()
-    task, card = load_task(file)
+    task, card = load_task(file) if network is None else load_imagenet_classifier(network, weights)
     files = expand_images(names)
     answers, images = _read(task, card, files)
     sheets, notes = _sheets(task, card, answers, images, layer)
-    notes.append(
-        "A checkpoint alone has no test images: what they show (the images that excite a unit, the embedding) is left "
-        "out. Give the run folder to see it."
-    )
-    return _write(output, file.name, card, sheets, [*_count(files), *notes])
+    why = "ImageNet's images are not here" if network else "A checkpoint alone has no test images"
+    hint = "" if network else " Give the run folder to see it."
+    notes.append(f"{why}: what they show (the images that excite a unit, the embedding) is left out.{hint}")
+    return _write(output, run if network else file.name, card, sheets, [*_count(files), *notes])
 
 
 def _explain_run(
@@ -204,7 +208,7 @@ def _test_images(data: ImageDataModule, indices: Sequence[int] | np.ndarray) -> 
 
 def _read(task: ClassificationTask, card: dict[str, Any], files: Sequence[Path]) -> tuple[list[Answer], Tensor]:
     """The pictures that were named, as answers and normalised; of many the first."""
-    pixels, _, _ = read_images(files[:_MOST], card["image_size"], card["channels"])
+    pixels, _, _ = read_for(card, files[:_MOST])
     images = _normalised(pixels, card, task.device)
     with torch.inference_mode():
         shares = task.judge(images).double().softmax(dim=1).cpu().numpy()

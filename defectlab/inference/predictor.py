@@ -11,11 +11,13 @@ from torch import Tensor
 
 from defectlab.data.sources.images import read_images
 from defectlab.errors import InputError
+from defectlab.runs.locate import checkpoints_of, imagenet_name
 from defectlab.tasks import ClassificationTask
 from defectlab.tasks.checkpoint import load_task
+from defectlab.tasks.imagenet import load_imagenet_classifier
 from defectlab.utils.progress import progress_bar
 
-__all__ = ["Labeller", "load_labellers", "probabilities_of"]
+__all__ = ["Labeller", "load_labellers", "probabilities_of", "read_for"]
 
 _BLOCK = 128  # pictures in memory at a time
 
@@ -35,23 +37,32 @@ class Labeller:
         return torch.softmax(self.task.judge(images).double(), dim=1).cpu()
 
 
-def load_labellers(checkpoints: Sequence[Path], device: str) -> list[Labeller]:
-    """One for each checkpoint.
+def load_labellers(name: str, device: str, weights: Path | None = None) -> list[Labeller]:
+    """One for a run folder, a .ckpt file or `imagenet/NETWORK`; one for each member of an ensemble.
 
     Raises:
-        InputError: a checkpoint that cannot be used, a device that is not there, or other classes.
+        InputError: what cannot be used, a device that is not there, or other classes.
     """
-    found = []
-    for path in checkpoints:
-        task, card = load_task(path)
+    network = imagenet_name(name, weights)
+    paths = checkpoints_of(name) if network is None else [Path(name)]
+    found: list[Labeller] = []
+    for path in paths:
+        task, card = load_task(path) if network is None else load_imagenet_classifier(network, weights)
         try:
             task.to(device)
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"--device {device}: {str(error).splitlines()[0]}; use cpu") from None
         found.append(Labeller(task, card))
         if card["class_names"] != found[0].card["class_names"]:
-            raise InputError(f"{path} and {checkpoints[0]} know other classes: expected an ensemble of the same")
+            raise InputError(f"{path} and {paths[0]} know other classes: expected an ensemble of the same")
     return found
+
+
+def read_for(
+    card: dict[str, Any], files: Sequence[Path], on_bad_image: Literal["error", "skip"] = "error"
+) -> tuple[Tensor, list[int], list[str]]:
+    """Images (M, C, H, W) uint8 as a data card wants them, their indices, and who was left out: see `read_images`."""
+    return read_images(files, card["image_size"], card["channels"], on_bad_image, resize_size=card.get("resize_size"))
 
 
 def probabilities_of(
@@ -65,20 +76,22 @@ def probabilities_of(
     names: list[str] = []
     tables: list[Tensor] = []
     skipped: list[str] = []
-    shapes = list(dict.fromkeys((labeller.card["image_size"], labeller.card["channels"]) for labeller in labellers))
+    cards = {_fit(labeller.card): labeller.card for labeller in labellers}
+    first = labellers[0].card
     with torch.inference_mode(), progress_bar("predicting", len(files)) as advance:
         for start in range(0, len(files), _BLOCK):
             block = list(files[start : start + _BLOCK])
             try:
-                pixels, kept, bad = read_images(block, *shapes[0], on_bad_image)
+                pixels, kept, bad = read_for(first, block, on_bad_image)
             except InputError:
                 if on_bad_image == "error":
                     raise
                 pixels, kept, bad = torch.empty(0), [], [str(file) for file in block]
             if kept:
                 good = [block[index] for index in kept]
-                by_shape = {shapes[0]: pixels, **{shape: read_images(good, *shape)[0] for shape in shapes[1:]}}
-                shares = [one(by_shape[one.card["image_size"], one.card["channels"]]) for one in labellers]
+                others = {fit: read_for(card, good)[0] for fit, card in cards.items() if fit != _fit(first)}
+                by_fit = {_fit(first): pixels, **others}
+                shares = [one(by_fit[_fit(one.card)]) for one in labellers]
                 tables.append(torch.stack(shares).mean(dim=0))
             names += [str(block[index]) for index in kept]
             skipped += bad
@@ -86,3 +99,8 @@ def probabilities_of(
     if not names:
         raise InputError(f"none of {len(files)} pictures can be read, the first is {files[0]}: nothing was written")
     return names, torch.cat(tables).numpy(), skipped
+
+
+def _fit(card: dict[str, Any]) -> tuple[int, int, int | None]:
+    """What the pixels that a network wants depend on."""
+    return card["image_size"], card["channels"], card.get("resize_size")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from defectlab.errors import InputError
-from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, backbone_features, has_widths
+from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, Backbone, backbone_features, has_widths
 from defectlab.networks.pretrained import PretrainedNetwork
 from defectlab.utils.resources import shipped_files
 
@@ -38,15 +38,20 @@ def load_backbone_weights(network: PretrainedNetwork, weights: str) -> None:
         InputError: If the weights cannot be had, cannot be read without running code, or do not fit.
     """
     if weights == "imagenet":
-        source, state = _imagenet(network)
+        if network.width != 1:
+            raise InputError(
+                f"width is {network.width}, and torchvision has imagenet weights for width 1.0 alone: "
+                f"change width, {ALTERNATIVES}"
+            )
+        source, state = cached_imagenet(network.backbone, ALTERNATIVES)
     elif weights == "surface":
         source = _surface(network.backbone)
-        state = _read(source)
+        state = read_state(source, ALTERNATIVES)
     else:
         source = Path(weights).expanduser()
         if not source.is_file():
             raise InputError(f"weights is {weights!r}, and no such file exists: set it to imagenet, {ALTERNATIVES}")
-        state = _read(source)
+        state = read_state(source, ALTERNATIVES)
     features = _backbone_part(state, source)
     own = network.features.state_dict()
     first = next(iter(own))  # the kernel of the first convolution, (D, in_channels, K, K)
@@ -55,9 +60,9 @@ def load_backbone_weights(network: PretrainedNetwork, weights: str) -> None:
     kept = features
     if network.stages is not None:  # the layers after the last of them were left out
         kept = {key: value for key, value in features.items() if _layer(key) < len(network.features)}
-    mismatch = _mismatch(kept, own)
+    mismatch = first_mismatch(kept, own, "features.")
     deepest = max(_layer(key) for key in features)
-    if mismatch and not _mismatch(kept, {key: value for key, value in own.items() if _layer(key) <= deepest}):
+    if mismatch and not first_mismatch(kept, {key: value for key, value in own.items() if _layer(key) <= deepest}):
         raise InputError(
             f"{source} holds the layers up to {deepest} of {len(network.features)} that are read: set stages to middle, "
             f"or to numbers up to {deepest}"
@@ -91,23 +96,26 @@ def save_backbone_weights(network: PretrainedNetwork, path: Path, half: bool) ->
         part.unlink(missing_ok=True)
 
 
-def _imagenet(network: PretrainedNetwork) -> tuple[Path, Mapping[str, object]]:
-    """Return the cached file's path and its content, downloading the file if it is not there."""
-    if network.width != 1:
-        raise InputError(
-            f"width is {network.width}, and torchvision has imagenet weights for width 1.0 alone: "
-            f"change width, {ALTERNATIVES}"
-        )
-    chosen = get_model_weights(network.backbone).DEFAULT
+def cached_imagenet(backbone: Backbone, alternatives: str) -> tuple[Path, Mapping[str, object]]:
+    """Return the path and the content of torchvision's file in its cache, downloaded if it is not there.
+
+    Args:
+        backbone: Whose default weights.
+        alternatives: What else one can do, from "or" on, for the end of an error.
+
+    Raises:
+        InputError: If it can neither be found nor downloaded, or is damaged.
+    """
+    chosen = get_model_weights(backbone).DEFAULT
     cached = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rpartition("/")[2]
     try:
         state = chosen.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
     except Exception as error:  # the network, the disk, or a damaged file in the cache
         if cached.exists():
-            raise InputError(f"{_refusal(cached, error)}; delete it to download it anew, {ALTERNATIVES}") from None
+            raise InputError(f"{_refusal(cached, error)}; delete it to download it anew, {alternatives}") from None
         raise InputError(
-            f"the imagenet weights of {network.backbone} could not be downloaded ({_first_line(error)}): put "
-            f"{cached.name} from {chosen.url} into {cached.parent}, {ALTERNATIVES}"
+            f"the imagenet weights of {backbone} could not be downloaded ({_first_line(error)}): put "
+            f"{cached.name} from {chosen.url} into {cached.parent}, {alternatives}"
         ) from None
     return cached, state
 
@@ -125,14 +133,22 @@ def _surface(backbone: str) -> Path:
     )
 
 
-def _read(path: Path) -> Mapping[str, object]:
-    """Return the state dict in a file of tensors and plain values, out of its wrapping if it has one."""
+def read_state(path: Path, alternatives: str) -> Mapping[str, object]:
+    """Return the state dict in a file of tensors and plain values, out of its wrapping if it has one.
+
+    Args:
+        path: A .safetensors file, or one that torch.load reads without running code.
+        alternatives: What one can do, from "or" on, for the end of an error.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes torch.load raise anything: IndexError, struct.error…
-        raise InputError(f"{_refusal(path, error)}; {ALTERNATIVES.removeprefix('or ')}") from None
+        raise InputError(f"{_refusal(path, error)}; {alternatives.removeprefix('or ')}") from None
     for wrapping in ("state_dict", "model"):  # Lightning's; torchvision's own training script's
         if isinstance(content, dict) and isinstance(content.get(wrapping), dict):
             content = content[wrapping]
@@ -197,12 +213,12 @@ def _layer(key: str) -> int:
     return int(number) if number.isdigit() else -1
 
 
-def _mismatch(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:
+def first_mismatch(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], prefix: str = "") -> str:
     """Name the first tensor that only one side has or whose shapes differ; empty if there is none."""
     for key in [*ours, *(key for key in theirs if key not in ours)]:
         shapes = [tuple(side[key].shape) if key in side else "absent" for side in (theirs, ours)]
         if shapes[0] != shapes[1] and not key.endswith(COUNTER):
-            return f"features.{key} is {shapes[0]} in the file and {shapes[1]} in the network"
+            return f"{prefix}{key} is {shapes[0]} in the file and {shapes[1]} in the network"
     return ""
 
 
@@ -214,6 +230,6 @@ def _advice(features: Mapping[str, Tensor]) -> str:
                 candidate = backbone_features(backbone, width, in_channels=3).state_dict()
             first = next(iter(candidate))
             same_but_for_colour = {**features, first: candidate[first]} if first in features else features
-            if not _mismatch(same_but_for_colour, candidate):
+            if not first_mismatch(same_but_for_colour, candidate):
                 return f"it fits backbone {backbone} at width {width}: change backbone and width"
     return "change backbone and width to those it was trained with, or weights"

@@ -3,10 +3,27 @@
 from pathlib import Path
 
 from defectlab.errors import InputError
+from defectlab.networks.backbones import BACKBONES
 from defectlab.runs import RunFolder, members_of
 from defectlab.utils.resources import shipped_files
 
-__all__ = ["checkpoint_of", "checkpoints_of", "take_run"]
+__all__ = ["checkpoint_of", "checkpoints_of", "imagenet_name", "take_run"]
+
+_IMAGENET = "imagenet"
+
+
+def imagenet_name(name: str, weights: Path | None = None) -> str | None:
+    """The network that `imagenet/NETWORK` means, as it is before any training; None for a run or a checkpoint.
+
+    Raises:
+        InputError: weights are given for what has its own.
+    """
+    head, _, network = name.partition("/")
+    if head == _IMAGENET and not Path(name).exists():
+        return network.rstrip("/")
+    if weights is not None:
+        raise InputError(f"--weights is for imagenet/NETWORK, and {name} has weights of its own: leave it out")
+    return None
 
 
 def checkpoint_of(name: str) -> Path:
@@ -19,6 +36,12 @@ def checkpoint_of(name: str) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
+    if imagenet_name(name) is not None:
+        raise InputError(
+            f"{name} is no run: expected a run folder or a .ckpt file; predict and explain take such a name"
+        )
+    if name in BACKBONES and not Path(name).exists():
+        raise InputError(f"there is no run {name}: did you mean imagenet/{name}, which predict and explain take?")
     if Path(name).suffix == ".ckpt" and Path(name).parent in (Path(), Path("checkpoints")):
         found = shipped_files(Path(name).name)
         if found:

@@ -81,8 +81,11 @@ def read_images(
     cache: Path | None = None,
     description: str = "reading images",
     root: Path | None = None,
+    resize_size: int | None = None,
 ) -> tuple[Tensor, list[int], list[str]]:
     """The pictures that can be read (M, channels, size, size) uint8, their indices, and who was left out.
+
+    Stretched to `size`, or with `resize_size` the shorter side is resized to that and the centre cropped.
 
     The order is that of `files`; who was left out is "name: reason", the name below `root` if there is
     one. With `cache` the tensor is that file, memory-mapped and shared: built once, with `<cache>.json`
@@ -99,7 +102,7 @@ def read_images(
     strict = on_bad_image == "error"
 
     def fill(keep: Callable[[Pixels], None]) -> dict[int, str]:
-        return _decode_all(files, size, channels, strict, description, keep)
+        return _decode_all(files, size, channels, strict, description, keep, resize_size)
 
     if cache is None:
         images = torch.empty((len(files), channels, size, size), dtype=torch.uint8)
@@ -113,7 +116,7 @@ def read_images(
         bad = fill(keep)
         images = images[:filled]
     else:
-        wanted = fingerprint(files, size, channels, root)
+        wanted = fingerprint(files, size, channels, root) + ("" if resize_size is None else f" {resize_size}")
         known = skipped_in_cache(cache, wanted)
         # A file may have been out of reach for a while only: those left out are looked at again.
         if known is None or any(strict or _is_readable(files[index]) for index in known):
@@ -172,6 +175,7 @@ def _decode_all(
     strict: bool,
     description: str,
     keep: Callable[[Pixels], None],
+    resize_size: int | None,
 ) -> dict[int, str]:
     """Hands the good pictures to `keep` in order, block by block; the reason for each index left out.
 
@@ -184,7 +188,7 @@ def _decode_all(
 
     def fill(slot: int, path: Path) -> str | None:
         try:
-            buffer[slot] = decode(path, size, channels)
+            buffer[slot] = decode(path, size, channels, resize_size)
         except BadImage as error:
             return str(error)
         return None

@@ -1,0 +1,140 @@
+"""torchvision's ImageNet classifiers whole: their own heads, and the preprocessing that their weights want."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights
+
+from defectlab.errors import InputError
+from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, Backbone
+from defectlab.networks.base import Network
+from defectlab.networks.weights import COUNTER, cached_imagenet, first_mismatch, read_state
+
+__all__ = ["ImageNetClassifier", "Preprocessing", "check_backbone", "load_imagenet_network"]
+
+_ALTERNATIVES = "or give the file of torchvision's whole network by --weights"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What torchvision's weights want of an RGB image, and the names of their classes.
+
+    The shorter side is resized to `resize_size` pixels, the centre cropped to `image_size`, and each channel, in
+    [0, 1], normalised by `mean` and `std`.
+    """
+
+    class_names: tuple[str, ...]
+    resize_size: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class ImageNetClassifier(Network):
+    """One of torchvision's networks with its own head: images (N, 3, H, W) to logits (N, 1000).
+
+    Args:
+        backbone: Which network.
+        state: The tensors of the whole network under torchvision's names, which it takes as they are, uncopied.
+        image_size: Side of the images that the weights want, in pixels.
+    """
+
+    def __init__(self, backbone: Backbone, state: Mapping[str, Tensor], image_size: int) -> None:
+        whole = _empty(backbone)
+        whole.load_state_dict(state, strict=True, assign=True)
+        super().__init__(_classes(whole), in_channels=3, image_size=image_size)
+        if backbone.startswith("resnet"):
+            features = nn.Sequential(*(getattr(whole, name) for name in RESNET_LAYERS))
+        else:
+            features = whole.features
+        for layer in features:
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = False  # or it would change the map of the layer before it, which explain shows
+        pool = whole.avgpool if hasattr(whole, "avgpool") else nn.AdaptiveAvgPool2d(1)
+        self.features = features
+        self.head = nn.Sequential(pool, nn.Flatten(), whole.fc if hasattr(whole, "fc") else whole.classifier)
+
+
+def check_backbone(name: str) -> Backbone:
+    """Return the name if it is one of `BACKBONES`.
+
+    Raises:
+        InputError: It is not; the nearest is suggested.
+    """
+    for backbone in BACKBONES:
+        if name == backbone:
+            return backbone
+    near = get_close_matches(name.lower(), BACKBONES, n=1)
+    hint = f"did you mean imagenet/{near[0]}?" if near else f"expected one of {', '.join(BACKBONES)}"
+    raise InputError(f"there is no network imagenet/{name}: {hint}")
+
+
+def load_imagenet_network(backbone: Backbone, weights: Path | None = None) -> tuple[ImageNetClassifier, Preprocessing]:
+    """Load one of torchvision's classifiers of ImageNet, and what it wants of images.
+
+    Args:
+        backbone: Which network.
+        weights: A .pth, .pt or .safetensors file of torchvision's whole network; None for torchvision's default
+            weights, downloaded once and kept in the cache of torch.hub. A file under one of torchvision's names
+            is preprocessed as those weights want, any other as the default ones.
+
+    Raises:
+        InputError: The weights cannot be had, cannot be read without running code, or are another network's.
+    """
+    kinds = get_model_weights(backbone)
+    chosen = kinds.DEFAULT
+    if weights is None:
+        source, content = cached_imagenet(backbone, _ALTERNATIVES)
+    else:
+        source = weights.expanduser()
+        if not source.is_file():
+            raise InputError(f"--weights is {weights}, and no such file exists: name one, or leave it out to download")
+        content = read_state(source, f"or give another file by --weights, such as {Path(chosen.url).name}")
+        chosen = next((kind for kind in kinds if Path(kind.url).name == source.name), chosen)
+    network = ImageNetClassifier(backbone, _whole(content, backbone, source), chosen.transforms().crop_size[0])
+    return network, _preprocessing(chosen)
+
+
+def _preprocessing(weights: Any) -> Preprocessing:
+    preset = weights.transforms()
+    (resize_size,), (image_size,) = preset.resize_size, preset.crop_size
+    return Preprocessing(
+        tuple(weights.meta["categories"]), resize_size, image_size, tuple(preset.mean), tuple(preset.std)
+    )
+
+
+def _empty(backbone: Backbone) -> Any:
+    """torchvision's network without numbers: VGG-16 takes seconds to draw what is then replaced."""
+    with torch.device("meta"):
+        return get_model(backbone, weights=None)
+
+
+def _classes(whole: nn.Module) -> int:
+    return [module.out_features for module in whole.modules() if isinstance(module, nn.Linear)][-1]
+
+
+def _whole(content: Mapping[str, object], backbone: Backbone, source: Path) -> dict[str, Tensor]:
+    """The tensors of `backbone` in float32, checked by name and shape."""
+    # Prefixes of torch.compile and DataParallel.
+    named = {str(key).replace("_orig_mod.", "").removeprefix("module."): value for key, value in content.items()}
+    state = {key: value for key, value in named.items() if isinstance(value, Tensor)}
+    own = _empty(backbone).state_dict()
+    if mismatch := first_mismatch(state, own):
+        raise InputError(f"{source} does not fit {backbone}: {_advice(state, backbone, mismatch)}")
+    if not all(bool(value.isfinite().all()) for value in state.values()):
+        raise InputError(f"{source} holds values that are no finite numbers: {_ALTERNATIVES.removeprefix('or ')}")
+    counters = {key: torch.tensor(0) for key in own if key.endswith(COUNTER)}
+    floats = {key: value.float() for key, value in state.items() if not key.endswith(COUNTER)}
+    return {**counters, **floats}
+
+
+def _advice(state: Mapping[str, Tensor], backbone: Backbone, mismatch: str) -> str:
+    for other in BACKBONES:
+        if not first_mismatch(state, _empty(other).state_dict()):
+            return f"it holds {other}; name imagenet/{other}, {_ALTERNATIVES}"
+    return f"{mismatch}; expected torchvision's whole {backbone}, its classifier included"

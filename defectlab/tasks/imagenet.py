@@ -1,0 +1,40 @@
+"""torchvision's ImageNet classifiers as a task and its data card, as a trained run gives them."""
+
+from pathlib import Path
+from typing import Any
+
+from defectlab.networks.imagenet import check_backbone, load_imagenet_network
+from defectlab.tasks.base import ClassificationTask
+
+__all__ = ["load_imagenet_classifier"]
+
+
+def load_imagenet_classifier(name: str, weights: Path | None = None) -> tuple[ClassificationTask, dict[str, Any]]:
+    """Load one of torchvision's networks before any training: what `load_task` gives of a checkpoint.
+
+    Args:
+        name: One of `defectlab.networks.backbones.BACKBONES`, such as mobilenet_v2.
+        weights: File of torchvision's whole network; None for torchvision's cache, else a download.
+
+    Returns:
+        The task in evaluation mode on the CPU, and its data card: the thousand class names in torchvision's order,
+        mean, std, image_size, channels, and resize_size, which asks for a centre crop in place of a stretch.
+
+    Raises:
+        InputError: An unknown name, or weights that cannot be had, read or used.
+    """
+    network, wanted = load_imagenet_network(check_backbone(name), weights)
+    task = ClassificationTask(
+        network=network, num_classes=len(wanted.class_names), optimizer=None, scheduler=None, label_smoothing=0.0,
+        class_weights=None, tta="none", channels_last=False, compile=False, distillation=None,
+    )  # fmt: skip
+    card = {
+        "source": "imagenet",
+        "class_names": list(wanted.class_names),
+        "mean": list(wanted.mean),
+        "std": list(wanted.std),
+        "image_size": wanted.image_size,
+        "resize_size": wanted.resize_size,
+        "channels": 3,
+    }
+    return task.eval(), card
