@@ -51,8 +51,9 @@ class ClassificationTask(pl.LightningModule):
         optimizer: see `OptimizerSettings`; a dict of its values will do, None for its defaults.
         scheduler: see `SchedulerSettings`; a dict of its values will do, None for its defaults.
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2016), in [0, 1).
-        class_weights: a weight a class in the loss; `balanced` takes n / (classes * n of the class). Numbers are scaled to
-            a mean of 1 over the training images.
+        class_weights: a weight a class in the loss, scaled to a mean of 1 over the training images. `balanced` takes the
+            inverse of a class's number of images: all classes count alike, at the price of false alarms. `sqrt_balanced`
+            takes its square root, half way to accuracy (the square-root sampling of Mahajan et al. 2018, section 2.2).
         tta: views that every image is judged by in evaluation; see `over_views`.
         channels_last: memory format of network and images: faster convolutions, same results.
         compile: pass the network through torch.compile; pays on GPUs and in long runs.
@@ -66,7 +67,7 @@ class ClassificationTask(pl.LightningModule):
         optimizer: OptimizerSettings | dict[str, Any] | None,
         scheduler: SchedulerSettings | dict[str, Any] | None,
         label_smoothing: float,
-        class_weights: Sequence[float] | Literal["balanced"] | None,
+        class_weights: Sequence[float] | Literal["balanced", "sqrt_balanced"] | None,
         tta: Views,
         channels_last: bool,
         compile: bool,  # noqa: A002 (torch's word)
@@ -75,7 +76,7 @@ class ClassificationTask(pl.LightningModule):
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise InputError(f"model.label_smoothing is {label_smoothing}: expected at least 0 and below 1")
-        if class_weights is not None and class_weights != "balanced":
+        if class_weights is not None and class_weights not in ("balanced", "sqrt_balanced"):
             _check_class_weights(class_weights, num_classes)
         check_views(tta)
         self.network = network
@@ -126,8 +127,8 @@ class ClassificationTask(pl.LightningModule):
         """Find the class weights and the teacher."""
         self._seed = torch.initial_seed()  # what seed_everything set
         self._weights = self._find_weights()
-        if self.class_weights == "balanced" and self._weights is None:
-            raise InputError("model.class_weights is balanced, but the data has no class counts: give numbers")
+        if self.class_weights is not None and self._weights is None:
+            raise InputError(f"model.class_weights is {self.class_weights}, but the data has no class counts: give numbers")
         if self.distillation is not None:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             if not isinstance(data, DescribedData):
@@ -142,9 +143,12 @@ class ClassificationTask(pl.LightningModule):
         counts = None
         if isinstance(data, LabelledData):
             counts = torch.tensor(data.class_counts("train"), dtype=torch.float32, device=self.device)
-        if self.class_weights == "balanced":
-            return None if counts is None else counts.sum() / (len(counts) * counts.clamp(min=1))
-        weights = torch.tensor(list(self.class_weights), dtype=torch.float32, device=self.device)
+        if isinstance(self.class_weights, str):
+            if counts is None:
+                return None
+            weights = counts.clamp(min=1) ** (-1.0 if self.class_weights == "balanced" else -0.5)
+        else:
+            weights = torch.tensor(list(self.class_weights), dtype=torch.float32, device=self.device)
         return weights / (weights.mean() if counts is None else (weights * counts).sum() / counts.sum())
 
     def on_train_epoch_start(self) -> None:
@@ -309,7 +313,7 @@ class ClassificationTask(pl.LightningModule):
 def _check_class_weights(weights: Sequence[float] | str, num_classes: int) -> None:
     if isinstance(weights, str) or len(weights) != num_classes:
         raise InputError(
-            f"model.class_weights is {weights}: expected balanced, or a number for each of {num_classes} classes"
+            f"model.class_weights is {weights}: expected balanced, sqrt_balanced, or a number for each of {num_classes} classes"
         )
     if min(weights) < 0 or not 0 < max(weights) < math.inf:
         raise InputError(f"model.class_weights is {weights}: expected numbers of at least 0, one of them above 0")

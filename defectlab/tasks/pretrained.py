@@ -59,7 +59,7 @@ class PretrainedTask(ClassificationTask):
         optimizer: see `OptimizerSettings`; None for its defaults.
         scheduler: see `SchedulerSettings`; None for its defaults.
         label_smoothing: share of the target spread over all classes, in [0, 1).
-        class_weights: a weight a class in the training loss, or `balanced`.
+        class_weights: a weight a class in the loss, or `balanced` or `sqrt_balanced`; see `ClassificationTask`.
         tta: views that every image is judged by in evaluation: `flip` (2), `dihedral` (8) or `shift` (5).
         channels_last: memory format of network and images.
         compile: pass the network through torch.compile.
@@ -88,7 +88,7 @@ class PretrainedTask(ClassificationTask):
         optimizer: OptimizerSettings | None = None,
         scheduler: SchedulerSettings | None = None,
         label_smoothing: float = 0.0,
-        class_weights: Sequence[float] | Literal["balanced"] | None = None,
+        class_weights: Sequence[float] | Literal["balanced", "sqrt_balanced"] | None = None,
         tta: Views = "none",
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002
