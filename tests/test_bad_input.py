@@ -108,7 +108,7 @@ IN_YAML = {
     "syntax": ("model:", "model: [", "tiny.yaml is no valid YAML"),
     "settings by name": ("{name: adamw, lr: 0.003}", "adamw", "model.optimizer is adamw: expected its arguments"),
     "endless": ("max_epochs: 2", "max_epochs: -1", "give trainer.max_epochs"),
-    "class weights": ("optimizer:", "class_weights: [1, 2]\n    optimizer:", "expected balanced, or a number for each of 3"),
+    "class weights": ("optimizer:", "class_weights: [1, 2]\n    optimizer:", "expected balanced, sqrt_balanced, or a number for each of 3"),
 }  # fmt: skip
 
 
