@@ -22,6 +22,7 @@ from defectlab.cli.parser import DefectCLI
 from defectlab.cli.processes import guarded
 from defectlab.cli.ranks import is_first_process
 from defectlab.errors import InputError
+from defectlab.report import NO_TEST_PART
 from defectlab.report.tensorboard import add_augmented, events_logger
 from defectlab.runs import RunFolder, write_text
 from defectlab.tasks import ClassificationTask, OptimizerSettings, PretrainedTask
@@ -52,7 +53,7 @@ def run(words: list[str]) -> int:
 
 
 def train_and_test(cli: DefectCLI) -> int:
-    """Train, then judge the best checkpoint once on the validation and once on the test images."""
+    """Train, then judge the best checkpoint once on the validation and once on the test images, if there are any."""
     began = time.perf_counter()
     trainer, task, data = cli.trainer, cli.model, cli.datamodule
     given = cli.config_init["fit"]
@@ -89,7 +90,9 @@ def train_and_test(cli: DefectCLI) -> int:
         epochs = trainer.current_epoch
         best = _best_checkpoint(cli)
         trainer.validate(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-        trainer.test(task, datamodule=data, verbose=False)
+        has_test = len(data.parts.test) > 0
+        if has_test:
+            trainer.test(task, datamodule=data, verbose=False)
     if not trainer.is_global_zero:
         return 0
     config = yaml.safe_load(cli.dump())
@@ -106,7 +109,10 @@ def train_and_test(cli: DefectCLI) -> int:
     }
     shown = {"seed": config["seed_everything"], "model": config["model"], "data": config["data"]}
     write_outcome(run_folder, task, data, trainer, facts, shown)
-    print_result(task.results["test"], "test", data.source)
+    stage = "test" if has_test else "val"
+    print_result(task.results[stage], stage, data.source)
+    if not has_test:
+        print(f"No test part. {NO_TEST_PART}")
     # No rich console: lines that are for copying must not be wrapped.
     print(
         f"run folder   {shown_path(run_folder.path)}\nTensorBoard  tensorboard --logdir {shown_path(run_folder.path)}"
