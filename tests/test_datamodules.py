@@ -114,10 +114,31 @@ def test_folders_named_after_the_parts_are_kept(split_folders: Path) -> None:
     assert without.files("test") == data.files("test")
 
 
-def test_folders_without_a_test_part_are_refused(split_folders: Path) -> None:
+def test_folders_without_a_test_part(split_folders: Path, caplog: pytest.LogCaptureFixture) -> None:
     shutil.rmtree(split_folders / "test")
-    refusal(lambda: folder(split_folders), "test", "data.split")
+    data = folder(split_folders)
+    assert [data.class_counts(part) for part in PARTS] == [[6] * 3, [2] * 3, [0] * 3]
+    refusal(data.test_dataloader, "no test images", "data.test_size", "validate")
+    taken = folder(split_folders, test_size=3)
+    assert [taken.class_counts(part) for part in PARTS] == [[5] * 3, [2] * 3, [1] * 3]
+    assert taken.files("test") != folder(split_folders, test_size=3, seed=1).files("test")
     assert sum(folder(split_folders, split="random").class_counts("test")) == 5
+    assert not caplog.records
+
+
+def test_a_test_part_that_is_given_is_not_changed_in_silence(
+    split_folders: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert folder(split_folders, test_size=0.5).class_counts("test") == [3] * 3
+    assert "data.test_size is 0.5" in caplog.text
+    assert "9 test images: they stay whole" in caplog.text
+    assert folder(split_folders, test_size=0).class_counts("test") == [0] * 3
+    assert "they are left out" in caplog.text
+
+
+def test_the_default_is_a_fifth_where_nothing_is_given(class_folders: Path) -> None:
+    assert folder(class_folders).describe() == folder(class_folders, test_size=0.2).describe()
+    assert folder(class_folders, test_size=0).class_counts("test") == [0] * 3
 
 
 def test_arrays_will_do(tmp_path: Path) -> None:
@@ -214,7 +235,7 @@ def test_any_side_will_do(class_folders: Path, image_size: int) -> None:
     ("name", "value"),
     [
         ("image_size", 0), ("image_size", -5), ("batch_size", 0), ("eval_batch_size", -1), ("channels", 2),
-        ("seed", -1), ("seed", 2**32), ("split", "fixed"), ("val_size", 0), ("test_size", 0),
+        ("seed", -1), ("seed", 2**32), ("split", "fixed"), ("val_size", 0), ("test_size", -1),
         ("val_size", -0.1), ("test_size", -3), ("val_size", 1.5), ("test_size", 1), ("val_size", 36),
         ("test_size", 1.0), ("val_size", 0.99), ("test_size", 0.99),
     ],
@@ -515,7 +536,6 @@ def test_mnist_in_other_shapes(idx_folder: Path) -> None:
         ({"train_size": 100, "val_size": 0.1}, ["data.val_size", "number"]),
         ({"train_size": 180, "val_size": 50}, ["data.train_size + data.val_size is 180 + 50", "200"]),
         ({"train_size": 0, "val_size": 50}, ["data.train_size"]),
-        ({"val_size": 50, "test_size": 0}, ["data.test_size is 0"]),
         ({"val_size": 50, "test_size": 100}, ["data.test_size is 100"]),
         ({"val_size": 50, "test_size": -1}, ["data.test_size is -1"]),
     ],

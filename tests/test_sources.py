@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from defectlab.data.sources.archive import extract_zip, open_root, publish
-from defectlab.data.sources.arrays import find_idx, has_arrays, load_arrays, read_idx, read_idx_pair
+from defectlab.data.sources.arrays import find_arrays, find_idx, load_arrays, read_idx, read_idx_pair
 from defectlab.data.sources.images import expand_images, image_files, read_image, read_images, read_listing
 from defectlab.data.sources.layouts import NEU_CLASSES, Listing, list_folders, list_neu
 from defectlab.errors import InputError
@@ -499,6 +499,7 @@ RAMP = np.arange(4 * 6 * 6, dtype=np.uint8).reshape(4, 6, 6)
         (RAMP, 1),
         (RAMP[..., None], 1),
         (RAMP[:, None], 1),
+        (RAMP.reshape(4, 36), 1),
         (RAMP.astype(np.int64), 1),
         (RAMP.astype(np.float64), 1),
         (RAMP.astype(np.float32) / 255, 1),
@@ -551,7 +552,7 @@ def test_split_arrays_in_a_wrapper_and_any_case_are_resized(tmp_path: Path) -> N
         x_test=RAMP[:2],
         y_test=[0, 1],
     )
-    assert has_arrays(tmp_path)
+    assert find_arrays(tmp_path) is not None
     data = load_arrays(tmp_path, 3, 1, None)
     assert data.images.shape == (7, 1, 3, 3)
     assert data.splits == ["train"] * 4 + ["val"] + ["test"] * 2
@@ -568,11 +569,14 @@ def test_arrays_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
 
     good = [0, 1, 0, 1]
     refuse("images.npy holds 4 images", "labels.npy 3 labels", images=RAMP, labels=[0, 1, 0])
-    refuse("no labels.npy", images=RAMP)
-    refuse("no x_test.npy", x_train=RAMP, y_train=good, y_test=good)
-    refuse("no x_train.npy", x_test=RAMP, y_test=good)
+    refuse("no partner of images.npy", images=RAMP)
+    refuse(
+        "no partner of y_test.npy among x_train.npy, y_test.npy, y_train.npy", x_train=RAMP, y_train=good, y_test=good
+    )
+    refuse("no images and labels to train on among x_test.npy, y_test.npy", x_test=RAMP, y_test=good)
     refuse("both images.npy and x_train.npy", images=RAMP, labels=good, x_train=RAMP, y_train=good)
-    refuse("(4, 36)", images=RAMP.reshape(4, 36), labels=good)
+    refuse("(4, 35)", images=RAMP.reshape(4, 36)[:, 1:], labels=good)
+    refuse("(4, 6, 6, 1, 1)", images=RAMP[..., None, None], labels=good)
     refuse("(4, 6, 6, 4)", images=np.stack([RAMP] * 4, axis=-1), labels=good)
     refuse("from -1 to", images=RAMP - 1.0, labels=good)
     refuse("expected 0 to 255", images=RAMP.astype(np.uint16) * 16, labels=good)
@@ -588,15 +592,15 @@ def test_arrays_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     refuse("at least one row", images=RAMP[:0], labels=[])
     pickled = np.empty(4, object)
     np.save(tmp_path / "pickled.npy", pickled, allow_pickle=True)
-    root = refuse("no labels.npy", images=RAMP)
+    root = refuse("no partner of images.npy", images=RAMP)
     (tmp_path / "pickled.npy").rename(root / "labels.npy")
     refusal(lambda: load_arrays(root, 6, 1, None), root / "labels.npy")
     (root / "labels.npy").write_text("text")
     refusal(lambda: load_arrays(root, 6, 1, None), root / "labels.npy")
     (root / "images.npy").write_bytes((root / "images.npy").read_bytes()[:-5])
     refusal(lambda: load_arrays(root, 6, 1, None), root / "images.npy")
-    assert not has_arrays(tmp_path / "gone")
-    refusal(lambda: load_arrays(tmp_path / "gone", 6, 1, None), "no images.npy")
+    assert find_arrays(tmp_path / "gone") is None
+    refusal(lambda: load_arrays(tmp_path / "gone", 6, 1, None), "gone: no image and label arrays", "images.npy")
 
 
 # IDX

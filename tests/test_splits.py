@@ -96,7 +96,6 @@ def test_a_share_and_its_number_are_the_same_split() -> None:
         ((10, 10, 10), 0.15, 0.001, "data.test_size"),
         ((10, 10, 10), 22, 0.2, "data.val_size"),
         ((10, 10, 10), 0, 0.2, "data.val_size"),
-        ((10, 10, 10), 0.15, 0, "data.test_size"),
         ((10, 10, 10), -0.1, 0.2, "data.val_size"),
         ((10, 10, 10), 0.15, -5, "data.test_size"),
         ((10, 10, 10), 1.5, 0.2, "data.val_size"),
@@ -158,10 +157,38 @@ def test_missing_validation_comes_out_of_training() -> None:
     assert not equal(split, fixed_split(names.tolist(), labels, 0.2, seed=1))
 
 
-@pytest.mark.parametrize(("names", "missing"), [(["train", "val"], "test"), (["val", "test"], "train")])
-def test_a_missing_part_is_named(names: list[str], missing: str) -> None:
-    with pytest.raises(InputError, match=f"without a {missing} part.*data.split"):
-        fixed_split(names * 10, np.arange(20) // 2 % 2, 0.2, seed=0)
+def test_a_split_without_train_is_refused() -> None:
+    with pytest.raises(InputError, match=r"without a train part.*data\.split"):
+        fixed_split(["val", "test"] * 10, np.arange(20) // 2 % 2, 0.2, seed=0)
+
+
+def test_a_missing_test_part_stays_missing_or_comes_out_of_training() -> None:
+    names = np.array(["train", "train", "val"] * 100)
+    labels = np.arange(300) // 3 % 4
+    for size in (None, 0):
+        split = fixed_split(names.tolist(), labels, 0.2, seed=0, test_size=size)
+        assert [len(part) for part in parts(split)] == [200, 100, 0]
+    split = fixed_split(names.tolist(), labels, 0.2, seed=0, test_size=0.2)
+    assert np.array_equal(split.val, np.flatnonzero(names == "val"))
+    assert np.bincount(labels[split.test]).tolist() == [10] * 4
+    assert np.array_equal(np.union1d(split.train, split.test), np.flatnonzero(names == "train"))
+    assert equal(split, fixed_split(names.tolist(), labels, 0.7, seed=0, test_size=40))
+    assert not equal(split, fixed_split(names.tolist(), labels, 0.2, seed=1, test_size=0.2))
+    with pytest.raises(InputError, match=r"data\.test_size is 199"):
+        fixed_split(names.tolist(), labels, 0.2, seed=0, test_size=199)
+
+
+def test_a_given_test_part_stays_whole_or_is_left_out() -> None:
+    names, labels = ["train"] * 6 + ["val"] * 2 + ["test"] * 2, np.arange(10) % 2
+    assert fixed_split(names, labels, 0.2, seed=0, test_size=0.5).test.tolist() == [8, 9]
+    assert fixed_split(names, labels, 0.2, seed=0, test_size=0).test.tolist() == []
+
+
+def test_without_a_test_part_the_rest_is_for_training_and_validation() -> None:
+    labels = labels_of(10, 10)
+    split = stratified_split(labels, 0.2, 0, seed=0)
+    assert [len(part) for part in parts(split)] == [16, 4, 0]
+    assert len(split_hash(split, labels)) == 12
 
 
 # The hash

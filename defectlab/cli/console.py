@@ -6,6 +6,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from defectlab.metrics.classification import SplitMetrics, accuracy_interval
+from defectlab.report import NO_TEST_PART
 from defectlab.runs import RunFolder
 from defectlab.utils.progress import is_first_process
 from defectlab.utils.text import shown_path
@@ -65,6 +66,9 @@ def print_run(run: RunFolder | None) -> None:
             print("fast_dev_run: nothing was kept")
         return
     metrics = run.read_metrics()
-    print_result(metrics["test"], "test", metrics["data"]["source"])
+    stage = "test" if "test" in metrics else "val"
+    print_result(metrics[stage], stage, metrics["data"]["source"])
+    if stage == "val":
+        print(f"No test part. {NO_TEST_PART}")
     # No rich console: lines that are for copying must not be wrapped.
     print(f"run folder   {shown_path(run.path)}\nTensorBoard  tensorboard --logdir {shown_path(run.path)}")

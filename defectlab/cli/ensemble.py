@@ -49,13 +49,13 @@ def run(words: list[str]) -> int:
         and (not given.output.is_dir() or any(given.output.iterdir()))
     ):
         raise InputError(f"--output {given.output} is there already: expected a new folder")
+    accuracies = right_answers(members).mean(axis=1).tolist()
     tables = {"test": averaged([member.predictions_csv for member in members])}
     described = [member.read_metrics().get("data") or {} for member in members]
     hashes = list(dict.fromkeys(str(data.get("split_hash")) for data in described))
     # Of another split, one's validation images may be among those that another was trained on.
     if len(hashes) == 1 and all(member.val_predictions_csv.is_file() for member in members):
         tables["val"] = averaged([member.val_predictions_csv for member in members])
-    accuracies = right_answers(members).mean(axis=1).tolist()
     logits = {part: _logits(table) for part, table in tables.items()}
     names = tables["test"].class_names
     results = {part: evaluate_predictions(*logits[part], names) for part in sorted(tables, reverse=True)}

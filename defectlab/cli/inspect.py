@@ -13,8 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from defectlab.data import ImageFolderDataModule, NEUDataModule
 from defectlab.data.pipeline.duplicates import Duplicate, exact_duplicates, near_duplicates
 from defectlab.data.pipeline.statistics import channel_statistics
+from defectlab.data.sources.arrays import find_arrays
 from defectlab.data.sources.images import ImageSet, read_listing
 from defectlab.data.sources.layouts import Listing, list_folders, list_neu
 from defectlab.engine.experiment import without_run
@@ -87,6 +89,15 @@ def inspect(directory: Path | None, config: str | None, more: list[str], output:
 
 def _of_folder(directory: Path) -> tuple[ImageSet, "Counter[str]", Iterable[bytes]]:
     """The pictures at 128 px, how many there are of each size and mode, and the bytes of their files."""
+    if not directory.is_dir():
+        raise InputError(f"{directory} is no folder: expected one with labelled pictures")
+    if find_arrays(directory) is not None:
+        data = _arrays(directory)
+        return (
+            data,
+            Counter({f"arrays, read at {_SIDE} × {_SIDE}": len(data.files)}),
+            (image.tobytes() for image in data.images.numpy()),
+        )
     listing = _list(directory)
     data = read_listing(listing, _SIDE, 1, "skip")
     place = {path.relative_to(listing.root).as_posix(): path for path in listing.files}
@@ -134,12 +145,18 @@ def _draw(data: ImageSet, pairs: Sequence[Duplicate], doubtful: Sequence[Suspect
 
 def _list(directory: Path) -> Listing:
     """As NEU-CLS if the names are those of its classes, else by folders."""
-    if not directory.is_dir():
-        raise InputError(f"{directory} is no folder: expected one with labelled pictures")
     try:
         return list_neu(directory)
     except InputError:
         return list_folders(directory)
+
+
+def _arrays(directory: Path) -> ImageSet:
+    """Likewise."""
+    try:
+        return NEUDataModule(str(directory), image_size=_SIDE).load()
+    except InputError:
+        return ImageFolderDataModule(str(directory), image_size=_SIDE, channels=1).load()
 
 
 @torch.inference_mode()

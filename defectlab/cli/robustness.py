@@ -24,6 +24,7 @@ def run(words: list[str]) -> int:
     quieten()
     run_folder, changes = take_run("robustness", words)
     restored = restore(run_folder, changes)
+    restored.data.check_test_part()
     task, card, data, device = restored.task, restored.card, restored.data, restored.device
     mean, std = (torch.tensor(card[name], device=device).view(1, -1, 1, 1) for name in ("mean", "std"))
     chosen = torch.from_numpy(data.parts.test)

@@ -36,7 +36,7 @@ _ON_SHEET = 32
 
 
 def train_and_test(cli: DefectCLI) -> RunFolder | None:
-    """Train, then evaluate the best checkpoint once on the validation and once on the test images.
+    """Train, then evaluate the best checkpoint once on the validation and once on the test images, if there are any.
 
     Returns:
         The run folder; None from a process that writes nothing, and with `trainer.fast_dev_run`.
@@ -75,7 +75,8 @@ def train_and_test(cli: DefectCLI) -> RunFolder | None:
         epochs = trainer.current_epoch
         best = _best_checkpoint(cli)
         trainer.validate(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-        trainer.test(task, datamodule=data, verbose=False)
+        if len(data.parts.test):
+            trainer.test(task, datamodule=data, verbose=False)
     if not trainer.is_global_zero:
         return None
     config = yaml.safe_load(cli.dump())

@@ -105,7 +105,11 @@ def _run(job: Job, more: tuple[str, ...] = ()) -> str | None:
     words, _ = resolve_config_arguments([*job.words, *more])
     try:
         with (job.folder / _LOG).open("w", encoding="utf-8") as log, redirect_stdout(log):
-            train_and_test(DefectCLI("fit", [*words, "--trainer.enable_progress_bar", "false"], run=job.folder))
+            cli = DefectCLI("fit", [*words, "--trainer.enable_progress_bar", "false"], run=job.folder)
+            cli.datamodule.prepare_data()
+            cli.datamodule.setup("fit")
+            cli.datamodule.check_test_part()  # tests are what is to be compared
+            train_and_test(cli)
     except InputError as error:
         shutil.rmtree(job.folder, ignore_errors=True)
         return str(error)

@@ -33,9 +33,21 @@ def write_outcome(
     facts: dict[str, Any],
     config: dict[str, Any],
 ) -> None:
-    """Write metrics.json, predictions.csv, the misclassified sheet, TensorBoard's figures and the report."""
+    """Write metrics.json, predictions.csv, the misclassified sheet, TensorBoard's figures and the report.
+
+    Without a test part all of them are of the validation images, and no test is counted.
+    """
     earlier, described = earlier_metrics(run), data.describe()
-    reads = record_test(runs_root(run), described["split_hash"], run.path.name, task.results["test"]["accuracy"])
+    judged: Literal["val", "test"] = "test" if "test" in task.results else "val"
+    if judged == "test":
+        accuracy = task.results["test"]["accuracy"]
+        facts = {
+            **facts,
+            "test_split_read": record_test(runs_root(run), described["split_hash"], run.path.name, accuracy),
+        }
+    else:  # what an earlier test of the run has left is of another split
+        earlier = {section: value for section, value in earlier.items() if section not in ("test", "calibration")}
+        run.predictions_csv.unlink(missing_ok=True)
     run.write_metrics(
         {
             **earlier,
@@ -43,7 +55,7 @@ def write_outcome(
             **task.results,
             **calibration(task.results, task.predictions, data.class_names),
             "environment": environment(),
-            "run": {**earlier.get("run", {}), **facts, "test_split_read": reads},
+            "run": {**earlier.get("run", {}), **facts},
         }
     )
     parts: tuple[tuple[Literal["val", "test"], Path], ...]
@@ -54,7 +66,7 @@ def write_outcome(
             files = data.files(part)[: len(labels)]  # fewer with trainer.limit_test_batches
             shares = logits.double().softmax(dim=1).numpy()
             write_prediction_table(path, files, labels.numpy(), shares, data.class_names)
-    sheet = misclassified_sheet(task, data)
+    sheet = misclassified_sheet(task, data, judged)
     picture = run.path / "misclassified.png"
     if sheet is not None:
         save_png(sheet, picture, SYNTHETIC_NOTE if data.source == "synthetic" else None)
@@ -63,7 +75,7 @@ def write_outcome(
     logger = events_logger(trainer)
     if logger is not None:
         add_figures(logger, task.results, sheet, trainer.global_step)
-        add_hparams(logger, config, task.results["test"])
+        add_hparams(logger, config, judged, task.results[judged])
         logger.experiment.close()
     write_report(run)
 
@@ -82,9 +94,9 @@ def calibration(
 ) -> dict[str, Any]:
     """The temperature that suits the validation images, and what it makes of the test's calibration error.
 
-    `predictions` are logits `(N, C)` and labels `(N,)` of `val` and `test`; without `val` there is no such section.
+    `predictions` are logits `(N, C)` and labels `(N,)` of `val` and `test`; without either there is no such section.
     """
-    if "val" not in predictions or results["val"]["accuracy"] == 1:
+    if not {"val", "test"} <= predictions.keys() or results["val"]["accuracy"] == 1:
         return {}  # without a mistake the likelihood grows with the confidence, to no end
     temperature = fit_temperature(*predictions["val"])
     logits, labels = predictions["test"]
@@ -100,17 +112,17 @@ def earlier_metrics(run: RunFolder) -> dict[str, Any]:
         return {}
 
 
-def misclassified_sheet(task: ClassificationTask, data: ImageDataModule) -> Figure | None:
-    """The test images that were taken for something else, the most confident mistakes first."""
-    logits, labels = task.predictions["test"]
+def misclassified_sheet(task: ClassificationTask, data: ImageDataModule, part: Literal["val", "test"]) -> Figure | None:
+    """The images of a part that were taken for something else, the most confident mistakes first."""
+    logits, labels = task.predictions[part]
     confidence, predicted = logits.double().softmax(dim=1).max(dim=1)
     wrong = np.flatnonzero((predicted != labels).numpy())
     if not len(wrong):
         return None
     wrong = wrong[np.argsort(-confidence.numpy()[wrong], kind="stable")][:_ON_SHEET]
-    names, files = data.class_names, data.files("test")
+    names, files = data.class_names, data.files(part)
     titles = [
         f"{Path(files[i]).name}\nis {names[int(labels[i])]}\ntaken for {names[int(predicted[i])]} {confidence[i]:.0%}"
         for i in wrong
     ]
-    return image_sheet(data.data.images[data.parts.test[wrong]], titles)
+    return image_sheet(data.data.images[getattr(data.parts, part)[wrong]], titles)

@@ -30,7 +30,7 @@ def add_augmented(logger: TensorBoardLogger, images: Tensor, mean: Sequence[floa
 def add_figures(
     logger: TensorBoardLogger, results: dict[str, SplitMetrics], misclassified: Figure | None, step: int
 ) -> None:
-    """Confusion matrix of each evaluated part, and the misclassified test images if there are any."""
+    """Confusion matrix of each evaluated part, and the misclassified images if there are any."""
     for stage, result in results.items():
         figure = confusion_matrix_figure(result["confusion_matrix"], list(result["per_class"]))
         logger.experiment.add_figure(f"{stage}/confusion_matrix", figure, step)
@@ -38,9 +38,11 @@ def add_figures(
         logger.experiment.add_figure("images/misclassified", misclassified, step)
 
 
-def add_hparams(logger: TensorBoardLogger, config: dict[str, Any], test: SplitMetrics) -> None:
-    """What was set and what came out, for the HPARAMS tab."""
-    metrics = {f"hp/test_{name}": float(test[name]) for name in ("accuracy", "balanced_accuracy", "macro_f1", "loss")}
+def add_hparams(logger: TensorBoardLogger, config: dict[str, Any], stage: str, result: SplitMetrics) -> None:
+    """What was set and what came out of the test, or of another stage, for the HPARAMS tab."""
+    metrics = {
+        f"hp/{stage}_{name}": float(result[name]) for name in ("accuracy", "balanced_accuracy", "macro_f1", "loss")
+    }
     logger.log_hyperparams(_flat(config), metrics)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from defectlab.errors import InputError
 from defectlab.evaluate.ensemble import aligned_tables
 from defectlab.metrics.statistics import corrected_t_test, holm, images_needed, mcnemar
-from defectlab.runs import RunFolder
+from defectlab.runs import RunFolder, lacks_test_part
 
 __all__ = ["CrossvalPair", "Pair", "compare_crossvals", "compare_runs", "right_answers"]
 
@@ -66,8 +66,14 @@ def right_answers(runs: Sequence[RunFolder]) -> npt.NDArray[np.bool_]:
     """Which run had which test image right, shape (runs, images), images in the first run's order.
 
     Raises:
-        InputError: test images or labels that differ between runs, or predictions without labels.
+        InputError: a run without a test part, test images or labels that differ between runs, or predictions without
+            labels.
     """
+    for run in runs:
+        if run.metrics_json.is_file() and lacks_test_part(run.read_metrics()):
+            raise InputError(
+                f"{run.path} had no test images, by which runs are compared: fit it again with data.test_size above 0"
+            )
     tables = aligned_tables([run.predictions_csv for run in runs])
     return np.array([table.labels == table.predicted for table in tables])
 

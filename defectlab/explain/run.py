@@ -85,6 +85,7 @@ def _explain_run(
     files = expand_images(names) if names else []
     restored = restore(RunFolder(run.path.resolve()), [] if root is None else ["--data.root", root])
     task, card, data = restored.task, restored.card, restored.data
+    validation = data.test_on_validation()
     judgement = None
     if boxes is not None:
         blank = torch.zeros(1, card["channels"], card["image_size"], card["image_size"], device=task.device)
@@ -107,6 +108,10 @@ def _explain_run(
     sheets, more = _sheets(task, card, answers, images, layer)
     sheets += _test_sheets(found, data, labels)
     target = output or run.path / "explain"
+    if validation:
+        more.append(
+            "This run has no test part: its validation images, which chose the checkpoint, stand for test images."
+        )
     if judgement is not None:
         sheets.insert(1 + [sheet.name for sheet in sheets].index("attribution"), Sheet("boxes", judgement.figure()))
         more += judgement.notes

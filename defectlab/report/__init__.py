@@ -1,5 +1,5 @@
 """The report of a run folder: figures, tables and one self-contained page."""
 
-from defectlab.report.page import write_report
+from defectlab.report.page import NO_TEST_PART, write_report
 
-__all__ = ["write_report"]
+__all__ = ["NO_TEST_PART", "write_report"]

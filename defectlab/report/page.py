@@ -13,7 +13,12 @@ from defectlab.figures import runs as figures
 from defectlab.figures.style import DPI, SYNTHETIC_NOTE, save_png
 from defectlab.report import sections
 from defectlab.report.markup import document, facts, picture, section, text
-from defectlab.runs import PredictionTable, RunFolder, read_scalars, write_text
+from defectlab.runs import PredictionTable, RunFolder, lacks_test_part, read_scalars, write_text
+
+NO_TEST_PART = (
+    "These are the figures of validation, which also chose the checkpoint, so they flatter it: expect less on new images. "
+    "For a test, give test images or set data.test_size above 0, and train anew."
+)
 
 
 def write_report(run: RunFolder) -> Path:
@@ -37,7 +42,7 @@ def write_report(run: RunFolder) -> Path:
     parts = [
         f"<header><p class=eyebrow>defectlab report</p><h1>{text(config_name)}</h1>"
         f"<p class=quiet>{text(run.path.absolute().name)}</p></header>",
-        sections.banners(split, synthetic),
+        *_banners(split, metrics, synthetic),
         sections.headline(judged, sections.SPLITS[split], about.get("seed")),
         section("Results", sections.splits(metrics)),
         section("Confusion matrix", pictures["confusion_matrix"] + sections.confusions(judged)),
@@ -50,6 +55,9 @@ def write_report(run: RunFolder) -> Path:
         parts.append(
             section("Calibration", sections.calibration(judged, metrics.get("calibration")) + pictures["reliability"])
         )
+    elif lacks_test_part(metrics) and "misclassified" in pictures:
+        what = "<p>Validation images, the surest first; val_predictions.csv has them all.</p>"
+        parts.append(section("Misclassified images", what + pictures["misclassified"]))
     if "curves" in pictures:
         parts.append(section("Training", pictures["curves"] + pictures.get("steps", "")))
     parts.append(section("Data", sections.data(data)))
@@ -65,6 +73,15 @@ def write_report(run: RunFolder) -> Path:
     page = run.path / "report.html"
     write_text(page, document(title, "\n".join(parts)))
     return page
+
+
+def _banners(split: str, metrics: dict[str, Any], synthetic: bool) -> list[str]:
+    if split == "test" or not lacks_test_part(metrics):
+        return [sections.banners(split, synthetic)]
+    return [
+        sections.banners("test", synthetic),
+        f"<div class=banner><b>No test part.</b> {NO_TEST_PART}</div>",
+    ]
 
 
 def _test_predictions(run: RunFolder, n: int) -> PredictionTable | None:

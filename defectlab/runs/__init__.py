@@ -2,7 +2,7 @@
 
 from defectlab.runs.ensembles import members_of, write_members
 from defectlab.runs.events import read_scalars
-from defectlab.runs.folder import RunFolder, find_runs
+from defectlab.runs.folder import RunFolder, find_runs, lacks_test_part
 from defectlab.runs.ledger import record_test
 from defectlab.runs.predictions import PredictionTable, read_prediction_table, write_prediction_table
 from defectlab.utils.machine import environment
@@ -14,6 +14,7 @@ __all__ = [
     "csv_text",
     "environment",
     "find_runs",
+    "lacks_test_part",
     "members_of",
     "read_prediction_table",
     "read_scalars",

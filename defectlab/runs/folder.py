@@ -147,6 +147,12 @@ class RunFolder:
         return read_prediction_table(self.predictions_csv)
 
 
+def lacks_test_part(metrics: Mapping[str, Any]) -> bool:
+    """Whether the data of a run, by its metrics, had no image to test on."""
+    counts: dict[str, int] = ((metrics.get("data") or {}).get("counts") or {}).get("test") or {}
+    return bool(counts) and not any(counts.values())
+
+
 def find_runs(folder: Path) -> list[Path]:
     """The run folders one or two levels below `folder`, the newest last.
 

@@ -128,7 +128,9 @@ class ClassificationTask(pl.LightningModule):
         self._seed = torch.initial_seed()  # what seed_everything set
         self._weights = self._find_weights()
         if self.class_weights is not None and self._weights is None:
-            raise InputError(f"model.class_weights is {self.class_weights}, but the data has no class counts: give numbers")
+            raise InputError(
+                f"model.class_weights is {self.class_weights}, but the data has no class counts: give numbers"
+            )
         if self.distillation is not None:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             if not isinstance(data, DescribedData):

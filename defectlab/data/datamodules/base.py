@@ -3,6 +3,7 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -19,11 +20,12 @@ from defectlab.data.sources.images import ImageSet
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
 
-__all__ = ["ImageDataModule"]
+__all__ = ["ImageDataModule", "check_class_names"]
 
 log = logging.getLogger(__name__)
 
 _ON_DEVICE_BYTES = 2 * 2**30  # a set up to this size lives on the GPU as a whole
+_TEST_SHARE = 0.2  # of a set that comes without a split
 _MAX_SEED = 2**32 - 1  # NumPy's largest
 
 
@@ -41,7 +43,8 @@ class ImageDataModule(pl.LightningDataModule):
         eval_batch_size: the same for evaluation.
         seed: of the split, the order and the augmentation; a whole number from 0.
         val_size: share (below 1) or number of images held out for validation.
-        test_size: share (below 1) or number of images held out for the final test.
+        test_size: share (below 1) or number of images held out for the final test, of the training images where the
+            source gives a split without one; None takes a fifth where it gives no split, else what it gives; 0 takes none.
         split: `auto` keeps a split that the folders give, `random` divides all images anew, `2/5` takes the second of
             five folds for the test, which every image is in once over all folds.
         group_duplicates: keep pictures of the same place (`near_duplicates`) in the same part of the split.
@@ -62,7 +65,7 @@ class ImageDataModule(pl.LightningDataModule):
         eval_batch_size: int,
         seed: int,
         val_size: int | float,
-        test_size: int | float,
+        test_size: int | float | None,
         split: str,
         group_duplicates: bool,
         augmentation: Augmentation | None,
@@ -128,14 +131,16 @@ class ImageDataModule(pl.LightningDataModule):
         """Read, split and measure, once."""
         if self._data is not None:
             return
-        data = self.load()
+        data = _in_order(self.load(), self.class_names)
         labels = data.labels.numpy()
         if self._fold is not None:
             parts = fold_split(labels, *self._fold, self.val_size, self.seed)
         elif data.splits is not None and self.split == "auto":
-            parts = fixed_split(data.splits, labels, self.val_size, self.seed)
+            parts = fixed_split(data.splits, labels, self.val_size, self.seed, self.test_size)
+            self._tell_test_size(data.splits.count("test"))
         else:
-            parts = stratified_split(labels, self.val_size, self.test_size, self.seed)
+            test_size = _TEST_SHARE if self.test_size is None else self.test_size
+            parts = stratified_split(labels, self.val_size, test_size, self.seed)
         if self.group_duplicates:
             alike = groups(near_duplicates(data.images), len(labels))
             log.info("%d pictures show the same place as another: they stay together", sum(map(len, alike)))
@@ -148,6 +153,12 @@ class ImageDataModule(pl.LightningDataModule):
             copies = self.channels // len(mean)
             self.mean, self.std = mean * copies, std * copies
         self._data, self._parts = data, parts
+
+    def _tell_test_size(self, given: int) -> None:
+        """Say so where the source gives so many test images and `test_size` asks for something else."""
+        if given and self.test_size is not None:
+            what = "they are left out" if self.test_size == 0 else "they stay whole, and no others are taken"
+            log.warning("data.test_size is %s, %s gives %d test images: %s", self.test_size, self.location, given, what)
 
     @property
     def data(self) -> ImageSet:
@@ -162,6 +173,22 @@ class ImageDataModule(pl.LightningDataModule):
         if self._parts is None:
             raise InputError("the data set is not split yet: call setup() first")
         return self._parts
+
+    def check_test_part(self) -> None:
+        """Raise InputError if there are no test images; `setup` has to have run."""
+        if not len(self.parts.test):
+            why = "data.test_size is 0" if self.test_size == 0 else "it is divided into train and val alone"
+            raise InputError(
+                f"{self.location} has no test images, as {why}: fit again with data.test_size above 0, such as "
+                "--data.test_size 0.2, or see the validation figures by defectlab validate RUN"
+            )
+
+    def test_on_validation(self) -> bool:
+        """Let the validation images stand for missing test images; return whether they do."""
+        if len(self.parts.test):
+            return False
+        self._parts = replace(self.parts, test=self.parts.val)
+        return True
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled and augmented; features in place of images while `cache_features` holds some."""
@@ -178,7 +205,12 @@ class ImageDataModule(pl.LightningDataModule):
         return self._eval_loader(self.parts.val, self._features)
 
     def test_dataloader(self) -> EvalLoader:
-        """In order, without augmentation; always images."""
+        """In order, without augmentation; always images.
+
+        Raises:
+            InputError: there are no test images.
+        """
+        self.check_test_part()
         return self._eval_loader(self.parts.test)
 
     def predict_dataloader(self) -> EvalLoader:
@@ -306,6 +338,26 @@ class ImageDataModule(pl.LightningDataModule):
                 "the checkpoint was trained with another split of the data (%s, here %s): images judged here "
                 "may be among those it was trained on", trained, here,
             )  # fmt: skip
+
+
+def check_class_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return `names`; InputError for fewer than two, or one given twice."""
+    if names is not None and len(set(names)) < max(2, len(names)):
+        raise InputError(f"data.class_names is {', '.join(names) or 'empty'}: expected two or more names, each once")
+    return None if names is None else tuple(names)
+
+
+def _in_order(data: ImageSet, class_names: Sequence[str]) -> ImageSet:
+    """The same images, their labels indices into `class_names`."""
+    if data.class_names == list(class_names):
+        return data
+    if sorted(data.class_names) != sorted(class_names):
+        raise InputError(
+            f"data.class_names is {', '.join(class_names)}: expected the classes of the data, "
+            f"{', '.join(data.class_names)}, each once and in any order"
+        )
+    place = torch.tensor([list(class_names).index(name) for name in data.class_names])
+    return replace(data, labels=place[data.labels], class_names=list(class_names))
 
 
 def _fold(split: str) -> tuple[int, int] | None:

@@ -87,7 +87,7 @@ class FlowersDataModule(ImageDataModule):
     ) -> None:
         super().__init__(
             image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
-            seed=seed, val_size=0, test_size=0, split="auto", group_duplicates=False,
+            seed=seed, val_size=0, test_size=None, split="auto", group_duplicates=False,
             augmentation=augmentation,
             mean=mean, std=std,
         )  # fmt: skip

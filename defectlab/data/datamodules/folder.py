@@ -5,10 +5,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from defectlab.data.datamodules.base import ImageDataModule
+from defectlab.data.datamodules.base import ImageDataModule, check_class_names
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.sources.archive import open_root
-from defectlab.data.sources.arrays import has_arrays, load_arrays
+from defectlab.data.sources.arrays import array_classes, find_arrays, load_arrays
 from defectlab.data.sources.images import CACHE, ImageSet, read_listing
 from defectlab.data.sources.layouts import Listing, list_folders
 
@@ -22,6 +22,8 @@ class ImageFolderDataModule(ImageDataModule):
 
     Args:
         root: folder or .zip.
+        class_names: names of the classes, in the order that their labels get: of an array's numbers from 0, or the class
+            folders' names. None takes the folders in natural order, and calls numbers by themselves.
         image_size: side in pixels; pictures are stretched to this square, nothing is cut off.
         channels: 1 (grey) or 3 (RGB).
         batch_size: images a step and process, for training.
@@ -29,7 +31,9 @@ class ImageFolderDataModule(ImageDataModule):
         seed: of the split, the order and the augmentation.
         val_size: share (below 1) or number of images held out for validation; of the training images where
             the folders give a split without validation.
-        test_size: share (below 1) or number of images held out for the final test.
+        test_size: share (below 1) or number of images held out for the final test, of the training images where the
+            folders give a split without test; null takes a fifth where they give no split, and nothing where they give
+            train and val alone; 0 takes none. Folders that are given as test stay whole.
         split: `auto` keeps a split that the folders give, `random` divides all images anew, `2/5` takes the second of
             five folds for the test.
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
@@ -43,13 +47,14 @@ class ImageFolderDataModule(ImageDataModule):
     def __init__(
         self,
         root: str,
+        class_names: Sequence[str] | None = None,
         image_size: int = 128,
         channels: Literal[1, 3] = 3,
         batch_size: int = 32,
         eval_batch_size: int = 128,
         seed: int = 0,
         val_size: int | float = 0.15,
-        test_size: int | float = 0.2,
+        test_size: int | float | None = None,
         split: str = "auto",
         on_bad_image: Literal["error", "skip"] = "error",
         group_duplicates: bool = False,
@@ -64,12 +69,15 @@ class ImageFolderDataModule(ImageDataModule):
             mean=mean, std=std,
         )  # fmt: skip
         self.root = root
+        self._given_names = check_class_names(class_names)
         self.on_bad_image: Literal["error", "skip"] = on_bad_image
 
     @property
     def class_names(self) -> Sequence[str]:
-        """Names of the class folders, in natural order."""
-        return self._listing.class_names if self._arrays is None else self._arrays.class_names
+        """Those given, else names of the class folders in natural order."""
+        if self._given_names is not None:
+            return self._given_names
+        return self._listing.class_names if self._array_names is None else self._array_names
 
     @property
     def source(self) -> str:
@@ -90,13 +98,12 @@ class ImageFolderDataModule(ImageDataModule):
         return list_folders(self._folder)
 
     @cached_property
-    def _arrays(self) -> ImageSet | None:
-        if not has_arrays(self._folder):
-            return None
-        return load_arrays(self._folder, self.image_size, self.channels, None)
+    def _array_names(self) -> list[str] | None:
+        files = find_arrays(self._folder)
+        return None if files is None else array_classes(files, self._given_names)
 
     def load(self) -> ImageSet:
         """Read every picture."""
-        if self._arrays is not None:
-            return self._arrays
+        if self._array_names is not None:
+            return load_arrays(self._folder, self.image_size, self.channels, self._given_names)
         return read_listing(self._listing, self.image_size, self.channels, self.on_bad_image)

@@ -1,5 +1,6 @@
 """MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017): 28×28 grey, 60,000 + 10,000 images."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,23 +14,30 @@ from torchvision import datasets
 from defectlab.data.datamodules.base import ImageDataModule
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.splits import hold_out
-from defectlab.data.sources.arrays import find_idx, read_idx_pair
-from defectlab.data.sources.images import ImageSet
+from defectlab.data.sources.archive import open_root
+from defectlab.data.sources.arrays import ArrayFiles, find_arrays, find_idx, load_arrays, read_idx_pair
+from defectlab.data.sources.images import CACHE, ImageSet
 from defectlab.errors import InputError
 
 __all__ = ["FashionMNISTDataModule", "MNISTDataModule"]
+
+log = logging.getLogger(__name__)
 
 
 class MNISTDataModule(ImageDataModule):
     """Ten handwritten digits. Validation comes out of the official training images; the test set stays whole.
 
+    NumPy's arrays will do in place of the IDX files, such as `mnist_train_features.npy`, `mnist_train_targets.npy`,
+    `mnist_test_features.npy` and `mnist_test_targets.npy`, or `mnist.npz`. Of their training images the first `val_size`
+    are for validation, and sizes above what there is take all.
+
     Args:
-        root: folder with the four IDX files (plain or .gz, there or in `MNIST/raw`); torchvision downloads
-            them to it, checksums and all, if they are nowhere to be found.
+        root: folder with the four IDX files (plain or .gz, there or in `MNIST/raw`) or with arrays (there or in
+            `MNIST`); torchvision downloads the former to it, checksums and all, if none are to be found.
         train_size: number of images to train on, drawn by class and `seed`; None takes all that remain.
-        val_size: share (below 1) or number of the 60,000 training images held out for validation; a number
-            with `train_size`.
-        test_size: number of official test images, drawn by class and `seed`; None takes all 10,000.
+        val_size: share (below 1) or number of the 60,000 training images held out for validation, by class and `seed`; a
+            number with `train_size`.
+        test_size: number of official test images, drawn by class and `seed`; None takes all 10,000, 0 none.
         image_size: side in pixels; 28 leaves the pictures as they are.
         channels: 1, or 3 for networks that want the same grey three times.
         batch_size: images a step and process, for training.
@@ -61,7 +69,7 @@ class MNISTDataModule(ImageDataModule):
     ) -> None:
         super().__init__(
             image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
-            seed=seed, val_size=val_size, test_size=0, split="auto", group_duplicates=False,
+            seed=seed, val_size=val_size, test_size=0 if test_size == 0 else None, split="auto", group_duplicates=False,
             augmentation=augmentation,
             mean=mean, std=std,
         )  # fmt: skip
@@ -83,11 +91,19 @@ class MNISTDataModule(ImageDataModule):
     def location(self) -> str:
         """The folder that holds the files."""
         found = self._find()
-        return str(found) if found else self.root
+        return str(found) if isinstance(found, Path) else self.root
 
-    def _find(self) -> Path | None:
-        name = self._torchvision.__name__
-        return find_idx([Path(self.root).expanduser(), *map(Path, self._folders)], name)
+    def _find(self) -> Path | ArrayFiles | None:
+        """The folder of the IDX files, or arrays, under the root; else IDX files where a system keeps them."""
+        root, name = Path(self.root).expanduser(), self._torchvision.__name__
+        folder = open_root(root, CACHE) if root.is_file() else root
+        for found in (
+            find_idx([folder], name),
+            *(find_arrays(place, wrapped=False) for place in (folder, folder / name)),
+        ):
+            if found is not None:
+                return found
+        return find_idx([*map(Path, self._folders)], name)
 
     def prepare_data(self) -> None:
         """Download by torchvision if the files are nowhere.
@@ -103,22 +119,24 @@ class MNISTDataModule(ImageDataModule):
             reason = " ".join(str(error).split())
             raise InputError(
                 f"{self._torchvision.__name__} is not under {self.root} and could not be downloaded "
-                f"({reason}): put the four IDX files (train-images-idx3-ubyte.gz and so on) there, or set "
-                "data.root to their folder"
+                f"({reason}): put the four IDX files (train-images-idx3-ubyte.gz and so on) or arrays (x_train.npy, "
+                "y_train.npy, x_test.npy, y_test.npy) there, or set data.root to their folder"
             ) from None
 
     def load(self) -> ImageSet:
-        """Read the IDX files and draw the subsets."""
+        """Read the IDX files or arrays, and draw the subsets."""
         folder = self._find()
+        if isinstance(folder, ArrayFiles):
+            return self._load_arrays(folder.folder)
         if folder is None:
-            raise InputError(f"no IDX files under {self.root}: call prepare_data() first, or set data.root")
+            raise InputError(f"no IDX files or arrays under {self.root}: call prepare_data() first, or set data.root")
         train_images, train_labels = read_idx_pair(folder, "train")
         test_images, test_labels = read_idx_pair(folder, "t10k")
         for labels in (train_labels, test_labels):
             if len(labels) == 0 or labels.max() >= len(self._names):
                 raise InputError(f"{folder}: expected images of {len(self._names)} classes; replace the files")
         train = self._subset(train_labels, self._train_and_val(len(train_labels)), "data.train_size")
-        test = self._subset(test_labels, self.test_count, "data.test_size")
+        test = self._subset(test_labels, self.test_count or None, "data.test_size")
         images = torch.cat((train_images[train], test_images[test])).unsqueeze(1)
         if self.image_size != images.shape[-1]:
             size = (self.image_size, self.image_size)
@@ -129,6 +147,37 @@ class MNISTDataModule(ImageDataModule):
             torch.cat((train_labels[train], test_labels[test])),
             list(self._names), files, ["train"] * len(train) + ["test"] * len(test), [],
         )  # fmt: skip
+
+    def _load_arrays(self, folder: Path) -> ImageSet:
+        data = load_arrays(folder, self.image_size, 1, self._names)
+        splits = np.array(data.splits or ["train"] * len(data.files))
+        train, val, test = (np.flatnonzero(splits == part) for part in ("train", "val", "test"))
+        if not len(val):
+            first = round(len(train) * self.val_size) if 0 < self.val_size < 1 else int(self.val_size)
+            if not 1 <= first < len(train) or (self.val_size > 1 and self.val_size % 1):
+                raise InputError(
+                    f"data.val_size is {self.val_size}, {folder} has {len(train)} training images: expected a share, or "
+                    f"a number from 1 to {len(train) - 1}, of which the first are for validation"
+                )
+            train, val = train[first:], train[:first]
+        train = self._at_most(data.labels, train, self.train_size, "data.train_size")
+        test = self._at_most(data.labels, test, self.test_count or None, "data.test_size")
+        chosen = torch.from_numpy(np.sort(np.concatenate((train, val, test))))
+        part = dict.fromkeys(train.tolist(), "train") | dict.fromkeys(val.tolist(), "val")
+        return ImageSet(
+            data.images[chosen], data.labels[chosen], data.class_names, [data.files[i] for i in chosen.tolist()],
+            [part.get(i, "test") for i in chosen.tolist()], [],
+        )  # fmt: skip
+
+    def _at_most(self, labels: Tensor, indices: np.ndarray, size: int | None, name: str) -> np.ndarray:
+        """So many of the indices, by class and seed; all, and a word about it, where there are fewer."""
+        if size is not None and size > len(indices):
+            log.info("%s is %d: all %d images that are left were taken", name, size, len(indices))
+        return (
+            indices
+            if size is None or size >= len(indices)
+            else hold_out(indices, labels.numpy(), size, self.seed, name)[1]
+        )
 
     def _train_and_val(self, available: int) -> int | None:
         if self.train_size is None:

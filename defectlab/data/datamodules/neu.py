@@ -2,19 +2,19 @@
 
 import logging
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from defectlab.data.datamodules.base import ImageDataModule
+from defectlab.data.datamodules.base import ImageDataModule, check_class_names
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.sources.archive import open_root
-from defectlab.data.sources.arrays import has_arrays, load_arrays
+from defectlab.data.sources.arrays import ArrayFiles, array_classes, find_arrays, load_arrays
 from defectlab.data.sources.fetch import NEU_URL, fetch_neu
 from defectlab.data.sources.images import CACHE, ImageSet, read_listing
-from defectlab.data.sources.layouts import NEU_CLASSES, list_neu
+from defectlab.data.sources.layouts import NEU_ALIASES, NEU_CLASSES, list_neu, neu_class
 from defectlab.data.synthesis.strip import strip_images
 from defectlab.errors import InputError
 
@@ -23,6 +23,10 @@ __all__ = ["NEUDataModule"]
 log = logging.getLogger(__name__)
 
 DEFAULT_ROOT = "data/neu-cls"
+
+# Arrays of these very names go about with number labels in this order, which nothing in them tells.
+_KNOWN_FILES = {"NEU_train_imgs.npy", "NEU_train_labels.npy", "NEU_test_imgs.npy", "NEU_test_labels.npy"}
+_KNOWN_ORDER = ("scratches", "rolled-in_scale", "pitted_surface", "patches", "inclusion", "crazing")
 
 
 class NEUDataModule(ImageDataModule):
@@ -34,6 +38,9 @@ class NEUDataModule(ImageDataModule):
     Args:
         root: folder, or .zip of one, with class folders, train/val/test folders, flat `crazing_1.jpg` or
             `Cr_1.bmp` files, the folders of NEU-DET, or .npy arrays. None looks in `data/neu-cls`.
+        class_names: the six in the order that their labels get, and that an array's numbers from 0 mean; any name in use
+            will do, such as Cr. None takes the alphabet; numbers then stay numbers, but for those of
+            `NEU_train_labels.npy` and `NEU_test_labels.npy`, whose order is known.
         source: `real` takes files, downloading them if `root` is None and nothing is there; `synthetic`
             generates pictures; `auto` tries the first, then the second, and says so. A `root` that is given
             has to work.
@@ -46,7 +53,9 @@ class NEUDataModule(ImageDataModule):
         seed: of the split, the order, the augmentation and the generator.
         val_size: share (below 1) or number of images held out for validation; of the training images where
             the folders give a split without validation.
-        test_size: share (below 1) or number of images held out for the final test.
+        test_size: share (below 1) or number of images held out for the final test, of the training images where the
+            folders give a split without test; null takes a fifth where they give no split, and nothing where they give
+            train and val alone; 0 takes none. Folders that are given as test stay whole.
         split: `auto` keeps a split that the folders give, `random` divides all images anew, `2/5` takes the second of
             five folds for the test.
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
@@ -60,6 +69,7 @@ class NEUDataModule(ImageDataModule):
     def __init__(
         self,
         root: str | None = None,
+        class_names: Sequence[str] | None = None,
         source: Literal["auto", "real", "synthetic"] = "auto",
         url: str = NEU_URL,
         synthetic_per_class: int = 300,
@@ -69,7 +79,7 @@ class NEUDataModule(ImageDataModule):
         eval_batch_size: int = 128,
         seed: int = 0,
         val_size: int | float = 0.15,
-        test_size: int | float = 0.2,
+        test_size: int | float | None = None,
         split: str = "auto",
         on_bad_image: Literal["error", "skip"] = "error",
         group_duplicates: bool = False,
@@ -86,6 +96,7 @@ class NEUDataModule(ImageDataModule):
         if synthetic_per_class < 1:
             raise InputError(f"data.synthetic_per_class is {synthetic_per_class}: expected at least 1")
         self.root = root
+        self._given_names = _neu_names(check_class_names(class_names))
         self.requested_source = source
         self.url = url
         self.synthetic_per_class = synthetic_per_class
@@ -95,8 +106,21 @@ class NEUDataModule(ImageDataModule):
 
     @property
     def class_names(self) -> Sequence[str]:
-        """The six classes, in alphabetical order."""
-        return NEU_CLASSES
+        """The six classes in the order given, else of the alphabet; numbers of arrays that nobody has named."""
+        if self._given_names is not None:
+            return self._given_names
+        names = None if self.source == "synthetic" else self._array_names
+        return NEU_CLASSES if names is None or set(names) == set(NEU_CLASSES) else names
+
+    @cached_property
+    def _array_names(self) -> list[str] | None:
+        root = Path(self.location).expanduser()
+        files = find_arrays(open_root(root, CACHE)) if root.exists() else None
+        return None if files is None else array_classes(files, self._numbers(files), NEU_ALIASES)
+
+    def _numbers(self, files: ArrayFiles) -> Sequence[str] | None:
+        """What number labels mean, where that is known."""
+        return _KNOWN_ORDER if self._given_names is None and files.names <= _KNOWN_FILES else self._given_names
 
     @property
     def source(self) -> str:
@@ -138,8 +162,9 @@ class NEUDataModule(ImageDataModule):
 
     def _read(self) -> ImageSet:
         root = open_root(Path(self.location).expanduser(), CACHE)
-        if has_arrays(root):
-            return load_arrays(root, self.image_size, 1, NEU_CLASSES)
+        files = find_arrays(root)
+        if files is not None:
+            return load_arrays(root, self.image_size, 1, self._numbers(files), NEU_ALIASES)
         return read_listing(list_neu(root), self.image_size, 1, self.on_bad_image)
 
     def _generate(self) -> ImageSet:
@@ -155,6 +180,19 @@ class NEUDataModule(ImageDataModule):
         files = [f"{name}/{name}_{index + 1}.png" for name in NEU_CLASSES for index in range(count)]
         labels = torch.arange(len(NEU_CLASSES)).repeat_interleave(count)
         return ImageSet(images, labels, list(NEU_CLASSES), files, None, [])
+
+
+def _neu_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """NEU's own names for the six given."""
+    if names is None:
+        return None
+    found = tuple(neu_class(name) or name for name in names)
+    if sorted(found) != sorted(NEU_CLASSES):
+        raise InputError(
+            f"data.class_names is {', '.join(names)}: expected {', '.join(NEU_CLASSES)}, each once and in any order, or "
+            "ImageFolderDataModule for other classes"
+        )
+    return found
 
 
 def _has_content(root: Path) -> bool:

@@ -15,9 +15,12 @@ from defectlab.errors import InputError
 __all__ = ["Split", "fixed_split", "fold_split", "hold_out", "keep_together", "split_hash", "stratified_split"]
 
 
+_NOTHING = np.empty(0, dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class Split:
-    """Sorted, disjoint indices into one set of images, each of shape `(n,)` and int64."""
+    """Sorted, disjoint indices into one set of images, each of shape `(n,)` and int64; `test` may be empty."""
 
     train: np.ndarray
     val: np.ndarray
@@ -25,14 +28,14 @@ class Split:
 
 
 def hold_out(
-    indices: np.ndarray, labels: np.ndarray, size: int | float, seed: int, name: str
+    indices: np.ndarray, labels: np.ndarray, size: int | float, seed: int, name: str, keep: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divide indices `(n,)` into (the rest, the part held out), every class in proportion.
 
     `size` is a share below 1 or a count of images. Each class gives its exact share up to less than one
-    image, but has at least one image on either side. `name` is the argument that an InputError blames.
+    image, but has at least one image held out and `keep` left. `name` is the argument that an InputError blames.
     """
-    return _divide(indices, labels, _count(size, len(indices), name), 1, seed, f"{name} is {size}")
+    return _divide(indices, labels, _count(size, len(indices), name), keep, seed, f"{name} is {size}")
 
 
 def _divide(
@@ -80,8 +83,11 @@ def _shares(members: np.ndarray, held: int, keep: int) -> np.ndarray:
 def stratified_split(labels: np.ndarray, val_size: int | float, test_size: int | float, seed: int) -> Split:
     """Split `(N,)` labels by class; sizes are shares of all N images, or counts.
 
-    The test part does not hang on `val_size`.
+    The test part does not hang on `val_size`; a `test_size` of 0 leaves it empty.
     """
+    if test_size == 0:
+        train, val = hold_out(np.arange(len(labels)), labels, val_size, seed, "data.val_size")
+        return Split(train, val, _NOTHING)
     smallest = np.unique(labels, return_counts=True)[1].min(initial=len(labels))
     if smallest < 3:
         raise InputError(
@@ -118,22 +124,30 @@ def fold_split(labels: np.ndarray, fold: int, folds: int, val_size: int | float,
     return Split(train, val, test)
 
 
-def fixed_split(names: Sequence[str], labels: np.ndarray, val_size: int | float, seed: int) -> Split:
-    """Keep the split that the folders give; a missing validation part is held out of training.
+def fixed_split(
+    names: Sequence[str], labels: np.ndarray, val_size: int | float, seed: int, test_size: int | float | None = None
+) -> Split:
+    """Keep the split that the source gives, `train`, `val` or `test` for each of N images.
 
-    `val_size` is then a share of the training images, or a count. A missing test part is an error: it would
-    have to be taken from images that somebody chose for training.
+    A missing validation part is held out of training; `val_size` is then a share of the training images, or a count. A
+    test part that is given stays whole. Where there is none, `test_size` is held out of training in the same way, and
+    None leaves the part empty. A `test_size` of 0 leaves it empty in any case.
     """
     given = {part: np.flatnonzero(np.asarray(names) == part) for part in ("train", "val", "test")}
-    for part in ("train", "test"):
-        if not len(given[part]):
-            raise InputError(
-                f"the folders give a split without a {part} part: expected train and test folders (val may "
-                "be absent); add it, or set data.split to random to ignore the folders' split"
-            )
-    if not len(given["val"]):
-        given["train"], given["val"] = hold_out(given["train"], labels, val_size, seed, "data.val_size")
-    return Split(given["train"], given["val"], given["test"])
+    if not len(given["train"]):
+        raise InputError(
+            "the folders give a split without a train part: expected train beside val or test; add it, or set data.split "
+            "to random to ignore the folders' split"
+        )
+    train, val, test = given.values()
+    if test_size == 0:
+        test = _NOTHING
+    elif test_size is not None and not len(test):
+        keep = 1 if len(val) else 2  # an image of each class for validation, too
+        train, test = hold_out(train, labels, test_size, seed, "data.test_size", keep)
+    if not len(val):
+        train, val = hold_out(train, labels, val_size, seed, "data.val_size")
+    return Split(train, val, test)
 
 
 def keep_together(split: Split, groups: Sequence[Sequence[int]]) -> Split:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,97 +16,170 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from defectlab.data.sources.archive import open_root
 from defectlab.data.sources.decode import to_square
-from defectlab.data.sources.files import is_ignored, natural_key
+from defectlab.data.sources.files import image_files, is_ignored, natural_key
 from defectlab.data.sources.idx import find_idx, read_idx, read_idx_pair
-from defectlab.data.sources.images import ImageSet, check_shape
+from defectlab.data.sources.images import CACHE, ImageSet, check_shape
+from defectlab.data.sources.layouts import SPLITS
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
 
-__all__ = ["find_idx", "has_arrays", "load_arrays", "read_idx", "read_idx_pair"]
+__all__ = ["ArrayFiles", "array_classes", "find_arrays", "find_idx", "load_arrays", "read_idx", "read_idx_pair"]
+
+log = logging.getLogger(__name__)
 
 _Array = npt.NDArray[Any]
 
-_POOL = ("images.npy", "labels.npy")
-_PARTS = {
-    "train": ("x_train.npy", "y_train.npy"),
-    "val": ("x_val.npy", "y_val.npy"),
-    "test": ("x_test.npy", "y_test.npy"),
-}
+_IMAGE_WORDS = frozenset(("x", "image", "images", "img", "imgs", "feature", "features"))
+_LABEL_WORDS = frozenset(("y", "label", "labels", "target", "targets"))
+_EXPECTED = (
+    "expected pairs such as images.npy and labels.npy, x_train.npy and y_train.npy, NEU_test_imgs.npy and "
+    "NEU_test_labels.npy, mnist_train_features.npy and mnist_train_targets.npy"
+)
 _BLOCK = 1024  # images converted at a time
 
 
-def has_arrays(root: Path) -> bool:
-    """Whether a folder, or the only folder in it, holds `images.npy` or `x_train.npy`, in any case."""
-    return _array_folder(root) is not None
+@dataclass(frozen=True)
+class ArrayFiles:
+    """Image and label files of one folder, by part: `train`, `val` and `test`, or an empty text for all images."""
+
+    folder: Path
+    pairs: Mapping[str, tuple[Path, Path]]
+
+    @property
+    def names(self) -> set[str]:
+        """Names of all files."""
+        return {path.name for pair in self.pairs.values() for path in pair}
 
 
-def load_arrays(root: Path, size: int, channels: int, class_names: Sequence[str] | None) -> ImageSet:
-    """`images.npy` + `labels.npy`, or `x_train.npy` + `y_train.npy` with `x_val`, `x_test` if there.
+def find_arrays(root: Path, wrapped: bool = True) -> ArrayFiles | None:
+    """Find the pairs of image and label arrays in a folder or, if `wrapped`, in the only folder in it.
 
-    Images are (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1 or 3; whole numbers from 0 to 255, or
-    floats in [0, 1] or [0, 255], told by the largest value of all the files. Labels are whole numbers
-    (N,), one-hot rows (N, K), or strings. Whole numbers and columns are indices into `class_names`; where
-    that is None, classes are named after the values that occur. Nothing pickled is ever loaded.
+    The words of a file's name, in any order and case, tell what it is: images (x, image, imgs, features, data), labels (y,
+    label, targets), and the part (train, val, valid, validation, test). A single .npz file of such arrays will do.
+    Arrays without a partner that lie among pictures are passed over, as is what cannot be read.
 
-    InputError names the file that is missing, damaged or of another form, and both of unequal lengths.
+    Raises:
+        InputError: a partner that is missing, or two candidates for one part.
     """
-    check_shape(size, channels)
-    folder = _array_folder(root)
-    if folder is None:
-        raise InputError(f"{root}: no images.npy and no x_train.npy; expected one, with labels.npy or y_train.npy")
-    names = _npy_files(folder)
-    if _POOL[0] in names and _PARTS["train"][0] in names:
-        raise InputError(f"{folder}: found both images.npy and x_train.npy, expected one of them; move one away")
-    pairs = {"": _POOL} if _POOL[0] in names else _PARTS
-    found: dict[str, tuple[Path, _Array, list[str]]] = {}
-    for split, pair in pairs.items():
-        missing = [name for name in pair if name not in names]
-        if len(missing) == 2:
-            continue
-        if missing:
-            raise InputError(f"{folder}: no {missing[0]}; expected {pair[0]} and {pair[1]} together")
-        path, label_path = names[pair[0]], names[pair[1]]
-        images, labels = _load(path), _load(label_path)
-        if len(images) != len(labels):
-            raise InputError(
-                f"{path} holds {len(images)} images and {label_path} {len(labels)} labels; expected as many of both"
-            )
-        found[split] = (path, _channels_last(path, images), _label_names(label_path, labels, class_names))
-
-    known = _class_names(folder, found, class_names)
-    index = {name: label for label, name in enumerate(known)}
-    factor = _factor([(path, images) for path, images, _ in found.values()])
-    files, splits, labels_of = [], [], []
-    for split, (path, _, names_of) in found.items():
-        files += [f"{path.relative_to(root).as_posix()}[{row}]" for row in range(len(names_of))]
-        splits += [split] * len(names_of)
-        labels_of += [index[name] for name in names_of]
-    return ImageSet(
-        images=_resized([images for _, images, _ in found.values()], factor, size, channels),
-        labels=torch.tensor(labels_of, dtype=torch.int64),
-        class_names=known,
-        files=files,
-        splits=splits if len(found) > 1 else None,
-        skipped=[],
-    )
-
-
-def _array_folder(root: Path) -> Path | None:
-    """The folder with the arrays: archives often wrap all in one more folder."""
     try:
-        inside = [path for path in root.iterdir() if path.is_dir() and not is_ignored(path.name)]
+        inside = [path for path in root.iterdir() if path.is_dir() and not is_ignored(path.name)] if wrapped else []
         for folder in (root, *inside) if len(inside) == 1 else (root,):
-            names = _npy_files(folder)
-            if _POOL[0] in names or _PARTS["train"][0] in names:
-                return folder
+            found = _pairs_in(folder)
+            if found is not None:
+                return found
     except OSError:  # missing, a file or locked: it is for whoever reads the root next to say so
         return None
     return None
 
 
-def _npy_files(folder: Path) -> dict[str, Path]:
-    return {path.name.lower(): path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".npy"}
+def array_classes(
+    files: ArrayFiles, class_names: Sequence[str] | None = None, aliases: Mapping[str, str] | None = None
+) -> list[str]:
+    """Names of the classes as `load_arrays` gives them; reads the labels alone.
+
+    Raises:
+        InputError: as `load_arrays` for the labels.
+    """
+    return _classes(files, _read_labels(files, class_names, aliases), class_names, aliases)
+
+
+def load_arrays(
+    root: Path,
+    size: int,
+    channels: int,
+    class_names: Sequence[str] | None = None,
+    aliases: Mapping[str, str] | None = None,
+) -> ImageSet:
+    """Read the arrays that `find_arrays` finds.
+
+    Images are (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1 or 3, or rows of a square's pixels (N, H * H); whole
+    numbers from 0 to 255, or floats in [0, 1] or [0, 255], told by the largest value of all the files. Labels are whole
+    numbers (N,), one-hot rows (N, K), or texts. Whole numbers and columns are indices into `class_names`; where that
+    is None, classes are named after the values that occur. Texts that are keys of `aliases` stand for its values, which
+    are then all the classes. Nothing pickled is ever loaded.
+
+    Raises:
+        InputError: names the file that is missing, damaged or of another form, and both of unequal lengths.
+    """
+    check_shape(size, channels)
+    files = find_arrays(root)
+    if files is None:
+        raise InputError(f"{root}: no image and label arrays; {_EXPECTED}")
+    names = _read_labels(files, class_names, aliases)
+    known = _classes(files, names, class_names, aliases)
+    index = {name: label for label, name in enumerate(known)}
+    images = {split: _channels_last(path, _load(path)) for split, (path, _) in files.pairs.items()}
+    factor = _factor([(path, images[split]) for split, (path, _) in files.pairs.items()])
+    pixels = _resized(list(images.values()), factor, size, channels)
+    _tell_numbers(files, class_names, known)
+    return ImageSet(
+        images=pixels,
+        labels=torch.tensor([index[name] for part in names.values() for name in part], dtype=torch.int64),
+        class_names=known,
+        files=[
+            f"{_shown(files.pairs[split][0], root)}[{row}]" for split, part in names.items() for row in range(len(part))
+        ],
+        splits=[split for split, part in names.items() for _ in part] if len(files.pairs) > 1 else None,
+        skipped=[],
+    )
+
+
+def _pairs_in(folder: Path) -> ArrayFiles | None:
+    arrays, archives = _with_suffix(folder, ".npy"), _with_suffix(folder, ".npz")
+    candidates: dict[tuple[str, str], list[Path]] = {}
+    for path in arrays:
+        for what in _told_by(path.stem):
+            candidates.setdefault(what, []).append(path)
+    whole = {part for part, _ in candidates if {(part, "images"), (part, "labels")} <= candidates.keys()}
+    if not (arrays or archives) or (not whole and image_files(folder)):
+        return None
+    if not candidates and archives:
+        if len(archives) > 1:
+            raise InputError(f"{folder}: found {_listed(archives)}, expected a single .npz file; name it by data.root")
+        return _pairs_in(open_root(archives[0], CACHE))  # it is a .zip of .npy files
+    for (part, kind), paths in candidates.items():
+        if len(paths) > 1:
+            raise InputError(f"{folder}: found {_listed(paths)} for the {part} {kind}, expected one; move one away")
+    found = {what: paths[0] for what, paths in candidates.items()}
+    if {"", "train"} <= whole:
+        both = f"{found['', 'images'].name} and {found['train', 'images'].name}"
+        raise InputError(f"{folder}: found both {both}, expected one of them; move one away")
+    for (part, _), path in found.items():
+        if part not in whole:
+            raise InputError(f"{folder}: no partner of {path.name} among {_listed(arrays)}; {_EXPECTED}")
+    if whole.isdisjoint(("", "train")):
+        raise InputError(f"{folder}: no images and labels to train on among {_listed(arrays)}; {_EXPECTED}")
+    parts = sorted(whole, key=("", "train", "val", "test").index)
+    # Arrays without a part beside those of a test are what to train on.
+    pairs = {
+        part or ("train" if len(parts) > 1 else ""): (found[part, "images"], found[part, "labels"]) for part in parts
+    }
+    return ArrayFiles(folder, pairs)
+
+
+def _with_suffix(folder: Path, suffix: str) -> list[Path]:
+    paths = (path for path in folder.iterdir() if path.suffix.lower() == suffix and not is_ignored(path.name))
+    return sorted(paths, key=lambda path: natural_key(path.name))
+
+
+def _told_by(stem: str) -> list[tuple[str, str]]:
+    """The part and the kind that a file's name tells; nothing if it tells no kind, or two parts."""
+    words = re.split(r"[^a-z0-9]+", stem.lower())
+    parts = {SPLITS[word] for word in words if word in SPLITS}
+    kinds = ["images" if word in _IMAGE_WORDS else "labels" for word in words if word in _IMAGE_WORDS | _LABEL_WORDS]
+    if not kinds and "data" in words:  # it says little: y_data are labels
+        kinds = ["images"]
+    return [("".join(parts), kinds[-1])] if kinds and len(parts) < 2 else []  # the last: image_labels are labels
+
+
+def _shown(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name  # the latter of an .npz
+
+
+def _listed(paths: Sequence[Path], most: int = 8) -> str:
+    return ", ".join([path.name for path in paths[:most]] + ["…"] * (len(paths) > most))
 
 
 def _load(path: Path) -> _Array:
@@ -114,7 +191,7 @@ def _load(path: Path) -> _Array:
         text = " ".join(str(error).split())
         raise InputError(f"{path}: {text}; expected a whole .npy file of plain values, save it anew") from None
     if not isinstance(array, np.ndarray):
-        raise InputError(f"{path}: found an .npz archive, expected one array; save it with numpy.save")
+        raise InputError(f"{path}: found an .npz archive, expected one array; name it .npz, or save it with numpy.save")
     if array.ndim == 0 or len(array) == 0:
         raise InputError(f"{path}: found an array of shape {array.shape}, expected at least one row")
     return array
@@ -122,13 +199,16 @@ def _load(path: Path) -> _Array:
 
 def _channels_last(path: Path, images: _Array) -> _Array:
     """(N, H, W, C), with C of 1 or 3."""
+    if images.ndim == 2 and math.isqrt(images.shape[1]) ** 2 == images.shape[1]:
+        images = images.reshape(len(images), math.isqrt(images.shape[1]), -1)
     if images.ndim == 3:
         images = images[..., None]
     elif images.ndim == 4 and images.shape[3] not in (1, 3) and images.shape[1] in (1, 3):
         images = images.transpose(0, 2, 3, 1)
     if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
         raise InputError(
-            f"{path}: images of shape {images.shape}, expected (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1 or 3"
+            f"{path}: images of shape {images.shape}, expected (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1 or 3, "
+            "or (N, H * H)"
         )
     return images
 
@@ -175,8 +255,24 @@ def _resized(parts: Sequence[_Array], factor: float, size: int, channels: int) -
     return torch.from_numpy(out)
 
 
-def _label_names(path: Path, labels: _Array, class_names: Sequence[str] | None) -> list[str]:
-    """The class name of each row."""
+def _read_labels(
+    files: ArrayFiles, class_names: Sequence[str] | None, aliases: Mapping[str, str] | None
+) -> dict[str, list[str]]:
+    """The class name of each row, by part."""
+    found = {}
+    for split, (path, label_path) in files.pairs.items():
+        images, labels = _load(path), _load(label_path)
+        if len(images) != len(labels):
+            raise InputError(
+                f"{path} holds {len(images)} images and {label_path} {len(labels)} labels; expected as many of both"
+            )
+        found[split] = _label_names(label_path, labels, class_names, aliases or {})
+    return found
+
+
+def _label_names(
+    path: Path, labels: _Array, class_names: Sequence[str] | None, aliases: Mapping[str, str]
+) -> list[str]:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim == 2 and labels.dtype.kind in "uifb":
@@ -186,10 +282,9 @@ def _label_names(path: Path, labels: _Array, class_names: Sequence[str] | None) 
     if labels.ndim != 1 or labels.dtype.kind not in "uifUS":
         what = f"labels of shape {labels.shape} and type {labels.dtype}"
         raise InputError(f"{path}: {what}, expected whole numbers (N,), one-hot rows (N, K) or strings (N,)")
-    if labels.dtype.kind == "S":
-        return [str(label) for label in np.char.decode(labels, "utf-8", "replace")]
-    if labels.dtype.kind == "U":
-        return [str(label) for label in labels]
+    if labels.dtype.kind in "US":
+        texts = np.char.decode(labels, "utf-8", "replace") if labels.dtype.kind == "S" else labels
+        return [aliases.get(re.sub(r"[^a-z]", "", text.lower()), text) for text in texts.tolist()]
     if not (np.isfinite(labels) & (labels == np.rint(labels))).all():
         raise InputError(f"{path}: labels with fractions, expected whole numbers")
     numbers = [int(label) for label in labels]
@@ -203,20 +298,41 @@ def _label_names(path: Path, labels: _Array, class_names: Sequence[str] | None) 
     return [class_names[number] for number in numbers]
 
 
-def _class_names(
-    folder: Path, found: Mapping[str, tuple[Path, _Array, list[str]]], class_names: Sequence[str] | None
+def _classes(
+    files: ArrayFiles,
+    names: Mapping[str, Sequence[str]],
+    class_names: Sequence[str] | None,
+    aliases: Mapping[str, str] | None,
 ) -> list[str]:
-    """The classes: those given, which must all be trained on, or else those trained on."""
-    if "" not in found and "train" not in found:
-        raise InputError(f"{folder}: no x_train.npy and y_train.npy; expected them beside the others")
-    trained = set(found["" if "" in found else "train"][2])
+    """Those given, or those of the aliases if labels are texts, all of them trained on; else those trained on."""
+    trained = set(names.get("train", names.get("", [])))
+    if class_names is None and aliases is not None and not _are_numbers(files):
+        class_names = list(dict.fromkeys(aliases.values()))
     known = sorted(trained, key=natural_key) if class_names is None else list(class_names)
-    unknown = sorted({name for _, _, names in found.values() for name in names} - set(known), key=natural_key)
+    unknown = sorted({name for part in names.values() for name in part} - set(known), key=natural_key)
     if unknown:
-        raise InputError(f"{folder}: labels {', '.join(unknown)} are not among the classes {', '.join(known)}")
+        raise InputError(f"{files.folder}: labels {', '.join(unknown)} are not among the classes {', '.join(known)}")
     missing = [name for name in known if name not in trained]
     if missing:
-        raise InputError(f"{folder}: no training image of {', '.join(missing)}; expected some of every class")
+        raise InputError(f"{files.folder}: no training image of {', '.join(missing)}; expected some of every class")
     if len(known) < 2:
-        raise InputError(f"{folder}: found the one class {known[0]}, expected two or more")
+        raise InputError(f"{files.folder}: found the one class {known[0]}, expected two or more")
     return known
+
+
+def _are_numbers(files: ArrayFiles) -> bool:
+    return all(_load(path).dtype.kind not in "US" for _, path in files.pairs.values())
+
+
+def _tell_numbers(files: ArrayFiles, class_names: Sequence[str] | None, known: Sequence[str]) -> None:
+    """Say which number has become which name."""
+    if not _are_numbers(files):
+        return
+    path = next(iter(files.pairs.values()))[1]
+    if class_names is None:
+        log.info(
+            "%s holds numbers: the classes are called %s; data.class_names names them", path.name, ", ".join(known)
+        )
+    elif not all(name.isdecimal() for name in known):
+        names = ", ".join(f"{number} is {name}" for number, name in enumerate(known))
+        log.info("%s: %s", path.name, names)

@@ -10,15 +10,16 @@ from pathlib import Path
 from defectlab.data.sources.files import SUFFIXES, image_files, is_ignored, natural_key
 from defectlab.errors import InputError
 
-__all__ = ["NEU_CLASSES", "Listing", "list_folders", "list_neu"]
+__all__ = ["NEU_ALIASES", "NEU_CLASSES", "SPLITS", "Listing", "list_folders", "list_neu", "neu_class"]
 
 NEU_CLASSES = ("crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches")
 
 # Every name in use for a NEU class, without separators, case and numbers; the short ones are of the
 # original release.
-_NEU_ALIASES = {
-    alias: label
-    for label, aliases in enumerate(
+NEU_ALIASES = {
+    alias: name
+    for name, aliases in zip(
+        NEU_CLASSES,
         (
             ("crazing", "cr"),
             ("inclusion", "inclusions", "in"),
@@ -26,12 +27,13 @@ _NEU_ALIASES = {
             ("pittedsurface", "pitted", "ps"),
             ("rolledinscale", "rolledin", "rolled", "rs"),
             ("scratches", "scratch", "sc"),
-        )
+        ),
+        strict=True,
     )
     for alias in aliases
 }
 
-_SPLITS = {
+SPLITS = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -56,6 +58,11 @@ class Listing:
     splits: list[str] | None
 
 
+def neu_class(name: str) -> str | None:
+    """Return the NEU class that a name in use stands for (`Rolled_in-Scale`, `RS`), or None."""
+    return NEU_ALIASES.get(re.sub(r"[^a-z]", "", name.lower()))
+
+
 def list_folders(root: Path) -> Listing:
     """One folder a class, or train / val (valid, validation) / test folders with one folder a class in each.
 
@@ -70,7 +77,7 @@ def list_folders(root: Path) -> Listing:
     depth = _wrappers(parts)
     heads = {part[depth] for part in parts if len(part) > depth + 1}
     base = root.joinpath(*parts[0][:depth])
-    named = {head: _SPLITS[head.lower()] for head in heads if head.lower() in _SPLITS}
+    named = {head: SPLITS[head.lower()] for head in heads if head.lower() in SPLITS}
     if not any(part[depth] in named and len(part) > depth + 2 for part in parts):
         names = [_class_of(root, part, depth) for part in parts]
         _check_folders(base, set(names))
@@ -94,7 +101,7 @@ def list_folders(root: Path) -> Listing:
             trained |= {names[index] for index in inside}
     for part in parts:
         _class_of(root, part, depth)  # no picture beside the split folders either
-    _check_folders(base, heads, _SPLITS)
+    _check_folders(base, heads, SPLITS)
     return _listing(root, files, names, [n for n, s in zip(names, splits, strict=True) if s == "train"], splits)
 
 
@@ -118,7 +125,7 @@ def list_neu(root: Path) -> Listing:
             f"{root}: {len(files) - len(labels)} of {len(files)} pictures are of no NEU class, the first is "
             f"{first}; expected names like crazing_1.jpg or Cr_1.bmp, or folders {', '.join(NEU_CLASSES)}"
         )
-    named = [next((_SPLITS[p.lower()] for p in part[:-1] if p.lower() in _SPLITS), "") for part in parts]
+    named = [next((SPLITS[p.lower()] for p in part[:-1] if p.lower() in SPLITS), "") for part in parts]
     has_split = "train" in named and ("val" in named or "test" in named)
     if has_split and "" in named:
         first = files[named.index("")]
@@ -184,7 +191,7 @@ def _neu_label(part: tuple[str, ...]) -> int | None:
     prefix = re.match(r"[^0-9]*", part[-1].rsplit(".", 1)[0])
     assert prefix is not None  # it matches the empty string too
     for name in (*reversed(part[:-1]), prefix.group()):
-        label = _NEU_ALIASES.get(re.sub(r"[^a-z]", "", name.lower()))
-        if label is not None:
-            return label
+        found = neu_class(name)
+        if found is not None:
+            return NEU_CLASSES.index(found)
     return None
