@@ -58,9 +58,7 @@ def measure_input(
     )
     data.setup()
     read_seconds = time.perf_counter() - began
-    assert data.mean is not None
-    assert data.std is not None
-    folder = ImageFolder(str(root / "train"), _transforms(image_size, channels, data.mean, data.std))
+    folder = ImageFolder(str(root / "train"), _transforms(image_size, channels, data.card.mean, data.card.std))
 
     loaders: dict[str, Iterable[tuple[torch.Tensor, torch.Tensor]]] = {"defectlab": data.train_dataloader()}
     for workers in (0, 2):

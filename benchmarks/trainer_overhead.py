@@ -44,9 +44,7 @@ def measure_trainer(mnist: str, runs: Path, epochs: int, repeats: int, threads: 
     data.prepare_data()
     data.setup()
     images, labels = data.data.images, data.data.labels
-    assert data.mean is not None
-    assert data.std is not None
-    normalised = images.float().div_(255).sub_(data.mean[0]).div_(data.std[0])
+    normalised = images.float().div_(255).sub_(data.card.mean[0]).div_(data.card.std[0])
     train, val = (torch.from_numpy(part) for part in (data.parts.train, data.parts.val))
 
     whole: dict[str, list[float]] = {"defectlab": [], "plain loop": []}

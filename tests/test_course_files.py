@@ -364,7 +364,7 @@ def test_an_array_among_pictures_is_passed_over(class_folders: Path) -> None:
 
 
 def test_an_npz_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("arrays", "folder", "mnist"):
+    for module in ("sources.arrays", "datamodules.folder", "datamodules.mnist"):
         monkeypatch.setattr(f"defectlab.data.{module}.CACHE", tmp_path / "cache")
     numbers = np.arange(40) % 10
     pixels = stripes(numbers, 28)

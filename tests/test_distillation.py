@@ -1,6 +1,7 @@
 """Knowledge distillation through the front door: what a student learns, keeps, and does not need any more."""
 
 import csv
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -109,11 +110,11 @@ def test_batches_are_converted_for_the_teacher(
         mean=[0.3] * channels, std=[0.7] * channels,
     )  # fmt: skip
     task, card = load_task(teacher / "checkpoints" / "best.ckpt")
-    own.load_state_dict(card)
+    own.load_state_dict(dataclasses.asdict(card))
     for data in (own, students):
         data.setup()
     settings = DistillationSettings(str(teacher / "checkpoints" / "best.ckpt"))
-    found = Teacher(settings, students.describe(), torch.device("cpu"))
+    found = Teacher(settings, students.card, torch.device("cpu"))
     pairs = zip(own.test_dataloader(), students.test_dataloader(), strict=True)
     for (expected, _), (images, _) in pairs:
         assert images.shape[1:] == (channels, size, size)

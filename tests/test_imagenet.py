@@ -144,9 +144,10 @@ def test_preprocessing_equals_torchvisions(backbone: str, size: tuple[int, int],
     keep(cache, backbone)
     _, card = load_imagenet_classifier(backbone)
     pixels, _, _ = read_for(card, [tmp_path / "image.jpg"])
-    mean, std = (torch.tensor(card[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
     with Image.open(tmp_path / "image.jpg") as image:
-        assert torch.equal((pixels / 255 - mean) / std, preset(image)[None])
+        expected = preset(image)[None]
+    assert torch.equal((card.denormalise(expected) * 255).round().to(torch.uint8), pixels)
+    torch.testing.assert_close(card.normalise(pixels), expected, rtol=0, atol=1e-5)
 
 
 def test_images_of_every_mode(cache: Path, tmp_path: Path) -> None:
@@ -259,10 +260,10 @@ def test_weights_from_a_file(cache: Path, photo: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": state}, tmp_path / "mine.pth")
     task, card = load_imagenet_classifier("mobilenet_v2", tmp_path / "mine.pth")
     assert next(task.parameters()).dtype == torch.float32
-    assert (card["resize_size"], card["image_size"], card["channels"]) == (232, 224, 3)
+    assert (card.resize_size, card.image_size, card.channels) == (232, 224, 3)
     older = tmp_path / Path(get_model_weights("mobilenet_v2").IMAGENET1K_V1.url).name
     torch.save(random_state("mobilenet_v2"), older)
-    assert load_imagenet_classifier("mobilenet_v2", older)[1]["resize_size"] == 256
+    assert load_imagenet_classifier("mobilenet_v2", older)[1].resize_size == 256
 
 
 def test_a_run_prints_every_class(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """Loaders: every image once, equal steps on every rank, the same batches for the same seed."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.loader import EvalLoader, TrainLoader
+from defectlab.utils.card import DataCard
 
 CPU = torch.device("cpu")
 Batch = tuple[Tensor, Tensor]
@@ -25,12 +26,19 @@ def numbered(count: int, channels: int = 1, side: int = 4) -> Tensor:
     return images
 
 
+def normaliser(mean: Sequence[float], std: Sequence[float]) -> Callable[[Tensor], Tensor]:
+    card = DataCard(
+        class_names=("a", "b"), mean=tuple(mean), std=tuple(std), image_size=4, channels=len(mean)
+    )  # fmt: skip
+    return card.normalise
+
+
 def eval_loader(
     count: int, batch_size: int, rank: int = 0, world_size: int = 1, indices: Tensor | None = None
 ) -> EvalLoader:
     where = torch.arange(count) if indices is None else indices
-    mean, std = (0.0,), (1 / 255,)  # so that images come out as they are
-    return EvalLoader(numbered(count), torch.arange(count), where, batch_size, mean, std, CPU, rank, world_size)
+    as_they_are = normaliser((0.0,), (1 / 255,))
+    return EvalLoader(numbered(count), torch.arange(count), where, batch_size, as_they_are, CPU, rank, world_size)
 
 
 def train_loader(
@@ -48,8 +56,8 @@ def train_loader(
     if images is None:
         images = numbered(count)
     return TrainLoader(
-        images, torch.arange(count), torch.arange(count), batch_size, mean, std, CPU, rank, world_size, seed,
-        count, augmentation,
+        images, torch.arange(count), torch.arange(count), batch_size, normaliser(mean, std), CPU, rank, world_size,
+        seed, count, augmentation,
     )  # fmt: skip
 
 
@@ -73,7 +81,7 @@ def test_evaluation_gives_every_image_once_in_order(count: int, batch_size: int)
 def test_evaluation_normalises_each_channel() -> None:
     images = numbered(5, 3)
     mean, std = (0.1, 0.5, 0.9), (0.2, 0.3, 0.4)
-    loader = EvalLoader(images, torch.zeros(5).long(), torch.tensor([3, 1]), 8, mean, std, CPU, 0, 1)
+    loader = EvalLoader(images, torch.zeros(5).long(), torch.tensor([3, 1]), 8, normaliser(mean, std), CPU, 0, 1)
     ((batch, _),) = loader
     shift, scale = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
     torch.testing.assert_close(batch, (images[[3, 1]].float() / 255 - shift) / scale)
@@ -98,7 +106,8 @@ def test_one_channel_goes_out_as_many_times_as_there_are_means() -> None:
     rgb = grey.expand(-1, 3, -1, -1).contiguous()
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
     from_grey, from_rgb = (
-        EvalLoader(images, torch.arange(6), torch.arange(6), 4, mean, std, CPU, 0, 1) for images in (grey, rgb)
+        EvalLoader(images, torch.arange(6), torch.arange(6), 4, normaliser(mean, std), CPU, 0, 1)
+        for images in (grey, rgb)
     )
     for (got, _), (expected, _) in zip(from_grey, from_rgb, strict=True):
         torch.testing.assert_close(got, expected)
@@ -114,7 +123,7 @@ def test_one_channel_goes_out_as_many_times_as_there_are_means() -> None:
 def test_features_go_out_as_they_are() -> None:
     features = torch.randn(9, 5)
     where = torch.tensor([8, 0, 4])
-    loader = EvalLoader(features, torch.arange(9), where, 2, (0.5,), (0.2,), CPU, 0, 1)
+    loader = EvalLoader(features, torch.arange(9), where, 2, normaliser((0.5,), (0.2,)), CPU, 0, 1)
     assert torch.equal(torch.cat([batch for batch, _ in loader]), features[where])
     mixed = Augmentation(rotation=10, mixup=1.0)
     for batch, labels in train_loader(9, 4, images=features, augmentation=mixed):

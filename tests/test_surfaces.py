@@ -120,7 +120,7 @@ def test_processes_draw_different_pictures_and_share_the_epoch() -> None:
     data.setup()
     one = data.train_dataloader()
     assert isinstance(one, SurfaceLoader)
-    settings = (one.painter, 32, 8, one.mean, one.std, one.device)
+    settings = (one.painter, 32, 8, one.normalise, one.device)
     halves = [list(SurfaceLoader(*settings, rank, 2, 0)) for rank in range(2)]
     assert [len(half) for half in halves] == [2, 2]
     whole = list(SurfaceLoader(*settings, 0, 1, 0))

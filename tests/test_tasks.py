@@ -86,7 +86,7 @@ def test_a_researcher_needs_no_command_line(data: Data, tmp_path: Path) -> None:
     again = SmallCNNTask.load_from_checkpoint(tmp_path / "best.ckpt", weights_only=True)
     assert isinstance(again.network, LabCNN)
     loaded, card = load_task(tmp_path / "best.ckpt")
-    assert list(card["class_names"]) == ["good", "hole", "scratch"]
+    assert list(card.class_names) == ["good", "hole", "scratch"]
     images = torch.rand(2, 1, 16, 16)
     assert torch.equal(loaded(images), again.eval()(images))
     words = ["predict", str(tmp_path / "best.ckpt"), module.root, "--output", str(tmp_path / "out.csv")]

@@ -8,7 +8,7 @@ from defectlab.errors import InputError
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import save_backbone_weights
 from defectlab.runs.locate import checkpoint_of
-from defectlab.tasks.checkpoint import data_card, load_task, read_checkpoint
+from defectlab.tasks.checkpoint import data_state, load_task, read_checkpoint
 
 __all__ = ["run"]
 
@@ -51,7 +51,7 @@ def _save_checkpoint(source: Path, output: Path) -> None:
     """Tensors, hyper-parameters and data card; whole or not at all."""
     whole = read_checkpoint(source)
     kept = {key: whole[key] for key in _NEEDED if key in whole}
-    card = data_card(whole, source)
+    card = data_state(whole, source)
     # Where the pictures lay says nothing on another machine.
     own = {**card, "root": Path(str(card["root"])).name}
     kept.update({key: own for key, value in whole.items() if value is card})

@@ -68,12 +68,12 @@ def run(words: list[str]) -> int:
     CPUSettings().apply()
     labellers = load_labellers(arguments.run, arguments.device, arguments.weights)
     card = labellers[0].card
-    costs = None if arguments.costs is None else read_costs(arguments.costs, card["class_names"])
+    costs = None if arguments.costs is None else read_costs(arguments.costs, card.class_names)
     files = expand_images(arguments.images)
     if arguments.figure is not None:
         _check_figure(arguments.figure, files)
     names, probabilities, skipped = probabilities_of(labellers, files, arguments.on_bad_image)
-    classes = card["class_names"]
+    classes = card.class_names
     extra: dict[str, list[str]] = {}
     if threshold is not None:
         sure = probabilities.max(axis=1).round(6) >= threshold  # as the file with the validation images has it
@@ -107,7 +107,7 @@ def run(words: list[str]) -> int:
         print("sets of " + ", ".join(f"{size}: {count}" for size, count in sorted(sizes.items())))
     for reason in skipped:
         print(f"left out {reason}")
-    if any(labeller.card["source"] == "synthetic" for labeller in labellers):
+    if any(labeller.card.source == "synthetic" for labeller in labellers):
         print("note: this network was trained on SYNTHETIC pictures alone")
     return 0
 
@@ -161,11 +161,11 @@ def _draw(path: Path, files: Sequence[str], probabilities: np.ndarray, labeller:
         Answer(image.numpy(), Path(file).name, row, None)
         for image, file, row in zip(pixels, files, probabilities, strict=True)
     ]
-    figure = probabilities_figure(answers, labeller.card["class_names"])
+    figure = probabilities_figure(answers, labeller.card.class_names)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_png(figure, draft, SYNTHETIC_NOTE if labeller.card["source"] == "synthetic" else None)
+        save_png(figure, draft, SYNTHETIC_NOTE if labeller.card.source == "synthetic" else None)
         os.replace(draft, path)
     except OSError as error:
         raise InputError(f"--figure {path} cannot be written ({error.strerror}): choose another place") from None

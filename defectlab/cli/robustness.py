@@ -1,6 +1,5 @@
 """`defectlab robustness RUN`: accuracy on test images that were made worse, step by step."""
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -26,12 +25,10 @@ def run(words: list[str]) -> int:
     restored = restore(run_folder, changes)
     restored.data.check_test_part()
     task, card, data, device = restored.task, restored.card, restored.data, restored.device
-    mean, std = (torch.tensor(card[name], device=device).view(1, -1, 1, 1) for name in ("mean", "std"))
-    chosen = torch.from_numpy(data.parts.test)
-    images, labels = data.data.images[chosen].to(device), data.data.labels[chosen]
+    images, labels = data.pixels("test").to(device), data.labels("test")
 
     def classify(batch: Tensor) -> Tensor:
-        logits: Tensor = task.judge((batch - mean) / std)
+        logits: Tensor = task.judge(card.normalise(batch))
         return logits.argmax(dim=1)
 
     steps = 1 + sum(len(corruption.levels) for corruption in CORRUPTIONS)

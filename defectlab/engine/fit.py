@@ -22,7 +22,7 @@ from defectlab.engine.tensorboard import add_augmented, events_logger
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, write_text
 from defectlab.tasks import ClassificationTask, OptimizerSettings, PretrainedTask
-from defectlab.tasks.checkpoint import check_fit, data_card, read_checkpoint
+from defectlab.tasks.checkpoint import check_fit, data_state, read_checkpoint
 from defectlab.utils.progress import is_first_process
 from defectlab.utils.text import shown_path
 
@@ -66,7 +66,7 @@ def train_and_test(cli: DefectCLI) -> RunFolder | None:
         logger = events_logger(trainer)
         if logger is not None and given.ckpt_path is None and not _uses_features(task):
             images, _ = next(iter(loader))
-            add_augmented(logger, images[:_ON_SHEET], loader.mean, loader.std)
+            add_augmented(logger, images[:_ON_SHEET], data.card)
     advice = f"go on with: defectlab resume {shown_path(run_folder.path)}"
     with guarded(trainer, advice):
         trainer.fit(task, datamodule=data, ckpt_path=given.ckpt_path, weights_only=True)
@@ -116,7 +116,7 @@ def _config_name(run_folder: RunFolder) -> str:
 def _check_continuation(checkpoint: dict[str, Any], cli: DefectCLI) -> None:
     path = Path(cli.config_init["fit"].ckpt_path)
     check_fit(cli.model, checkpoint, path)
-    cli.datamodule.load_state_dict(data_card(checkpoint, path))
+    cli.datamodule.load_state_dict(data_state(checkpoint, path))
     before = OptimizerSettings(**checkpoint["hyper_parameters"].get("optimizer") or {}).name
     if cli.model.optimizer.name != before:
         raise InputError(

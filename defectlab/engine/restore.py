@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -11,7 +10,8 @@ from defectlab.engine.experiment import DefectCLI
 from defectlab.runs import RunFolder
 from defectlab.runs.locate import checkpoint_of
 from defectlab.tasks import ClassificationTask
-from defectlab.tasks.checkpoint import load_task
+from defectlab.tasks.checkpoint import data_state, load_task, read_checkpoint
+from defectlab.utils.card import DataCard
 
 __all__ = ["Restored", "restore"]
 
@@ -21,7 +21,7 @@ class Restored:
     """The task in evaluation mode on `device`, its data card, and the data, read and split."""
 
     task: ClassificationTask
-    card: dict[str, Any]
+    card: DataCard
     data: ImageDataModule
     device: torch.device
     checkpoint: Path
@@ -44,5 +44,5 @@ def restore(run: RunFolder, changes: list[str]) -> Restored:
     task.to(device)
     data.prepare_data()
     data.setup("test")
-    data.load_state_dict(card)
+    data.load_state_dict(data_state(read_checkpoint(best), best))
     return Restored(task, card, data, device, best)

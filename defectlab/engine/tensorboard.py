@@ -1,6 +1,5 @@
 """Figures for TensorBoard, beside the curves that Lightning draws."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,6 +10,7 @@ from torch import Tensor
 from defectlab.figures.runs import confusion_matrix_figure
 from defectlab.figures.tiles import image_sheet
 from defectlab.metrics.classification import SplitMetrics
+from defectlab.utils.card import DataCard
 
 __all__ = ["add_augmented", "add_figures", "add_hparams", "events_logger"]
 
@@ -21,10 +21,9 @@ def events_logger(trainer: pl.Trainer) -> TensorBoardLogger | None:
     return loggers[0] if loggers and trainer.is_global_zero else None
 
 
-def add_augmented(logger: TensorBoardLogger, images: Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
+def add_augmented(logger: TensorBoardLogger, images: Tensor, card: DataCard) -> None:
     """A sheet of training images `(N, C, H, W)` as the network sees them, brought back to [0, 1]."""
-    scale, shift = (images.new_tensor(list(values)).view(1, -1, 1, 1) for values in (std, mean))
-    logger.experiment.add_figure("images/augmented", image_sheet((images * scale + shift).clamp(0, 1).cpu()), 0)
+    logger.experiment.add_figure("images/augmented", image_sheet(card.denormalise(images).clamp(0, 1).cpu()), 0)
 
 
 def add_figures(

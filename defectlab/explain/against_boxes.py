@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from defectlab.explain.sanity import SEEDS, Sanity, sanity_check
 from defectlab.metrics.statistics import holm
 from defectlab.runs import csv_text, write_text
 from defectlab.tasks import ClassificationTask
+from defectlab.utils.card import DataCard
 from defectlab.utils.progress import progress_bar
 
 __all__ = ["Judgement", "judge"]
@@ -73,7 +73,7 @@ class Judgement:
 
 
 def judge(
-    task: ClassificationTask, card: dict[str, Any], data: ImageDataModule, folder: Path, methods: Sequence[Method]
+    task: ClassificationTask, card: DataCard, data: ImageDataModule, folder: Path, methods: Sequence[Method]
 ) -> Judgement:
     """Judge `methods` on the run's test images that have boxes of their own class in `folder`.
 
@@ -83,9 +83,8 @@ def judge(
         InputError: No boxes for any test image, or a file that cannot be read.
     """
     files, names = data.files("test"), list(data.class_names)
-    chosen = torch.from_numpy(data.parts.test)
-    labels = data.data.labels[chosen]
-    side = int(card["image_size"])
+    labels = data.labels("test")
+    side = card.image_size
     found = find_boxes(folder, files)
     masks, kept, others = [], [], 0
     for index, file in enumerate(files):
@@ -101,11 +100,9 @@ def judge(
             f"{folder} has boxes for {len(found)} of {len(files)} test images, none of them of the image's class: expected "
             f"a file such as {Path(files[0]).stem}.xml with an object named {names[int(labels[0])]}"
         )
-    mean, std = (torch.tensor(card[key], device=task.device).view(1, -1, 1, 1) for key in ("mean", "std"))
 
     def images(indices: Sequence[int]) -> Tensor:
-        pixels = data.data.images[chosen[list(indices)]].to(task.device)
-        return (pixels.float() / 255 - mean) / std
+        return card.normalise(data.pixels("test", indices).to(task.device))
 
     inside, truth = np.stack(masks), labels[kept]
     by_class = sorted(kept, key=lambda index: int(labels[index]))

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +29,7 @@ from defectlab.runs.locate import checkpoint_of, imagenet_name
 from defectlab.tasks import ClassificationTask
 from defectlab.tasks.checkpoint import load_task
 from defectlab.tasks.imagenet import load_imagenet_classifier
+from defectlab.utils.card import DataCard
 from defectlab.utils.cpu import CPUSettings
 from defectlab.utils.progress import progress_bar
 from defectlab.utils.text import shown_path
@@ -88,7 +88,7 @@ def _explain_run(
     validation = data.test_on_validation()
     judgement = None
     if boxes is not None:
-        blank = torch.zeros(1, card["channels"], card["image_size"], card["image_size"], device=task.device)
+        blank = torch.zeros(1, card.channels, card.image_size, card.image_size, device=task.device)
         judgement = judge(task, card, data, boxes, _methods(task.network, blank))
     found = _survey(task, card, data, layer)
     labels = data.data.labels.numpy()[data.parts.test]
@@ -98,7 +98,7 @@ def _explain_run(
     else:
         chosen = choose_images(labels, found.probabilities)
         pixels = _test_images(data, chosen)
-        images = _normalised(pixels, card, task.device)
+        images = card.normalise(pixels.to(task.device))
         tested = data.files("test")
         answers = [
             Answer(own.numpy(), tested[i], found.probabilities[i], int(labels[i]))
@@ -125,12 +125,12 @@ def _explain_run(
     return _write(target, name, card, sheets, notes + more, projector, run.path if output is None else target)
 
 
-def _survey(task: ClassificationTask, card: dict[str, Any], data: ImageDataModule, layer: str | None) -> Survey:
+def _survey(task: ClassificationTask, card: DataCard, data: ImageDataModule, layer: str | None) -> Survey:
     """Of the test images, and of the units of `layer`, by default the last one with maps."""
     if layer is not None:
         watched: str | None = convolution(task.network, layer)[0]
     else:
-        blank = torch.zeros(1, card["channels"], card["image_size"], card["image_size"], device=task.device)
+        blank = torch.zeros(1, card.channels, card.image_size, card.image_size, device=task.device)
         layers = feature_maps(task.network, blank)
         watched = layers[-1].name if layers else None
     count = len(data.parts.test)
@@ -150,10 +150,10 @@ def _about(answers: Sequence[Answer], mistakes: int) -> str:
 
 
 def _sheets(
-    task: ClassificationTask, card: dict[str, Any], answers: Sequence[Answer], images: Tensor, layer: str | None
+    task: ClassificationTask, card: DataCard, answers: Sequence[Answer], images: Tensor, layer: str | None
 ) -> tuple[list[Sheet], list[str]]:
     """The sheets that need no test images, and what to say about those that could not be made."""
-    names, network = card["class_names"], task.network
+    names, network = card.class_names, task.network
     layers = feature_maps(network, images[:1])
     sheets = [Sheet("probabilities", probabilities_figure(answers, names))]
     notes = [] if layers else ["No layer of this network gives maps: feature maps, Grad-CAM and HiResCAM are left out."]
@@ -211,18 +211,13 @@ def _test_images(data: ImageDataModule, indices: Sequence[int] | np.ndarray) -> 
     return images
 
 
-def _read(task: ClassificationTask, card: dict[str, Any], files: Sequence[Path]) -> tuple[list[Answer], Tensor]:
+def _read(task: ClassificationTask, card: DataCard, files: Sequence[Path]) -> tuple[list[Answer], Tensor]:
     """The pictures that were named, as answers and normalised; of many the first."""
     pixels, _, _ = read_for(card, files[:_MOST])
-    images = _normalised(pixels, card, task.device)
+    images = card.normalise(pixels.to(task.device))
     with torch.inference_mode():
         shares = task.judge(images).double().softmax(dim=1).cpu().numpy()
     return [Answer(p.numpy(), f.name, s, None) for p, f, s in zip(pixels, files, shares, strict=False)], images
-
-
-def _normalised(pixels: Tensor, card: dict[str, Any], device: torch.device) -> Tensor:
-    mean, std = (torch.tensor(card[key], device=device).view(1, -1, 1, 1) for key in ("mean", "std"))
-    return (pixels.to(device).float() / 255 - mean) / std
 
 
 def _count(files: Sequence[Path]) -> list[str]:
@@ -232,14 +227,14 @@ def _count(files: Sequence[Path]) -> list[str]:
 def _write(
     output: Path,
     name: str,
-    card: dict[str, Any],
+    card: DataCard,
     sheets: Sequence[Sheet],
     notes: Sequence[str],
     more_events: Callable[[SummaryWriter], None] | None = None,
     events: Path | None = None,
 ) -> int:
     """Write all, and say where; `events` is the folder to point TensorBoard at, if it is another than `output`."""
-    synthetic = card["source"] == "synthetic"
+    synthetic = card.source == "synthetic"
     page = write_sheets(output, name, sheets, notes, synthetic, more_events)
     for note in notes:
         print(note)

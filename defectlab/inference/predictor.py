@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from defectlab.runs.locate import checkpoints_of, imagenet_name
 from defectlab.tasks import ClassificationTask
 from defectlab.tasks.checkpoint import load_task
 from defectlab.tasks.imagenet import load_imagenet_classifier
+from defectlab.utils.card import DataCard
 from defectlab.utils.progress import progress_bar
 
 __all__ = ["Labeller", "load_labellers", "probabilities_of", "read_for"]
@@ -27,13 +28,11 @@ class Labeller:
     """A task in evaluation mode on its device, and the data card of its checkpoint."""
 
     task: ClassificationTask
-    card: dict[str, Any]
+    card: DataCard
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Probabilities (N, num_classes), float64 on the CPU, of uint8 pictures (N, C, H, W) as the card wants them."""
-        device = self.task.device
-        mean, scale = (torch.tensor(self.card[key], device=device).view(1, -1, 1, 1) * 255 for key in ("mean", "std"))
-        images = (pixels.to(device).float() - mean) / scale
+        images = self.card.normalise(pixels.to(self.task.device))
         return torch.softmax(self.task.judge(images).double(), dim=1).cpu()
 
 
@@ -53,16 +52,16 @@ def load_labellers(name: str, device: str, weights: Path | None = None) -> list[
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"--device {device}: {str(error).splitlines()[0]}; use cpu") from None
         found.append(Labeller(task, card))
-        if card["class_names"] != found[0].card["class_names"]:
+        if card.class_names != found[0].card.class_names:
             raise InputError(f"{path} and {paths[0]} know other classes: expected an ensemble of the same")
     return found
 
 
 def read_for(
-    card: dict[str, Any], files: Sequence[Path], on_bad_image: Literal["error", "skip"] = "error"
+    card: DataCard, files: Sequence[Path], on_bad_image: Literal["error", "skip"] = "error"
 ) -> tuple[Tensor, list[int], list[str]]:
     """Images (M, C, H, W) uint8 as a data card wants them, their indices, and who was left out: see `read_images`."""
-    return read_images(files, card["image_size"], card["channels"], on_bad_image, resize_size=card.get("resize_size"))
+    return read_images(files, card.image_size, card.channels, on_bad_image, resize_size=card.resize_size)
 
 
 def probabilities_of(
@@ -101,6 +100,6 @@ def probabilities_of(
     return names, torch.cat(tables).numpy(), skipped
 
 
-def _fit(card: dict[str, Any]) -> tuple[int, int, int | None]:
+def _fit(card: DataCard) -> tuple[int, int, int | None]:
     """What the pixels that a network wants depend on."""
-    return card["image_size"], card["channels"], card.get("resize_size")
+    return card.image_size, card.channels, card.resize_size

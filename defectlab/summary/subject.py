@@ -52,5 +52,5 @@ def subject(name: str, more: Sequence[str]) -> Subject:
     task, card = load_task(checkpoint_of(name))
     run = Path(name).resolve() if Path(name).is_dir() else None
     shown = "/".join(run.parts[-2:]) if run is not None else Path(name).name
-    image = (card["channels"], card["image_size"], card["image_size"])
-    return Subject(shown, task.network, image, len(card["class_names"]), () if run is None else (RunFolder(run),))
+    image = (card.channels, card.image_size, card.image_size)
+    return Subject(shown, task.network, image, len(card.class_names), () if run is None else (RunFolder(run),))

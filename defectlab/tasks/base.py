@@ -135,7 +135,7 @@ class ClassificationTask(pl.LightningModule):
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             if not isinstance(data, DescribedData):
                 raise InputError("model.distillation needs one of defectlab's datamodules: set it to null")
-            self._teacher = Teacher(self.distillation, data.describe(), self.device)
+            self._teacher = Teacher(self.distillation, data.card, self.device)
 
     def _find_weights(self) -> Tensor | None:
         """Class weights `(C,)` of mean 1 over the training images, as far as their number by class is known."""

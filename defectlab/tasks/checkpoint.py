@@ -11,8 +11,9 @@ import torch
 
 from defectlab.errors import InputError
 from defectlab.tasks.base import ClassificationTask
+from defectlab.utils.card import DataCard
 
-__all__ = ["check_fit", "data_card", "load_task", "read_checkpoint"]
+__all__ = ["check_fit", "data_state", "load_task", "read_checkpoint"]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -65,22 +66,29 @@ def check_fit(task: ClassificationTask, checkpoint: dict[str, Any], path: Path) 
             )
 
 
-def data_card(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What the datamodule left in the checkpoint: class names, mean, std, image size, channels, split hash."""
+def data_state(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What the datamodule left in the checkpoint: see `ImageDataModule.describe`.
+
+    Raises:
+        InputError: nothing.
+    """
     for value in checkpoint.values():
         if isinstance(value, dict) and {"class_names", "mean", "std", "image_size", "channels"} <= set(value):
             return value
     raise InputError(f"{path} does not know its classes: expected a checkpoint written by defectlab fit")
 
 
-def load_task(path: Path) -> tuple[ClassificationTask, dict[str, Any]]:
+def load_task(path: Path) -> tuple[ClassificationTask, DataCard]:
     """The task in evaluation mode on the CPU, and its data card.
 
     Raises:
         InputError: as `read_checkpoint`; or a task class that is not installed or not one of ours.
     """
     checkpoint = read_checkpoint(path)
-    card = data_card(checkpoint, path)
+    try:
+        card = DataCard.from_dict(data_state(checkpoint, path))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     name = str(checkpoint.get("task", ""))
     module, _, cls_name = name.rpartition(".")
     try:

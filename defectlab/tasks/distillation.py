@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from defectlab.errors import InputError
+from defectlab.utils.card import DataCard
 
 if TYPE_CHECKING:
     from defectlab.tasks.base import ClassificationTask
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["DescribedData", "DistillationSettings", "Teacher", "distillation_loss"]
 
 log = logging.getLogger(__name__)
-
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as grey pictures are read
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,9 @@ class DistillationSettings:
 class DescribedData(Protocol):
     """What a student asks of its datamodule."""
 
-    def describe(self) -> dict[str, Any]:
-        """With `class_names`, `mean`, `std`, `split_hash`: how batches were normalised, and of which images."""
+    @property
+    def card(self) -> DataCard:
+        """How batches were normalised, and of which images."""
 
 
 class Teacher:
@@ -63,50 +62,43 @@ class Teacher:
 
     Args:
         settings: which checkpoint, and how much it counts.
-        data: the student's `describe()`.
+        students: the student's data card.
         device: where the batches are.
 
     Raises:
         InputError: a checkpoint that cannot be used, or one of other classes.
     """
 
-    def __init__(self, settings: DistillationSettings, data: dict[str, Any], device: torch.device) -> None:
+    def __init__(self, settings: DistillationSettings, students: DataCard, device: torch.device) -> None:
         from defectlab.tasks.checkpoint import load_task  # which needs the tasks, whose base needs this module
 
         path = Path(str(settings.teacher)).expanduser()
         if path.is_dir():
             raise InputError(f"model.distillation.teacher is the folder {path}: expected its checkpoints/best.ckpt")
         task, card = load_task(path)
-        if list(card["class_names"]) != list(data["class_names"]):
+        if card.class_names != students.class_names:
             raise InputError(
-                f"model.distillation.teacher {path} knows the classes {', '.join(card['class_names'])}, the data has "
-                f"{', '.join(data['class_names'])}: expected the same in the same order"
+                f"model.distillation.teacher {path} knows the classes {', '.join(card.class_names)}, the data has "
+                f"{', '.join(students.class_names)}: expected the same in the same order"
             )
-        if card.get("split_hash") != data.get("split_hash"):
+        if card.split_hash != students.split_hash:
             log.warning(
                 "the teacher was trained with another split of the data (%s, here %s): unless the test set is an "
                 "official one, images judged here may be among those it has learned",
-                card.get("split_hash"), data.get("split_hash"),
+                card.split_hash, students.split_hash,
             )  # fmt: skip
         self.settings = settings
         self._task: ClassificationTask = task.to(device).requires_grad_(False)
-        self._size, self._channels = int(card["image_size"]), int(card["channels"])
-        self._own = _normalisation(card, device)
-        self._students = _normalisation(data, device)
+        self._card, self._students = card, students
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """The teacher's logits (N, num_classes), for a student's normalised images (N, C, H, W)."""
-        mean, std = self._students
-        pixels = images * std + mean
-        if pixels.shape[1] == 3 and self._channels == 1:
-            pixels = (pixels * pixels.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
-        elif pixels.shape[1] != self._channels:
-            pixels = pixels.expand(-1, self._channels, -1, -1)
-        if pixels.shape[-1] != self._size:
-            pixels = functional.interpolate(pixels, (self._size, self._size), mode="bilinear", antialias=True)
-        mean, std = self._own
-        logits: Tensor = self._task((pixels - mean) / std)
+        pixels = self._card.convert_channels(self._students.denormalise(images))
+        side = self._card.image_size
+        if pixels.shape[-1] != side:
+            pixels = functional.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
+        logits: Tensor = self._task(self._card.normalise(pixels))
         return logits
 
     def blend(self, loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
@@ -125,10 +117,3 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     expected = functional.log_softmax(teacher / temperature, dim=1)
     found = functional.log_softmax(student / temperature, dim=1)
     return temperature**2 * functional.kl_div(found, expected, reduction="batchmean", log_target=True)
-
-
-def _normalisation(card: dict[str, Any], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation on [0, 1], each (1, C, 1, 1)."""
-    values: list[Sequence[float]] = [card["mean"], card["std"]]
-    mean, std = (torch.tensor(value, dtype=torch.float32, device=device).view(1, -1, 1, 1) for value in values)
-    return mean, std

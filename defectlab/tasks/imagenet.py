@@ -1,15 +1,15 @@
 """torchvision's ImageNet classifiers as a task and its data card, as a trained run gives them."""
 
 from pathlib import Path
-from typing import Any
 
 from defectlab.networks.imagenet import check_backbone, load_imagenet_network
 from defectlab.tasks.base import ClassificationTask
+from defectlab.utils.card import DataCard
 
 __all__ = ["load_imagenet_classifier"]
 
 
-def load_imagenet_classifier(name: str, weights: Path | None = None) -> tuple[ClassificationTask, dict[str, Any]]:
+def load_imagenet_classifier(name: str, weights: Path | None = None) -> tuple[ClassificationTask, DataCard]:
     """Load one of torchvision's networks before any training: what `load_task` gives of a checkpoint.
 
     Args:
@@ -28,13 +28,13 @@ def load_imagenet_classifier(name: str, weights: Path | None = None) -> tuple[Cl
         network=network, num_classes=len(wanted.class_names), optimizer=None, scheduler=None, label_smoothing=0.0,
         class_weights=None, tta="none", channels_last=False, compile=False, distillation=None,
     )  # fmt: skip
-    card = {
-        "source": "imagenet",
-        "class_names": list(wanted.class_names),
-        "mean": list(wanted.mean),
-        "std": list(wanted.std),
-        "image_size": wanted.image_size,
-        "resize_size": wanted.resize_size,
-        "channels": 3,
-    }
+    card = DataCard(
+        class_names=tuple(wanted.class_names),
+        mean=tuple(wanted.mean),
+        std=tuple(wanted.std),
+        image_size=wanted.image_size,
+        channels=3,
+        source="imagenet",
+        resize_size=wanted.resize_size,
+    )
     return task.eval(), card

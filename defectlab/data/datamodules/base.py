@@ -18,11 +18,14 @@ from defectlab.data.pipeline.splits import Split, fixed_split, fold_split, keep_
 from defectlab.data.pipeline.statistics import channel_statistics, check_statistics, is_grey, pixel_statistics
 from defectlab.data.sources.images import ImageSet
 from defectlab.errors import InputError
+from defectlab.utils.card import DataCard
 from defectlab.utils.progress import progress_bar
 
 __all__ = ["ImageDataModule", "check_class_names"]
 
 log = logging.getLogger(__name__)
+
+Part = Literal["train", "val", "test"]
 
 _ON_DEVICE_BYTES = 2 * 2**30  # a set up to this size lives on the GPU as a whole
 _TEST_SHARE = 0.2  # of a set that comes without a split
@@ -95,6 +98,8 @@ class ImageDataModule(pl.LightningDataModule):
         self.augmentation = augmentation
         self.mean = mean
         self.std = std
+        self._statistics: tuple[Sequence[float], Sequence[float]] | None = None
+        self._card: DataCard | None = None
         self._data: ImageSet | None = None
         self._parts: Split | None = None
         self._on_device: Tensor | None = None
@@ -148,11 +153,49 @@ class ImageDataModule(pl.LightningDataModule):
         # Grey pictures stored as RGB: a third of the memory, and of the work to augment them.
         if data.images.shape[1] > 1 and data.images.nbytes <= _ON_DEVICE_BYTES and is_grey(data.images):
             data.images = data.images[:, :1].contiguous()
-        if self.mean is None or self.std is None:
+        if self._statistics is None and self.mean is not None and self.std is not None:
+            self._statistics = self.mean, self.std
+        if self._statistics is None:
             mean, std = channel_statistics(data.images, torch.from_numpy(parts.train))
             copies = self.channels // len(mean)
-            self.mean, self.std = mean * copies, std * copies
+            self._statistics = mean * copies, std * copies
         self._data, self._parts = data, parts
+        self._card = self._make_card(*self._statistics)
+
+    def _make_card(self, mean: Sequence[float], std: Sequence[float]) -> DataCard:
+        return DataCard(
+            class_names=tuple(self.class_names),
+            mean=tuple(float(value) for value in mean),
+            std=tuple(float(value) for value in std),
+            image_size=self.image_size,
+            channels=self.channels,
+            source=self.source,
+            split_hash=split_hash(self.parts, self.data.labels.numpy()),
+        )
+
+    @property
+    def card(self) -> DataCard:
+        """How images are prepared, with the statistics measured or taken from a checkpoint; `setup` has to have run."""
+        if self._card is None:
+            raise InputError("the data set is not measured yet: call setup() first")
+        return self._card
+
+    def pixels(self, part: Part, indices: Sequence[int] | np.ndarray | Tensor | None = None) -> Tensor:
+        """Images of a part of the split as they are stored.
+
+        Args:
+            part: `train`, `val` or `test`.
+            indices: places within the part, in the order of its evaluation loader; None for all.
+
+        Returns:
+            uint8 `(n, C, H, W)`; C is 1 where all channels are equal.
+        """
+        places = getattr(self.parts, part)
+        return self.data.images[torch.from_numpy(places if indices is None else places[np.asarray(indices)])]
+
+    def labels(self, part: Part) -> Tensor:
+        """Labels `(n,)` int64 of a part of the split, in the order of its evaluation loader."""
+        return self.data.labels[torch.from_numpy(getattr(self.parts, part))]
 
     def _tell_test_size(self, given: int) -> None:
         """Say so where the source gives so many test images and `test_size` asks for something else."""
@@ -196,7 +239,7 @@ class ImageDataModule(pl.LightningDataModule):
         images = self._images(device) if self._features is None else self._features
         indices = torch.from_numpy(self.parts.train)
         return TrainLoader(
-            images, self.data.labels, indices, self.batch_size, *self._normalisation(), device, rank,
+            images, self.data.labels, indices, self.batch_size, self.card.normalise, device, rank,
             world_size, self.seed, self.num_classes, self.augmentation,
         )  # fmt: skip
 
@@ -225,14 +268,9 @@ class ImageDataModule(pl.LightningDataModule):
         device, rank, world_size = self._place()
         images = self._images(device) if features is None else features
         return EvalLoader(
-            images, self.data.labels, torch.from_numpy(indices), self.eval_batch_size, *self._normalisation(),
+            images, self.data.labels, torch.from_numpy(indices), self.eval_batch_size, self.card.normalise,
             device, rank, world_size,
         )  # fmt: skip
-
-    def _normalisation(self) -> tuple[Sequence[float], Sequence[float]]:
-        if self.mean is None or self.std is None:
-            raise InputError("the data set is not measured yet: call setup() first")
-        return self.mean, self.std
 
     def _place(self) -> tuple[torch.device, int, int]:
         """Device, rank and number of processes."""
@@ -280,30 +318,29 @@ class ImageDataModule(pl.LightningDataModule):
         never changes loses its mean and keeps its scale.
         """
         mean, sd = pixel_statistics(self.data.images, torch.from_numpy(self.parts.train))
-        shift, scale = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in self._normalisation())
+        shift, scale = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1) for v in (self.card.mean, self.card.std))
         return ((mean - shift) / scale).float(), (sd / scale).float()
 
-    def files(self, part: Literal["train", "val", "test"]) -> list[str]:
+    def files(self, part: Part) -> list[str]:
         """Names of a part's images, in the order of its evaluation loader."""
         return [self.data.files[index] for index in getattr(self.parts, part)]
 
-    def class_counts(self, part: Literal["train", "val", "test"]) -> list[int]:
+    def class_counts(self, part: Part) -> list[int]:
         """Images a class."""
         labels = self.data.labels.numpy()[getattr(self.parts, part)]
         return [int(count) for count in np.bincount(labels, minlength=self.num_classes)]
 
     def describe(self) -> dict[str, Any]:
         """Plain values that travel to metrics.json and into the checkpoint."""
-        mean, std = self._normalisation()
-        parts: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
+        parts: tuple[Part, ...] = ("train", "val", "test")
         return {
             "source": self.source,
             "root": self.location,
             "class_names": list(self.class_names),
             "counts": {p: dict(zip(self.class_names, self.class_counts(p), strict=True)) for p in parts},
-            "split_hash": split_hash(self.parts, self.data.labels.numpy()),
-            "mean": [float(value) for value in mean],
-            "std": [float(value) for value in std],
+            "split_hash": self.card.split_hash,
+            "mean": list(self.card.mean),
+            "std": list(self.card.std),
             "image_size": self.image_size,
             "channels": self.channels,
             "skipped": list(self.data.skipped),
@@ -329,10 +366,11 @@ class ImageDataModule(pl.LightningDataModule):
             raise InputError(
                 f"data.channels is {self.channels}, the checkpoint was trained with {channels}: use the same"
             )
-        self.mean, self.std = state_dict["mean"], state_dict["std"]
-        if self._parts is None:
+        self._statistics = state_dict["mean"], state_dict["std"]
+        if self._card is None:
             return
-        trained, here = state_dict["split_hash"], split_hash(self._parts, self.data.labels.numpy())
+        self._card = self._make_card(*self._statistics)
+        trained, here = state_dict["split_hash"], self._card.split_hash
         if trained != here:
             log.warning(
                 "the checkpoint was trained with another split of the data (%s, here %s): images judged here "

@@ -1,6 +1,6 @@
 """Procedural surfaces without end, for pretraining: no files, no real picture, new images in every step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -122,10 +122,10 @@ class SurfacesDataModule(ImageDataModule):
     def train_dataloader(self) -> "SurfaceLoader":
         """New pictures every epoch, in batches like everybody's."""
         device, rank, world_size = self._place()
-        mean, std = self._normalisation()
         return SurfaceLoader(
-            self._painter(), self.images_per_epoch, self.batch_size, mean, std, device, rank, world_size, self.seed
-        )
+            self._painter(), self.images_per_epoch, self.batch_size, self.card.normalise, device, rank, world_size,
+            self.seed,
+        )  # fmt: skip
 
     def _painter(self) -> "SurfacePainter":
         points = torch.rand(self.surfaces, DIMENSIONS, generator=random_generator(self.seed, 0))
@@ -174,8 +174,7 @@ class SurfaceLoader(EpochLoader):
         painter: draws.
         images_per_epoch: over all processes.
         batch_size: images a step and process.
-        mean: a value a channel, for images in [0, 1].
-        std: likewise.
+        normalise: of floats in [0, 1]: `DataCard.normalise`.
         device: where pictures are drawn.
         rank: of this process.
         world_size: number of processes.
@@ -186,8 +185,7 @@ class SurfaceLoader(EpochLoader):
     painter: SurfacePainter
     images_per_epoch: int
     batch_size: int
-    mean: Sequence[float]
-    std: Sequence[float]
+    normalise: Callable[[Tensor], Tensor]
     device: torch.device
     rank: int
     world_size: int
@@ -200,9 +198,8 @@ class SurfaceLoader(EpochLoader):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch = self.epoch
         self.epoch += 1
-        mean, std = (torch.tensor(values, device=self.device).view(1, -1, 1, 1) for values in (self.mean, self.std))
         for step in range(len(self)):
             images, labels = self.painter.draw(
                 self.batch_size, (self.seed, 2, epoch, step * self.world_size + self.rank), self.device
             )
-            yield images.sub_(mean).div_(std), labels.to(self.device)
+            yield self.normalise(images), labels.to(self.device)

@@ -4,7 +4,7 @@ Ready batches come out: float images, augmented and normalised, already on the d
 every evaluation image is seen exactly once, and its batch holds the same images as in one process.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,10 +17,7 @@ __all__ = ["ArrayLoader", "BatchLoader", "EpochLoader", "EvalLoader", "TrainLoad
 
 
 class BatchLoader(Protocol):
-    """What every datamodule's loaders are: finished batches, and the statistics that normalised them."""
-
-    mean: Sequence[float]
-    std: Sequence[float]
+    """What every datamodule's loaders are: finished batches."""
 
     def __len__(self) -> int:
         """Batches of this process."""
@@ -50,12 +47,11 @@ class ArrayLoader:
 
     Args:
         images: `(N, C, H, W)` uint8, or features `(N, E)` float that go out as they are. One channel goes out
-            as many times as `mean` has values.
+            as many times as `normalise` makes of it.
         labels: `(N,)` int64.
         indices: `(n,)` int64, the images of this part of the split.
         batch_size: images a step and process.
-        mean: a value a channel, for images in [0, 1].
-        std: a value a channel.
+        normalise: turns uint8 images, or floats in [0, 1], into what goes out: `DataCard.normalise`.
         device: where batches appear.
         rank: of this process.
         world_size: number of processes.
@@ -65,28 +61,16 @@ class ArrayLoader:
     labels: Tensor
     indices: Tensor
     batch_size: int
-    mean: Sequence[float]
-    std: Sequence[float]
+    normalise: Callable[[Tensor], Tensor]
     device: torch.device
     rank: int
     world_size: int
-
-    def __post_init__(self) -> None:
-        self._mean = torch.tensor(self.mean, device=self.device).view(1, -1, 1, 1)
-        self._scale = 1 / torch.tensor(self.std, device=self.device).view(1, -1, 1, 1)
 
     def _fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         # index_select copies image by image: many times faster than indexing with a tensor.
         images = self.images.index_select(0, indices.to(self.images.device, non_blocking=True))
         labels = self.labels.index_select(0, indices)
         return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-
-    def _normalise(self, images: Tensor, largest: int) -> Tensor:
-        """Mean 0 and sd 1 from floats in [0, largest], which are overwritten."""
-        mean, scale = self._mean * largest, self._scale / largest
-        if images.shape[1] == mean.shape[1]:
-            return images.sub_(mean).mul_(scale)
-        return images.sub(mean).mul_(scale)
 
 
 class EvalLoader(ArrayLoader):
@@ -105,7 +89,7 @@ class EvalLoader(ArrayLoader):
             start = (step * self.world_size + self.rank) * self.batch_size
             images, labels = self._fetch(self.indices[start : start + self.batch_size])
             if images.dtype == torch.uint8:
-                images = self._normalise(images.float(), 255)
+                images = self.normalise(images)
             yield images, labels
 
 
@@ -161,10 +145,10 @@ class TrainLoader(ArrayLoader, EpochLoader):
             images, labels = self._fetch(batch)
             if settings:
                 images = augment(images.float().div_(255), draws.index_select(0, batch), settings)
-                images = self._normalise(images, 1)
+                images = self.normalise(images)
                 if settings.mixup or settings.cutmix:
                     seed = (self.seed, epoch, step, self.rank)
                     images, labels = mix(images, labels, self.num_classes, settings, seed)
             elif images.dtype == torch.uint8:
-                images = self._normalise(images.float(), 255)
+                images = self.normalise(images)
             yield images, labels
