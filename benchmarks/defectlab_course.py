@@ -109,7 +109,7 @@ class Stopwatch(pl.Callback):
 
 
 def run_features(folder: str, weights: str, recipe: Recipe, precision: str, seed: int, target: float) -> None:
-    """NEU-CLS: MobileNetV2 with weights, frozen; every picture goes through it once."""
+    """NEU-CLS: MobileNetV2 with weights, frozen; every image goes through it once."""
     began = time.perf_counter()
     data = _neu_data(folder, recipe, seed)
     task = PretrainedTask(

@@ -1,8 +1,8 @@
 """Images a second that reach the network: defectlab's loader beside torchvision's usual one.
 
-Both sides do the same things to the same pictures, with the same amounts: decode, resize, flip both ways,
+Both sides do the same things to the same images, with the same amounts: decode, resize, flip both ways,
 rotate, shift, zoom, change brightness and contrast, turn into float, normalise, and hand over batches of one
-shape. With three channels the pictures are RGB, as ImageFolder gives them; with one, its side turns them grey
+shape. With three channels the images are RGB, as ImageFolder gives them; with one, its side turns them grey
 first. defectlab decodes once, before the first epoch: that time is in its remark. The usual program decodes
 in every epoch.
 """
@@ -25,7 +25,7 @@ from defectlab.utils.cpu import CPUSettings
 
 __all__ = ["measure_input"]
 
-# What people usually switch on for such pictures.
+# What people usually switch on for such images.
 AUGMENTATION = Augmentation(
     horizontal_flip=0.5,
     vertical_flip=0.5,
@@ -43,7 +43,7 @@ AT_LEAST = 2.0  # seconds a turn: an epoch of the fast side is over before the p
 def measure_input(
     root: Path, what: str, image_size: int, channels: Literal[1, 3], repeats: int, threads: int
 ) -> Measurement:
-    """Whole epochs over the training pictures of `root`, after a first turn of each that is not counted."""
+    """Whole epochs over the training images of `root`, after a first turn of each that is not counted."""
     CPUSettings(threads=threads).apply()
     before = load()
     began = time.perf_counter()
@@ -71,7 +71,7 @@ def measure_input(
     values = take_turns(runs, repeats)
     ours, *others = (Side(name, f"batch {BATCH_SIZE}", values[name]) for name in loaders)
     ours.settings += f", {threads} threads, one uint8 tensor in memory"
-    ours.remarks = [f"all pictures were read once before, in {read_seconds:.2f} s"]
+    ours.remarks = [f"all images were read once before, in {read_seconds:.2f} s"]
     for side in others:
         side.settings += ", PIL, torchvision.transforms" + ("" if " 0 " in side.name else ", persistent")
     return Measurement(

@@ -1,4 +1,4 @@
-"""The same pictures for both sides: train and test folders of class folders, and plain IDX files."""
+"""The same images for both sides: train and test folders of class folders, and plain IDX files."""
 
 import gzip
 import shutil
@@ -16,7 +16,7 @@ __all__ = ["lay_out_mnist", "lay_out_neu"]
 def lay_out_neu(root: str | None, target: Path, test_size: float = 0.2, seed: int = 0) -> str:
     """Fill `target` with `train/<class>/` and `test/<class>/`; the synthetic set if `root` is None.
 
-    Files are copied as they are; pictures that are no files of their own (arrays, the synthetic set) are
+    Files are copied as they are; images that are no files of their own (arrays, the synthetic set) are
     written as PNG. Returns a few words on what they are.
     """
     data = NEUDataModule(
@@ -42,7 +42,7 @@ def lay_out_neu(root: str | None, target: Path, test_size: float = 0.2, seed: in
             else:
                 Image.fromarray(images.images[index, 0].numpy()).save(folder / f"{index}.png")
     kind = "NEU-CLS" if root else "the SYNTHETIC stand-in for NEU-CLS"
-    return f"{kind}, {len(train)} training and {len(data.parts.test)} test pictures"
+    return f"{kind}, {len(train)} training and {len(data.parts.test)} test images"
 
 
 def lay_out_mnist(root: str, target: Path) -> None:

@@ -1,6 +1,6 @@
 """The course's two programs, written out plainly: what a student with PyTorch and torchvision would run.
 
-NEU-CLS: the 32-64-128 network on grey pictures of 200 px, Adam 1e-3, batch 32, ten epochs, no augmentation.
+NEU-CLS: the 32-64-128 network on grey images of 200 px, Adam 1e-3, batch 32, ten epochs, no augmentation.
 MNIST: the 32-64 network, Adam 1e-3. Nothing is tuned: PIL, a DataLoader as it comes, the system's allocator.
 
     python benchmarks/plain_course.py neu FOLDER     with train/<class>/ and test/<class>/

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def measure(given: argparse.Namespace, folder: Path) -> list[Measurement]:
-    """Run what was asked for; `folder` takes pictures and runs."""
+    """Run what was asked for; `folder` takes images and runs."""
     everything = given.what == "all"
     results: list[Measurement] = []
     if everything or given.what in ("input", "course-neu"):

@@ -1,4 +1,4 @@
-"""What `transfer.py` does with some labelled pictures: a linear probe on frozen features, or training of all layers."""
+"""What `transfer.py` does with some labelled images: a linear probe on frozen features, or training of all layers."""
 
 import copy
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Source:
 
     @property
     def channels(self) -> Literal[1, 3]:
-        """ImageNet's weights are for colour; a grey picture goes in three times."""
+        """ImageNet's weights are for colour; a grey image goes in three times."""
         return 1 if self.weights in (None, "surface") else 3
 
     @property

@@ -34,7 +34,7 @@ def load_elpv(size: int) -> LabelledSet:
     """Solar cells of the package `elpv-dataset`, defective (probability of a defect above a half) or not.
 
     Deitsch et al., "Automatic classification of defective photovoltaic module cells in electroluminescence images",
-    Solar Energy 185 (2019); the pictures are under CC BY-NC-SA 4.0.
+    Solar Energy 185 (2019); the images are under CC BY-NC-SA 4.0.
     """
     try:
         module = import_module("elpv_dataset.utils")

@@ -3,7 +3,7 @@
 import os
 
 # Before torch is loaded: sums come out the same on every machine, and in the processes that tests start; and two threads
-# for pictures of 16 px wait for each other longer than they work.
+# for images of 16 px wait for each other longer than they work.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import struct
@@ -24,7 +24,7 @@ SIDE = 24
 
 
 def striped(label: int, index: int, side: int = SIDE) -> npt.NDArray[np.uint8]:
-    """Picture `index` of class `label`: grey stripes of the class's width, shifted, with noise."""
+    """Image `index` of class `label`: grey stripes of the class's width, shifted, with noise."""
     rng = np.random.default_rng((label, index))
     wave = np.sin((np.arange(side) + rng.integers(side)) * (label + 1) * 2 * np.pi / side)
     pixels = 128 + 80 * wave[:, None] + rng.normal(0, 10, (side, side))
@@ -42,13 +42,13 @@ def write_class_folders(root: Path, per_class: int, names: tuple[str, ...] = ("g
 
 @pytest.fixture
 def class_folders(tmp_path: Path) -> Path:
-    """Three classes of 12 grey pictures."""
-    return write_class_folders(tmp_path / "pictures", 12)
+    """Three classes of 12 grey images."""
+    return write_class_folders(tmp_path / "images", 12)
 
 
 @pytest.fixture
 def split_folders(tmp_path: Path) -> Path:
-    """train, val and test folders with 6, 2 and 3 pictures of each of three classes."""
+    """train, val and test folders with 6, 2 and 3 images of each of three classes."""
     root = tmp_path / "divided"
     for part, per_class in (("train", 6), ("val", 2), ("test", 3)):
         write_class_folders(root / part, per_class)
@@ -57,7 +57,7 @@ def split_folders(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def neu_folder(tmp_path: Path) -> Path:
-    """Flat `crazing_1.png`, 10 pictures of each of the six classes."""
+    """Flat `crazing_1.png`, 10 images of each of the six classes."""
     root = tmp_path / "neu"
     root.mkdir()
     for label, name in enumerate(NEU_CLASSES):
@@ -82,9 +82,9 @@ def idx_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def flowers_folder(tmp_path: Path) -> Path:
-    """Oxford 102 Flowers in small: a training, a validation and two test pictures a class, their numbers mixed.
+    """Oxford 102 Flowers in small: a training, a validation and two test images a class, their numbers mixed.
 
-    The red of a picture is its class's number from 0; it is 20 px wide and 14 px high.
+    The red of an image is its class's number from 0; it is 20 px wide and 14 px high.
     """
     root = tmp_path / "flowers-102"
     (root / "jpg").mkdir(parents=True)

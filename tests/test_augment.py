@@ -165,7 +165,7 @@ def test_crop_windows_stay_inside_the_picture() -> None:
     cropped = augment(images, draws, Augmentation(crop=0.3))
     for values, dim in ((cropped[::2, 0], 2), (cropped[1::2, 0], 1)):
         steps = values.diff(dim=dim)
-        # A window that left the picture would show it mirrored, with steps the other way.
+        # A window that left the image would show it mirrored, with steps the other way.
         assert (steps > 0).all()
         shares = steps.mean(dim=(1, 2)) * side
         assert 0.29 < shares.min() < 0.4
@@ -268,7 +268,7 @@ def test_results_are_numbers_in_range(channels: int, side: int, values: Callable
     assert result.isfinite().all()
     assert result.min() >= 0
     assert result.max() <= 1
-    assert torch.equal(images, before)  # the caller's pictures are left alone
+    assert torch.equal(images, before)  # the caller's images are left alone
 
 
 def test_channels_last_gives_the_same() -> None:

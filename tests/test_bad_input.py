@@ -48,8 +48,8 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of three classes."""
     folder = tmp_path_factory.mktemp("finished")
-    write_pictures(folder / "pictures")
-    assert main(["fit", "--config", str(write_config(folder, folder / "pictures")), "--trainer.max_epochs=1"]) == 0
+    write_pictures(folder / "images")
+    assert main(["fit", "--config", str(write_config(folder, folder / "images")), "--trainer.max_epochs=1"]) == 0
     (run,) = (folder / "runs" / "tiny").iterdir()
     return run
 
@@ -186,15 +186,15 @@ def test_pictures_that_cannot_be_used(config: Path, tmp_path: Path, class_folder
         return refused("fit", "--config", str(config), "--data.root", str(root), *words)
 
     (tmp_path / "empty").mkdir()
-    assert "no picture inside" in fit(tmp_path / "empty")
+    assert "no image inside" in fit(tmp_path / "empty")
     assert "nowhere" in fit(tmp_path / "nowhere")
     (class_folders / "zero").mkdir()
-    assert "zero: a folder without a picture" in fit(class_folders)
+    assert "zero: a folder without an image" in fit(class_folders)
     (class_folders / "zero").rmdir()
     whole = (class_folders / "good" / "0.png").read_bytes()
     (class_folders / "good" / "0.png").write_bytes(whole[: len(whole) // 2])
     assert "0.png" in fit(class_folders)
-    (class_folders / "good" / "0.png").write_bytes(b"not a picture")
+    (class_folders / "good" / "0.png").write_bytes(b"not an image")
     assert "on_bad_image: skip" in fit(class_folders)
     assert main(["fit", "--config", str(config), "--data.on_bad_image", "skip", "--trainer.max_epochs=1"]) == 0
     (run,) = (tmp_path / "runs" / "tiny").iterdir()
@@ -276,11 +276,11 @@ def test_predictions_that_cannot_be_made(finished: Path, tmp_path: Path, class_f
     def predict(images: Path | str, output: Path) -> str:
         return refused("predict", str(finished), str(images), "--output", str(output))
 
-    assert "no picture found" in predict(str(class_folders / "*.gif"), tmp_path / "out.csv")
+    assert "no image found" in predict(str(class_folders / "*.gif"), tmp_path / "out.csv")
     assert "no such file" in predict(class_folders / "nothing", tmp_path / "out.csv")
     assert "is a folder" in predict(class_folders, tmp_path)
     assert "cannot be written" in predict(class_folders, class_folders / "good" / "0.png" / "out.csv")
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     assert "text.png" in predict(tmp_path / "text.png", tmp_path / "out.csv")
     words = ["predict", str(finished), str(tmp_path / "text.png"), "--output", str(tmp_path / "out.csv")]
     assert "nothing was written" in refused(*words, "--on_bad_image", "skip")

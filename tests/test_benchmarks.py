@@ -36,9 +36,9 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture
 def neu(tmp_path: Path) -> Path:
-    """Five pictures a class, each class of its own grey."""
+    """Five images a class, each class of its own grey."""
     rng = np.random.default_rng(0)
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     root.mkdir()
     for label, name in enumerate(NEU_CLASSES):
         for number in range(5):
@@ -105,7 +105,7 @@ def test_input_path_is_measured_on_both_sides(
     assert measured["ratio_value"] > 0
     printed = capsys.readouterr().out
     assert ", torch " in printed.splitlines()[0]
-    assert "24 training and 6 test pictures" in printed
+    assert "24 training and 6 test images" in printed
     assert printed.count("| ImageFolder, ") == 4
 
 
@@ -161,7 +161,7 @@ def test_mnist_course_that_misses_its_target_gives_a_lower_bound(
 
 
 def test_a_script_runs_in_a_process_of_its_own(load: Any, mnist: Path, tmp_path: Path) -> None:
-    load("pictures").lay_out_mnist(str(mnist), tmp_path / "raw")
+    load("images").lay_out_mnist(str(mnist), tmp_path / "raw")
     words = ["mnist", str(tmp_path / "raw"), "--epochs", "2", "--batch-size", "120", "--threads", "1"]
     epochs = load("time_to_accuracy").run_script("plain_course.py", words)
     assert [epoch["epoch"] for epoch in epochs] == [1, 2]
@@ -176,7 +176,7 @@ def test_both_sides_of_the_course_train_the_same_network(load: Any) -> None:
 
 
 def test_pictures_are_divided_once_for_both_sides(load: Any, neu: Path, tmp_path: Path) -> None:
-    load("pictures").lay_out_neu(str(neu), tmp_path / "tree")
+    load("images").lay_out_neu(str(neu), tmp_path / "tree")
     for name in NEU_CLASSES:
         train, test = (sorted((tmp_path / "tree" / part / name).iterdir()) for part in ("train", "test"))
         assert (len(train), len(test)) == (4, 1)
@@ -187,7 +187,7 @@ def test_pictures_are_divided_once_for_both_sides(load: Any, neu: Path, tmp_path
 def test_without_pictures_the_synthetic_stand_in_is_named(
     load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures = load("pictures")
+    pictures = load("images")
     small = functools.partial(pictures.NEUDataModule, synthetic_per_class=5)
     monkeypatch.setattr(pictures, "NEUDataModule", small)
     assert "SYNTHETIC" in pictures.lay_out_neu(None, tmp_path / "tree")
@@ -264,7 +264,7 @@ def test_transfer_compares_weights_on_the_same_draws(
     with (tmp_path / "out" / "transfer.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     heads = [(row["weights"], row["stages"], row["method"], row["per_class"]) for row in rows]
-    assert len(set(heads)) == len(heads) == 2 * 2 * 3, "fifty of five pictures a class are left out"
+    assert len(set(heads)) == len(heads) == 2 * 2 * 3, "fifty of five images a class are left out"
     assert {row["draws"] for row in rows} == {"2"}
     assert all(0 <= float(row["mean"]) <= 100 for row in rows)
     probes = [float(row["mean"]) for row in rows if row["method"] == "probe" and row["per_class"] == "3"]

@@ -48,7 +48,7 @@ def fit(config: Path, tmp_path: Path) -> Fit:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run for tests that change nothing in it."""
     folder = tmp_path_factory.mktemp("finished")
-    pictures = write_class_folders(folder / "pictures", 12)
+    pictures = write_class_folders(folder / "images", 12)
     augmented = ["--data.augmentation.rotation", "10", "--trainer.log_every_n_steps", "2"]
     assert main(["fit", "--config", str(write_config(folder, pictures)), *augmented]) == 0
     (run,) = (folder / "runs" / "tiny").iterdir()
@@ -164,7 +164,7 @@ def test_test_repeats_the_figures_and_other_pictures_leave_the_run_alone(
     assert (finished / "predictions.csv").read_bytes() == kept
     other = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("written to").strip())
     assert read(other)["test"]["n"] == 9
-    assert read(other)["data"]["mean"] == before["data"]["mean"], "of the pictures that it was trained on"
+    assert read(other)["data"]["mean"] == before["data"]["mean"], "of the images that it was trained on"
     shutil.rmtree(other)
     best = str(finished / "checkpoints" / "best.ckpt")
     capsys.readouterr()
@@ -186,7 +186,7 @@ def test_predict_writes_a_sorted_table(finished: Path, class_folders: Path, tmp_
     assert len(rows) == 12 + 3
     names = [Path(row["file"]).name for row in rows if "hole" in row["file"]]
     assert names == [f"{index}.png" for index in range(12)]
-    (folder / "2.png").write_text("not a picture")
+    (folder / "2.png").write_text("not an image")
     words = [str(folder), "--output", str(tmp_path / "again.csv"), "--on_bad_image", "skip"]
     assert main(["predict", str(finished / "checkpoints" / "best.ckpt"), *words]) == 0
     again = rows_of(tmp_path / "again.csv")

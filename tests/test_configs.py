@@ -47,7 +47,7 @@ def test_runs_one_step(name: str, tmp_path: Path, imagenet: Path, request: pytes
         torch.save(state, imagenet / Path(get_model_weights(model["backbone"]).DEFAULT.url).name)
     words = ["fit", "--config", name, "--data.root", str(root), "--data.image_size", str(image_size), *SHORT]
     words += ["--trainer.default_root_dir", str(tmp_path / "runs")]
-    if name == "surface_pretrain.yaml":  # draws its own pictures
+    if name == "surface_pretrain.yaml":  # draws its own images
         words = [word for word in words if word not in ("--data.root", str(root))]
         words += ["--data.surfaces", "5", "--data.eval_images", "20", "--data.image_size", "32"]
     given = yaml.safe_load(shipped_configs()[name].read_text(encoding="utf-8"))["data"]["init_args"]
@@ -78,7 +78,7 @@ def test_is_complete_and_short(name: str) -> None:
     if shipped_configs()[name].parent.name == "course":  # which stops early where it shows that
         assert "ModelCheckpoint" in callbacks
     else:
-        # Pretraining, where no picture comes twice, and an average, which is best at the end, go on to the end.
+        # Pretraining, where no image comes twice, and an average, which is best at the end, go on to the end.
         last = {"surface_pretrain.yaml": set(), "mnist_small_resnet.yaml": {"EMA"}}.get(name, {"EarlyStopping"})
         assert callbacks == {"ModelCheckpoint"} | last
 

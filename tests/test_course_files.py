@@ -67,8 +67,8 @@ def without_test(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on train and val folders."""
     folder = tmp_path_factory.mktemp("without")
     for part, per_class in (("train", 8), ("val", 3)):
-        write_class_folders(folder / "pictures" / part, per_class)
-    config = write_config(folder, folder / "pictures")
+        write_class_folders(folder / "images" / part, per_class)
+    config = write_config(folder, folder / "images")
     config.write_text(config.read_text().replace(", test_size: 7", ""))
     assert main(["fit", "--config", str(config)]) == 0
     (run,) = (folder / "runs" / "tiny").iterdir()
@@ -102,17 +102,17 @@ def test_fit_prints_what_the_figure_means(without_test: Path, said: Said) -> Non
 
 
 def test_what_a_run_without_a_test_part_can_do(without_test: Path, tmp_path: Path, said: Said) -> None:
-    run, root = str(without_test), without_test.parents[2] / "pictures"
+    run, root = str(without_test), without_test.parents[2] / "images"
     assert "of 9 images right" in said("validate", run)
     out = tmp_path / "out.csv"
-    assert "9 pictures" in said("predict", run, str(root / "val"), "--output", str(out), "--sets", "0.5")
+    assert "9 images" in said("predict", run, str(root / "val"), "--output", str(out), "--sets", "0.5")
     assert len(rows(out)) == 9
     assert "validation images" in said("explain", run, "--output", str(tmp_path / "explain"))
     assert (tmp_path / "explain" / "explain.html").is_file()
     config = str(without_test / "config.yaml")
     crossval = ["crossval", "--config", config, "--folds", "2", "--repeats", "1", "--trainer.max_epochs", "1"]
     assert "pooled" in said(*crossval, "--output", str(tmp_path / "crossval"))
-    assert "33 pictures" in said("data", "inspect", str(root), "--output", str(tmp_path / "inspection"))
+    assert "33 images" in said("data", "inspect", str(root), "--output", str(tmp_path / "inspection"))
     assert "parameters" in said("summary", "compare", run, "--turns", "1", "--image-size", "64")
 
 
@@ -127,7 +127,7 @@ def test_what_needs_a_test_part_says_so_in_one_line(without_test: Path, tmp_path
     for command in ("compare", "ensemble"):
         assert "data.test_size" in said(command, run, str(other_run(without_test, tmp_path)), status=1)
     assert sorted(without_test.rglob("*")) == before
-    root = str(without_test.parents[2] / "pictures")
+    root = str(without_test.parents[2] / "images")
     budget = ["budget", "--config", "folder_mobilenet.yaml", "--data.root", root, "--data.image_size", "32"]
     assert "no test images" in said(*budget, "--output", str(tmp_path / "budget"), status=1)
 
@@ -177,7 +177,7 @@ def neu(root: Path, **arguments: Any) -> NEUDataModule:
 
 
 def check_pictures(data: NEUDataModule) -> None:
-    """Every picture has the name that its stripes tell."""
+    """Every image has the name that its stripes tell."""
     names = [data.class_names[label] for label in data.data.labels.tolist()]
     for pixels, name in zip(data.data.images[:, 0].numpy(), names, strict=True):
         waves = np.abs(np.fft.rfft(pixels.mean(axis=1) - pixels.mean()))
@@ -251,7 +251,7 @@ def test_names_reach_the_tables_and_the_checkpoint(tmp_path: Path, said: Said) -
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert "['scratch', 'good', 'hole']" in str(checkpoint)
     assert "images right" in said("test", str(run))
-    assert "24 pictures" in said("data", "inspect", str(root), "--output", str(tmp_path / "inspection"))
+    assert "24 images" in said("data", "inspect", str(root), "--output", str(tmp_path / "inspection"))
 
 
 @pytest.mark.parametrize(

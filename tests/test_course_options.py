@@ -22,7 +22,7 @@ from defectlab.networks import LabCNN, LeNet5, PretrainedNetwork
 from defectlab.runs import RunFolder, read_prediction_table
 from defectlab.tasks import OptimizerSettings, SchedulerSettings, SmallCNNTask
 from defectlab.tasks.checkpoint import load_task, read_checkpoint
-from defectlab.tasks.tta import over_views
+from defectlab.tasks.tta import tta_logits
 
 
 def lab(**arguments: Any) -> SmallCNNTask:
@@ -89,11 +89,11 @@ def test_views_are_averaged_as_probabilities() -> None:
     images = torch.randn(4, 1, 28, 28)
     with torch.no_grad():
         both = (network(images).softmax(1) + network(images.flip(3)).softmax(1)) / 2
-        torch.testing.assert_close(over_views(network, images, "flip").exp(), both)
+        torch.testing.assert_close(tta_logits(network, images, "flip").exp(), both)
         plain = network(images).softmax(1)
-        torch.testing.assert_close(over_views(network, images, "none").softmax(1), plain)
+        torch.testing.assert_close(tta_logits(network, images, "none").softmax(1), plain)
         for kind in ("flip", "dihedral", "shift"):
-            shares = over_views(network, images, kind).exp()
+            shares = tta_logits(network, images, kind).exp()
             torch.testing.assert_close(shares.sum(dim=1), torch.ones(4))
             assert not torch.allclose(shares, plain, atol=1e-4)
 
@@ -102,9 +102,9 @@ def test_the_dihedral_views_know_no_up(class_folders: Path) -> None:
     task = lab(tta="dihedral").eval()
     images = torch.randn(5, 1, 16, 16)
     with torch.no_grad():
-        judged = task.judge(images)
+        judged = task.predict_logits(images)
         for turned in (images.flip(3), images.flip(2), images.rot90(1, (2, 3)), images.transpose(2, 3)):
-            torch.testing.assert_close(task.judge(turned), judged)
+            torch.testing.assert_close(task.predict_logits(turned), judged)
             assert not torch.allclose(task(turned), task(images), atol=1e-3)
 
 
@@ -116,7 +116,7 @@ def test_the_shifted_views_are_shifted_by_one_pixel_of_28() -> None:
         return torch.zeros(len(images), 2)
 
     images = torch.rand(1, 1, 28, 28)
-    over_views(network, images, "shift")
+    tta_logits(network, images, "shift")
     assert torch.equal(seen[0], images)
     inner = images[..., 2:-2, 2:-2]
     moved = [image[..., 2 + y : 26 + y, 2 + x : 26 + x] for image, (y, x) in zip(

@@ -87,7 +87,7 @@ def test_the_same_seed_gives_the_same_everything(class_folders: Path) -> None:
 
 
 def test_the_description_is_plain_and_complete(class_folders: Path) -> None:
-    (class_folders / "good" / "bad.png").write_bytes(b"no picture")
+    (class_folders / "good" / "bad.png").write_bytes(b"no image")
     described = folder(class_folders, on_bad_image="skip").describe()
     assert json.loads(json.dumps(described)) == described
     assert described["source"] == "real"
@@ -278,7 +278,7 @@ def test_nothing_is_there_before_setup(class_folders: Path) -> None:
     data = ImageFolderDataModule(str(class_folders))
     for call in (data.train_dataloader, data.test_dataloader, data.describe, lambda: data.files("test")):
         refusal(call, "setup()")
-    assert data.num_classes == 3  # known without reading a picture
+    assert data.num_classes == 3  # known without reading an image
 
 
 @pytest.mark.parametrize(
@@ -436,7 +436,7 @@ def test_auto_without_files_falls_back_and_says_so(
     assert len(messages) == 3  # the download once for either module, the stand-in once
     assert sum("could not be downloaded" in message and "404" in message for message in messages) == 2
     assert sum("SYNTHETIC" in message for message in messages) == 1
-    # Files that come later do not make the loaded pictures real.
+    # Files that come later do not make the loaded images real.
     (elsewhere / "data" / "neu-cls").mkdir(parents=True)
     (elsewhere / "data" / "neu-cls" / "crazing_1.png").write_bytes(b"")
     assert data.describe()["source"] == "synthetic"

@@ -93,9 +93,9 @@ def test_ctrl_c_ends_both(config: Path, tmp_path: Path) -> None:
 
 STUCK = """
 import hashlib, os
-from defectlab.engine.signals import LastResort
+from defectlab.engine.signals import HardExitWatchdog
 print("ready", flush=True)
-with LastResort({grace}, lambda number: print("farewell", number, flush=True), {parent}):
+with HardExitWatchdog({grace}, lambda number: print("on_exit", number, flush=True), {parent}):
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # a quarter of an hour in C, deaf to signals
 """
 
@@ -109,7 +109,7 @@ def test_a_process_stuck_in_c_ends_too(number: signal.Signals) -> None:
     time.sleep(0.3)
     process.send_signal(number)
     said, _ = process.communicate(timeout=20)
-    assert said == f"farewell {int(number)}\n"
+    assert said == f"on_exit {int(number)}\n"
     assert process.returncode == 128 + number
 
 

@@ -9,7 +9,7 @@ from helpers import write_config
 
 from defectlab.cli.main import main
 from defectlab.errors import InputError
-from defectlab.inference.decision import conformal_limit, least_cost, prediction_sets, read_costs
+from defectlab.inference.decision import conformal_quantile, min_expected_cost, prediction_sets, read_costs
 
 
 def draws(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +24,7 @@ def test_sets_hold_the_truth_as_often_as_promised() -> None:
     """Coverage over 200 calibration sets of 100 images, although the probabilities are wrong."""
     rng = np.random.default_rng(0)
     judged, truth = draws(4000, rng)
-    covered = [(judged[np.arange(4000), truth] >= conformal_limit(*draws(100, rng), 0.9)).mean() for _ in range(200)]
+    covered = [(judged[np.arange(4000), truth] >= conformal_quantile(*draws(100, rng), 0.9)).mean() for _ in range(200)]
     assert 0.89 < np.mean(covered) < 0.93
 
 
@@ -33,9 +33,9 @@ def test_sets_by_hand() -> None:
     assert prediction_sets(shares, 0.3, "abc") == ["a", "b|c", "a|b|c"]
     assert prediction_sets(shares, 0.6, "abc") == ["a", "", ""]
     four = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.3, 0.7]])
-    assert conformal_limit(four, np.zeros(4, int), 0.6) == pytest.approx(0.6), "the third of four, as 5 × 0.6 is 3"
+    assert conformal_quantile(four, np.zeros(4, int), 0.6) == pytest.approx(0.6), "the third of four, as 5 × 0.6 is 3"
     with pytest.raises(InputError, match="takes at least 19 validation images, found 4"):
-        conformal_limit(four, np.zeros(4, int), 0.95)
+        conformal_quantile(four, np.zeros(4, int), 0.95)
 
 
 def test_a_dear_mistake_moves_the_decision(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_dear_mistake_moves_the_decision(tmp_path: Path) -> None:
     (tmp_path / "costs.csv").write_text("truth,scratch,good\nscratch,0,10\ngood,1,0\n")
     costs = read_costs(tmp_path / "costs.csv", ["good", "scratch"])
     assert costs.tolist() == [[0, 1], [10, 0]]
-    assert least_cost(shares, costs).tolist() == [0, 1], "0.15 × 10 is above 0.85 × 1"
+    assert min_expected_cost(shares, costs).tolist() == [0, 1], "0.15 × 10 is above 0.85 × 1"
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,9 @@ def config(tmp_path: Path, class_folders: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that has learned the stripes of pictures like those of `class_folders`."""
+    """A run that has learned the stripes of images like those of `class_folders`."""
     folder = tmp_path_factory.mktemp("teachers")
-    config = write_config(folder, write_class_folders(folder / "pictures", 12))
+    config = write_config(folder, write_class_folders(folder / "images", 12))
     assert main(["fit", "--config", str(config), "--trainer.max_epochs", "12"]) == 0
     (run,) = (folder / "runs" / "tiny").iterdir()
     return run
@@ -56,7 +56,7 @@ def fit(config: Path, teacher: Path, *words: str) -> Path:
 
 
 def answers(run: Path, pictures: Path, folder: Path) -> list[str]:
-    """The predicted class of each picture."""
+    """The predicted class of each image."""
     assert main(["predict", str(run), str(pictures), "--output", str(folder / "out.csv")]) == 0
     table = read_prediction_table(folder / "out.csv")
     return [table.class_names[index] for index in table.predicted]

@@ -1,4 +1,4 @@
-"""Looking into networks: the command on a run, a checkpoint and pictures, and its figures one by one."""
+"""Looking into networks: the command on a run, a checkpoint and images, and its figures one by one."""
 
 import base64
 import re
@@ -18,13 +18,13 @@ from torch.utils.tensorboard import SummaryWriter
 from defectlab.cli.main import main
 from defectlab.errors import InputError
 from defectlab.explain import embedding
+from defectlab.explain.activations import choose_images, collect_activations
 from defectlab.explain.answers import Answer
 from defectlab.explain.embedding import add_projector, principal_components
 from defectlab.explain.feature_maps import feature_maps_figure
 from defectlab.explain.filters import filters_figure
 from defectlab.explain.kernels import KERNELS, apply_kernel, kernels_figure, parse_kernel
 from defectlab.explain.layers import convolution, feature_maps
-from defectlab.explain.survey import choose_images, survey
 from defectlab.explain.units import choose_units
 from defectlab.networks import (
     BipyramidalCNN,
@@ -100,7 +100,7 @@ def fit(folder: Path, pictures: Path, *words: str) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run; tests write into its explain folder alone."""
     folder = tmp_path_factory.mktemp("finished")
-    return fit(folder, write_class_folders(folder / "pictures", 12))
+    return fit(folder, write_class_folders(folder / "images", 12))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -148,7 +148,7 @@ def test_a_run_explained(finished: Path, tmp_path: Path) -> None:
     with Image.open(target / "00000/test_images/sprite.png") as sprite:
         assert sprite.size == (3 * 16, 3 * 16)
 
-    # Again: the same pictures, and nothing piles up.
+    # Again: the same images, and nothing piles up.
     first = contents(target)
     assert main(["explain", str(finished)]) == 0
     second = contents(target)
@@ -156,8 +156,8 @@ def test_a_run_explained(finished: Path, tmp_path: Path) -> None:
         name: first[name] for name in first if name != events.name
     }
     assert len(events_of(target)) == 1
-    # Pictures that were named, into another folder.
-    some = [str(path) for path in sorted((finished.parents[2] / "pictures" / "hole").glob("*.png"))[:2]]
+    # Images that were named, into another folder.
+    some = [str(path) for path in sorted((finished.parents[2] / "images" / "hole").glob("*.png"))[:2]]
     assert main(["explain", str(finished), *some, "--output", str(tmp_path / "out"), "--layer", "features.3"]) == 0
     assert (tmp_path / "out" / "units.png").read_bytes() != first["units.png"]
     assert contents(target) == second
@@ -196,7 +196,7 @@ def test_colour_and_a_network_without_convolutions(tmp_path: Path, class_folders
         "--model.network", f"{__name__}.NoConvolution",
     )  # fmt: skip
     moved = class_folders.rename(tmp_path / "moved")
-    assert main(["explain", str(run)]) == 1  # the pictures are no longer there
+    assert main(["explain", str(run)]) == 1  # the images are no longer there
     assert not (run / "explain").exists()
     assert main(["explain", str(run), "--data.root", str(moved)]) == 0
     assert {path.name for path in (run / "explain").glob("*.png")} == {
@@ -244,7 +244,7 @@ def test_every_network_can_be_looked_into(name: str) -> None:
     assert layers[0].name == first
     figure = feature_maps_figure(striped(0, 0, 16)[None], layers, name)
     assert any(layers[-1].name == text.get_text() for text in figure.axes[0].texts)  # also where layers are left out
-    found = survey(network, [images[:2], images[2:]], 3, layers[-1].name, lambda _: None)
+    found = collect_activations(network, [images[:2], images[2:]], 3, layers[-1].name, lambda _: None)
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     with torch.inference_mode():
         logits = network(images)
@@ -262,7 +262,7 @@ def test_layers_inside_a_module_in_place_and_called_twice() -> None:
     assert [layer.name for layer in layers] == ["inner.first", "relu", "inner.second", "relu"]
     assert layers[0].maps.min() < 0  # ReLU in place has not written over it
     assert np.array_equal(layers[1].maps, layers[0].maps.clip(min=0))
-    found = survey(network, [torch.randn(5, 1, 12, 12)], 5, "inner.second", lambda _: None)
+    found = collect_activations(network, [torch.randn(5, 1, 12, 12)], 5, "inner.second", lambda _: None)
     assert found.embedding.shape == (5, 2)  # no linear layer: the logits
 
 
@@ -274,14 +274,14 @@ def test_units_find_the_place_of_their_pattern() -> None:
     images = torch.zeros(4, 1, 10, 10)
     images[1, 0, 7, 2] = 5.0
     images[3, 0, 0, 9] = -3.0
-    found = survey(network, torch.split(images, 3), 4, "1", lambda _: None)
+    found = collect_activations(network, torch.split(images, 3), 4, "1", lambda _: None)
     assert found.peaks[:, 0].argmax() == 1
     assert found.places[1, 0] == pytest.approx([0.25, 0.75])
     assert found.peaks[:, 1].argmax() == 3
     assert found.places[3, 1] == pytest.approx([0.95, 0.05])
     assert choose_units(found.peaks, np.array([2, 0, 2, 1])) == [(0, 0), (1, 1)]  # the silent one is none to show
     with pytest.raises(InputError, match="count is 5: found 4"):
-        survey(network, [images], 5, "1", lambda _: None)
+        collect_activations(network, [images], 5, "1", lambda _: None)
 
 
 def test_images_are_chosen_by_class_and_confidence() -> None:
@@ -411,7 +411,7 @@ def test_kernels_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         ("[[NaN,0,1]]", "holds NaN"),
         ("[[1e999,0,1]]", "holds Infinity"),
         ("[[true,0,1]]", "holds true"),
-        ("[[1,0,-1,0,0,0,0,0,0,0,0]]", "is 1 × 11, the picture 10 × 10"),
+        ("[[1,0,-1,0,0,0,0,0,0,0,0]]", "is 1 × 11, the image 10 × 10"),
     ],
 )
 def test_bad_kernels_end_in_one_line(
@@ -429,6 +429,6 @@ def test_bad_kernels_end_in_one_line(
 def test_kernels_refuse_what_is_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.png").write_text("text", encoding="utf-8")
     assert main(["explain", "kernels", str(tmp_path / "a.png"), "--output", str(tmp_path / "out.png")]) == 1
-    assert "not a picture" in capsys.readouterr().err
+    assert "not an image" in capsys.readouterr().err
     assert main(["explain", "kernels", str(tmp_path / "a.png"), "--output", str(tmp_path)]) == 1
     assert "PNG file" in capsys.readouterr().err

@@ -22,7 +22,7 @@ MANIFEST = {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items
 
 
 def pack(files: dict[str, bytes]) -> bytes:
-    """The way a repository's archive looks: one top folder, pictures in two, other things beside them."""
+    """The way a repository's archive looks: one top folder, images in two, other things beside them."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("repository-351bee2/README.md", "text")
@@ -240,7 +240,7 @@ def test_the_shipped_manifest_and_what_neu_is_checked_against(server: Server, tm
     names = [f"{name}_{number}.jpg" for name in NEU_CLASSES for number in range(1, 301)]
     assert sorted(manifest) == sorted(names)
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in manifest.values())
-    assert len(set(manifest.values())) == 1799  # patches_101 and patches_105 are the same picture
+    assert len(set(manifest.values())) == 1799  # patches_101 and patches_105 are the same image
     assert re.fullmatch(r"https://github\.com/.+/archive/[0-9a-f]{40}\.zip", NEU_URL)
     with pytest.raises(InputError, match=r"12 of 1,800 files differ.*1,788 of 1,800 files are missing"):
         fetch_neu(tmp_path / "neu", server.url)

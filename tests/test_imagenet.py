@@ -23,7 +23,7 @@ from defectlab.cli.main import main
 from defectlab.data.sources.decode import decode
 from defectlab.data.sources.images import read_images
 from defectlab.explain.answers import Answer, probabilities_figure
-from defectlab.inference.predictor import load_labellers, read_for
+from defectlab.inference.predictor import load_predictors, read_images_for
 from defectlab.networks.backbones import BACKBONES
 from defectlab.runs import read_prediction_table
 from defectlab.tasks.imagenet import load_imagenet_classifier
@@ -109,10 +109,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of three classes."""
     folder = tmp_path_factory.mktemp("run")
     for label, name in enumerate(("good", "hole", "scratch")):
-        (folder / "pictures" / name).mkdir(parents=True)
+        (folder / "images" / name).mkdir(parents=True)
         for index in range(8):
-            Image.fromarray(striped(label, index)).save(folder / "pictures" / name / f"{index}.png")
-    assert main(["fit", "--config", str(write_config(folder, folder / "pictures")), "--trainer.max_epochs=1"]) == 0
+            Image.fromarray(striped(label, index)).save(folder / "images" / name / f"{index}.png")
+    assert main(["fit", "--config", str(write_config(folder, folder / "images")), "--trainer.max_epochs=1"]) == 0
     (path,) = (folder / "runs" / "tiny").iterdir()
     return path
 
@@ -143,7 +143,7 @@ def test_preprocessing_equals_torchvisions(backbone: str, size: tuple[int, int],
     Image.fromarray(colourful(*size)).save(tmp_path / "image.jpg", quality=90)
     keep(cache, backbone)
     _, card = load_imagenet_classifier(backbone)
-    pixels, _, _ = read_for(card, [tmp_path / "image.jpg"])
+    pixels, _, _ = read_images_for(card, [tmp_path / "image.jpg"])
     with Image.open(tmp_path / "image.jpg") as image:
         expected = preset(image)[None]
     assert torch.equal((card.denormalise(expected) * 255).round().to(torch.uint8), pixels)
@@ -162,8 +162,8 @@ def test_images_of_every_mode(cache: Path, tmp_path: Path) -> None:
     for name, image in versions.items():
         image.save(tmp_path / f"{name}.png")
     keep(cache, "mobilenet_v3_small")
-    (labeller,) = load_labellers("imagenet/mobilenet_v3_small", "cpu")
-    pixels, _, _ = read_for(labeller.card, [tmp_path / f"{name}.png" for name in versions])
+    (predictor,) = load_predictors("imagenet/mobilenet_v3_small", "cpu")
+    pixels, _, _ = read_images_for(predictor.card, [tmp_path / f"{name}.png" for name in versions])
     assert pixels.shape == (4, 3, 224, 224)
     assert (pixels == pixels[:1]).all()
 
@@ -267,7 +267,7 @@ def test_weights_from_a_file(cache: Path, photo: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_prints_every_class(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pictures = run.parents[2] / "pictures"
+    pictures = run.parents[2] / "images"
     words = ["predict", str(run), str(pictures / "hole" / "0.png")]
     figure = tmp_path / "answer.png"
     assert main([*words, "--figure", str(figure), "--sets", "0.5"]) == 0
@@ -277,13 +277,13 @@ def test_a_run_prints_every_class(run: Path, tmp_path: Path, capsys: pytest.Capt
     assert figure.stat().st_size > 0
     out = tmp_path / "out.csv"
     assert main([*words, "--output", str(out)]) == 0
-    assert capsys.readouterr().out.startswith("1 pictures -> ")
+    assert capsys.readouterr().out.startswith("1 images -> ")
     (row,) = csv.DictReader(io.StringIO(out.read_text(encoding="utf-8")))
     assert list(row) == ["file", "predicted", "confidence", "p_good", "p_hole", "p_scratch"]
 
 
 def test_a_terminal_without_blocks(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = run.parents[2] / "pictures"
+    pictures = run.parents[2] / "images"
     strange = pictures.parent / "schräg\n.png"
     Image.fromarray(striped(0, 0)).save(strange)
     for images in ([strange], [strange, pictures]):
@@ -297,7 +297,7 @@ def test_a_terminal_without_blocks(run: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_figures_that_cannot_be_drawn(run: Path, tmp_path: Path, refused: Refused) -> None:
-    pictures = run.parents[2] / "pictures"
+    pictures = run.parents[2] / "images"
     image = pictures / "good" / "0.png"
 
     def predict(*words: object) -> str:

@@ -59,7 +59,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
         truth["doubtful label"].add(moved.name)
     for name in ("crazing", "patches"):
         broken = root / name / f"{name}_600.png"
-        broken.write_bytes(b"no picture")
+        broken.write_bytes(b"no image")
         truth["unreadable"].add(broken.name)
     return root, truth
 
@@ -106,7 +106,7 @@ def test_leaks_and_contradictions_are_named(tmp_path: Path, capsys: pytest.Captu
 def test_a_small_set_is_inspected_but_for_its_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     synthesize(tmp_path / "set", 3, seed=1)
     assert main(["data", "inspect", str(tmp_path / "set"), "--output", str(tmp_path / "out")]) == 0
-    assert "not looked at: the smallest class has 3 pictures, it takes 5" in capsys.readouterr().out
+    assert "not looked at: the smallest class has 3 images, it takes 5" in capsys.readouterr().out
 
 
 def test_near_duplicates_know_shifts_and_light_but_not_strangers() -> None:
@@ -120,7 +120,7 @@ def test_near_duplicates_know_shifts_and_light_but_not_strangers() -> None:
     }
     assert groups(pairs, 9) == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
     flat = torch.full((2, 1, 64, 64), 9, dtype=torch.uint8)
-    assert near_duplicates(flat) == [], "blank pictures show no place"
+    assert near_duplicates(flat) == [], "blank images show no place"
 
 
 def test_exact_duplicates() -> None:

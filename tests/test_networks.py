@@ -26,9 +26,9 @@ from defectlab.networks import (
     SimpleDefectCNN,
     SmallResNet,
     load_backbone_weights,
-    weights,
 )
 from defectlab.networks.backbones import BACKBONES, Backbone, backbone_features
+from defectlab.utils import resources
 
 NETWORKS: list[Callable[[int, int, int], Network]] = [
     SimpleDefectCNN,
@@ -564,7 +564,7 @@ def test_imagenet_has_one_width() -> None:
 
 
 def test_surface_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "SHIPPED", (tmp_path / "none", tmp_path))
+    monkeypatch.setattr(resources, "SHIPPED", (tmp_path / "none", tmp_path))
     with pytest.raises(InputError, match=r"mobilenet_v2-surface\.safetensors is not among .*none is there.* imagenet"):
         load_backbone_weights(small_v2(), "surface")
     source = trained_v2()

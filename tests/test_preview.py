@@ -1,4 +1,4 @@
-"""`data preview` and `data augment`: what training does to pictures, to be looked at and as files."""
+"""`data preview` and `data augment`: what training does to images, to be looked at and as files."""
 
 import json
 import signal
@@ -157,11 +157,11 @@ def test_augmented_files(config: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["data", "augment", "--output", str(made), *words]) == 0
     said = capsys.readouterr().out
     assert "left out     mixup" in said
-    assert "train        69 files: 2 copies of each of 23 training pictures and the pictures themselves" in said
+    assert "train        69 files: 2 copies of each of 23 training images and the images themselves" in said
     told = json.loads((made / "augmentation.json").read_text())
     assert told["files"] == {"train": 69, "val": 6, "test": 7}
     assert told["augmentation"]["rotation"] == 20
-    # A picture, its copies included, is on one side of the split.
+    # An image, its copies included, is on one side of the split.
     where: dict[str, set[str]] = {}
     for path in made.rglob("*.png"):
         source = f"{path.parent.name}/{path.stem.split('_aug')[0]}"
@@ -259,7 +259,7 @@ def test_a_stop_half_way_leaves_nothing(config: Path, tmp_path: Path) -> None:
         (["preview", "--config", "CONFIG", *ON, "--output", "preview.jpg"], "expected the name of a .png file"),
         (["preview"], "required: --config"),
         (["preview", "--config", "CONFIG", "--data.augmentation.rotatoin", "3"], "rotation"),
-        (["augment", "--config", "CONFIG", "--output", "out"], "nothing that changes a single picture"),
+        (["augment", "--config", "CONFIG", "--output", "out"], "nothing that changes a single image"),
         (
             ["augment", "--config", "CONFIG", "--output", "out", "--data.augmentation.mixup", "1"],
             "nothing that changes",

@@ -313,7 +313,7 @@ def test_confusion_matrix_names_and_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
 def test_a_browser_shows_the_page(tmp_path: Path) -> None:
-    """The page is laid out from top to bottom without help from outside, and no picture of it is broken."""
+    """The page is laid out from top to bottom without help from outside, and no image of it is broken."""
     page = write_report(make_run(tmp_path / "run", NEU))
     screenshot = tmp_path / "page.png"
     words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1000,3000"]

@@ -1,4 +1,4 @@
-"""`defectlab robustness`, and what it does to pictures."""
+"""`defectlab robustness`, and what it does to images."""
 
 import csv
 import math

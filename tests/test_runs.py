@@ -16,9 +16,9 @@ from defectlab.errors import InputError
 from defectlab.runs import (
     RunFolder,
     find_runs,
+    log_test_evaluation,
     read_prediction_table,
     read_scalars,
-    record_test,
     write_prediction_table,
 )
 
@@ -175,7 +175,7 @@ def test_imports_neither_torch_nor_lightning() -> None:
 
 
 def test_readings_of_a_test_split_are_counted(tmp_path: Path) -> None:
-    assert [record_test(tmp_path, name, "run", 0.5) for name in ("abc", "abc", "def", "abc")] == [1, 2, 1, 3]
+    assert [log_test_evaluation(tmp_path, name, "run", 0.5) for name in ("abc", "abc", "def", "abc")] == [1, 2, 1, 3]
     assert (tmp_path / "test_reads.csv").read_text().count("split_hash") == 1
 
 

@@ -28,7 +28,7 @@ def test_what_is_shipped() -> None:
 def test_the_card_is_of_this_file(path: Path) -> None:
     card = path.with_suffix(".md").read_text(encoding="utf-8")
     assert hashlib.sha256(path.read_bytes()).hexdigest() in card
-    for fact in ("config", "seed", "commit", "pictures", "hardware", "hours"):
+    for fact in ("config", "seed", "commit", "images", "hardware", "hours"):
         assert fact in card, f"the card does not tell the {fact}"
 
 
@@ -57,7 +57,7 @@ def test_surface_weights_are_small_and_plain() -> None:
 
 
 def test_the_classifier_sorts_strip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawn strip, which it has never been trained on, in place of the real pictures that are not here."""
+    """Drawn strip, which it has never been trained on, in place of the real images that are not here."""
     monkeypatch.chdir(tmp_path)
     synthesize(tmp_path / "strip", 10, seed=3)
     assert main(["predict", "checkpoints/neu_mobilenet.ckpt", "strip", "--output", "out.csv"]) == 0

@@ -1,4 +1,4 @@
-"""Where pictures come from: files, folders, arrays, IDX and zip archives."""
+"""Where images come from: files, folders, arrays, IDX and zip archives."""
 
 import gzip
 import os
@@ -23,7 +23,7 @@ from defectlab.utils import progress
 
 
 def picture(path: Path, value: int = 100, size: tuple[int, int] = (8, 8), mode: str = "L") -> Path:
-    """Saves a picture of one grey value."""
+    """Saves an image of one grey value."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", size, value).convert(mode).save(path)
     return path
@@ -46,7 +46,7 @@ def refusal(call: Callable[[], object], *words: object) -> str:
     return message
 
 
-# One picture
+# One image
 
 
 def test_reads_grey_and_colour_and_stretches_the_whole_picture(tmp_path: Path) -> None:
@@ -127,13 +127,13 @@ def _bad_files(folder: Path) -> dict[str, str]:
     picture(folder / "whole.png", size=(64, 64))
     (folder / "cut.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:-60])
     (folder / "cut.png").write_bytes((folder / "whole.png").read_bytes()[:60])
-    (folder / "text.jpg").write_text("this is not a picture")
+    (folder / "text.jpg").write_text("this is not an image")
     (folder / "empty.png").touch()
     (folder / "folder.jpg").mkdir()
     reasons = {
         "cut.jpg": "truncated",
         "cut.png": "truncated",
-        "text.jpg": "not a picture",
+        "text.jpg": "not an image",
         "empty.png": "empty",
     }
     return {**reasons, "folder.jpg": "a folder", "gone.jpg": "no such file"}
@@ -157,7 +157,7 @@ def test_impossible_shapes_are_refused(tmp_path: Path, size: int, channels: int,
     refusal(lambda: read_image(picture(tmp_path / "a.png"), size, channels), word)
 
 
-# Many pictures
+# Many images
 
 
 def test_pictures_keep_their_order(tmp_path: Path) -> None:
@@ -276,13 +276,13 @@ def test_a_listing_becomes_a_set_and_a_large_one_is_mapped(tmp_path: Path) -> No
     assert data.labels.dtype == torch.int64
     assert data.labels.tolist() == [0, 1, 1]
     assert data.files == ["a/1.png", "b/1.png", "b/2.png"]
-    assert data.skipped == ["a/2.png: not a picture, whatever its name says"]
+    assert data.skipped == ["a/2.png: not an image, whatever its name says"]
     assert not (tmp_path / "cache").exists()
     mapped = read_listing(listing, 4, 3, "skip", cache_folder=tmp_path / "cache", in_memory_bytes=10)
     assert torch.equal(mapped.images, data.images)
     assert len(os.listdir(tmp_path / "cache")) == 2
     (root / "a" / "1.png").write_text("text")
-    refusal(lambda: read_listing(listing, 4, 3, "skip"), "no picture of a")
+    refusal(lambda: read_listing(listing, 4, 3, "skip"), "no image of a")
 
 
 def test_progress_shows_late_and_on_rank_zero_alone(
@@ -345,9 +345,9 @@ def test_expanding_files_folders_and_globs(tmp_path: Path, monkeypatch: pytest.M
     assert expand_images(["img_3.txt"]) == [Path("img_3.txt")]
     (tmp_path / "nothing").mkdir()
     refusal(lambda: expand_images(["img_2.png", "gone.png"]), "gone.png", "no such file")
-    refusal(lambda: expand_images(["img_2.png", "*.webp"]), "*.webp", "no picture")
-    refusal(lambda: expand_images(["nothing"]), "nothing", "no picture")
-    refusal(lambda: expand_images([]), "no picture")
+    refusal(lambda: expand_images(["img_2.png", "*.webp"]), "*.webp", "no image")
+    refusal(lambda: expand_images(["nothing"]), "nothing", "no image")
+    refusal(lambda: expand_images([]), "no image")
 
 
 # Folder layouts
@@ -396,7 +396,7 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, monkeypatch: py
             (root / folder).mkdir(parents=True)
         refusal(lambda: list_folders(pictures(root, names)), root, *words)
 
-    refuse([], "no picture")
+    refuse([], "no image")
     refuse(["1.png", "2.png"], "1.png", "no class folder")
     refuse(["a/1.png", "b/2.png", "stray.png"], "stray.png")
     refuse(["a/1.png", "a/2.png"], "one class a")
@@ -475,9 +475,9 @@ def test_neu_pictures_of_no_class_or_missing_classes_are_refused(tmp_path: Path)
     root = pictures(tmp_path / "c", [*names, "test/crazing_2.png", "crazing_3.png"])
     refusal(lambda: list_neu(root), "crazing_3.png", "outside")
     root = pictures(tmp_path / "d", [*names[1:], "test/crazing_2.png"])
-    refusal(lambda: list_neu(root), "no picture of crazing in the train folder")
+    refusal(lambda: list_neu(root), "no image of crazing in the train folder")
     (tmp_path / "empty").mkdir()
-    refusal(lambda: list_neu(tmp_path / "empty"), "no picture")
+    refusal(lambda: list_neu(tmp_path / "empty"), "no image")
 
 
 # Arrays

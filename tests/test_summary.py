@@ -28,8 +28,8 @@ from defectlab.networks import (
 )
 from defectlab.runs import RunFolder
 from defectlab.summary.latency import latencies
-from defectlab.summary.layers import Anatomy, Layer
-from defectlab.summary.trace import dissect
+from defectlab.summary.layers import Layer, NetworkSummary
+from defectlab.summary.trace import summarize
 
 NETWORKS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "simple": SimpleDefectCNN,
@@ -51,8 +51,8 @@ NETWORKS: dict[str, Callable[[int, int, int], nn.Module]] = {
 FIELDS = {"v1": (315, 32), "v2": (491, 32), "resnet18": (435, 32), "vgg16": (212, 32), "lenet5": (16, 4)}
 
 
-def shown(name: str, side: int = 64) -> Anatomy:
-    return dissect(NETWORKS[name](5, 1, side), (1, side, side))
+def shown(name: str, side: int = 64) -> NetworkSummary:
+    return summarize(NETWORKS[name](5, 1, side), (1, side, side))
 
 
 def field(layer: Layer) -> tuple[int, int] | None:
@@ -63,7 +63,7 @@ def field(layer: Layer) -> tuple[int, int] | None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_counts_and_sizes_agree_with_torch(name: str) -> None:
     network = NETWORKS[name](5, 1, 64).eval()
-    whole = dissect(network, (1, 64, 64))
+    whole = summarize(network, (1, 64, 64))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         logits = network(torch.zeros(1, 1, 64, 64))
     assert sum(layer.multiply_adds for layer in whole.layers) == counter.get_total_flops() / 2 > 0
@@ -85,7 +85,7 @@ def test_receptive_fields_are_the_published_ones(name: str) -> None:
 
 def test_published_sizes_of_whole_networks() -> None:
     """VGG-16: 138,357,544 parameters, 15.47 billion multiply-adds; ResNet-18: 11,689,512 and 1.81 billion."""
-    vgg, resnet = (dissect(get_model(name, weights=None), (3, 224, 224)) for name in ("vgg16", "resnet18"))
+    vgg, resnet = (summarize(get_model(name, weights=None), (3, 224, 224)) for name in ("vgg16", "resnet18"))
     assert (vgg.parameters, round(vgg.multiply_adds / 1e9, 2)) == (138_357_544, 15.47)
     assert (resnet.parameters, round(resnet.multiply_adds / 1e9, 2)) == (11_689_512, 1.81)
     sums = [layer for layer in resnet.layers if layer.kind == "add"]
@@ -118,7 +118,7 @@ def test_a_field_is_where_the_gradient_is() -> None:
     made[0, 0, made.shape[2] // 2, made.shape[3] // 2].backward()
     assert image.grad is not None
     seen = image.grad[0, 0] != 0
-    last = dissect(network, (1, 41, 41)).layers[-1]
+    last = summarize(network, (1, 41, 41)).layers[-1]
     assert last.agrees
     assert field(last) == (int(seen.any(dim=1).sum()), int(seen.any(dim=0).sum())) == (17, 19)
 
@@ -162,7 +162,7 @@ class Attention(nn.Module):
 
 
 def test_what_no_layer_holds_is_told() -> None:
-    whole = dissect(Attention(), (8, 4, 4))
+    whole = summarize(Attention(), (8, 4, 4))
     assert whole.parameters == 4 * 8 * 8 + 4 * 8
     assert whole.parameters_elsewhere > 0
     # Three projections, one out, and two products of 16 tokens with 16.
@@ -175,7 +175,7 @@ def test_a_network_is_left_as_it_was() -> None:
     network.get_submodule("features.1").train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     modes = [module.training for module in network.modules()]
-    dissect(network, (1, 32, 32))
+    summarize(network, (1, 32, 32))
     assert [module.training for module in network.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
@@ -183,7 +183,7 @@ def test_a_network_is_left_as_it_was() -> None:
 
 def test_an_image_it_cannot_take_is_told() -> None:
     with pytest.raises(InputError, match="Sequential cannot take an image of 1×8×8"):
-        dissect(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), (1, 8, 8))
+        summarize(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), (1, 8, 8))
 
 
 def test_separable_savings_are_those_of_the_paper() -> None:
@@ -246,7 +246,7 @@ def test_a_disagreement_shows(config: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    pictures = write_class_folders(folder / "pictures", 12)
+    pictures = write_class_folders(folder / "images", 12)
     words = ["--trainer.max_epochs", "1", "--trainer.logger", "false"]
     assert main(["fit", "--config", str(write_config(folder, pictures)), *words]) == 0
     (run,) = (folder / "runs" / "tiny").iterdir()

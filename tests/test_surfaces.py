@@ -15,8 +15,9 @@ from defectlab.data.datamodules.surfaces import SurfaceLoader
 from defectlab.data.synthesis.objects import OBJECTS
 from defectlab.data.synthesis.surfaces import DIMENSIONS, draw_surfaces
 from defectlab.errors import InputError
-from defectlab.networks import PretrainedNetwork, weights
+from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import load_backbone_weights, save_backbone_weights
+from defectlab.utils import resources
 
 SMALL: dict[str, Any] = {
     "surfaces": 5, "images_per_epoch": 24, "eval_images": 20, "image_size": 32, "batch_size": 8,
@@ -42,12 +43,12 @@ def test_pictures_of_every_kind_are_pictures() -> None:
     assert 0 <= images.min() < 0.05
     assert 0.95 < images.max() <= 1
     deviations = images.std(dim=(2, 3))
-    assert (deviations > 0.003).all(), "no picture is blank"
+    assert (deviations > 0.003).all(), "no image is blank"
     assert deviations.max() > 0.2
 
 
 def test_a_point_is_a_surface() -> None:
-    """Pictures of a point are never the same, yet most points of 40 are known again by their spectra."""
+    """Images of a point are never the same, yet most points of 40 are known again by their spectra."""
     where = points(40)
     assert torch.equal(drawn(where, 1), drawn(where, 1))
     assert not torch.equal(drawn(where, 1), drawn(where, 2))
@@ -57,7 +58,7 @@ def test_a_point_is_a_surface() -> None:
         for seed in seeds:
             images = torch.nn.functional.avg_pool2d(drawn(where, seed), 2)  # without the camera's noise
             images = images - images.mean(dim=(2, 3), keepdim=True)
-            both = torch.stack((images, images.flip(2)))  # a picture may be upside down
+            both = torch.stack((images, images.flip(2)))  # an image may be upside down
             power = torch.fft.rfft2(both).abs().square().mean(dim=0)[:, 0, :12, :12]
             bands.append(power.reshape(-1, 4, 3, 4, 3).mean(dim=(2, 4)).log().flatten(1))
         shape = torch.stack(bands).mean(dim=0)
@@ -87,7 +88,7 @@ def test_every_kind_of_defect_leaves_a_mark() -> None:
 
 
 def _chooses_kind(column: int, kinds: int) -> bool:
-    """Whether every one of the steps of a column gives another picture, and nothing between the steps does."""
+    """Whether every one of the steps of a column gives another image, and nothing between the steps does."""
     where = points(1, seed=3).repeat(2, 1)
     where[:, column] = torch.tensor([0.31, 0.38])  # both the fourth of ten, of eight they are the third and the fourth
     within = torch.equal(drawn(where[:1], 4), drawn(where[1:], 4))
@@ -149,7 +150,7 @@ def test_parts_are_fixed_and_normalised() -> None:
     assert data.source == "synthetic"
     assert [len(part) for part in (data.parts.train, data.parts.val, data.parts.test)] == [20, 20, 20]
     pictures = data.data.images.flatten(1).numpy()
-    assert len(np.unique(pictures, axis=0)) == 60, "no picture is in two parts"
+    assert len(np.unique(pictures, axis=0)) == 60, "no image is in two parts"
     images = torch.cat([images for images, _ in data.train_eval_dataloader()])
     torch.testing.assert_close(images.mean(), torch.zeros(()), atol=1e-3, rtol=0)
 
@@ -203,7 +204,7 @@ def test_a_checkpoint_for_prediction_alone(
     shipped = tmp_path / "checkpoints" / "tiny.ckpt"
     assert main(["export", str(run), "--output", str(shipped)]) == 0
     assert shipped.stat().st_size < 0.5 * (run / "checkpoints" / "best.ckpt").stat().st_size
-    monkeypatch.setattr(weights, "SHIPPED", (tmp_path / "none", shipped.parent))
+    monkeypatch.setattr(resources, "SHIPPED", (tmp_path / "none", shipped.parent))
     monkeypatch.chdir(run)
     for name, output in ((str(run), "a.csv"), ("tiny.ckpt", "b.csv"), ("checkpoints/tiny.ckpt", "c.csv")):
         assert main(["predict", name, str(class_folders), "--output", str(tmp_path / output)]) == 0

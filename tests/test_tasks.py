@@ -46,7 +46,7 @@ class Record(Callback):
 
 @pytest.fixture
 def data(class_folders: Path) -> Data:
-    """29 pictures to train on, 3 and 4 held out."""
+    """29 images to train on, 3 and 4 held out."""
 
     def make(**arguments: Any) -> ImageFolderDataModule:
         settings: dict[str, Any] = {"image_size": 16, "channels": 1, "batch_size": 8, "val_size": 3, "test_size": 4}

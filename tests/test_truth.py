@@ -36,24 +36,24 @@ def voc(*things: tuple[str, int, int, int, int], width: int = SIDE, height: int 
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`pictures` of noise with a bright or a dark spot anywhere, `boxes` around the spots, and a finished `run`."""
+    """`images` of noise with a bright or a dark spot anywhere, `boxes` around the spots, and a finished `run`."""
     root = tmp_path_factory.mktemp("planted")
     rng = np.random.default_rng(0)
     (root / "boxes").mkdir()
     for label, name in enumerate(NAMES):
-        (root / "pictures" / name).mkdir(parents=True)
+        (root / "images" / name).mkdir(parents=True)
         for index in range(PER_CLASS):
             pixels = rng.normal(128, 8, (SIDE, SIDE))
             y, x = rng.integers(0, SIDE - SPOT, 2)
             pixels[y : y + SPOT, x : x + SPOT] += 90 if label == 0 else -90
             image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-            image.save(root / "pictures" / name / f"{name}_{index}.png")
+            image.save(root / "images" / name / f"{name}_{index}.png")
             # The class spelled otherwise, made at ten times the size, with a box of the other class beside it.
             box = (name.replace("_", " ").title(), 10 * x + 1, 10 * y + 1, 10 * (x + SPOT), 10 * (y + SPOT))
             other = (NAMES[1 - label], 1, 1, 10 * SIDE, 10 * SIDE)
             text = voc(*((box, other) if index % 3 == 0 else (box,)), width=10 * SIDE, height=10 * SIDE)
             (root / "boxes" / f"{name}_{index}.xml").write_text(text, encoding="utf-8")
-    config = write_config(root, root / "pictures")
+    config = write_config(root, root / "images")
     words = ["--data.image_size", str(SIDE), "--data.test_size", "20", "--trainer.max_epochs", "8"]
     assert main(["fit", "--config", str(config), *words]) == 0
     (root / "runs" / "tiny").rename(root / "all")
@@ -162,7 +162,7 @@ def points(places: list[tuple[int, int]], side: int = 10) -> "np.ndarray[tuple[i
 
 def test_pointing_game_by_hand() -> None:
     masks = np.zeros((4, 10, 10), dtype=bool)
-    masks[0, 2:4, 2:7] = masks[1, 2:4, 2:7] = True  # a tenth of the picture
+    masks[0, 2:4, 2:7] = masks[1, 2:4, 2:7] = True  # a tenth of the image
     masks[2, 8:, :] = True  # a fifth
     masks[3, :, :] = True
     rows = pointing_game("m", points([(2, 2), (9, 9), (9, 0), (5, 5)]), masks, np.array([0, 0, 0, 2]), ["a", "b", "c"])
@@ -226,7 +226,7 @@ def test_an_empty_map_and_a_plateau() -> None:
     masks = np.zeros((2, 8, 8), dtype=bool)
     masks[:, 0, 0] = True
     maps = np.zeros((2, 8, 8))
-    maps[1, :5, :5] = 1  # a coarse map's corner: it means the cell, not the corner of the picture
+    maps[1, :5, :5] = 1  # a coarse map's corner: it means the cell, not the corner of the image
     found = pointing_game("m", maps, masks, np.zeros(2, dtype=np.int64), ["a"])[0]
     assert found.hits == 0
     assert found.energy == pytest.approx(0.5 / 25)

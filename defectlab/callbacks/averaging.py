@@ -188,7 +188,7 @@ def _judge(trainer: pl.Trainer, task: ClassificationTask) -> dict[str, float]:
     for batch in _first(batches, min(trainer.num_val_batches)):
         images, labels = trainer.strategy.batch_to_device(batch)
         with trainer.precision_plugin.val_step_context():
-            logits = task.judge(images).float()
+            logits = task.predict_logits(images).float()
         # A process that is one batch short has an empty one, which has no mean.
         loss = task.training_loss(logits, labels) * len(labels) if len(labels) else sums.new_zeros(())
         sums += torch.stack((loss, (logits.argmax(dim=1) == labels).sum(), loss.new_tensor(len(labels))))

@@ -75,7 +75,7 @@ def _measure(cli: DefectCLI, budgets: list[int], draws: int) -> tuple[list[Row],
 
 
 def _print(rows: list[Row], synthetic: bool) -> None:
-    note = " on SYNTHETIC pictures" if synthetic else ""
+    note = " on SYNTHETIC images" if synthetic else ""
     shown = Table(title=f"test accuracy{note}, mean ± sd of {rows[0].draws} draws", title_justify="left")
     for name in ("images a class", "in all", *STRATEGIES):
         shown.add_column(name, justify="right")

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from defectlab.cli.arguments import CommandParser
 from defectlab.errors import InputError
-from defectlab.evaluate.comparison import CrossvalPair, Pair, compare_crossvals, compare_runs, right_answers
+from defectlab.evaluate.comparison import CrossvalPair, Pair, compare_crossvals, compare_runs, correct_matrix
 from defectlab.evaluate.crossval import FILE, read_crossval
 from defectlab.metrics.classification import accuracy_interval
 from defectlab.runs import RunFolder, csv_text, write_text
@@ -37,7 +37,7 @@ def run(words: list[str]) -> int:
         return _compare_crossvals([Path(name) for name in given.runs], given.level, given.output)
     runs = [RunFolder.open(name) for name in given.runs]
     names = _short_names([run.path.resolve() for run in runs])
-    right = right_answers(runs)
+    right = correct_matrix(runs)
     pairs = compare_runs(names, right)
     table = Table(title=f"{right.shape[1]} shared test images", title_justify="left")
     for column in ("run", "right", "accuracy", "95 % interval (Wilson)"):

@@ -26,7 +26,7 @@ def print_result(result: SplitMetrics, stage: str, source: str) -> None:
     console = Console()
     hits = sum(row[i] for i, row in enumerate(result["confusion_matrix"]))
     low, high = accuracy_interval(hits, result["n"])
-    synthetic = " on SYNTHETIC pictures" if source == "synthetic" else ""
+    synthetic = " on SYNTHETIC images" if source == "synthetic" else ""
     table = Table(title=f"{stage}: {hits} of {result['n']} images right{synthetic}", title_justify="left")
     for name in ("class", "images", "accuracy", "precision", "F1"):
         table.add_column(name, justify="left" if name == "class" else "right")

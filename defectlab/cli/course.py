@@ -91,7 +91,7 @@ def _run(words: list[str]) -> int:
     try:
         for wave in waves:  # a teacher has to be there before its pupil
             if wave:
-                wrong |= run_jobs(wave, done, given.processes, go_on=len(programs) > 1, tell=tell)
+                wrong |= run_jobs(wave, done, given.processes, continue_on_error=len(programs) > 1, tell=tell)
     finally:  # also of a stopped call
         for program in programs:
             if not any((folder / program.name).glob("seed-*")):  # nothing came of it

@@ -15,12 +15,12 @@ def run(words: list[str]) -> int:
     fetch = commands.add_parser("fetch", help="download NEU-CLS; every file is checked against its SHA-256")
     fetch.add_argument("directory", nargs="?", type=Path, default=Path("data/neu-cls"), help="default: %(default)s")
     fetch.add_argument("--url", default=None, help="of a zip with the same files")
-    synthesize = commands.add_parser("synthesize", help="generate pictures of the six NEU classes")
+    synthesize = commands.add_parser("synthesize", help="generate images of the six NEU classes")
     synthesize.add_argument("directory", type=Path, help="a folder that does not exist yet")
-    synthesize.add_argument("--per-class", type=int, default=300, help="pictures a class (default: %(default)s)")
+    synthesize.add_argument("--per-class", type=int, default=300, help="images a class (default: %(default)s)")
     synthesize.add_argument("--seed", type=int, default=0)
     commands.add_parser("inspect", help="counts, broken files, duplicates, doubtful labels")
-    commands.add_parser("preview", help="a picture of a config's augmentation, each operation alone and all together")
+    commands.add_parser("preview", help="an image of a config's augmentation, each operation alone and all together")
     commands.add_parser("augment", help="augmented copies as files")
     takes_fit = {"inspect": _inspect, "preview": _preview, "augment": _augment}
     if words[:1] and words[0] in takes_fit:
@@ -35,14 +35,14 @@ def run(words: list[str]) -> int:
     from defectlab.data.synthesis.strip import synthesize as write
 
     count = write(arguments.directory, arguments.per_class, arguments.seed)
-    print(f"{count} synthetic pictures are in {arguments.directory}")
+    print(f"{count} synthetic images are in {arguments.directory}")
     return 0
 
 
 def _inspect(words: list[str]) -> int:
     parser = CommandParser(
         "defectlab data inspect",
-        "What is in a folder of labelled pictures, in any layout that fit reads, and what is wrong with it: "
+        "What is in a folder of labelled images, in any layout that fit reads, and what is wrong with it: "
         "`data inspect DIR`, or `data inspect --config C ...` for a config's data and its split, with arguments of fit.",
     )
     parser.add_argument("--config", help="in place of a folder")
@@ -58,7 +58,7 @@ def _inspect(words: list[str]) -> int:
 def _preview(words: list[str]) -> int:
     parser = CommandParser(
         "defectlab data preview",
-        "A picture of what training does to pictures: each operation of the config's augmentation alone, through its range, "
+        "An image of what training does to images: each operation of the config's augmentation alone, through its range, "
         "then all together, MixUp and CutMix with their soft labels. Further arguments go to fit, such as "
         "--data.augmentation.rotation 15.",
     )
@@ -79,9 +79,9 @@ def _augment(words: list[str]) -> int:
     )
     parser.add_argument("--config", required=True, help="a YAML file or the name of a shipped one")
     parser.add_argument("--output", required=True, type=Path, help="a new or empty folder")
-    parser.add_argument("--copies", type=int, default=5, help="of each training picture (default: %(default)s)")
+    parser.add_argument("--copies", type=int, default=5, help="of each training image (default: %(default)s)")
     parser.add_argument(
-        "--originals", action=argparse.BooleanOptionalAction, default=True, help="the training pictures themselves too"
+        "--originals", action=argparse.BooleanOptionalAction, default=True, help="the training images themselves too"
     )
     given, more = parser.parse_known_args(words)
     from defectlab.cli.preview import augment

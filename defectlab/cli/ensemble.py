@@ -11,7 +11,7 @@ from defectlab.cli.console import print_result
 from defectlab.engine.experiment import new_run_folder
 from defectlab.engine.outcome import calibration, runs_root
 from defectlab.errors import InputError
-from defectlab.evaluate.comparison import right_answers
+from defectlab.evaluate.comparison import correct_matrix
 from defectlab.evaluate.ensemble import averaged
 from defectlab.metrics.classification import evaluate_predictions
 from defectlab.report import write_report
@@ -19,8 +19,8 @@ from defectlab.runs import (
     PredictionTable,
     RunFolder,
     environment,
+    log_test_evaluation,
     members_of,
-    record_test,
     write_members,
     write_prediction_table,
 )
@@ -49,7 +49,7 @@ def run(words: list[str]) -> int:
         and (not given.output.is_dir() or any(given.output.iterdir()))
     ):
         raise InputError(f"--output {given.output} is there already: expected a new folder")
-    accuracies = right_answers(members).mean(axis=1).tolist()
+    accuracies = correct_matrix(members).mean(axis=1).tolist()
     tables = {"test": averaged([member.predictions_csv for member in members])}
     described = [member.read_metrics().get("data") or {} for member in members]
     hashes = list(dict.fromkeys(str(data.get("split_hash")) for data in described))
@@ -80,7 +80,9 @@ def run(words: list[str]) -> int:
             if part in tables:
                 table = tables[part]
                 write_prediction_table(path, table.files, table.labels, table.probabilities, table.class_names)
-        reads = [record_test(root, split_hash, folder.name, results["test"]["accuracy"]) for split_hash in hashes]
+        reads = [
+            log_test_evaluation(root, split_hash, folder.name, results["test"]["accuracy"]) for split_hash in hashes
+        ]
         ensemble.write_metrics({**metrics, "run": {**about, "test_split_read": max(reads)}})
         write_report(ensemble)
     except BaseException:

@@ -7,11 +7,11 @@ from defectlab.errors import InputError
 
 __all__ = ["run"]
 
-_LONGEST = 512  # px of a picture under fixed kernels; a larger one is made smaller
+_LONGEST = 512  # px of an image under fixed kernels; a larger one is made smaller
 
 
 def run(words: list[str]) -> int:
-    """Write explain.html, its pictures and TensorBoard's events; or a sheet of fixed kernels."""
+    """Write explain.html, its images and TensorBoard's events; or a sheet of fixed kernels."""
     if words[:1] == ["kernels"]:
         return _kernels(words[1:])
     parser = CommandParser(
@@ -26,7 +26,7 @@ def run(words: list[str]) -> int:
     )  # fmt: skip
     parser.add_argument(
         "images", nargs="*", metavar="IMAGES",
-        help="picture files, folders and globs; without them test images of the run: right ones, and the surest mistakes",
+        help="image files, folders and globs; without them test images of the run: right ones, and the surest mistakes",
     )  # fmt: skip
     parser.add_argument(
         "--layer", metavar="NAME",
@@ -35,14 +35,14 @@ def run(words: list[str]) -> int:
     )  # fmt: skip
     parser.add_argument(
         "--boxes", type=Path, metavar="DIR",
-        help="Pascal VOC .xml files, a picture each: do the maps point at the defects of the test images, and would they "
+        help="Pascal VOC .xml files, an image each: do the maps point at the defects of the test images, and would they "
         "with shuffled weights? Writes boxes.png, boxes.csv and sanity.csv, too",
     )  # fmt: skip
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="of imagenet/NETWORK (default: torchvision's cache, or a download)"
     )
     parser.add_argument("--output", type=Path, help="folder to write to (default: RUN/explain; without a run, explain)")
-    parser.add_argument("--data.root", dest="root", help="where the run's pictures are now, if they have moved")
+    parser.add_argument("--data.root", dest="root", help="where the run's images are now, if they have moved")
     given = parser.parse_args(words)
     if given.output is not None and given.output.exists() and not given.output.is_dir():
         raise InputError(f"--output {given.output} is a file: expected a folder")
@@ -53,9 +53,9 @@ def run(words: list[str]) -> int:
 
 def _kernels(words: list[str]) -> int:
     parser = CommandParser(
-        "defectlab explain kernels", "What fixed kernels make of a picture: edges, blur, relief, and any of your own."
+        "defectlab explain kernels", "What fixed kernels make of an image: edges, blur, relief, and any of your own."
     )
-    parser.add_argument("image", type=Path, help="picture file, read as grey")
+    parser.add_argument("image", type=Path, help="image file, read as grey")
     parser.add_argument(
         "--kernel", action="append", default=[], metavar="ROWS",
         help='in place of the fixed ones, such as "[[1,0,-1],[1,0,-1],[1,0,-1]]"; may be given several times',

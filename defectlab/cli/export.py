@@ -52,7 +52,7 @@ def _save_checkpoint(source: Path, output: Path) -> None:
     whole = read_checkpoint(source)
     kept = {key: whole[key] for key in _NEEDED if key in whole}
     card = data_state(whole, source)
-    # Where the pictures lay says nothing on another machine.
+    # Where the images lay says nothing on another machine.
     own = {**card, "root": Path(str(card["root"])).name}
     kept.update({key: own for key, value in whole.items() if value is card})
     AtomicCheckpointIO().save_checkpoint(kept, output)

@@ -1,4 +1,4 @@
-"""`defectlab data inspect DIR`: what is in a folder of labelled pictures, and what is wrong with it."""
+"""`defectlab data inspect DIR`: what is in a folder of labelled images, and what is wrong with it."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -74,7 +74,7 @@ def inspect(directory: Path | None, config: str | None, more: list[str], output:
     _draw(data, [*exact, *near], doubtful, output)
     _print_findings(findings)
     if shares is None:
-        print(f"labels         not looked at: the smallest class has {smallest} pictures, it takes {FOLDS}")
+        print(f"labels         not looked at: the smallest class has {smallest} images, it takes {FOLDS}")
         print(f"written to     {shown_path(output)}")
         return 0
     right = shares.argmax(axis=1) == labels
@@ -88,9 +88,9 @@ def inspect(directory: Path | None, config: str | None, more: list[str], output:
 
 
 def _of_folder(directory: Path) -> tuple[ImageSet, "Counter[str]", Iterable[bytes]]:
-    """The pictures at 128 px, how many there are of each size and mode, and the bytes of their files."""
+    """The images at 128 px, how many there are of each size and mode, and the bytes of their files."""
     if not directory.is_dir():
-        raise InputError(f"{directory} is no folder: expected one with labelled pictures")
+        raise InputError(f"{directory} is no folder: expected one with labelled images")
     if find_arrays(directory) is not None:
         data = _arrays(directory)
         return (
@@ -110,7 +110,7 @@ def _of_folder(directory: Path) -> tuple[ImageSet, "Counter[str]", Iterable[byte
 
 
 def _of_config(config: str, more: list[str]) -> tuple[ImageSet, "Counter[str]", Iterable[bytes]]:
-    """The same of a config's data, each picture with the part of the split that it is in, and its pixels for bytes."""
+    """The same of a config's data, each image with the part of the split that it is in, and its pixels for bytes."""
     quieten()
     with without_run(config, more) as cli:
         module = cli.datamodule
@@ -202,9 +202,9 @@ def _pair(kind: str, pair: Duplicate, data: ImageSet) -> Finding:
 
 
 def _print_counts(data: ImageSet, kinds: "Counter[str]") -> None:
-    table = Table(title=f"{len(data.files)} pictures", title_justify="left")
+    table = Table(title=f"{len(data.files)} images", title_justify="left")
     table.add_column("class")
-    table.add_column("pictures", justify="right")
+    table.add_column("images", justify="right")
     for label, name in enumerate(data.class_names):
         table.add_row(escape(name), str(int((data.labels == label).sum())))
     console = Console()

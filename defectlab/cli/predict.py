@@ -16,8 +16,8 @@ from defectlab.cli.bars import answer_lines, bar_lines, percentage, printable
 from defectlab.data.sources.files import SUFFIXES, expand_images
 from defectlab.errors import InputError
 from defectlab.inference.abstention import choose_threshold, images_for_bound
-from defectlab.inference.decision import conformal_limit, least_cost, prediction_sets, read_costs
-from defectlab.inference.predictor import Labeller, load_labellers, probabilities_of, read_for
+from defectlab.inference.decision import conformal_quantile, min_expected_cost, prediction_sets, read_costs
+from defectlab.inference.predictor import Predictor, load_predictors, predict_files, read_images_for
 from defectlab.runs import RunFolder, read_prediction_table, write_prediction_table
 from defectlab.utils.cpu import CPUSettings
 
@@ -47,7 +47,7 @@ def run(words: list[str]) -> int:
     parser.add_argument("--on_bad_image", choices=("error", "skip"), default="error")
     parser.add_argument(
         "--max-error", type=float, metavar="SHARE",
-        help="of wrong ones among the pictures decided, such as 0.01: the others are left to a person. The threshold is "
+        help="of wrong ones among the images decided, such as 0.01: the others are left to a person. The threshold is "
         "chosen on the run's validation images and holds at 95 %%",
     )  # fmt: skip
     parser.add_argument(
@@ -66,13 +66,13 @@ def run(words: list[str]) -> int:
     threshold = None if arguments.max_error is None else _threshold(arguments.run, arguments.max_error)
     limit = None if arguments.sets is None else _limit(arguments.run, arguments.sets)
     CPUSettings().apply()
-    labellers = load_labellers(arguments.run, arguments.device, arguments.weights)
-    card = labellers[0].card
+    predictors = load_predictors(arguments.run, arguments.device, arguments.weights)
+    card = predictors[0].card
     costs = None if arguments.costs is None else read_costs(arguments.costs, card.class_names)
     files = expand_images(arguments.images)
     if arguments.figure is not None:
         _check_figure(arguments.figure, files)
-    names, probabilities, skipped = probabilities_of(labellers, files, arguments.on_bad_image)
+    names, probabilities, skipped = predict_files(predictors, files, arguments.on_bad_image)
     classes = card.class_names
     extra: dict[str, list[str]] = {}
     if threshold is not None:
@@ -81,34 +81,34 @@ def run(words: list[str]) -> int:
             classes[k] if s else "look" for k, s in zip(probabilities.argmax(axis=1), sure, strict=True)
         ]
     if costs is not None:
-        extra["decision"] = [classes[k] for k in least_cost(probabilities, costs)]
+        extra["decision"] = [classes[k] for k in min_expected_cost(probabilities, costs)]
     if limit is not None:
         extra["set"] = prediction_sets(probabilities, limit, classes)
     if arguments.output is not None:
         write_prediction_table(arguments.output, names, None, probabilities, classes, extra)
         counts = Counter(classes[index] for index in probabilities.argmax(axis=1))
         print(
-            f"{len(names)} pictures -> {arguments.output}: "
+            f"{len(names)} images -> {arguments.output}: "
             + ", ".join(f"{n} {name}" for name, n in counts.most_common())
         )
     else:
         _print_answers(names, probabilities, classes, extra)
     if arguments.figure is not None:
-        _draw(arguments.figure, names, probabilities, labellers[0])
+        _draw(arguments.figure, names, probabilities, predictors[0])
         print(f"figure -> {arguments.figure}")
     if threshold is not None:
         left = extra["decision"].count("look")
         print(f"{len(names) - left} decided; {left} left to a person (look in the column decision)")
     if costs is not None:
-        moved = int((least_cost(probabilities, costs) != probabilities.argmax(axis=1)).sum())
+        moved = int((min_expected_cost(probabilities, costs) != probabilities.argmax(axis=1)).sum())
         print(f"{moved} decided otherwise than by the likeliest class, for their cost")
     if limit is not None:
         sizes = Counter(text.count("|") + 1 if text else 0 for text in extra["set"])
         print("sets of " + ", ".join(f"{size}: {count}" for size, count in sorted(sizes.items())))
     for reason in skipped:
         print(f"left out {reason}")
-    if any(labeller.card.source == "synthetic" for labeller in labellers):
-        print("note: this network was trained on SYNTHETIC pictures alone")
+    if any(predictor.card.source == "synthetic" for predictor in predictors):
+        print("note: this network was trained on SYNTHETIC images alone")
     return 0
 
 
@@ -150,22 +150,22 @@ def _print_answers(
     print("\n".join(lines))
 
 
-def _draw(path: Path, files: Sequence[str], probabilities: np.ndarray, labeller: Labeller) -> None:
+def _draw(path: Path, files: Sequence[str], probabilities: np.ndarray, predictor: Predictor) -> None:
     """Each image, as the network sees it, beside its bars; the file is written whole or not at all."""
     # Imported here: labelling alone needs no matplotlib.
     from defectlab.explain.answers import Answer, probabilities_figure
     from defectlab.figures.style import SYNTHETIC_NOTE, save_png
 
-    pixels, _, _ = read_for(labeller.card, [Path(file) for file in files])
+    pixels, _, _ = read_images_for(predictor.card, [Path(file) for file in files])
     answers = [
         Answer(image.numpy(), Path(file).name, row, None)
         for image, file, row in zip(pixels, files, probabilities, strict=True)
     ]
-    figure = probabilities_figure(answers, labeller.card.class_names)
+    figure = probabilities_figure(answers, predictor.card.class_names)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_png(figure, draft, SYNTHETIC_NOTE if labeller.card.source == "synthetic" else None)
+        save_png(figure, draft, SYNTHETIC_NOTE if predictor.card.source == "synthetic" else None)
         os.replace(draft, path)
     except OSError as error:
         raise InputError(f"--figure {path} cannot be written ({error.strerror}): choose another place") from None
@@ -191,7 +191,7 @@ def _calibration(name: str, option: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _limit(name: str, coverage: float) -> float:
     """The probability from which a class belongs to a set."""
-    return conformal_limit(*_calibration(name, "--sets"), coverage)
+    return conformal_quantile(*_calibration(name, "--sets"), coverage)
 
 
 def _threshold(name: str, max_error: float) -> float:

@@ -1,4 +1,4 @@
-"""`defectlab data preview` and `defectlab data augment`: what an augmentation makes, as one picture or as files."""
+"""`defectlab data preview` and `defectlab data augment`: what an augmentation makes, as one image or as files."""
 
 import textwrap
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ __all__ = ["augment", "preview"]
 
 
 def preview(config: str, more: Sequence[str], everything: bool, output: Path) -> int:
-    """Write the picture of a config's augmentation."""
+    """Write the image of a config's augmentation."""
     quieten()
     if output.suffix != ".png" or output.is_dir():
         raise InputError(f"--output is {output}: expected the name of a .png file")
@@ -49,12 +49,12 @@ def augment(config: str, more: Sequence[str], output: Path, copies: int, origina
     mixing = [name for name in settings.operations if name in MIXING]
     if mixing:
         print(f"left out     {' and '.join(mixing)}: a folder cannot hold labels that are shares")
-    note = ", of SYNTHETIC pictures" if data.source == "synthetic" else ""
+    note = ", of SYNTHETIC images" if data.source == "synthetic" else ""
     print(
         f"train        {counts['train']:,} files{note}: {copies} cop{'y' if copies == 1 else 'ies'} of each of "
-        f"{len(data.parts.train):,} training pictures"
+        f"{len(data.parts.train):,} training images"
         f"{' and the pictures themselves' if originals else ', without the pictures themselves'}\n"
-        f"val, test    {counts['val']:,} and {counts['test']:,} files, the pictures as they are: nothing of them is in train\n"
+        f"val, test    {counts['val']:,} and {counts['test']:,} files, the images as they are: nothing of them is in train\n"
         f"written to   {shown_path(output.resolve())}; to train on it without augmenting it again:\n"
         f"             defectlab fit --config folder_mobilenet.yaml --data.root {output} --data.image_size {data.image_size} "
         f"--data.channels {data.channels} --data.augmentation null"

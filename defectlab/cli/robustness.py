@@ -28,11 +28,11 @@ def run(words: list[str]) -> int:
     images, labels = data.pixels("test").to(device), data.labels("test")
 
     def classify(batch: Tensor) -> Tensor:
-        logits: Tensor = task.judge(card.normalise(batch))
+        logits: Tensor = task.predict_logits(card.normalise(batch))
         return logits.argmax(dim=1)
 
     steps = 1 + sum(len(corruption.levels) for corruption in CORRUPTIONS)
-    with progress_bar("making pictures worse", steps) as advance:
+    with progress_bar("making images worse", steps) as advance:
         rows = measure(classify, images, labels, advance)
     write_text(run_folder.path / "robustness.csv", csv_text(Row, rows))
     published = tuple(data.class_names) == CLASS_NAMES and data.source == "real"

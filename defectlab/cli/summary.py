@@ -10,8 +10,8 @@ from defectlab.engine.warnings import quieten
 from defectlab.errors import InputError
 from defectlab.runs import csv_text, write_text
 from defectlab.summary.layers import Layer, shape_text
-from defectlab.summary.subject import subject
-from defectlab.summary.trace import dissect
+from defectlab.summary.subject import resolve_network
+from defectlab.summary.trace import summarize
 from defectlab.utils.text import shown_path
 
 __all__ = ["run"]
@@ -56,8 +56,8 @@ def run(words: list[str]) -> int:
         raise InputError("summary needs one of two: a run folder or .ckpt file, or --config")
     if given.csv is not None and given.csv.is_dir():
         raise InputError(f"--csv {given.csv} is a folder: expected the name of a CSV file")
-    found = subject(str(named) if named is not None else given.config, more)
-    whole = dissect(found.network, found.image)
+    found = resolve_network(str(named) if named is not None else given.config, more)
+    whole = summarize(found.network, found.image)
     print_layers(f"{found.name}: {type(found.network).__name__}, {found.classes} classes", whole)
     print_first(whole)
     print_savings(whole)

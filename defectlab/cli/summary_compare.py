@@ -22,8 +22,8 @@ from defectlab.networks import BipyramidalCNN, LeNet5, MobileNetV1, PretrainedNe
 from defectlab.runs import RunFolder, csv_text, environment, write_text
 from defectlab.summary.latency import WARM_UP, latencies
 from defectlab.summary.layers import shape_text
-from defectlab.summary.subject import Subject, is_config, subject
-from defectlab.summary.trace import dissect
+from defectlab.summary.subject import NetworkRef, is_config, resolve_network
+from defectlab.summary.trace import summarize
 from defectlab.utils.cpu import CPUSettings
 from defectlab.utils.progress import progress_bar
 from defectlab.utils.text import shown_path
@@ -92,7 +92,7 @@ def compare(words: list[str]) -> int:
         raise InputError(f"--csv {given.csv} is a folder: expected the name of a CSV file")
     CPUSettings().apply()
     named = [_named(name, more) for name in names]
-    first = named[0] if named else Subject("", nn.Identity(), (1, 200, 200), 6)
+    first = named[0] if named else NetworkRef("", nn.Identity(), (1, 200, 200), 6)
     side = given.image_size if given.image_size is not None else first.image[1]
     image = (given.channels if given.channels is not None else first.image[0], side, side)
     classes = given.classes if given.classes is not None else first.classes
@@ -104,22 +104,22 @@ def compare(words: list[str]) -> int:
     return 0
 
 
-def _named(name: str, more: Sequence[str]) -> Subject:
+def _named(name: str, more: Sequence[str]) -> NetworkRef:
     """The network of a name; of a program of `course run`, that of its first finished run, standing for all."""
     seeds = tuple(run for run in map(RunFolder, sorted(Path(name).glob("seed-*"))) if run.finished)
     if seeds:  # of one config: the networks differ in their numbers alone
         shown = f"{Path(name).resolve().name}, {len(seeds)} seeds"
-        return replace(subject(str(seeds[0].path), []), name=shown, runs=seeds)
-    return subject(name, more if is_config(name) else [])
+        return replace(resolve_network(str(seeds[0].path), []), name=shown, runs=seeds)
+    return resolve_network(name, more if is_config(name) else [])
 
 
-def _well_known(image: tuple[int, int, int], classes: int) -> list[Subject]:
-    return [Subject(name, build(classes, image[0], image[1]), image, classes) for name, build in _STANDARD.items()]
+def _well_known(image: tuple[int, int, int], classes: int) -> list[NetworkRef]:
+    return [NetworkRef(name, build(classes, image[0], image[1]), image, classes) for name, build in _STANDARD.items()]
 
 
-def _measure(subjects: Sequence[Subject], named: int, turns: int) -> list[Compared]:
+def _measure(subjects: Sequence[NetworkRef], named: int, turns: int) -> list[Compared]:
     """The rows, without the well-known networks that are among the first `named`."""
-    wholes = [dissect(subject.network, subject.image) for subject in subjects]
+    wholes = [summarize(subject.network, subject.image) for subject in subjects]
     costs = [
         (type(s.network), s.classes, whole.image, whole.parameters, whole.multiply_adds)
         for s, whole in zip(subjects, wholes, strict=True)

@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from defectlab.cli.console import print_wide
-from defectlab.summary.layers import Anatomy, Layer, Separable, shape_text
+from defectlab.summary.layers import Layer, NetworkSummary, Separable, shape_text
 
 __all__ = ["print_first", "print_layers", "print_savings"]
 
@@ -16,7 +16,7 @@ _SAVINGS = (
 )  # fmt: skip
 
 
-def print_layers(title: str, whole: Anatomy) -> None:
+def print_layers(title: str, whole: NetworkSummary) -> None:
     """The table of layers, what its columns mean, and the totals."""
     table = _table(f"{title}, an image of {shape_text(whole.image)}", _LAYERS)
     for group in _groups(whole.layers):
@@ -46,7 +46,7 @@ def print_layers(title: str, whole: Anatomy) -> None:
         print("*              beside this window a summary of the whole image, through a global pool in some branch")
 
 
-def print_first(whole: Anatomy) -> None:
+def print_first(whole: NetworkSummary) -> None:
     """The formulas, with the numbers of the first convolution in them."""
     first = next((layer for layer in whole.layers if layer.window is not None and layer.multiply_adds), None)
     if first is None or first.window is None:
@@ -69,7 +69,7 @@ def print_first(whole: Anatomy) -> None:
     )
 
 
-def print_savings(whole: Anatomy) -> None:
+def print_savings(whole: NetworkSummary) -> None:
     """Every depthwise separable convolution beside the standard one, and both networks in all."""
     pairs = whole.separable()
     if not pairs:

@@ -1,4 +1,4 @@
-"""LightningDataModules, and where their pictures come from."""
+"""LightningDataModules, and where their images come from."""
 
 from defectlab.data.datamodules.base import ImageDataModule
 from defectlab.data.datamodules.flowers import FlowersDataModule

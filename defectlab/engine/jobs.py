@@ -37,7 +37,7 @@ def run_jobs(
     jobs: Sequence[Job],
     done: int,
     processes: int,
-    go_on: bool = False,
+    continue_on_error: bool = False,
     tell: Callable[[Job, str | None], None] = lambda job, reason: None,
 ) -> dict[str, str]:
     """Run every job from its beginning; what a killed one left in its folder is removed.
@@ -46,21 +46,21 @@ def run_jobs(
         jobs: what is left to do.
         done: how many were done before, for the progress bar.
         processes: runs at a time, each with one thread if above 1.
-        go_on: whether the others still run after one that could not.
-        tell: called with each job at its end, and why it could not be run if `go_on`, else None.
+        continue_on_error: whether the others still run after one that could not.
+        tell: called with each job at its end, and why it could not be run if `continue_on_error`, else None.
 
     Returns:
         What was wrong, by name, with the jobs that could not be run; their folders are removed.
 
     Raises:
-        InputError: a job could not be run, unless `go_on`.
+        InputError: a job could not be run, unless `continue_on_error`.
     """
     wrong: dict[str, str] = {}
     with progress_bar("runs", done + len(jobs)) as advance:
         advance(done)
         if processes == 1:
             for job in jobs:
-                _note(job, _run(job), go_on, wrong)
+                _note(job, _run(job), continue_on_error, wrong)
                 tell(job, wrong.get(job.name))
                 advance(1)
             return wrong
@@ -69,7 +69,7 @@ def run_jobs(
             try:
                 for future in as_completed(futures):
                     job = futures[future]
-                    _note(job, future.result(), go_on, wrong)
+                    _note(job, future.result(), continue_on_error, wrong)
                     tell(job, wrong.get(job.name))
                     advance(1)
             finally:
@@ -89,10 +89,10 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _note(job: Job, reason: str | None, go_on: bool, wrong: dict[str, str]) -> None:
+def _note(job: Job, reason: str | None, continue_on_error: bool, wrong: dict[str, str]) -> None:
     if reason is None:
         return
-    if not go_on:
+    if not continue_on_error:
         raise InputError(f"{job.name}: {reason}")
     wrong[job.name] = reason
 

@@ -17,7 +17,7 @@ from defectlab.figures.style import SYNTHETIC_NOTE, save_png
 from defectlab.figures.tiles import image_sheet
 from defectlab.metrics.classification import SplitMetrics, evaluate_predictions, fit_temperature
 from defectlab.report import write_report
-from defectlab.runs import RunFolder, environment, record_test, write_prediction_table
+from defectlab.runs import RunFolder, environment, log_test_evaluation, write_prediction_table
 from defectlab.tasks import ClassificationTask
 
 __all__ = ["calibration", "earlier_metrics", "runs_root", "write_outcome"]
@@ -43,7 +43,7 @@ def write_outcome(
         accuracy = task.results["test"]["accuracy"]
         facts = {
             **facts,
-            "test_split_read": record_test(runs_root(run), described["split_hash"], run.path.name, accuracy),
+            "test_split_read": log_test_evaluation(runs_root(run), described["split_hash"], run.path.name, accuracy),
         }
     else:  # what an earlier test of the run has left is of another split
         earlier = {section: value for section, value in earlier.items() if section not in ("test", "calibration")}

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from defectlab.engine.signals import LastResort
+from defectlab.engine.signals import HardExitWatchdog
 from defectlab.errors import InputError
 from defectlab.utils.progress import is_first_process
 
@@ -36,7 +36,7 @@ def guarded(trainer: Trainer, advice: str) -> Iterator[None]:
         InputError: settings that do not go together, or another process that failed.
     """
 
-    def farewell(number: int) -> None:
+    def on_exit(number: int) -> None:
         _end_children(trainer)
         if is_first_process():
             word = "terminated" if number == signal.SIGTERM else "stopped"
@@ -44,7 +44,9 @@ def guarded(trainer: Trainer, advice: str) -> Iterator[None]:
 
     # The first process ends the others, so it goes first.
     started = not is_first_process() and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher)
-    last_resort = LastResort(_GRACE if is_first_process() else 2 * _GRACE, farewell, os.getppid() if started else None)
+    last_resort = HardExitWatchdog(
+        _GRACE if is_first_process() else 2 * _GRACE, on_exit, os.getppid() if started else None
+    )
     try:
         with last_resort:
             yield

@@ -11,24 +11,24 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-__all__ = ["LastResort"]
+__all__ = ["HardExitWatchdog"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOOK = 1.0  # seconds between looks after the parent process
 
 
-class LastResort:
+class HardExitWatchdog:
     """While the context is open, end the process when a signal has not ended it in time, or its parent is gone.
 
     Args:
         grace: seconds that the process has to end by itself after a signal.
-        farewell: called with the signal's number just before the hard end.
+        on_exit: called with the signal's number just before the hard end.
         parent: process without which this one has no purpose; None for none.
     """
 
-    def __init__(self, grace: float, farewell: Callable[[int], None], parent: int | None) -> None:
+    def __init__(self, grace: float, on_exit: Callable[[int], None], parent: int | None) -> None:
         self._grace = grace
-        self._farewell = farewell
+        self._farewell = on_exit
         self._parent = parent
         self._closed = threading.Event()
 

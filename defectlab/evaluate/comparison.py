@@ -13,7 +13,7 @@ from defectlab.evaluate.ensemble import aligned_tables
 from defectlab.metrics.statistics import corrected_t_test, holm, images_needed, mcnemar
 from defectlab.runs import RunFolder, lacks_test_part
 
-__all__ = ["CrossvalPair", "Pair", "compare_crossvals", "compare_runs", "right_answers"]
+__all__ = ["CrossvalPair", "Pair", "compare_crossvals", "compare_runs", "correct_matrix"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class CrossvalPair:
         )
 
 
-def right_answers(runs: Sequence[RunFolder]) -> npt.NDArray[np.bool_]:
+def correct_matrix(runs: Sequence[RunFolder]) -> npt.NDArray[np.bool_]:
     """Which run had which test image right, shape (runs, images), images in the first run's order.
 
     Raises:
@@ -79,7 +79,7 @@ def right_answers(runs: Sequence[RunFolder]) -> npt.NDArray[np.bool_]:
 
 
 def compare_runs(names: Sequence[str], right: npt.NDArray[np.bool_]) -> list[Pair]:
-    """Every pair of runs, from `right_answers` (runs, images)."""
+    """Every pair of runs, from `correct_matrix` (runs, images)."""
     found = []
     for i, j in combinations(range(len(names)), 2):
         first_only, second_only = int((right[i] & ~right[j]).sum()), int((~right[i] & right[j]).sum())

@@ -1,4 +1,4 @@
-"""What may be wrong with a picture from the line, in steps, on float images (N, C, H, W) in [0, 1].
+"""What may be wrong with an image from the line, in steps, on float images (N, C, H, W) in [0, 1].
 
 Every function takes the images and a level and gives images of the same shape and range; noise also takes the seed.
 """

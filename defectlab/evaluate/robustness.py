@@ -1,4 +1,4 @@
-"""How accuracy falls when pictures get worse."""
+"""How accuracy falls when images get worse."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

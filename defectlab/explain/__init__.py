@@ -1,1 +1,1 @@
-"""See inside a network: its filters and maps, where it looks, and whether the pictures of it are true."""
+"""See inside a network: its filters and maps, where it looks, and whether the images of it are true."""

@@ -25,20 +25,20 @@ from defectlab.tasks import ClassificationTask
 from defectlab.utils.card import DataCard
 from defectlab.utils.progress import progress_bar
 
-__all__ = ["Judgement", "judge"]
+__all__ = ["PointingResult", "evaluate_attributions"]
 
 _BLOCK = 16  # images between two steps of the progress bar
 _CHECKED = 24  # images of the sanity check, evenly among those with boxes
 _LEGEND = (
     "hits: the largest value lies in a box of the true class; chance: the boxes' area; p: of chance, one-sided, after "
-    "Holm over all classes and methods; centre: hits of the middle of the picture; others: hits of the points of other "
+    "Holm over all classes and methods; centre: hits of the middle of the image; others: hits of the points of other "
     "images of the class, and p of knowing no more than those; energy: share of the map's sum inside boxes."
 )
-_WIDE = 0.5  # boxes that cover more than this of a picture say little
+_WIDE = 0.5  # boxes that cover more than this of an image say little
 
 
 @dataclass(frozen=True)
-class Judgement:
+class PointingResult:
     """What came of it, and what the reader should know."""
 
     rows: list[Pointing]
@@ -72,9 +72,9 @@ class Judgement:
         console.print(table)
 
 
-def judge(
+def evaluate_attributions(
     task: ClassificationTask, card: DataCard, data: ImageDataModule, folder: Path, methods: Sequence[Method]
-) -> Judgement:
+) -> PointingResult:
     """Judge `methods` on the run's test images that have boxes of their own class in `folder`.
 
     What is explained is the true class of an image, whatever was predicted.
@@ -124,7 +124,7 @@ def judge(
             rows += pointing_game(method, torch.cat(maps).numpy(), inside, truth.numpy(), names)
             explain = partial(attribute, method=method)
             checks.append(sanity_check(method, explain, task, images(few), labels[few], advance=shuffled))
-    return Judgement(_adjusted(rows), checks, _notes(files, found, kept, others, rows))
+    return PointingResult(_adjusted(rows), checks, _notes(files, found, kept, others, rows))
 
 
 def _adjusted(rows: list[Pointing]) -> list[Pointing]:
@@ -149,8 +149,8 @@ def _notes(
         notes[0] += f" {others} have boxes of other classes, too, which were left aside."
     wide = {row.label: row.chance for row in rows if row.label != ALL and row.chance > _WIDE}
     if wide:
-        shares = ", ".join(f"{label} ({chance:.0%} of the picture)" for label, chance in wide.items())
-        notes.append(f"Boxes that fill most of the picture say little about where a network looks: {shares}.")
+        shares = ", ".join(f"{label} ({chance:.0%} of the image)" for label, chance in wide.items())
+        notes.append(f"Boxes that fill most of the image say little about where a network looks: {shares}.")
     return notes
 
 

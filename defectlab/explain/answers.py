@@ -81,7 +81,7 @@ def attribution_figure(
 ) -> Figure:
     """A row an image, a column a method: `maps` are names and `(N, H, W)`, of at least 0, brightest where it mattered.
 
-    Every map is scaled by its own 99th per cent, so brightness can be compared within a picture, not between two.
+    Every map is scaled by its own 99th per cent, so brightness can be compared within an image, not between two.
     Grad-CAM and HiResCAM, which are coarse, lie over the image; the others, which are fine, stand alone.
     """
     rows = []

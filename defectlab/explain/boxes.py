@@ -22,7 +22,7 @@ _LARGEST = 2**20  # bytes of a file; a thousand boxes take a quarter of it
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle and what is in it; its edges are shares of the picture's width and height, in [0, 1]."""
+    """A rectangle and what is in it; its edges are shares of the image's width and height, in [0, 1]."""
 
     label: str
     left: float
@@ -37,22 +37,22 @@ def class_key(name: str) -> str:
 
 
 def find_boxes(folder: Path, files: Sequence[str]) -> dict[str, Path]:
-    """The XML file in `folder`, or below it, of each picture of `files` that has one.
+    """The XML file in `folder`, or below it, of each image of `files` that has one.
 
-    It has the picture's path or, where the folders differ, its name, with the suffix .xml.
+    It has the image's path or, where the folders differ, its name, with the suffix .xml.
 
     Raises:
         InputError: No such folder, one without such files, or two that would fit.
     """
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}: expected one with a Pascal VOC .xml file a picture")
+        raise InputError(f"there is no folder {folder}: expected one with a Pascal VOC .xml file an image")
     by_path: dict[Path, Path] = {}
     by_name: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(folder.rglob("*.[xX][mM][lL]")):
         by_path[path.relative_to(folder).with_suffix("")] = path
         by_name[path.stem].append(path)
     if not by_path:
-        raise InputError(f"{folder} holds no .xml files: expected one a picture, with boxes as Pascal VOC has them")
+        raise InputError(f"{folder} holds no .xml files: expected one an image, with boxes as Pascal VOC has them")
     pictures: dict[str, list[str]] = defaultdict(list)
     for file in files:
         pictures[Path(file).stem].append(file)
@@ -65,7 +65,7 @@ def find_boxes(folder: Path, files: Sequence[str]) -> dict[str, Path]:
                 rivals = by_name[stem] if len(by_name[stem]) > 1 else pictures[stem]
                 raise InputError(
                     f"{folder}: which boxes belong to {file} cannot be told, as there are {rivals[0]} and {rivals[1]}; "
-                    "put the .xml files into the same folders as the pictures"
+                    "put the .xml files into the same folders as the images"
                 )
             same = by_name[stem][0]
         if same is not None:
@@ -74,10 +74,10 @@ def find_boxes(folder: Path, files: Sequence[str]) -> dict[str, Path]:
 
 
 def read_boxes(path: Path) -> list[Box]:
-    """The boxes of one Pascal VOC file; edges outside the picture are put on its edge.
+    """The boxes of one Pascal VOC file; edges outside the image are put on its edge.
 
-    VOC counts pixels from 1 and its boxes include both ends. The picture's size is the one the file gives, so boxes
-    fit a picture that was scaled since.
+    VOC counts pixels from 1 and its boxes include both ends. The image's size is the one the file gives, so boxes
+    fit an image that was scaled since.
 
     Raises:
         InputError: The file cannot be read, is no such XML, or has a DOCTYPE: no such file needs one, and one can
@@ -86,7 +86,7 @@ def read_boxes(path: Path) -> list[Box]:
     root = _parse(path)
     width, height = (_number(root, f"size/{side}", path) for side in ("width", "height"))
     if min(width, height) < 1:
-        raise InputError(f"{path}: the picture is {width:g} × {height:g} pixels; expected at least 1 in size")
+        raise InputError(f"{path}: the image is {width:g} × {height:g} pixels; expected at least 1 in size")
     boxes = []
     for thing in root.iter("object"):
         label = (thing.findtext("name") or "").strip()
@@ -98,7 +98,7 @@ def read_boxes(path: Path) -> list[Box]:
         if x0 >= x1 or y0 >= y1:
             raise InputError(
                 f"{path}: the box of {label} from ({left:g}, {top:g}) to ({right:g}, {bottom:g}) holds no pixel of "
-                f"{width:g} × {height:g}; expected xmin below xmax and ymin below ymax, inside the picture"
+                f"{width:g} × {height:g}; expected xmin below xmax and ymin below ymax, inside the image"
             )
         boxes.append(Box(label, x0, y0, x1, y1))
     return boxes
@@ -133,7 +133,7 @@ def _parse(path: Path) -> Element:
     parser.StartDoctypeDeclHandler = refuse
     try:
         if path.stat().st_size > _LARGEST:
-            raise InputError(f"{path} has more than {_LARGEST:,} bytes: expected the boxes of one picture")
+            raise InputError(f"{path} has more than {_LARGEST:,} bytes: expected the boxes of one image")
         parser.Parse(path.read_bytes(), True)
         root = builder.close()
     except InputError:  # which is a ValueError
@@ -143,7 +143,7 @@ def _parse(path: Path) -> Element:
     except (expat.ExpatError, ParseError, ValueError, LookupError) as error:  # the last two for its encoding
         raise InputError(f"{path} is no XML ({error}); expected boxes as Pascal VOC has them") from None
     if root.find("size") is None:
-        raise InputError(f"{path} says nothing of the picture's size; expected Pascal VOC's <size> in <{root.tag}>")
+        raise InputError(f"{path} says nothing of the image's size; expected Pascal VOC's <size> in <{root.tag}>")
     return root
 
 

@@ -1,4 +1,4 @@
-"""Fixed kernels on a picture: what a convolution does before anything is learned."""
+"""Fixed kernels on an image: what a convolution does before anything is learned."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def apply_kernel(image: npt.NDArray[np.floating[Any]], kernel: Kernel) -> npt.ND
     weights = kernel.weights
     if any(side < size for side, size in zip(image.shape, weights.shape, strict=True)):
         found, size = (" × ".join(map(str, shape)) for shape in (weights.shape, image.shape))
-        raise InputError(f"kernel {kernel.name!r} is {found}, the picture {size}: expected a smaller kernel")
+        raise InputError(f"kernel {kernel.name!r} is {found}, the image {size}: expected a smaller kernel")
     windows = sliding_window_view(image, weights.shape)
     result: npt.NDArray[np.float64] = np.einsum("ijkl,kl->ij", windows, weights)
     return result
@@ -101,7 +101,7 @@ def apply_kernel(image: npt.NDArray[np.floating[Any]], kernel: Kernel) -> npt.ND
 def kernels_figure(image: npt.NDArray[np.uint8], kernels: Sequence[Kernel] = KERNELS, columns: int = 3) -> Figure:
     """Each kernel's numbers beside what it makes of `image` `(H, W)`, uint8, whose pixels are read as 0 to 1.
 
-    A kernel whose weights sum to 1 gives a picture from 0 to 1, and what falls outside is clipped. Any other result is
+    A kernel whose weights sum to 1 gives an image from 0 to 1, and what falls outside is clipped. Any other result is
     shown from 0 up, or around 0 where there is anything below it, with the highest one per cent cut off. The text says
     what range there was.
 
@@ -114,7 +114,7 @@ def kernels_figure(image: npt.NDArray[np.uint8], kernels: Sequence[Kernel] = KER
     results = [apply_kernel(pixels, kernel) for kernel in kernels]
     columns = min(columns, len(kernels))
     rows = math.ceil(len(kernels) / columns)
-    # In inches, placed by hand: the kernel with its text on the left, the picture on the right.
+    # In inches, placed by hand: the kernel with its text on the left, the image on the right.
     side, picture, gap, head = 1.15, 2.0, 0.15, 0.28
     tall = picture * image.shape[0] / image.shape[1]
     wide = columns * (side + picture + 2 * gap) + gap

@@ -50,7 +50,7 @@ _SHEETS: dict[str, tuple[str, str]] = {
         "Is that true",
         "Of the test images with boxes around their defects: how often the brightest pixel of a map lies in a box of the "
         "true class (dot, with its 95 % interval). It should be right of all three kinds of chance: a point anywhere (red), "
-        "the centre of the picture (cross), and the brightest pixels of other images of the class (orange). Where the "
+        "the centre of the image (cross), and the brightest pixels of other images of the class (orange). Where the "
         "orange mark is level with the dot, the map knows where defects of this class usually are, not where this one is. "
         "Below: how like a map stays when the weights are shuffled. A method that is flagged shows the image, not the "
         "network.",
@@ -95,7 +95,7 @@ def write_sheets(
         name: of what is explained, for the title.
         sheets: in the order of the page.
         notes: what the reader should know, such as what was left out; a paragraph each.
-        synthetic: whether the network was trained on generated pictures, which every sheet then says.
+        synthetic: whether the network was trained on generated images, which every sheet then says.
         more_events: called with the writer, to add what is no sheet.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ class Pointing:
     - `chance` is the mean area of the boxes, which a point at random hits; `margin` what the hits have above it.
       `p` is exact: how often points at random hit as often (one-sided Poisson-binomial). `p_holm` allows for all
       methods and classes judged at once; it is equal to `p` before that.
-    - `centre` is the share that the point in the middle of the picture hits: defects are often photographed there.
+    - `centre` is the share that the point in the middle of the image hits: defects are often photographed there.
     - `swapped` is the share that the points of *other* images of the class hit. Above it is what a map knows of its own
       image; `p_swapped` is of the permutation test (9,999 permutations, one-sided). None for a single image.
     - `energy` is the mean share of a map's sum that lies in boxes (Wang et al. 2020, "Score-CAM", section 4.3), to be
@@ -106,7 +106,7 @@ def _peaks(maps: npt.NDArray[np.floating]) -> npt.NDArray[np.intp]:
     """Index in (H * W) of each map's largest value, (N,).
 
     Of equal ones, such as a coarse map stretched to the image has along its edges, the one nearest to their middle: the
-    first of them would be a corner of the picture, where no defect is.
+    first of them would be a corner of the image, where no defect is.
     """
     width = maps.shape[2]
     points = np.empty(len(maps), dtype=np.intp)
@@ -173,7 +173,7 @@ def boxes_figure(rows: Sequence[Pointing], checks: Sequence[Sanity]) -> Figure:
             axes.plot([row.low, row.high], [place, place], color=BLUE, alpha=0.3, lw=5, solid_capstyle="butt")
             axes.plot(row.hits / row.n, place, "o", color=BLUE, ms=6, clip_on=False, label="hits, 95 % interval")
             axes.plot(row.chance, place, "|", color=RED, ms=13, mew=2, label="chance by area")
-            axes.plot(row.centre, place, "x", color=GREY, ms=6, mew=1.5, label="centre of the picture")
+            axes.plot(row.centre, place, "x", color=GREY, ms=6, mew=1.5, label="centre of the image")
             if row.swapped is not None:
                 axes.plot(
                     row.swapped, place, "D", mec=ORANGE, mfc="none", ms=6, mew=1.5, label="points of other images"

@@ -13,7 +13,8 @@ from defectlab.data.sources.files import expand_images
 from defectlab.engine.restore import restore
 from defectlab.engine.warnings import quieten
 from defectlab.errors import InputError
-from defectlab.explain.against_boxes import judge
+from defectlab.explain.activations import TestSetActivations, choose_images, collect_activations
+from defectlab.explain.against_boxes import evaluate_attributions
 from defectlab.explain.answers import Answer, attribution_figure, probabilities_figure
 from defectlab.explain.attribution import CAMS, METHODS, Method, attribute
 from defectlab.explain.embedding import add_projector, embedding_figure
@@ -21,9 +22,8 @@ from defectlab.explain.feature_maps import feature_maps_figure
 from defectlab.explain.filters import filters_figure
 from defectlab.explain.layers import convolution, feature_maps
 from defectlab.explain.page import Sheet, write_sheets
-from defectlab.explain.survey import Survey, choose_images, survey
 from defectlab.explain.units import choose_units, units_figure
-from defectlab.inference.predictor import read_for
+from defectlab.inference.predictor import read_images_for
 from defectlab.runs import RunFolder
 from defectlab.runs.locate import checkpoint_of, imagenet_name
 from defectlab.tasks import ClassificationTask
@@ -86,11 +86,11 @@ def _explain_run(
     restored = restore(RunFolder(run.path.resolve()), [] if root is None else ["--data.root", root])
     task, card, data = restored.task, restored.card, restored.data
     validation = data.test_on_validation()
-    judgement = None
+    result = None
     if boxes is not None:
         blank = torch.zeros(1, card.channels, card.image_size, card.image_size, device=task.device)
-        judgement = judge(task, card, data, boxes, _methods(task.network, blank))
-    found = _survey(task, card, data, layer)
+        result = evaluate_attributions(task, card, data, boxes, _methods(task.network, blank))
+    found = _activations(task, card, data, layer)
     labels = data.data.labels.numpy()[data.parts.test]
     if files:
         answers, images = _read(task, card, files)
@@ -112,11 +112,11 @@ def _explain_run(
         more.append(
             "This run has no test part: its validation images, which chose the checkpoint, stand for test images."
         )
-    if judgement is not None:
-        sheets.insert(1 + [sheet.name for sheet in sheets].index("attribution"), Sheet("boxes", judgement.figure()))
-        more += judgement.notes
-        judgement.write(target)
-        judgement.show()
+    if result is not None:
+        sheets.insert(1 + [sheet.name for sheet in sheets].index("attribution"), Sheet("boxes", result.figure()))
+        more += result.notes
+        result.write(target)
+        result.show()
 
     def projector(writer: SummaryWriter) -> None:
         _add_projector(writer, found, data, labels)
@@ -125,7 +125,9 @@ def _explain_run(
     return _write(target, name, card, sheets, notes + more, projector, run.path if output is None else target)
 
 
-def _survey(task: ClassificationTask, card: DataCard, data: ImageDataModule, layer: str | None) -> Survey:
+def _activations(
+    task: ClassificationTask, card: DataCard, data: ImageDataModule, layer: str | None
+) -> TestSetActivations:
     """Of the test images, and of the units of `layer`, by default the last one with maps."""
     if layer is not None:
         watched: str | None = convolution(task.network, layer)[0]
@@ -136,7 +138,7 @@ def _survey(task: ClassificationTask, card: DataCard, data: ImageDataModule, lay
     count = len(data.parts.test)
     with progress_bar("looking at the test images", count) as advance:
         batches = (images.to(task.device) for images, _ in data.test_dataloader())
-        return survey(task.network, batches, count, watched, advance)
+        return collect_activations(task.network, batches, count, watched, advance)
 
 
 def _about(answers: Sequence[Answer], mistakes: int) -> str:
@@ -180,7 +182,7 @@ def _methods(network: nn.Module, image: Tensor) -> list[Method]:
     return [method for method in METHODS if method not in CAMS or feature_maps(network, image)]
 
 
-def _test_sheets(found: Survey, data: ImageDataModule, labels: np.ndarray) -> list[Sheet]:
+def _test_sheets(found: TestSetActivations, data: ImageDataModule, labels: np.ndarray) -> list[Sheet]:
     """The units, if the network has maps, and the embedding."""
     names = data.class_names
     own = labels[found.embedded]
@@ -193,7 +195,7 @@ def _test_sheets(found: Survey, data: ImageDataModule, labels: np.ndarray) -> li
     return sheets
 
 
-def _add_projector(writer: SummaryWriter, found: Survey, data: ImageDataModule, labels: np.ndarray) -> None:
+def _add_projector(writer: SummaryWriter, found: TestSetActivations, data: ImageDataModule, labels: np.ndarray) -> None:
     names, files, chosen = data.class_names, data.files("test"), found.embedded
     rows = []
     for index in chosen:
@@ -212,16 +214,16 @@ def _test_images(data: ImageDataModule, indices: Sequence[int] | np.ndarray) -> 
 
 
 def _read(task: ClassificationTask, card: DataCard, files: Sequence[Path]) -> tuple[list[Answer], Tensor]:
-    """The pictures that were named, as answers and normalised; of many the first."""
-    pixels, _, _ = read_for(card, files[:_MOST])
+    """The images that were named, as answers and normalised; of many the first."""
+    pixels, _, _ = read_images_for(card, files[:_MOST])
     images = card.normalise(pixels.to(task.device))
     with torch.inference_mode():
-        shares = task.judge(images).double().softmax(dim=1).cpu().numpy()
+        shares = task.predict_logits(images).double().softmax(dim=1).cpu().numpy()
     return [Answer(p.numpy(), f.name, s, None) for p, f, s in zip(pixels, files, shares, strict=False)], images
 
 
 def _count(files: Sequence[Path]) -> list[str]:
-    return [f"The first {_MOST} of {len(files)} pictures that were named."] if len(files) > _MOST else []
+    return [f"The first {_MOST} of {len(files)} images that were named."] if len(files) > _MOST else []
 
 
 def _write(

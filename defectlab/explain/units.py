@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from defectlab.explain.survey import Survey
+from defectlab.explain.activations import TestSetActivations
 from defectlab.figures.tiles import Tile, grey_or_colour, tile_grid
 
 __all__ = ["choose_units", "units_figure"]
@@ -43,7 +43,7 @@ def choose_units(
 
 
 def units_figure(
-    found: Survey,
+    found: TestSetActivations,
     units: Sequence[tuple[int, int]],
     images: Callable[[int], npt.NDArray[np.uint8]],
     labels: npt.NDArray[np.int64],

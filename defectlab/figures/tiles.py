@@ -1,4 +1,4 @@
-"""Rows of small pictures with a title a row: the one look of all sheets."""
+"""Rows of small images with a title a row: the one look of all sheets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _GAP = 0.08
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture: `(H, W)` in the colours of `colormap` between `low` and `high`, or `(H, W, 3)` in [0, 1].
+    """One image: `(H, W)` in the colours of `colormap` between `low` and `high`, or `(H, W, 3)` in [0, 1].
 
     `caption` stands below it; `mark` is a point in fractions of width and height from the upper left, ringed.
     """
@@ -116,7 +116,7 @@ def _height(text: str, tiles: Sequence[Tile], tile: float) -> float:
 
 
 def _draw(axes: Axes, item: Tile, extent: tuple[float, float, float, float]) -> None:
-    """The picture, its frame and its mark; `extent` is left, right, bottom, top."""
+    """The image, its frame and its mark; `extent` is left, right, bottom, top."""
     left, right, bottom, top = extent
     axes.imshow(item.pixels, cmap=item.colormap, vmin=item.low, vmax=item.high, extent=extent, interpolation="nearest")
     axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=GREY, linewidth=0.8))

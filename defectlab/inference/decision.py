@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from defectlab.errors import InputError
 
-__all__ = ["conformal_limit", "least_cost", "prediction_sets", "read_costs"]
+__all__ = ["conformal_quantile", "min_expected_cost", "prediction_sets", "read_costs"]
 
 
-def conformal_limit(shares: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], coverage: float) -> float:
+def conformal_quantile(shares: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], coverage: float) -> float:
     """The probability from which a class belongs to an image's set, so that sets hold the truth with `coverage`.
 
     Split conformal prediction with the score 1 - p of the true class: Sadinle, Lei & Wasserman, "Least ambiguous
@@ -46,7 +46,7 @@ def prediction_sets(shares: npt.NDArray[np.float64], limit: float, class_names: 
     return ["|".join(class_names[k] for k in row if s[k] >= limit) for row, s in zip(order, shares, strict=True)]
 
 
-def least_cost(shares: npt.NDArray[np.float64], costs: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+def min_expected_cost(shares: npt.NDArray[np.float64], costs: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """The decision (N,) of the least expected cost, from probabilities (N, C) and costs (C, C) of truth by decision."""
     decisions: npt.NDArray[np.int64] = (shares @ costs).argmin(axis=1)
     return decisions

@@ -122,7 +122,7 @@ def _draw(
         drawn["steps"] = figures.steps_figure(losses)
     if predictions is not None and predictions.labels is not None:
         drawn["reliability"] = figures.reliability_figure(predictions.probabilities, predictions.labels)
-    # On the picture too, as pictures leave the page.
+    # On the image too, as images leave the page.
     note = SYNTHETIC_NOTE if synthetic else None
     for name, figure in drawn.items():
         save_png(figure, run.path / f"{name}.png", note)

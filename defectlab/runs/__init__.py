@@ -3,7 +3,7 @@
 from defectlab.runs.ensembles import members_of, write_members
 from defectlab.runs.events import read_scalars
 from defectlab.runs.folder import RunFolder, find_runs, lacks_test_part
-from defectlab.runs.ledger import record_test
+from defectlab.runs.ledger import log_test_evaluation
 from defectlab.runs.predictions import PredictionTable, read_prediction_table, write_prediction_table
 from defectlab.utils.machine import environment
 from defectlab.utils.text import csv_text, write_text
@@ -15,10 +15,10 @@ __all__ = [
     "environment",
     "find_runs",
     "lacks_test_part",
+    "log_test_evaluation",
     "members_of",
     "read_prediction_table",
     "read_scalars",
-    "record_test",
     "write_members",
     "write_prediction_table",
     "write_text",

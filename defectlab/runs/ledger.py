@@ -6,12 +6,12 @@ import csv
 import time
 from pathlib import Path
 
-__all__ = ["record_test"]
+__all__ = ["log_test_evaluation"]
 
 _FILE = "test_reads.csv"
 
 
-def record_test(root: Path, split_hash: str, run: str, accuracy: float) -> int:
+def log_test_evaluation(root: Path, split_hash: str, run: str, accuracy: float) -> int:
     """Add a line to `root/test_reads.csv`, and return how many there are with this hash.
 
     One short line is appended in one write, so that runs which end at the same time keep each other's.

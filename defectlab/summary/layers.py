@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from defectlab.summary.receptive_field import Reach
+from defectlab.summary.receptive_field import ReceptiveField
 
-__all__ = ["Anatomy", "Layer", "Separable", "Window", "shape_text"]
+__all__ = ["Layer", "NetworkSummary", "Separable", "Window", "shape_text"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Layer:
     groups: int
     parameters: int
     multiply_adds: int
-    reach: Reach | None
+    reach: ReceptiveField | None
 
     @property
     def expected(self) -> tuple[int, int] | None:
@@ -111,7 +111,7 @@ class Separable:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class NetworkSummary:
     """All layers in the order in which they were called.
 
     Args:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode  # named in torch's notes on extending it
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["Reach", "ReachTracker"]
+__all__ = ["ReachTracker", "ReceptiveField"]
 
 # Each position of the result is made from the same position of what goes in. Statistics of a normalisation are
 # not counted: in BatchNorm they are constants of the trained network.
@@ -22,7 +22,7 @@ _TAPS = {"nearest": 1, "bilinear": 2, "bicubic": 4}  # neighbours that each kind
 
 
 @dataclass(frozen=True)
-class Reach:
+class ReceptiveField:
     """The receptive field of one position of a feature map, as the arithmetic of kernels and strides gives it.
 
     Padding is counted as if it were image, so a field may be larger than the image.
@@ -53,14 +53,14 @@ class ReachTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, image: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._reaches: Any = WeakTensorKeyDictionary()
-        self._reaches[image] = Reach((1, 1), (1.0, 1.0))
+        self._reaches[image] = ReceptiveField((1, 1), (1.0, 1.0))
 
-    def reach(self, tensor: Tensor) -> Reach | None:
+    def reach(self, tensor: Tensor) -> ReceptiveField | None:
         """The reach of a tensor; None if it does not hang on the image."""
-        found: Reach | None = self._reaches.get(tensor)
+        found: ReceptiveField | None = self._reaches.get(tensor)
         return found
 
-    def set_reach(self, tensor: Tensor, reach: Reach) -> None:
+    def set_reach(self, tensor: Tensor, reach: ReceptiveField) -> None:
         """Say what is known better than from the operations."""
         self._reaches[tensor] = reach
 
@@ -77,7 +77,7 @@ class ReachTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.note(func, [tensor for tensor, _ in sources], result)
         return result
 
-    def sources(self, args: Any) -> list[tuple[Tensor, Reach]]:
+    def sources(self, args: Any) -> list[tuple[Tensor, ReceptiveField]]:
         """The tensors among the arguments that hang on the image, each once, with their reach."""
         unique = {id(tensor): tensor for tensor in _tensors(args)}
         pairs = [(tensor, self.reach(tensor)) for tensor in unique.values()]
@@ -95,14 +95,16 @@ def _tensors(values: Any) -> list[Tensor]:
     return []
 
 
-def _join(reaches: list[Reach]) -> Reach:
+def _join(reaches: list[ReceptiveField]) -> ReceptiveField:
     """Of the sum, product or concatenation of several maps: the largest field."""
     local = [reach for reach in reaches if reach.field is not None]
     widest = max(local or reaches, key=lambda reach: (reach.field or (0, 0), reach.jump))
-    return Reach(widest.field, widest.jump, any(reach.whole for reach in reaches))
+    return ReceptiveField(widest.field, widest.jump, any(reach.whole for reach in reaches))
 
 
-def _window(reach: Reach, kernel: Sequence[int], stride: Sequence[float], dilation: Sequence[int]) -> Reach:
+def _window(
+    reach: ReceptiveField, kernel: Sequence[int], stride: Sequence[float], dilation: Sequence[int]
+) -> ReceptiveField:
     """Of a map made from windows of another one: the field grows by (K - 1) · dilation jumps."""
     field = None
     if reach.field is not None:
@@ -111,10 +113,10 @@ def _window(reach: Reach, kernel: Sequence[int], stride: Sequence[float], dilati
         ]
         field = (grown[0], grown[1])
     jump = [j * s for j, s in zip(reach.jump, stride, strict=True)]
-    return Reach(field, (jump[0], jump[1]), reach.whole)
+    return ReceptiveField(field, (jump[0], jump[1]), reach.whole)
 
 
-def _after(func: Any, args: Sequence[Any], result: Any, before: Reach) -> Reach:
+def _after(func: Any, args: Sequence[Any], result: Any, before: ReceptiveField) -> ReceptiveField:
     """The reach after one operation of ATen, from the joined reach of what went in."""
     name = func.overloadpacket.__name__
     source = next(iter(_tensors(args)))
@@ -147,7 +149,7 @@ def _after(func: Any, args: Sequence[Any], result: Any, before: Reach) -> Reach:
         or any(part in name for part in _PLACED)
     ):
         return before
-    return Reach(None, before.jump, whole=True)
+    return ReceptiveField(None, before.jump, whole=True)
 
 
 def _pair(value: Sequence[int]) -> tuple[int, int]:

@@ -13,11 +13,11 @@ from defectlab.runs.locate import checkpoint_of
 from defectlab.tasks.checkpoint import load_task
 from defectlab.utils.resources import shipped_configs
 
-__all__ = ["Subject", "is_config", "subject"]
+__all__ = ["NetworkRef", "is_config", "resolve_network"]
 
 
 @dataclass(frozen=True)
-class Subject:
+class NetworkRef:
     """A network, the image (C, H, W) and number of classes that it is made for, and the runs it stands for."""
 
     name: str
@@ -34,7 +34,7 @@ def is_config(name: str) -> bool:
     return not path.is_dir() and path.suffix != ".ckpt" and (is_named_so or path.is_file())
 
 
-def subject(name: str, more: Sequence[str]) -> Subject:
+def resolve_network(name: str, more: Sequence[str]) -> NetworkRef:
     """The network of a run folder or a .ckpt file, trained, or of a config with further arguments of fit, untrained.
 
     A config's pretrained weights are neither read nor downloaded.
@@ -46,11 +46,11 @@ def subject(name: str, more: Sequence[str]) -> Subject:
         with without_run(name, more, read_weights=False) as cli:
             data = cli.datamodule
             image = (data.channels, data.image_size, data.image_size)
-            return Subject(Path(name).name, cli.model.network, image, data.num_classes)
+            return NetworkRef(Path(name).name, cli.model.network, image, data.num_classes)
     if more:
         raise InputError(f"{name} has its settings already: leave {' '.join(more)} out, or name a config")
     task, card = load_task(checkpoint_of(name))
     run = Path(name).resolve() if Path(name).is_dir() else None
     shown = "/".join(run.parts[-2:]) if run is not None else Path(name).name
     image = (card.channels, card.image_size, card.image_size)
-    return Subject(shown, task.network, image, len(card.class_names), () if run is None else (RunFolder(run),))
+    return NetworkRef(shown, task.network, image, len(card.class_names), () if run is None else (RunFolder(run),))

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from defectlab.errors import InputError
-from defectlab.summary.layers import Anatomy, Layer, Window
+from defectlab.summary.layers import Layer, NetworkSummary, Window
 from defectlab.summary.receptive_field import ReachTracker
 
-__all__ = ["dissect"]
+__all__ = ["summarize"]
 
 
-def dissect(network: nn.Module, image: tuple[int, int, int]) -> Anatomy:
+def summarize(network: nn.Module, image: tuple[int, int, int]) -> NetworkSummary:
     """Show a network one black image (C, H, W), and write down what happens; it is left as it was.
 
     Any module will do. Layers are modules without further ones inside; what happens between them is in the
@@ -49,7 +49,7 @@ def dissect(network: nn.Module, image: tuple[int, int, int]) -> Anatomy:
         for module, mode in training.items():
             module.training = mode
     total = sum(parameter.numel() for parameter in network.parameters())
-    return Anatomy(image, recorder.layers, total, counter.get_total_flops() // 2)
+    return NetworkSummary(image, recorder.layers, total, counter.get_total_flops() // 2)
 
 
 class _Recorder(ReachTracker):  # type: ignore[no-untyped-call]

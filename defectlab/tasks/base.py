@@ -17,7 +17,7 @@ from defectlab.tasks.distillation import DescribedData, DistillationSettings, Te
 from defectlab.tasks.hparams import plain
 from defectlab.tasks.loss import weighted_cross_entropy
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, decayed
-from defectlab.tasks.tta import Views, check_views, over_views
+from defectlab.tasks.tta import Views, check_tta, tta_logits
 
 __all__ = ["ClassificationTask", "LabelledData"]
 
@@ -54,7 +54,7 @@ class ClassificationTask(pl.LightningModule):
         class_weights: a weight a class in the loss, scaled to a mean of 1 over the training images. `balanced` takes the
             inverse of a class's number of images: all classes count alike, at the price of false alarms. `sqrt_balanced`
             takes its square root, half way to accuracy (the square-root sampling of Mahajan et al. 2018, section 2.2).
-        tta: views that every image is judged by in evaluation; see `over_views`.
+        tta: views that every image is judged by in evaluation; see `tta_logits`.
         channels_last: memory format of network and images: faster convolutions, same results.
         compile: pass the network through torch.compile; pays on GPUs and in long runs.
         distillation: see `DistillationSettings`; a dict of its values will do, None for labels alone.
@@ -78,7 +78,7 @@ class ClassificationTask(pl.LightningModule):
             raise InputError(f"model.label_smoothing is {label_smoothing}: expected at least 0 and below 1")
         if class_weights is not None and class_weights not in ("balanced", "sqrt_balanced"):
             _check_class_weights(class_weights, num_classes)
-        check_views(tta)
+        check_tta(tta)
         self.network = network
         self.num_classes = num_classes
         self.optimizer = optimizer if isinstance(optimizer, OptimizerSettings) else OptimizerSettings(**optimizer or {})
@@ -108,9 +108,9 @@ class ClassificationTask(pl.LightningModule):
         logits: Tensor = self.network(images)
         return logits
 
-    def judge(self, images: Tensor) -> Tensor:
+    def predict_logits(self, images: Tensor) -> Tensor:
         """Logits `(N, num_classes)` as every evaluation has them: of one view or, with `tta`, of several."""
-        return over_views(self, images, self.tta)
+        return tta_logits(self, images, self.tta)
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -221,11 +221,11 @@ class ClassificationTask(pl.LightningModule):
     def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
         """Probabilities `(N, num_classes)`."""
         images = batch if isinstance(batch, Tensor) else batch[0]
-        return torch.softmax(self.judge(images).float(), dim=1)
+        return torch.softmax(self.predict_logits(images).float(), dim=1)
 
     def _evaluate(self, batch: tuple[Tensor, Tensor]) -> None:
         images, labels = batch
-        self._batches.append((self.judge(images).float(), labels))
+        self._batches.append((self.predict_logits(images).float(), labels))
 
     def on_validation_epoch_end(self) -> None:
         """Compute and log `val/…`."""

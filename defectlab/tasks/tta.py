@@ -10,18 +10,18 @@ from torch.nn import functional
 
 from defectlab.errors import InputError
 
-__all__ = ["Views", "check_views", "over_views"]
+__all__ = ["Views", "check_tta", "tta_logits"]
 
 Views = Literal["none", "flip", "dihedral", "shift"]
 
 
-def check_views(kind: Views) -> None:
+def check_tta(kind: Views) -> None:
     """Raise InputError unless there are such views."""
     if kind not in get_args(Views):
         raise InputError(f"model.tta is {kind}: expected one of {', '.join(get_args(Views))}")
 
 
-def over_views(network: Callable[[Tensor], Tensor], images: Tensor, kind: Views) -> Tensor:
+def tta_logits(network: Callable[[Tensor], Tensor], images: Tensor, kind: Views) -> Tensor:
     """The log of the mean of the probabilities over all views, logits `(N, num_classes)` of the ensemble of views.
 
     Probabilities are averaged, not logits, as `defectlab ensemble` does of several networks: no view counts for more

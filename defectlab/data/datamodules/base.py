@@ -40,7 +40,7 @@ class ImageDataModule(pl.LightningDataModule):
     class says in `load` where the images come from.
 
     Args:
-        image_size: side in pixels; pictures are stretched to this square.
+        image_size: side in pixels; images are stretched to this square.
         channels: 1 (grey) or 3 (RGB).
         batch_size: images a step and process, for training.
         eval_batch_size: the same for evaluation.
@@ -50,7 +50,7 @@ class ImageDataModule(pl.LightningDataModule):
             source gives a split without one; None takes a fifth where it gives no split, else what it gives; 0 takes none.
         split: `auto` keeps a split that the folders give, `random` divides all images anew, `2/5` takes the second of
             five folds for the test, which every image is in once over all folds.
-        group_duplicates: keep pictures of the same place (`near_duplicates`) in the same part of the split.
+        group_duplicates: keep images of the same place (`near_duplicates`) in the same part of the split.
         augmentation: None for none.
         mean: a value a channel on [0, 1]; None measures the training part.
         std: likewise.
@@ -148,9 +148,9 @@ class ImageDataModule(pl.LightningDataModule):
             parts = stratified_split(labels, self.val_size, test_size, self.seed)
         if self.group_duplicates:
             alike = groups(near_duplicates(data.images), len(labels))
-            log.info("%d pictures show the same place as another: they stay together", sum(map(len, alike)))
+            log.info("%d images show the same place as another: they stay together", sum(map(len, alike)))
             parts = keep_together(parts, alike)
-        # Grey pictures stored as RGB: a third of the memory, and of the work to augment them.
+        # Grey images stored as RGB: a third of the memory, and of the work to augment them.
         if data.images.shape[1] > 1 and data.images.nbytes <= _ON_DEVICE_BYTES and is_grey(data.images):
             data.images = data.images[:, :1].contiguous()
         if self._statistics is None and self.mean is not None and self.std is not None:
@@ -291,7 +291,7 @@ class ImageDataModule(pl.LightningDataModule):
     def cache_features(self, encode: Callable[[Tensor], Tensor]) -> None:
         """Let the train and val loaders give `encode(images)` `(N, E)`, computed once, in place of images.
 
-        Nothing is augmented then: a cached feature belongs to one picture. Every process encodes all of them.
+        Nothing is augmented then: a cached feature belongs to one image. Every process encodes all of them.
         `clear_features` goes back.
         """
         indices = torch.from_numpy(np.concatenate((self.parts.train, self.parts.val)))

@@ -1,6 +1,6 @@
 """Oxford 102 Flowers (Nilsback & Zisserman 2008): photographs of 102 kinds of flowers, 40 to 258 of each.
 
-1,020 are for training and 1,020 for validation, ten a class each, and 6,149 for the test. The pictures were found on
+1,020 are for training and 1,020 for validation, ten a class each, and 6,149 for the test. The images were found on
 the web by the authors of the paper; no licence comes with them.
 """
 
@@ -56,8 +56,8 @@ class FlowersDataModule(ImageDataModule):
         root: folder with `jpg`, `imagelabels.mat` and `setid.mat`, or with `flowers-102` that holds them;
             torchvision downloads them to the latter, checksums and all, if they are in neither: 345 MB.
         classes: names of some classes, in the order that their labels get; None takes all. The three with the
-            most pictures are petunia (258), passion flower (251) and wallflower (196).
-        image_size: side in pixels; pictures, of 500 px and more, are stretched to this square.
+            most images are petunia (258), passion flower (251) and wallflower (196).
+        image_size: side in pixels; images, of 500 px and more, are stretched to this square.
         channels: 3, or 1 for grey.
         batch_size: images a step and process, for training.
         eval_batch_size: the same for evaluation.
@@ -146,7 +146,7 @@ class FlowersDataModule(ImageDataModule):
                 shutil.rmtree(part, ignore_errors=True)
 
     def load(self) -> ImageSet:
-        """Read the pictures of the classes asked for."""
+        """Read the images of the classes asked for."""
         folder = self._find()
         if folder is None:
             raise InputError(f"no {_CONTENT} under {self.root}: call prepare_data() first, or set data.root")

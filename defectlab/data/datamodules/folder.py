@@ -1,4 +1,4 @@
-"""Anybody's own pictures, in one folder a class."""
+"""Anybody's own images, in one folder a class."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -24,7 +24,7 @@ class ImageFolderDataModule(ImageDataModule):
         root: folder or .zip.
         class_names: names of the classes, in the order that their labels get: of an array's numbers from 0, or the class
             folders' names. None takes the folders in natural order, and calls numbers by themselves.
-        image_size: side in pixels; pictures are stretched to this square, nothing is cut off.
+        image_size: side in pixels; images are stretched to this square, nothing is cut off.
         channels: 1 (grey) or 3 (RGB).
         batch_size: images a step and process, for training.
         eval_batch_size: the same for evaluation.
@@ -37,7 +37,7 @@ class ImageFolderDataModule(ImageDataModule):
         split: `auto` keeps a split that the folders give, `random` divides all images anew, `2/5` takes the second of
             five folds for the test.
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
-        group_duplicates: keep pictures of the same place, such as cut-outs that overlap, in the same part of the split,
+        group_duplicates: keep images of the same place, such as cut-outs that overlap, in the same part of the split,
             whose sizes then are not quite those asked for.
         augmentation: None for none.
         mean: a value a channel on [0, 1]; None measures the training part.
@@ -103,7 +103,7 @@ class ImageFolderDataModule(ImageDataModule):
         return None if files is None else array_classes(files, self._given_names)
 
     def load(self) -> ImageSet:
-        """Read every picture."""
+        """Read every image."""
         if self._array_names is not None:
             return load_arrays(self._folder, self.image_size, self.channels, self._given_names)
         return read_listing(self._listing, self.image_size, self.channels, self.on_bad_image)

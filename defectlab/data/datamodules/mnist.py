@@ -38,7 +38,7 @@ class MNISTDataModule(ImageDataModule):
         val_size: share (below 1) or number of the 60,000 training images held out for validation, by class and `seed`; a
             number with `train_size`.
         test_size: number of official test images, drawn by class and `seed`; None takes all 10,000, 0 none.
-        image_size: side in pixels; 28 leaves the pictures as they are.
+        image_size: side in pixels; 28 leaves the images as they are.
         channels: 1, or 3 for networks that want the same grey three times.
         batch_size: images a step and process, for training.
         eval_batch_size: the same for evaluation.

@@ -1,4 +1,4 @@
-"""NEU-CLS: six surface defects of hot-rolled steel strip (Song & Yan 2013), 300 pictures a class."""
+"""NEU-CLS: six surface defects of hot-rolled steel strip (Song & Yan 2013), 300 images a class."""
 
 import logging
 from collections.abc import Sequence
@@ -42,11 +42,11 @@ class NEUDataModule(ImageDataModule):
             will do, such as Cr. None takes the alphabet; numbers then stay numbers, but for those of
             `NEU_train_labels.npy` and `NEU_test_labels.npy`, whose order is known.
         source: `real` takes files, downloading them if `root` is None and nothing is there; `synthetic`
-            generates pictures; `auto` tries the first, then the second, and says so. A `root` that is given
+            generates images; `auto` tries the first, then the second, and says so. A `root` that is given
             has to work.
         url: where a download comes from; every file is checked against the shipped SHA-256 list.
-        synthetic_per_class: pictures a class that are generated.
-        image_size: side in pixels; pictures are resized to it.
+        synthetic_per_class: images a class that are generated.
+        image_size: side in pixels; images are resized to it.
         channels: 1 (grey, as the camera saw them) or 3 (the same grey three times).
         batch_size: images a step and process, for training.
         eval_batch_size: the same for evaluation.
@@ -59,7 +59,7 @@ class NEUDataModule(ImageDataModule):
         split: `auto` keeps a split that the folders give, `random` divides all images anew, `2/5` takes the second of
             five folds for the test.
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
-        group_duplicates: keep pictures of the same place, such as cut-outs that overlap, in the same part of the split,
+        group_duplicates: keep images of the same place, such as cut-outs that overlap, in the same part of the split,
             whose sizes then are not quite those asked for.
         augmentation: None for none.
         mean: a value a channel on [0, 1]; None measures the training part.
@@ -170,7 +170,7 @@ class NEUDataModule(ImageDataModule):
     def _generate(self) -> ImageSet:
         log.warning(
             "using the SYNTHETIC stand-in for NEU-CLS: its figures say nothing about real steel. For the "
-            "real pictures give --data.root DIR, or run: defectlab data fetch"
+            "real images give --data.root DIR, or run: defectlab data fetch"
         )
         count = self.synthetic_per_class
         images = torch.cat([strip_images(name, count, self.seed) for name in NEU_CLASSES])

@@ -1,4 +1,4 @@
-"""Procedural surfaces without end, for pretraining: no files, no real picture, new images in every step."""
+"""Procedural surfaces without end, for pretraining: no files, no real image, new images in every step."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,25 +24,25 @@ _VIEW = Augmentation(horizontal_flip=0.5, vertical_flip=0.5, crop=0.5, brightnes
 
 
 class SurfacesDataModule(ImageDataModule):
-    """Pictures of procedural surfaces, to be told apart; each training picture is drawn once and never again.
+    """Images of procedural surfaces, to be told apart; each training image is drawn once and never again.
 
     A class is either a point of the cube of properties that `draw_surfaces` reads, so that hundreds of textures with
     defects are told apart by their scale, direction, depth and density; or one of the six kinds of strip that also
     stand in for NEU-CLS, each over its whole range. Their ranges follow what is known of real strip, but no real
-    picture is read.
+    image is read.
 
-    The train part holds a sample of the training pictures, for statistics and for a look; the loader draws others.
+    The train part holds a sample of the training images, for statistics and for a look; the loader draws others.
 
     Args:
         surfaces: number of points, a class each.
-        strip_share: share of the pictures that shows the six kinds of strip; 0 leaves these classes out.
-        jitter: standard deviation of a picture's place about its class's point, in sides of the cube.
-        images_per_epoch: pictures drawn for an epoch, over all processes.
-        eval_images: pictures each of the val and test parts, and of the sample of training.
+        strip_share: share of the images that shows the six kinds of strip; 0 leaves these classes out.
+        jitter: standard deviation of an image's place about its class's point, in sides of the cube.
+        images_per_epoch: images drawn for an epoch, over all processes.
+        eval_images: images each of the val and test parts, and of the sample of training.
         image_size: side in pixels.
         batch_size: images a step and process, for training.
         eval_batch_size: the same for evaluation.
-        seed: of the points and of every picture; no picture is in two of the parts.
+        seed: of the points and of every image; no image is in two of the parts.
         mean: a value on [0, 1]; None measures the sample.
         std: likewise.
 
@@ -103,7 +103,7 @@ class SurfacesDataModule(ImageDataModule):
         return f"procedural surfaces, {self.num_classes} classes, seed {self.seed}"
 
     def load(self) -> ImageSet:
-        """Draw the pictures of evaluation."""
+        """Draw the images of evaluation."""
         parts = ("train", "val", "test")
         painter = self._painter()
         images, labels = [], []
@@ -120,7 +120,7 @@ class SurfacesDataModule(ImageDataModule):
         return ImageSet(torch.cat(images), torch.cat(labels), list(self.class_names), files, names, [])
 
     def train_dataloader(self) -> "SurfaceLoader":
-        """New pictures every epoch, in batches like everybody's."""
+        """New images every epoch, in batches like everybody's."""
         device, rank, world_size = self._place()
         return SurfaceLoader(
             self._painter(), self.images_per_epoch, self.batch_size, self.card.normalise, device, rank, world_size,
@@ -134,11 +134,11 @@ class SurfacesDataModule(ImageDataModule):
 
 @dataclass(frozen=True, eq=False)
 class SurfacePainter:
-    """Draws labelled pictures on a device: the same for the same key, and unrelated ones for another.
+    """Draws labelled images on a device: the same for the same key, and unrelated ones for another.
 
     Args:
         points: (K, 64), one a class; the kinds of strip are the classes after them.
-        strip_share: of the pictures of a batch.
+        strip_share: of the images of a batch.
         jitter: see `draw_surfaces`.
         side: in pixels.
     """
@@ -149,7 +149,7 @@ class SurfacePainter:
     side: int
 
     def draw(self, count: int, key: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Pictures (count, 1, side, side) in [0, 1] and their classes (count,), strip at the end."""
+        """Images (count, 1, side, side) in [0, 1] and their classes (count,), strip at the end."""
         strips = round(count * self.strip_share)
         generator = random_generator(*key)
         labels = torch.randint(len(self.points), (count - strips,), generator=generator)
@@ -168,14 +168,14 @@ class SurfacePainter:
 
 @dataclass(eq=False)
 class SurfaceLoader(EpochLoader):
-    """Finished batches as `TrainLoader` gives them, each picture drawn for its step alone.
+    """Finished batches as `TrainLoader` gives them, each image drawn for its step alone.
 
     Args:
         painter: draws.
         images_per_epoch: over all processes.
         batch_size: images a step and process.
         normalise: of floats in [0, 1]: `DataCard.normalise`.
-        device: where pictures are drawn.
+        device: where images are drawn.
         rank: of this process.
         world_size: number of processes.
         seed: at least 0.

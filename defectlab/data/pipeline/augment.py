@@ -159,7 +159,7 @@ def _per_image(values: Tensor) -> Tensor:
 def _matrices(u: dict[str, Tensor], settings: Augmentation) -> Tensor:
     """Output-to-input maps in coordinates of [-1, 1], y downwards, shape `(N, 2, 3)`.
 
-    They flip, then shear, then zoom, then turn: a positive angle turns the picture anticlockwise.
+    They flip, then shear, then zoom, then turn: a positive angle turns the image anticlockwise.
     """
     angle = math.radians(settings.rotation) * (2 * u["angle"] - 1)
     shear = torch.tan(math.radians(settings.shear) * (2 * u["shear"] - 1))
@@ -167,7 +167,7 @@ def _matrices(u: dict[str, Tensor], settings: Augmentation) -> Tensor:
     side = settings.crop + (1 - settings.crop) * u["side"]
     flip_x = torch.where(u["flip_x"] < settings.horizontal_flip, -1.0, 1.0)
     flip_y = torch.where(u["flip_y"] < settings.vertical_flip, -1.0, 1.0)
-    # The crop window may lie anywhere inside the picture; the translation adds to its centre.
+    # The crop window may lie anywhere inside the image; the translation adds to its centre.
     centre_x, centre_y = (
         (1 - side) * (2 * u[crop] - 1) + 2 * settings.translation * (2 * u[shift] - 1)
         for crop, shift in (("crop_x", "shift_x"), ("crop_y", "shift_y"))

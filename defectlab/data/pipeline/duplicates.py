@@ -1,4 +1,4 @@
-"""Pictures that are in a set twice, byte for byte or nearly."""
+"""Images that are in a set twice, byte for byte or nearly."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ __all__ = ["Duplicate", "exact_duplicates", "groups", "near_duplicates"]
 
 _SMALL, _LARGE = 32, 96  # px of the first and of the second look
 _CANDIDATE, _SURE = 0.4, 0.7  # correlations that lead to the second look, and that count there
-_ROOM = 6  # px at the second size by which two cut-outs of one picture may be shifted against each other
+_ROOM = 6  # px at the second size by which two cut-outs of one image may be shifted against each other
 _BLOCK = 512
 
 
@@ -26,7 +26,7 @@ class Duplicate:
 
 
 def exact_duplicates(contents: Iterable[bytes]) -> list[Duplicate]:
-    """Which of the contents of files, or of pictures, are the same, by SHA-256."""
+    """Which of the contents of files, or of images, are the same, by SHA-256."""
     seen: dict[str, int] = {}
     found = []
     for index, content in enumerate(contents):

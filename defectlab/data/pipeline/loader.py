@@ -107,7 +107,7 @@ class TrainLoader(ArrayLoader, EpochLoader):
     Args:
         seed: of the order and of the augmentation, at least 0.
         num_classes: width of the soft labels that MixUp and CutMix make.
-        augmentation: None leaves the pictures alone.
+        augmentation: None leaves the images alone.
         epoch: the epoch that the next pass belongs to; each pass counts it on.
     """
 

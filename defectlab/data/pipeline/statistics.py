@@ -61,7 +61,7 @@ def check_statistics(mean: Sequence[float] | None, std: Sequence[float] | None, 
 
 
 def is_grey(images: Tensor) -> bool:
-    """Whether all channels of `(N, C, H, W)` are the same, picture by picture."""
+    """Whether all channels of `(N, C, H, W)` are the same, image by image."""
     pieces = _slices(images, torch.arange(len(images)))
     return all(bool((piece[:, 1:] == piece[:, :1]).all()) for piece in pieces)
 

@@ -22,7 +22,7 @@ __all__ = ["MAX_BYTES", "MAX_FILES", "extract_zip", "open_root", "publish"]
 MAX_BYTES = 20 * 2**30
 MAX_FILES = 1_000_000
 
-# Pictures hardly shrink in a zip, and arrays seldom beyond tenfold: this much, in quantity, is a bomb.
+# Images hardly shrink in a zip, and arrays seldom beyond tenfold: this much, in quantity, is a bomb.
 _MAX_RATIO = 200
 _RATIO_FREE_BYTES = 100 * 2**20
 _CHUNK_BYTES = 2**20
@@ -100,9 +100,9 @@ def open_root(root: Path, cache: Path) -> Path:
         facts = root.stat()
         is_zip = zipfile.is_zipfile(root)
     except OSError as error:
-        raise InputError(f"{root}: {error.strerror}; expected a folder or a .zip of pictures") from None
+        raise InputError(f"{root}: {error.strerror}; expected a folder or a .zip of images") from None
     if not is_zip:
-        raise InputError(f"{root}: a file that is no zip archive; expected a folder or a .zip of pictures")
+        raise InputError(f"{root}: a file that is no zip archive; expected a folder or a .zip of images")
     key = hashlib.sha256(f"{root.name}\0{facts.st_size}\0{facts.st_mtime_ns}".encode(errors="surrogateescape"))
     target = cache / f"{root.stem}-{key.hexdigest()[:16]}"
     return target if target.is_dir() and not _is_empty(target) else extract_zip(root, target)

@@ -58,7 +58,7 @@ def find_arrays(root: Path, wrapped: bool = True) -> ArrayFiles | None:
 
     The words of a file's name, in any order and case, tell what it is: images (x, image, imgs, features, data), labels (y,
     label, targets), and the part (train, val, valid, validation, test). A single .npz file of such arrays will do.
-    Arrays without a partner that lie among pictures are passed over, as is what cannot be read.
+    Arrays without a partner that lie among images are passed over, as is what cannot be read.
 
     Raises:
         InputError: a partner that is missing, or two candidates for one part.
@@ -227,7 +227,7 @@ def _factor(found: Sequence[tuple[Path, _Array]]) -> float:
         if not (low >= 0 and high <= 255 and all(np.isfinite(b).all() for b in blocks)):
             raise InputError(
                 f"{path}: values from {low:g} to {high:g}, expected 0 to 255, or 0 to 1 as floats; "
-                "save the pictures without normalisation"
+                "save the images without normalisation"
             )
         tops.append(high if images.dtype.kind == "f" else 255.0)
     return 255.0 if max(tops) <= 1 else 1.0

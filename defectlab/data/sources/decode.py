@@ -1,4 +1,4 @@
-"""One picture file as uint8 pixels: every bit depth, palette, transparency and orientation."""
+"""One image file as uint8 pixels: every bit depth, palette, transparency and orientation."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
 
 
 class BadImage(Exception):
-    """A file that cannot be used as a picture; the text is the reason, without the name."""
+    """A file that cannot be used as an image; the text is the reason, without the name."""
 
 
 def decode(path: Path, size: int, channels: int, resize_size: int | None = None) -> Pixels:
-    """The file's first picture, upright, as `(channels, size, size)`; `BadImage` if there is none.
+    """The file's first image, upright, as `(channels, size, size)`; `BadImage` if there is none.
 
     Stretched by `to_square`, or with `resize_size` cut by `to_centre_crop`.
     """
@@ -36,7 +36,7 @@ def decode(path: Path, size: int, channels: int, resize_size: int | None = None)
 
 
 def decode_grey(path: Path, longest: int) -> Pixels:
-    """The file's first picture, upright and grey, as `(H, W)` in its own shape; `BadImage` if there is none.
+    """The file's first image, upright and grey, as `(H, W)` in its own shape; `BadImage` if there is none.
 
     Smaller if a side is longer than `longest` pixels.
     """
@@ -48,7 +48,7 @@ def decode_grey(path: Path, longest: int) -> Pixels:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The file as a picture; whatever goes wrong with it is a `BadImage`."""
+    """The file as an image; whatever goes wrong with it is a `BadImage`."""
     try:
         with Image.open(path) as image:
             yield image
@@ -59,9 +59,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def to_square(image: Image.Image, size: int, channels: int) -> Pixels:
-    """The whole picture stretched to `(channels, size, size)`: no crop, as defects sit at borders too.
+    """The whole image stretched to `(channels, size, size)`: no crop, as defects sit at borders too.
 
-    Grey is ITU-R 601 luma. 16-bit pixels are divided by 257 whatever their range, so that pictures stay
+    Grey is ITU-R 601 luma. 16-bit pixels are divided by 257 whatever their range, so that images stay
     comparable; transparent pixels become black.
     """
     image = _eight_bit(image).convert("L" if channels == 1 else "RGB")
@@ -137,7 +137,7 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "permission denied, the file cannot be read"
     if isinstance(error, IsADirectoryError):
-        return "a folder, not a picture"
+        return "a folder, not an image"
     if isinstance(error, UnidentifiedImageError):
-        return "an empty file" if path.stat().st_size == 0 else "not a picture, whatever its name says"
+        return "an empty file" if path.stat().st_size == 0 else "not an image, whatever its name says"
     return f"damaged, truncated or of an unknown kind ({' '.join(str(error).split())})"

@@ -86,7 +86,7 @@ def fetch(
 
 
 def fetch_neu(target: Path, url: str = NEU_URL) -> Path:
-    """The 1,800 pictures of NEU-CLS (Song & Yan 2013) as files `target/crazing_1.jpg`, each one checked."""
+    """The 1,800 images of NEU-CLS (Song & Yan 2013) as files `target/crazing_1.jpg`, each one checked."""
     return fetch(url, target, load_manifest())
 
 

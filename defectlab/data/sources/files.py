@@ -1,4 +1,4 @@
-"""Which picture files there are in folders and behind patterns, in natural order; and a new folder of them."""
+"""Which image files there are in folders and behind patterns, in natural order; and a new folder of them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _IGNORED = ("__macosx", "thumbs.db")  # what macOS and Windows leave in folders 
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Every picture in and below a folder; hidden files and what systems leave behind are passed over.
+    """Every image in and below a folder; hidden files and what systems leave behind are passed over.
 
     Linked folders are followed. InputError if the folder, or one below it, is missing or cannot be read.
     """
 
     def refuse(error: OSError) -> None:
         if isinstance(error, NotADirectoryError):
-            raise InputError(f"{error.filename}: a file was found, expected a folder of pictures") from None
+            raise InputError(f"{error.filename}: a file was found, expected a folder of images") from None
         raise InputError(f"{error.filename}: {error.strerror}; expected a folder that can be read") from None
 
     found: list[Path] = []
@@ -44,7 +44,7 @@ def expand_images(patterns: Sequence[str]) -> list[Path]:
     A file named outright is taken whatever its suffix. InputError names the pattern that finds nothing.
     """
     if not patterns:
-        raise InputError("no picture named; expected files, folders or glob patterns")
+        raise InputError("no image named; expected files, folders or glob patterns")
     found: dict[str, Path] = {}
     for pattern in patterns:
         text = os.path.expanduser(pattern)
@@ -56,8 +56,8 @@ def expand_images(patterns: Sequence[str]) -> list[Path]:
             elif match == text or _is_image_name(os.path.basename(match)):
                 paths.append(Path(match))
         if not paths:
-            what = "no picture found" if matches or glob.has_magic(text) else "no such file or folder"
-            raise InputError(f"{pattern}: {what}; expected a picture, a folder of pictures, or a glob pattern")
+            what = "no image found" if matches or glob.has_magic(text) else "no such file or folder"
+            raise InputError(f"{pattern}: {what}; expected an image, a folder of images, or a glob pattern")
         for path in paths:
             found.setdefault(os.path.abspath(path), path)
     return sorted(found.values(), key=_path_key)

@@ -1,4 +1,4 @@
-"""Many picture files as one uint8 tensor, in memory or memory-mapped."""
+"""Many image files as one uint8 tensor, in memory or memory-mapped."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ _BLOCK_BYTES = 64 * 2**20  # pixels held beside the result while a set is read
 
 @dataclass
 class ImageSet:
-    """A labelled set of pictures of one size.
+    """A labelled set of images of one size.
 
     `images` (N, C, H, W) uint8; `labels` (N,) int64, indices into `class_names`; `files` are relative to
     the root, posix style, `images.npy[12]` for row 12 of an array; `splits` is "train", "val" or "test"
-    for each image where the source gives a split; `skipped` is "name: reason" for each picture left out.
+    for each image where the source gives a split; `skipped` is "name: reason" for each image left out.
     """
 
     images: Tensor
@@ -57,7 +57,7 @@ class ImageSet:
 
 
 def read_image(path: Path, size: int, channels: int) -> Tensor:
-    """One picture as (channels, size, size) uint8, whole and upright; InputError if it cannot be read."""
+    """One image as (channels, size, size) uint8, whole and upright; InputError if it cannot be read."""
     check_shape(size, channels)
     try:
         return torch.from_numpy(decode(path, size, channels))
@@ -66,11 +66,11 @@ def read_image(path: Path, size: int, channels: int) -> Tensor:
 
 
 def read_grey(path: Path, longest: int) -> Pixels:
-    """One picture as (H, W) uint8 in its own shape, made smaller than `longest`; InputError if it cannot be read."""
+    """One image as (H, W) uint8 in its own shape, made smaller than `longest`; InputError if it cannot be read."""
     try:
         return decode_grey(path, longest)
     except BadImage as error:
-        raise InputError(f"{path}: {error}; expected a picture") from None
+        raise InputError(f"{path}: {error}; expected an image") from None
 
 
 def read_images(
@@ -83,7 +83,7 @@ def read_images(
     root: Path | None = None,
     resize_size: int | None = None,
 ) -> tuple[Tensor, list[int], list[str]]:
-    """The pictures that can be read (M, channels, size, size) uint8, their indices, and who was left out.
+    """The images that can be read (M, channels, size, size) uint8, their indices, and who was left out.
 
     Stretched to `size`, or with `resize_size` the shorter side is resized to that and the centre cropped.
 
@@ -92,13 +92,13 @@ def read_images(
     beside it, and again when a file's name, size or time, or `size` or `channels` has changed. Writing
     into the tensor writes into the file, which makes it out of date.
 
-    InputError for the first bad picture, or with "skip" if none is left; for a disk without room.
+    InputError for the first bad image, or with "skip" if none is left; for a disk without room.
     """
     check_shape(size, channels)
     if on_bad_image not in ("error", "skip"):
         raise InputError(f"on_bad_image: found {on_bad_image!r}, expected 'error' or 'skip'")
     if not files:
-        raise InputError("no picture to read: the list of files is empty")
+        raise InputError("no image to read: the list of files is empty")
     strict = on_bad_image == "error"
 
     def fill(keep: Callable[[Pixels], None]) -> dict[int, str]:
@@ -135,9 +135,9 @@ def read_listing(
     cache_folder: Path = CACHE,
     in_memory_bytes: int = _IN_MEMORY_BYTES,
 ) -> ImageSet:
-    """All pictures of a listing; a set of more than `in_memory_bytes` is mapped from `cache_folder`.
+    """All images of a listing; a set of more than `in_memory_bytes` is mapped from `cache_folder`.
 
-    InputError as for `read_images`, and if skipping leaves a class without a picture.
+    InputError as for `read_images`, and if skipping leaves a class without an image.
     """
     root = listing.root
     cache = None
@@ -149,7 +149,7 @@ def read_listing(
     left = set(labels)
     empty = [name for label, name in enumerate(listing.class_names) if label not in left]
     if empty:
-        raise InputError(f"{root}: no picture of {', '.join(empty)} can be read; replace them, such as {skipped[0]}")
+        raise InputError(f"{root}: no image of {', '.join(empty)} can be read; replace them, such as {skipped[0]}")
     return ImageSet(
         images=images,
         labels=torch.tensor(labels, dtype=torch.int64),
@@ -161,7 +161,7 @@ def read_listing(
 
 
 def check_shape(size: int, channels: int) -> None:
-    """InputError unless pictures can have this size and this many channels."""
+    """InputError unless images can have this size and this many channels."""
     if size < 1:
         raise InputError(f"size: found {size}, expected the side of a square in pixels, at least 1")
     if channels not in (1, 3):
@@ -177,9 +177,9 @@ def _decode_all(
     keep: Callable[[Pixels], None],
     resize_size: int | None,
 ) -> dict[int, str]:
-    """Hands the good pictures to `keep` in order, block by block; the reason for each index left out.
+    """Hands the good images to `keep` in order, block by block; the reason for each index left out.
 
-    Threads, since Pillow decodes outside the interpreter lock; blocks, so that pictures cannot pile up in
+    Threads, since Pillow decodes outside the interpreter lock; blocks, so that images cannot pile up in
     memory before a slow disk.
     """
     per_block = max(1, min(len(files), 512, _BLOCK_BYTES // (channels * size * size)))
@@ -203,12 +203,12 @@ def _decode_all(
                     good.append(slot)
                     continue
                 if strict:
-                    hint = "replace or remove it, or leave bad pictures out with on_bad_image: skip"
+                    hint = "replace or remove it, or leave bad images out with on_bad_image: skip"
                     raise InputError(f"{block[slot]}: {reason}; {hint}")
                 bad[start + slot] = reason
             keep(buffer[good])
     if len(bad) == len(files):
-        raise InputError(f"none of {len(files)} pictures can be read, the first is {files[0]}: {bad[0]}")
+        raise InputError(f"none of {len(files)} images can be read, the first is {files[0]}: {bad[0]}")
     return bad
 
 

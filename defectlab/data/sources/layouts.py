@@ -1,4 +1,4 @@
-"""Which class and which split each picture of a folder belongs to, told from names alone."""
+"""Which class and which split each image of a folder belongs to, told from names alone."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SPLITS = {
 
 @dataclass
 class Listing:
-    """Picture files below `root`, each with its label (an index into `class_names`).
+    """Image files below `root`, each with its label (an index into `class_names`).
 
     `splits` is "train", "val" or "test" for each file, or None where the folders give no split.
     """
@@ -66,11 +66,11 @@ def neu_class(name: str) -> str | None:
 def list_folders(root: Path) -> Listing:
     """One folder a class, or train / val (valid, validation) / test folders with one folder a class in each.
 
-    Folders that hold nothing but one further folder of pictures are looked through, at the top and inside
+    Folders that hold nothing but one further folder of images are looked through, at the top and inside
     the splits. Class names are those of the training folders, naturally sorted.
 
-    InputError if the root cannot be read, holds no picture, fewer than two classes, a class without a
-    picture, pictures outside the class folders, or a class that training does not have.
+    InputError if the root cannot be read, holds no image, fewer than two classes, a class without an
+    image, images outside the class folders, or a class that training does not have.
     """
     files = _pictures(root)
     parts = [path.relative_to(root).parts for path in files]
@@ -100,7 +100,7 @@ def list_folders(root: Path) -> Listing:
         if named[head] == "train":
             trained |= {names[index] for index in inside}
     for part in parts:
-        _class_of(root, part, depth)  # no picture beside the split folders either
+        _class_of(root, part, depth)  # no image beside the split folders either
     _check_folders(base, heads, SPLITS)
     return _listing(root, files, names, [n for n, s in zip(names, splits, strict=True) if s == "train"], splits)
 
@@ -108,12 +108,12 @@ def list_folders(root: Path) -> Listing:
 def list_neu(root: Path) -> Listing:
     """The six NEU classes in any layout, with `class_names` always `NEU_CLASSES`.
 
-    A picture's class is told by the nearest folder above it that is named like one (`crazing`,
+    An image's class is told by the nearest folder above it that is named like one (`crazing`,
     `Rolled-in_Scale`, `RS`), else by its own name (`crazing_1.jpg`, `Cr_1.bmp`). Folders named train and
     val or test give the split; any others, such as IMAGES and Validation_Images of NEU-DET, are one pool.
 
-    InputError if the root cannot be read or holds no picture, for pictures of no class, for classes
-    without a (training) picture, and for pictures outside the split folders where there are some.
+    InputError if the root cannot be read or holds no image, for images of no class, for classes
+    without a (training) image, and for images outside the split folders where there are some.
     """
     files = _pictures(root)
     parts = [path.relative_to(root).parts for path in files]
@@ -122,7 +122,7 @@ def list_neu(root: Path) -> Listing:
     if len(labels) < len(files):
         first = files[found.index(None)]
         raise InputError(
-            f"{root}: {len(files) - len(labels)} of {len(files)} pictures are of no NEU class, the first is "
+            f"{root}: {len(files) - len(labels)} of {len(files)} images are of no NEU class, the first is "
             f"{first}; expected names like crazing_1.jpg or Cr_1.bmp, or folders {', '.join(NEU_CLASSES)}"
         )
     named = [next((SPLITS[p.lower()] for p in part[:-1] if p.lower() in SPLITS), "") for part in parts]
@@ -134,14 +134,14 @@ def list_neu(root: Path) -> Listing:
     missing = [name for label, name in enumerate(NEU_CLASSES) if label not in trained]
     if missing:
         where = "train folder" if has_split else "data"
-        raise InputError(f"{root}: no picture of {', '.join(missing)} in the {where}; expected all six NEU classes")
+        raise InputError(f"{root}: no image of {', '.join(missing)} in the {where}; expected all six NEU classes")
     return Listing(root, files, labels, list(NEU_CLASSES), named if has_split else None)
 
 
 def _pictures(root: Path) -> list[Path]:
     files = image_files(root)
     if not files:
-        raise InputError(f"{root}: no picture inside; expected {', '.join(SUFFIXES)} files in one folder a class")
+        raise InputError(f"{root}: no image inside; expected {', '.join(SUFFIXES)} files in one folder a class")
     return files
 
 
@@ -164,13 +164,13 @@ def _class_of(root: Path, part: tuple[str, ...], depth: int) -> str:
 
 
 def _check_folders(base: Path, used: Collection[str], expected: Collection[str] | None = None) -> None:
-    """InputError if a folder in `base` (of the names in `expected`, if given) holds no picture."""
+    """InputError if a folder in `base` (of the names in `expected`, if given) holds no image."""
     for path in sorted(base.iterdir(), key=lambda path: natural_key(path.name)):
         name = path.name
         if name in used or is_ignored(name) or name.lower() == "annotations" or not path.is_dir():
             continue
         if expected is None or name.lower() in expected:
-            raise InputError(f"{path}: a folder without a picture; add pictures, or remove it")
+            raise InputError(f"{path}: a folder without an image; add images, or remove it")
 
 
 def _listing(root: Path, files: list[Path], names: list[str], trained: list[str], splits: list[str] | None) -> Listing:
@@ -179,7 +179,7 @@ def _listing(root: Path, files: list[Path], names: list[str], trained: list[str]
         if name not in class_names:
             raise InputError(
                 f"{path}: class {name} is not among the training classes {', '.join(class_names)}; "
-                "add training pictures of it, or remove it"
+                "add training images of it, or remove it"
             )
     if len(class_names) < 2:
         raise InputError(f"{root}: found the one class {class_names[0]}, expected a folder for each of two or more")

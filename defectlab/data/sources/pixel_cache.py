@@ -1,4 +1,4 @@
-"""A file of raw pixels with a note beside it that says which pictures they are."""
+"""A file of raw pixels with a note beside it that says which images they are."""
 
 from __future__ import annotations
 

@@ -11,15 +11,15 @@ from defectlab.data.synthesis.textures import contours, highest
 
 __all__ = ["OBJECTS", "Traits"]
 
-_CELLS = 48  # most cells in a picture
+_CELLS = 48  # most cells in an image
 
 
 @dataclass
 class Traits:
-    """What the defects of N pictures are like; lengths in pixels.
+    """What the defects of N images are like; lengths in pixels.
 
     `shape` and `cloud` are fields (N, S, S) of mean 0 and sd 1, the second varies slowly. The rest has shape (N, 1, 1):
-    `share` (0 to 1) of the picture that is covered, softness of the `edge`, `size`, `angle` in radians, `thickness` of
+    `share` (0 to 1) of the image that is covered, softness of the `edge`, `size`, `angle` in radians, `thickness` of
     lines, `clustering` (0: evenly spread).
     """
 
@@ -34,7 +34,7 @@ class Traits:
     generator: torch.Generator
 
     def of(self, rows: Tensor) -> "Traits":
-        """The traits of some of the pictures."""
+        """The traits of some of the images."""
         return Traits(
             self.shape[rows], self.cloud[rows], self.share[rows], self.edge[rows], self.size[rows], self.angle[rows],
             self.thickness[rows], self.clustering[rows], self.generator,

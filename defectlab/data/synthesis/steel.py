@@ -2,7 +2,7 @@
 
 Each takes a Sampler and gives a chunk of images, shape (n, 200, 200), in shares of full scale, unclipped. An
 image is light × (1 + texture) × (1 − defects): what darkens a bright strip by 60 grey levels darkens a dark
-one by 20. The ranges were tuned by eye and by statistics (grey levels, spectra) against the real pictures;
+one by 20. The ranges were tuned by eye and by statistics (grey levels, spectra) against the real images;
 none of these is used.
 """
 

@@ -1,8 +1,8 @@
-"""Procedural stand-ins for NEU-CLS, for a machine that has no real pictures.
+"""Procedural stand-ins for NEU-CLS, for a machine that has no real images.
 
 Class names, size, grey levels, textures and likely mix-ups are close to the real set's: Song & Yan, "A noise
 robust method based on completed local binary patterns for hot-rolled steel strip surface defects", Applied
-Surface Science 285 (2013). The parameter ranges were tuned against its pictures; no picture of it is used. A
+Surface Science 285 (2013). The parameter ranges were tuned against its images; no image of it is used. A
 figure got on these images says nothing about real steel.
 """
 
@@ -61,9 +61,9 @@ def strip_images(class_name: str, count: int, seed: int, size: int = SIDE) -> Te
 
 
 def strip_scenes(labels: Tensor, key: tuple[int, ...], device: torch.device) -> Tensor:
-    """One picture a label `(N,)`, ascending, float32, unclipped, shape (N, 1, 200, 200), drawn on the device.
+    """One image a label `(N,)`, ascending, float32, unclipped, shape (N, 1, 200, 200), drawn on the device.
 
-    The key of non-negative integers takes the place of a seed; pictures hang on it and on all of the labels.
+    The key of non-negative integers takes the place of a seed; images hang on it and on all of the labels.
     """
     counts = torch.bincount(labels, minlength=len(CLASS_NAMES)).tolist()
     with device:

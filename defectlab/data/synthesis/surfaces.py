@@ -2,8 +2,8 @@
 
 Every coordinate of a point sets one property: the direction of rolling, the spectra of three random fields, what
 becomes of their values, which kind of defect there is, how deep, how large, how many. So a point is a surface, two
-pictures of one point are two places on it, and near points are surfaces hard to tell apart. What a camera adds
-(light, level, blur, noise, which side is up) is drawn for every picture anew.
+images of one point are two places on it, and near points are surfaces hard to tell apart. What a camera adds
+(light, level, blur, noise, which side is up) is drawn for every image anew.
 
 Reading: Kataoka et al., "Pre-training without natural images" (ACCV 2020); Baradad et al., "Learning to see by looking
 at noise" (NeurIPS 2021). Fields shaped in the Fourier domain and passed through pointwise functions are theirs too.
@@ -37,16 +37,16 @@ _POINTWISE: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
 
 
 def draw_surfaces(points: Tensor, side: int, generator: torch.Generator, jitter: float) -> Tensor:
-    """Draw one picture a point, float32 in [0, 1], shape (N, 1, side, side).
+    """Draw one image a point, float32 in [0, 1], shape (N, 1, side, side).
 
     Args:
-        points: (N, 64) in [0, 1), on the device where the pictures appear.
+        points: (N, 64) in [0, 1), on the device where the images appear.
         side: Height and width in pixels.
         generator: On the same device.
         jitter: Standard deviation of what is added to each coordinate, which is then reflected into the cube; the
             coordinates that choose between kinds of things stay as they are.
     """
-    world = _World(points, side, generator, jitter)
+    world = _SceneSampler(points, side, generator, jitter)
     main = world.uniform(0, math.pi)  # the direction of rolling, brushing or grinding
     spread = world.uniform(0, 1)
     cloud = world.field(world.log_uniform(12, 60), world.log_uniform(1, 3), main, 0.0, 2.5)
@@ -68,7 +68,7 @@ def draw_surfaces(points: Tensor, side: int, generator: torch.Generator, jitter:
     return image.clamp(0, 1).unsqueeze(1)
 
 
-def _texture(world: "_World", main: Tensor, spread: Tensor, cloud: Tensor) -> Tensor:
+def _texture(world: "_SceneSampler", main: Tensor, spread: Tensor, cloud: Tensor) -> Tensor:
     """The sum of three fields, of mean 0 and sd 1, shape (N, S, S)."""
     texture = torch.zeros_like(cloud)
     for index in range(_FIELDS):
@@ -87,7 +87,7 @@ def _texture(world: "_World", main: Tensor, spread: Tensor, cloud: Tensor) -> Te
     return _standardise(texture)
 
 
-def _defects(world: "_World", main: Tensor, cloud: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _defects(world: "_SceneSampler", main: Tensor, cloud: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The mask of the defects (N, S, S), their depth, and whether they are brighter than the ground, (N, 1, 1)."""
     kind = world.choice(len(OBJECTS) + 1)  # the first is a whole surface
     depth, share, edge = world.log_uniform(0.12, 0.85), world.log_uniform(0.01, 0.45), world.log_uniform(0.05, 0.6)
@@ -105,8 +105,8 @@ def _defects(world: "_World", main: Tensor, cloud: Tensor) -> tuple[Tensor, Tens
     return mask, depth, bright
 
 
-class _World:
-    """Reads one coordinate of the points after the other, and draws what belongs to the picture alone."""
+class _SceneSampler:
+    """Reads one coordinate of the points after the other, and draws what belongs to the image alone."""
 
     def __init__(self, points: Tensor, side: int, generator: torch.Generator, jitter: float) -> None:
         self.generator, self.side, self.device = generator, side, points.device
@@ -136,7 +136,7 @@ class _World:
         return (self._next(self._exact) * count).long().clamp(max=count - 1)
 
     def any_uniform(self, low: float, high: float) -> Tensor:
-        """A random number in [low, high) for each picture, shape (N, 1, 1)."""
+        """A random number in [low, high) for each image, shape (N, 1, 1)."""
         numbers = torch.rand(len(self._exact), 1, 1, generator=self.generator, device=self.device)
         return low + (high - low) * numbers
 
@@ -173,6 +173,6 @@ class _World:
 
 
 def _standardise(values: Tensor) -> Tensor:
-    """Mean 0 and sd 1 for each picture."""
+    """Mean 0 and sd 1 for each image."""
     values = values - values.mean((1, 2), keepdim=True)
     return values / (values.square().mean((1, 2), keepdim=True).sqrt() + 1e-4)

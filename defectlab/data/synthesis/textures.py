@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SIDE = 200  # the side of a NEU-CLS picture, which all lengths of the synthetic classes refer to
+SIDE = 200  # the side of a NEU-CLS image, which all lengths of the synthetic classes refer to
 
 
 class Sampler:

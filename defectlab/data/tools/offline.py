@@ -1,4 +1,4 @@
-"""Augmented pictures as files, for programs that read folders: the training part alone gets copies."""
+"""Augmented images as files, for programs that read folders: the training part alone gets copies."""
 
 import json
 import re
@@ -22,22 +22,22 @@ from defectlab.utils.progress import progress_bar
 __all__ = ["NOTE", "write_augmented"]
 
 NOTE = "augmentation.json"
-_BLOCK = 128  # pictures in memory at a time, as floats
+_BLOCK = 128  # images in memory at a time, as floats
 
 
 def write_augmented(data: ImageDataModule, directory: Path, copies: int, originals: bool) -> dict[str, int]:
     """Write a data set as `directory/<train|val|test>/<class>/<file>.png`, the training part with augmented copies.
 
-    Copy k, `<file>_aug<k>.png`, is the picture that training shows in epoch k, rounded to 8 bits. Validation and test
-    pictures are written once and as they are, so that no copy of one picture lies on two sides of the split. The
+    Copy k, `<file>_aug<k>.png`, is the image that training shows in epoch k, rounded to 8 bits. Validation and test
+    images are written once and as they are, so that no copy of one image lies on two sides of the split. The
     folder is one that ImageFolderDataModule reads, and it keeps that split. MixUp and CutMix, whose labels are
     shares, are left out. `augmentation.json` tells what was done. The folder is there as a whole or not at all.
 
     Args:
         data: set up.
         directory: new or empty.
-        copies: of each training picture, at least 1.
-        originals: whether the training pictures themselves are written too.
+        copies: of each training image, at least 1.
+        originals: whether the training images themselves are written too.
 
     Returns:
         How many files each part has.
@@ -48,7 +48,7 @@ def write_augmented(data: ImageDataModule, directory: Path, copies: int, origina
     settings = replace(data.augmentation or Augmentation(), mixup=0.0, cutmix=0.0)
     if not settings.operations:
         raise InputError(
-            "data.augmentation has nothing that changes a single picture: switch something on, such as "
+            "data.augmentation has nothing that changes a single image: switch something on, such as "
             "--data.augmentation.rotation 15"
         )
     if copies < 1:
@@ -58,7 +58,7 @@ def write_augmented(data: ImageDataModule, directory: Path, copies: int, origina
     indices = {part: torch.from_numpy(getattr(data.parts, part)) for part in parts}
     counts: dict[str, int] = {part: len(indices[part]) for part in parts}
     counts["train"] *= copies + originals
-    with new_folder(directory) as folder, progress_bar("writing pictures", sum(counts.values())) as advance:
+    with new_folder(directory) as folder, progress_bar("writing images", sum(counts.values())) as advance:
         for part in parts if originals else parts[1:]:
             _write(data, indices[part], [folder / part / f"{name}.png" for name in names], None, advance)
         for copy in range(copies):
@@ -80,7 +80,7 @@ def _write(
     change: tuple[Augmentation, Tensor] | None,
     advance: Callable[[int], None],
 ) -> None:
-    """Write the pictures of `indices`; `paths`, and the draws of `change`, have one row for every picture of the set."""
+    """Write the images of `indices`; `paths`, and the draws of `change`, have one row for every image of the set."""
     for folder in {paths[index].parent for index in indices.tolist()}:
         folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor() as pool:
@@ -103,7 +103,7 @@ def _class_folders(data: ImageDataModule) -> list[str]:
 
 
 def _names(data: ImageDataModule) -> list[str]:
-    """`<class>/<file>` for every picture, of which no two are alike, nor one like the copy of another."""
+    """`<class>/<file>` for every image, of which no two are alike, nor one like the copy of another."""
     folders = _class_folders(data)
     used: set[str] = set()
     names = []
@@ -111,7 +111,7 @@ def _names(data: ImageDataModule) -> list[str]:
         path = Path(file)
         stem = str(path.with_suffix("")) if path.suffix.lower() in SUFFIXES else file
         parts = [part for part in Path(stem).parts if part not in (folders[label], data.class_names[label])]
-        safe = re.sub(r"[^\w.+-]+", "_", "_".join(parts)).strip("_.") or "picture"
+        safe = re.sub(r"[^\w.+-]+", "_", "_".join(parts)).strip("_.") or "image"
         safe = re.sub(r"(_aug[0-9]+)$", r"\1_", safe)
         name = f"{folders[label]}/{safe}"
         while name in used:

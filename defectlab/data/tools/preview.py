@@ -25,7 +25,7 @@ _TYPICAL: dict[str, float] = {
 
 @dataclass(frozen=True)
 class PreviewRow:
-    """Pictures of one row: `images` (n, C, S, S) in [0, 1], the original first, with a caption each.
+    """Images of one row: `images` (n, C, S, S) in [0, 1], the original first, with a caption each.
 
     `title` is short, `detail` says what the range is.
     """
@@ -145,7 +145,7 @@ def operation_row(image: Tensor, name: str, settings: Augmentation, seed: int, n
 def training_row(image: Tensor, place: int, class_name: str, settings: Augmentation, seed: int) -> PreviewRow:
     """Everything together: what training shows of image number `place` of the data set in its first epochs.
 
-    MixUp and CutMix apart, these are the very pictures: the draws are those of the loader with this seed.
+    MixUp and CutMix apart, these are the very images: the draws are those of the loader with this seed.
     """
     draws = torch.stack([draw(place + 1, (seed, epoch))[place] for epoch in range(STEPS)])
     made = augment(image.expand(len(draws), *image.shape), draws, settings)
@@ -157,7 +157,7 @@ def training_row(image: Tensor, place: int, class_name: str, settings: Augmentat
 def mixed_row(
     images: Tensor, class_names: Sequence[str], name: str, settings: Augmentation, seed: int, note: str = ""
 ) -> PreviewRow:
-    """MixUp or CutMix of the first image with others of its batch, one picture a batch, with their soft labels.
+    """MixUp or CutMix of the first image with others of its batch, one image a batch, with their soft labels.
 
     Args:
         images: (N, C, S, S) in [0, 1], one of each class, at least 2.
@@ -186,7 +186,7 @@ def mixed_row(
     return PreviewRow(title, detail, torch.stack(pictures), captions)
 
 
-_CLASSES = 6  # of which pictures are shown
+_CLASSES = 6  # of which images are shown
 
 
 _TOGETHER = 4  # rows of all operations together
@@ -217,7 +217,7 @@ def preview_rows(data: ImageDataModule, settings: Augmentation, everything: bool
 
 
 def _one_a_class(data: ImageDataModule) -> list[int]:
-    """The first training picture of each of the first classes."""
+    """The first training image of each of the first classes."""
     train = data.parts.train
     labels = data.data.labels.numpy()[train]
     present = np.unique(labels)[:_CLASSES]

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from defectlab.errors import InputError
 from defectlab.explain.layers import hooked
 
-__all__ = ["Survey", "choose_images", "survey"]
+__all__ = ["TestSetActivations", "choose_images", "collect_activations"]
 
 _POINTS = 2000  # of an embedding: more than that cannot be told apart in a projector
 _NUMBERS = 2**26  # 256 MiB of float32
 
 
 @dataclass(frozen=True)
-class Survey:
+class TestSetActivations:
     """What was seen of N images.
 
     `probabilities` `(N, K)`. `embedding` `(M, E)` is what the last linear layer takes in (or the logits, of a network
@@ -38,9 +38,9 @@ class Survey:
     places: npt.NDArray[np.float32]
 
 
-def survey(
+def collect_activations(
     network: nn.Module, batches: Iterable[Tensor], count: int, layer: str | None, advance: Callable[[int], None]
-) -> Survey:
+) -> TestSetActivations:
     """Let `count` images through `network`, batches `(n, C, H, W)`, normalised and on its device.
 
     Of more than 2,000 images, or wide embeddings, evenly chosen ones are embedded, as many as fit in 256 MiB.
@@ -83,7 +83,7 @@ def survey(
             advance(len(batch))
     if embedded is None or done != count:
         raise InputError(f"count is {count}: found {done} images; expected as many")
-    return Survey(
+    return TestSetActivations(
         torch.cat(logits).double().softmax(dim=1).numpy(),
         torch.cat(features).numpy(),
         embedded,
