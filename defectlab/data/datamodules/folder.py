@@ -22,8 +22,6 @@ class ImageFolderDataModule(ImageDataModule):
 
     Args:
         root: folder or .zip.
-        class_names: names of the classes, in the order that their labels get: of an array's numbers from 0, or the class
-            folders' names. None takes the folders in natural order, and calls numbers by themselves.
         image_size: side in pixels; images are stretched to this square, nothing is cut off.
         channels: 1 (grey) or 3 (RGB).
         batch_size: images a step and process, for training.
@@ -42,12 +40,13 @@ class ImageFolderDataModule(ImageDataModule):
         augmentation: None for none.
         mean: a value a channel on [0, 1]; None measures the training part.
         std: likewise.
+        class_names: names of the classes, in the order that their labels get: of an array's numbers from 0, or the class
+            folders' names. None takes the folders in natural order, and calls numbers by themselves.
     """
 
     def __init__(
         self,
         root: str,
-        class_names: Sequence[str] | None = None,
         image_size: int = 128,
         channels: Literal[1, 3] = 3,
         batch_size: int = 32,
@@ -61,6 +60,7 @@ class ImageFolderDataModule(ImageDataModule):
         augmentation: Augmentation | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__(
             image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,

@@ -38,9 +38,6 @@ class NEUDataModule(ImageDataModule):
     Args:
         root: folder, or .zip of one, with class folders, train/val/test folders, flat `crazing_1.jpg` or
             `Cr_1.bmp` files, the folders of NEU-DET, or .npy arrays. None looks in `data/neu-cls`.
-        class_names: the six in the order that their labels get, and that an array's numbers from 0 mean; any name in use
-            will do, such as Cr. None takes the alphabet; numbers then stay numbers, but for those of
-            `NEU_train_labels.npy` and `NEU_test_labels.npy`, whose order is known.
         source: `real` takes files, downloading them if `root` is None and nothing is there; `synthetic`
             generates images; `auto` tries the first, then the second, and says so. A `root` that is given
             has to work.
@@ -64,12 +61,14 @@ class NEUDataModule(ImageDataModule):
         augmentation: None for none.
         mean: a value a channel on [0, 1]; None measures the training part.
         std: likewise.
+        class_names: the six in the order that their labels get, and that an array's numbers from 0 mean; any name in use
+            will do, such as Cr. None takes the alphabet; numbers then stay numbers, but for those of
+            `NEU_train_labels.npy` and `NEU_test_labels.npy`, whose order is known.
     """
 
     def __init__(
         self,
         root: str | None = None,
-        class_names: Sequence[str] | None = None,
         source: Literal["auto", "real", "synthetic"] = "auto",
         url: str = NEU_URL,
         synthetic_per_class: int = 300,
@@ -86,6 +85,7 @@ class NEUDataModule(ImageDataModule):
         augmentation: Augmentation | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__(
             image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
