@@ -121,7 +121,7 @@ def write_sheets(
         parts.append(section("Before you look", "".join(f"<p>{text(note)}</p>" for note in notes)))
     for sheet in sheets:
         title, explanation = _SHEETS[sheet.name]
-        parts.append(section(title, f"<p>{text(explanation)}</p>{image(folder / f'{sheet.name}.png', DPI)}"))
+        parts.append(section(title, f"<p>{text(explanation)}</p>{picture(folder / f'{sheet.name}.png', DPI)}"))
     page = folder / "explain.html"
     write_text(page, document(f"{name}: defectlab explain", "\n".join(parts)))
     return page
