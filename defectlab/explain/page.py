@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from defectlab.figures.style import DPI, SYNTHETIC_NOTE, save_png
-from defectlab.report.markup import document, section, text
+from defectlab.report.markup import document, picture, section, text
 from defectlab.runs import write_text
 
 __all__ = ["Sheet", "write_sheets"]
