@@ -335,7 +335,7 @@ def test_a_full_disk_costs_the_new_checkpoint_alone(
     for name, content in good.items():
         assert (run / "checkpoints" / f"{name}.ckpt").read_bytes() == content
         assert torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["epoch"] == 1
-    assert not list(run.rglob("*.part"))
+    assert not list(run.rglob("*.tmp"))
     monkeypatch.undo()
     assert main(["resume", str(run), "--trainer.max_epochs", "3"]) == 0
 

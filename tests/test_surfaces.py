@@ -234,4 +234,4 @@ def test_half_precision_keeps_what_it_must(tmp_path: Path) -> None:
     load_backbone_weights(again, str(tmp_path / "w.safetensors"))
     images = torch.randn(4, 1, 64, 64)
     torch.testing.assert_close(again.embed(images), network.embed(images), rtol=0.01, atol=0.01)
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.tmp"))

@@ -37,7 +37,6 @@ def run(words: list[str]) -> int:
     if output.suffix == ".ckpt":
         _save_checkpoint(checkpoint, output)
     elif isinstance(task.network, PretrainedNetwork):
-        output.parent.mkdir(parents=True, exist_ok=True)
         save_backbone_weights(task.network, output, arguments.half)
     else:
         raise InputError(

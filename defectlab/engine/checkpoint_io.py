@@ -1,7 +1,5 @@
 """Checkpoints that are whole or absent, and that find each other again in a run folder that was moved."""
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +7,8 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
-from defectlab.errors import InputError
 from defectlab.tasks.checkpoint import read_checkpoint
+from defectlab.utils.files import atomic
 
 __all__ = ["AtomicCheckpointIO"]
 
@@ -25,25 +23,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             InputError: the disk is full or not writable; the file that was at `path` is still there.
         """
         target = Path(path)
-        part = target.with_name(f".{target.name}.part")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(target)
-        except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-            if isinstance(error.__context__, KeyboardInterrupt):  # and an interrupted one likewise
-                raise error.__context__ from None
-            reason = error.strerror if isinstance(error, OSError) else "the disk is full, or fails"
-            kept = "the last good one is still there" if target.exists() else "nothing was written"
-            raise InputError(
-                f"could not write the checkpoint {target} ({reason}); {kept}: free some space, then resume the run"
-            ) from None
-        finally:
-            with contextlib.suppress(OSError):  # renamed by now, if all went well
-                part.unlink()
+        kept = "the last good one is still there" if target.exists() else "nothing was written"
+        with atomic(target, f"{kept}: free some space, then resume the run", sync=True) as part:
+            try:
+                with part.open("wb") as file:
+                    torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch reports a failed write as one, and an interrupted one likewise
+                if isinstance(error.__context__, KeyboardInterrupt):
+                    raise error.__context__ from None
+                raise OSError("the disk is full, or fails") from None
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any | None = None, weights_only: bool | None = None

@@ -6,13 +6,10 @@ Every function takes the images and a level and gives images of the same shape a
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.transforms.v2 import functional as transforms
 
 __all__ = ["CORRUPTIONS", "Corruption", "noise_by_power", "noise_by_variance"]
@@ -60,14 +57,8 @@ def _contrast(images: Tensor, factor: float) -> Tensor:
 
 
 def _jpeg(images: Tensor, quality: float) -> Tensor:
-    def compressed(image: Tensor) -> Tensor:
-        picture, file = to_pil_image(image), BytesIO()
-        picture.save(file, "JPEG", quality=int(quality))
-        read: Tensor = pil_to_tensor(Image.open(file).convert(picture.mode))
-        return read
-
-    pixels = (images * 255).round().to(torch.uint8).cpu()
-    return torch.stack([compressed(image) for image in pixels]).to(images.device).float() / 255
+    pixels: Tensor = transforms.jpeg((images * 255).round().to(torch.uint8).cpu(), int(quality))
+    return pixels.to(images.device).float() / 255
 
 
 def _rotation(images: Tensor, degrees: float) -> Tensor:

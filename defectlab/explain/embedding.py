@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
@@ -33,19 +34,12 @@ _NAMED = 24
 
 def principal_components(points: npt.NDArray[np.float32], dimensions: int) -> tuple[npt.NDArray[np.float32], float]:
     """`points` `(N, E)` along their main axes, `(N, min(dimensions, N, E))`, and the share of variance that is kept."""
-    centred = torch.from_numpy(points) - torch.from_numpy(points).mean(dim=0)
-    if centred.shape[1] <= centred.shape[0]:
-        values, axes = torch.linalg.eigh((centred.T @ centred).double())
-        scores = centred @ axes.flip(1).float()
-    else:  # the smaller of the two matrices has the same axes
-        values, vectors = torch.linalg.eigh((centred @ centred.T).double())
-        scores = (vectors * values.clamp(min=0).sqrt()).flip(1).float()
-    values = values.flip(0).clamp(min=0)
-    scores = scores[:, :dimensions]
-    # The sign of an axis is an accident of the solver: the point farthest out is put on the positive side.
-    signs = scores.gather(0, scores.abs().argmax(dim=0, keepdim=True)).sign()
-    share = float(values[:dimensions].sum() / values.sum().clamp(min=1e-12))
-    return (scores * torch.where(signs == 0, 1.0, signs)).numpy(), share
+    kept = min(dimensions, *points.shape)
+    if (points == points[0]).all():  # no variance to share
+        return np.zeros((len(points), kept), dtype=np.float32), 0.0
+    pca = PCA(kept, random_state=0)  # large sets are reduced by a randomised solver
+    scores = pca.fit_transform(points)
+    return scores, float(pca.explained_variance_ratio_.sum())
 
 
 def add_projector(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from defectlab.errors import InputError
@@ -103,9 +103,10 @@ def shuffled_weights(task: nn.Module, seed: int) -> Iterator[None]:
 
 def _likeness(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Spearman's rank correlation of the maps (N, H, W) of each image, (N,)."""
-    ranks = [rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (first, second)]
-    one, two = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
-    scale = np.sqrt((one**2).sum(axis=1) * (two**2).sum(axis=1))
-    same = (first == second).all(axis=(1, 2))
-    found: npt.NDArray[np.float64] = np.where(scale > 0, (one * two).sum(axis=1) / np.where(scale > 0, scale, 1), same)
-    return found
+
+    def likeness(one: npt.NDArray[np.floating], two: npt.NDArray[np.floating]) -> float:
+        if np.ptp(one) == 0 or np.ptp(two) == 0:  # no ranks to correlate
+            return float(np.array_equal(one, two))
+        return float(spearmanr(one, two, axis=None).statistic)
+
+    return np.array([likeness(one, two) for one, two in zip(first, second, strict=True)])

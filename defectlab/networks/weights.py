@@ -12,7 +12,9 @@ from torchvision.models import get_model_weights
 from defectlab.errors import InputError
 from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, Backbone, backbone_features, has_widths
 from defectlab.networks.pretrained import PretrainedNetwork
+from defectlab.utils.files import atomic
 from defectlab.utils.resources import shipped_files
+from defectlab.utils.text import first_line
 
 ALTERNATIVES = (
     "or set weights to surface (shipped, for mobilenet_v3_small with stages: middle), to the path of a .pth, "
@@ -82,18 +84,17 @@ def save_backbone_weights(network: PretrainedNetwork, path: Path, half: bool) ->
         network: Whose backbone to keep.
         path: The file, replaced if it is there.
         half: Whether convolution kernels are kept in half precision; BatchNorm, small and sensitive, never is.
+
+    Raises:
+        InputError: If the file cannot be written.
     """
     state = {
         f"features.{key}": (value.half() if half and value.ndim > 1 else value).contiguous()
         for key, value in network.features.state_dict().items()
         if not key.endswith(COUNTER)
     }
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(save(state, metadata={"backbone": network.backbone, "width": str(network.width)}))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic(path) as draft:
+        draft.write_bytes(save(state, metadata={"backbone": network.backbone, "width": str(network.width)}))
 
 
 def cached_imagenet(backbone: Backbone, alternatives: str) -> tuple[Path, Mapping[str, object]]:
@@ -114,7 +115,7 @@ def cached_imagenet(backbone: Backbone, alternatives: str) -> tuple[Path, Mappin
         if cached.exists():
             raise InputError(f"{_refusal(cached, error)}; delete it to download it anew, {alternatives}") from None
         raise InputError(
-            f"the imagenet weights of {backbone} could not be downloaded ({_first_line(error)}): put "
+            f"the imagenet weights of {backbone} could not be downloaded ({first_line(error)}): put "
             f"{cached.name} from {chosen.url} into {cached.parent}, {alternatives}"
         ) from None
     return cached, state
@@ -161,12 +162,8 @@ def _refusal(path: Path, error: Exception) -> str:
         what = f"holds more than tensors ({name})" if name else "is damaged or no file of weights"
         return f"{path} {what}: it was refused, and nothing in it was executed"
     if isinstance(error, OSError):
-        return f"{path} could not be read as a file of weights ({_first_line(error)})"
-    return f"{path} is damaged or no file of weights ({type(error).__name__}: {_first_line(error)})"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        return f"{path} could not be read as a file of weights ({first_line(error)})"
+    return f"{path} is damaged or no file of weights ({type(error).__name__}: {first_line(error)})"
 
 
 def _backbone_part(state: Mapping[str, object], source: Path) -> dict[str, Tensor]:

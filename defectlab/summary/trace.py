@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from defectlab.errors import InputError
 from defectlab.summary.layers import Layer, NetworkSummary, Window
 from defectlab.summary.receptive_field import ReachTracker
+from defectlab.utils.text import first_line
 
 __all__ = ["summarize"]
 
@@ -37,10 +38,9 @@ def summarize(network: nn.Module, image: tuple[int, int, int]) -> NetworkSummary
         with torch.compiler.set_stance("force_eager"), torch.no_grad(), counter, recorder:
             network.eval()(black)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{type(network).__name__} cannot take an image of {'×'.join(map(str, image))} (channels, height, width): "
-            f"{reason}; give another size"
+            f"{first_line(error)}; give another size"
         ) from None
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -194,7 +194,7 @@ class ClassificationTask(pl.LightningModule):
         loss, right, count = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
         if not math.isfinite(loss):
             raise InputError(
-                f"the training loss became {loss} in epoch {self.current_epoch}: lower model.optimizer.lr "
+                f"the training loss became {loss} in epoch {self.current_epoch + 1}: lower model.optimizer.lr "
                 f"(now {self.optimizer.lr}) or train in full precision"
             )
         self.log_dict({"train/loss": loss / count, "train/accuracy": right / count, "lr": self._rate()})

@@ -12,6 +12,7 @@ import torch
 from defectlab.errors import InputError
 from defectlab.tasks.base import ClassificationTask
 from defectlab.utils.card import DataCard
+from defectlab.utils.text import first_line
 
 __all__ = ["check_fit", "data_state", "load_task", "read_checkpoint"]
 
@@ -36,9 +37,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "refused and nothing in it was run; expected a checkpoint written by defectlab fit"
         ) from None
     except Exception as error:  # a damaged file makes torch.load raise anything
-        text = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{path} is no readable checkpoint ({text[:100]}): expected a whole .ckpt file; use another checkpoint "
+            f"{path} is no readable checkpoint ({first_line(error)[:100]}): expected a whole .ckpt file; use another checkpoint "
             "of the run, or train again"
         ) from None
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= set(checkpoint):

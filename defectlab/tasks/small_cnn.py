@@ -15,6 +15,7 @@ from defectlab.tasks.base import ClassificationTask
 from defectlab.tasks.distillation import DistillationSettings
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
 from defectlab.tasks.tta import Views
+from defectlab.utils.text import first_line
 
 __all__ = ["PixelStatistics", "SmallCNNTask"]
 
@@ -101,8 +102,7 @@ def _check_logits(network: nn.Module, num_classes: int, shape: tuple[int, int, i
         with torch.no_grad():
             logits = network.eval()(torch.zeros(shape))
     except (RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"model.network {name} cannot take images of shape {shape}: {reason}") from None
+        raise InputError(f"model.network {name} cannot take images of shape {shape}: {first_line(error)}") from None
     network.train(training)
     if not isinstance(logits, torch.Tensor) or logits.shape != (shape[0], num_classes):
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__

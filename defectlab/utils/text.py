@@ -1,15 +1,14 @@
-"""Text files that are replaced in one step, and tables as text."""
+"""Text files that are replaced in one step, tables and errors as text."""
 
 import csv
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, fields
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from defectlab.errors import InputError
+from defectlab.utils.files import atomic
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -21,17 +20,14 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         InputError: the place cannot be written to.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as draft:
         # surrogateescape: a file name that is not UTF-8 goes out with the bytes it came with
         draft.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
-        os.replace(draft, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); choose another place") from None
-    finally:
-        with suppress(OSError):  # gone already, or there was no such folder
-            draft.unlink()
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def csv_text(kind: "type[DataclassInstance]", rows: "Sequence[DataclassInstance]") -> str:

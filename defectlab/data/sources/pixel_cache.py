@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from defectlab.data.sources.decode import Pixels
-from defectlab.errors import InputError
+from defectlab.utils.files import atomic
 
 __all__ = ["build_cache", "fingerprint", "map_cache", "skipped_in_cache"]
 
@@ -55,10 +54,8 @@ def build_cache(
 
     InputError if the disk holds no `max_bytes` more or the file cannot be written.
     """
-    token = uuid.uuid4().hex[:8]
-    pixels, note = (path.with_name(f".{path.name}.{token}.tmp") for path in (cache, _note_path(cache)))
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
+    room = f"expected room for {max_bytes / 2**20:,.1f} MiB, make some or choose another folder"
+    with atomic(_note_path(cache), room) as note, atomic(cache, room) as pixels:  # the pixels are put there first
         free = shutil.disk_usage(cache.parent).free
         if free < max_bytes:
             raise OSError(f"only {free / 2**20:,.1f} MiB are free")
@@ -72,15 +69,6 @@ def build_cache(
         stat = pixels.stat()
         facts = {"fingerprint": wanted, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
         note.write_text(json.dumps({**facts, "skipped": skipped}), encoding="utf-8")
-        pixels.replace(cache)
-        note.replace(_note_path(cache))
-    except OSError as error:
-        reason = error.strerror if error.strerror is not None else str(error)
-        room = f"expected room for {max_bytes / 2**20:,.1f} MiB, make some or choose another folder"
-        raise InputError(f"{cache}: the pixels cannot be written there ({reason}); {room}") from None
-    finally:
-        pixels.unlink(missing_ok=True)
-        note.unlink(missing_ok=True)
     return skipped
 
 
