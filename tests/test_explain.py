@@ -128,6 +128,8 @@ def test_a_run_explained(finished: Path, tmp_path: Path) -> None:
     order = ["probabilities", "filters", "feature_maps", "attribution", "units", "embedding"]
     assert pictures_in(page) == [(target / f"{name}.png").read_bytes() for name in order]
     assert "<script" not in page
+    assert f"<h1>tiny/{finished.name}</h1>" in page
+    assert f"<title>tiny/{finished.name}: " in page
     assert "http" not in page
     # The run's own files, and what TensorBoard reads from them, are as they were.
     assert contents(finished) == before
@@ -306,6 +308,18 @@ def test_principal_components_are_those_of_the_svd(shape: tuple[int, int]) -> No
     assert np.allclose(np.abs(scores), np.abs(expected), atol=1e-3)
     if shape[0] > 1:
         assert share == pytest.approx((singular[:2] ** 2).sum() / (singular**2).sum(), abs=1e-4)
+
+
+def test_embedding_tells_many_classes_apart() -> None:
+    for classes in (10, 102):
+        labels = np.arange(3 * classes) % classes
+        points = np.random.default_rng(0).normal(size=(len(labels), 4)).astype(np.float32)
+        names = [f"_{index}" for index in range(classes)]  # matplotlib would leave such names out of a legend
+        (axes,) = embedding.embedding_figure(points, labels, labels > 0, names).axes
+        assert len({str(shown.get_facecolor()) for shown in axes.collections[:classes]}) == classes
+        legend = axes.get_legend()
+        assert legend is not None
+        assert [text.get_text() for text in legend.get_texts()] == [*names, "mistaken"]
 
 
 def test_the_sprite_stays_within_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

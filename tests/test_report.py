@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from defectlab.cli.console import print_result
 from defectlab.errors import InputError
 from defectlab.figures import runs as figures
 from defectlab.figures.style import save_png
@@ -128,6 +129,7 @@ def test_report_of_any_number_of_classes(tmp_path: Path, classes: int) -> None:
     assert all(name in page.text for name in names)
     assert "9f2c51d07a3b" in page.text
     assert "notes.txt: not an image" in page.text
+    assert "best epoch 13" in page.text  # 12 in metrics.json, which counts from 0
     assert "made by the generator" not in page.text
 
     images = [tag for tag in page.tags if tag["tag"] == "img"]
@@ -178,12 +180,15 @@ def test_same_run_same_page(tmp_path: Path) -> None:
     assert write_report(run).read_bytes() == write_report(run).read_bytes()
 
 
-def test_a_perfect_run(tmp_path: Path) -> None:
+def test_a_perfect_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = Page(write_report(make_run(tmp_path / "run", NEU, margin=30)))
     assert "100.0 %" in page.text
     assert "96.9 to 100.0 %" in page.text  # n = 120
     assert "worst class none" in page.text
     assert "No image is misclassified." in page.text
+    result: Any = RunFolder(tmp_path / "run").read_metrics()["test"]
+    print_result(result, "test", "real")
+    assert "worst class  none" in capsys.readouterr().out
 
 
 def test_parts_that_a_run_lacks_are_left_out(tmp_path: Path) -> None:
@@ -210,6 +215,23 @@ def test_a_run_without_test_shows_validation_and_says_so(tmp_path: Path) -> None
     assert "Not tested yet." in page.text
     assert "validation accuracy" in page.text
     assert "Misclassified" not in page.text  # predictions.csv is of the test split
+
+
+def test_without_a_test_part_images_and_calibration_are_those_of_validation(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", NEU)
+    metrics = run.read_metrics()
+    metrics["data"]["counts"]["test"] = dict.fromkeys(NEU, 0)
+    run.write_metrics({key: value for key, value in metrics.items() if key != "test"})
+    table = run.read_predictions()
+    run.predictions_csv.rename(run.val_predictions_csv)
+    assert table.labels is not None
+    wrong = np.flatnonzero(table.predicted != table.labels)
+    page = Page(write_report(run))
+    assert "No test part." in page.text
+    assert f"{len(wrong)} of 120 validation images" in page.text
+    assert all(table.files[index] in page.text for index in wrong)
+    assert "Of the validation images that get 90 %" in page.text
+    assert "reliability" in [tag["alt"] for tag in page.tags if tag["tag"] == "img"]
 
 
 def test_classes_without_images_or_predictions(tmp_path: Path) -> None:
@@ -292,9 +314,10 @@ def test_curves_take_the_values_by_epoch(tmp_path: Path) -> None:
     write_curves(run, epochs=3)
     loss, accuracy = figures.curves_figure(run.read_curves(), best_epoch=1).axes
     drawn: dict[str, Any] = {str(line.get_label()): line for line in loss.lines}
-    assert drawn["training"].get_xdata() == pytest.approx([0, 1, 2])
+    assert drawn["training"].get_xdata() == pytest.approx([1, 2, 3])
     assert drawn["validation"].get_ydata() == pytest.approx([1.9, 1.54, 1.252])
     assert len(accuracy.lines) == 3
+    assert drawn["best epoch"].get_xdata() == [2, 2]
     with pytest.raises(InputError, match="val/loss"):
         figures.curves_figure([{"epoch": "0", "val/loss": ""}])
 
@@ -302,6 +325,8 @@ def test_curves_take_the_values_by_epoch(tmp_path: Path) -> None:
 def test_confusion_matrix_names_and_numbers(tmp_path: Path) -> None:
     axes = figures.confusion_matrix_figure([[8, 2], [0, 10]], ["a", "b"]).axes[0]
     assert [text.get_text() for text in axes.texts] == ["8\n80%", "2\n20%", "10\n100%"]
+    few = figures.confusion_matrix_figure([[992, 5, 4], [0, 1, 0], [1, 0, 0]], ["a", "b", "c"]).axes[0]
+    assert [text.get_text() for text in few.texts] == ["992\n>99%", "5\n<1%", "4\n<1%", "1\n100%", "1\n100%"]
     assert [axes.get_xlabel(), axes.get_ylabel()] == ["predicted class", "true class"]
     large = figures.confusion_matrix_figure(np.eye(200), [str(index) for index in range(200)]).axes[0]
     assert not large.texts

@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from defectlab.runs import (
     read_scalars,
     write_prediction_table,
 )
+from defectlab.utils.files import atomic
 
 
 def make(folder: Path) -> Path:
@@ -191,3 +193,22 @@ def test_scalars_of_a_resumed_run_are_one_curve(tmp_path: Path) -> None:
     assert read_scalars(tmp_path, "another") == {}
     (tmp_path / "events.out.tfevents.broken").write_bytes(b"no events")
     assert len(read_scalars(tmp_path, "train/loss_step")) == 8
+
+
+def test_an_atomic_write_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.txt"
+    with atomic(path) as draft:
+        draft.write_text("first")
+        with atomic(path, sync=True) as other:  # another process: the names of the drafts differ
+            other.write_text("second")
+    assert path.read_text() == "first"
+    with (
+        pytest.raises(InputError, match=r"file.txt cannot be written \(disk full\); make room"),
+        atomic(path, "make room"),
+    ):
+        raise OSError("disk full")
+    with suppress(KeyboardInterrupt), atomic(path) as draft:
+        draft.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "first"
+    assert list(path.parent.iterdir()) == [path]

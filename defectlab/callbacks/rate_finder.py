@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from defectlab.errors import InputError
-from defectlab.figures.style import save_png
+from defectlab.figures.style import BLUE, GREY, save_png, style_axes
+from defectlab.runs import RunFolder
 from defectlab.tasks import ClassificationTask
 
 __all__ = ["RateFinder", "suggested"]
@@ -77,7 +78,7 @@ class RateFinder(pl.Callback):
                 f"learning rate {self.found:.2g}, a tenth of the one with the lowest loss in a test of {len(rates)} steps",
                 flush=True,
             )
-            save_png(_figure(rates, losses, self.found), Path(trainer.default_root_dir) / "lr_finder.png")
+            save_png(_figure(rates, losses, self.found), RunFolder(Path(trainer.default_root_dir)).lr_finder_png)
 
     def _try_rates(self, trainer: pl.Trainer, task: ClassificationTask) -> tuple[list[float], list[float]]:
         """The rates of the steps, and the training loss before each; the task is left as it was."""
@@ -142,8 +143,9 @@ def _figure(rates: list[float], losses: list[float], found: float) -> Figure:
     axes = figure.subplots()
     smooth, half = _smooth(losses), _WINDOW // 2
     axes.plot(rates, losses, color="0.75", linewidth=1, label="training loss")
-    axes.plot(rates[half : half + len(smooth)], smooth.numpy(), label=f"mean of {_WINDOW} steps")
-    axes.axvline(found, color="0.3", linestyle="--", label=f"taken: {found:.2g}")
+    axes.plot(rates[half : half + len(smooth)], smooth.numpy(), color=BLUE, label=f"mean of {_WINDOW} steps")
+    style_axes(axes)
+    axes.axvline(found, color=GREY, linestyle="--", label=f"taken: {found:.2g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(0, 2.2 * losses[0]))
-    axes.legend()
+    axes.legend(frameon=False)
     return figure

@@ -12,7 +12,7 @@ from defectlab.engine.experiment import DefectCLI, without_run
 from defectlab.engine.warnings import quieten
 from defectlab.errors import InputError
 from defectlab.evaluate.budget import STRATEGIES, Row, curves, measure
-from defectlab.figures.style import SYNTHETIC_NOTE, save_png
+from defectlab.figures.style import save_png
 from defectlab.runs import csv_text, write_text
 from defectlab.tasks import PretrainedTask
 from defectlab.utils.progress import progress_bar
@@ -41,9 +41,8 @@ def run(words: list[str]) -> int:
         raise InputError(f"--output {given.output} is a file: expected a folder")
     with without_run(given.config, more) as cli:
         rows, synthetic = _measure(cli, budgets, given.draws)
-    given.output.mkdir(parents=True, exist_ok=True)
     write_text(given.output / "budget.csv", csv_text(Row, rows))
-    save_png(curves(rows), given.output / "budget.png", SYNTHETIC_NOTE if synthetic else None)
+    save_png(curves(rows), given.output / "budget.png", synthetic)
     _print(rows, synthetic)
     print(f"written to   {shown_path(given.output)}")
     return 0

@@ -32,7 +32,8 @@ def print_result(result: SplitMetrics, stage: str, source: str) -> None:
         table.add_column(name, justify="left" if name == "class" else "right")
     rows = result["per_class"].items()
     shown = [(name, row) for name, row in rows if row["support"]]
-    worst = min(shown, key=lambda item: (item[1]["accuracy"], item[1]["f1"]))[0]
+    worst, row = min(shown, key=lambda item: (item[1]["accuracy"], item[1]["f1"]))
+    worst_class = f"{worst}, {row['accuracy']:.2%}" if row["accuracy"] < 1 else "none: every image is right"
     if len(shown) > 30:
         shown = sorted(shown, key=lambda item: item[1]["accuracy"])[:30]
         table.caption = f"the 30 worst of {len(rows)} classes"
@@ -41,13 +42,15 @@ def print_result(result: SplitMetrics, stage: str, source: str) -> None:
             f"{row[key]:.2%}" if row[key] is not None and row[key] == row[key] else "–"
             for key in ("accuracy", "precision", "f1")
         )
-        table.add_row(escape(name), str(row["support"]), *figures, style="bold" if name == worst else None)
+        table.add_row(
+            escape(name), str(row["support"]), *figures, style="bold" if name == worst and row["accuracy"] < 1 else None
+        )
     console.print(table)
     console.print(
         f"accuracy     {result['accuracy']:.2%}   (95 % interval {low:.1%} to {high:.1%}, Wilson, n = {result['n']})\n"
         f"balanced     {result['balanced_accuracy']:.2%}   (mean recall of the classes)\n"
         f"macro F1     {result['macro_f1']:.2%}\nECE          {result['ece']:.2%}\n"
-        f"worst class  {worst}, {result['per_class'][worst]['accuracy']:.2%}",
+        f"worst class  {worst_class}",
         highlight=False,
         markup=False,
     )
@@ -68,6 +71,9 @@ def print_run(run: RunFolder | None) -> None:
     metrics = run.read_metrics()
     stage = "test" if "test" in metrics else "val"
     print_result(metrics[stage], stage, metrics["data"]["source"])
+    facts = metrics.get("run") or {}
+    if facts.get("best_epoch") is not None:
+        print(f"best epoch   {facts['best_epoch'] + 1} of {facts['epochs']}")
     if stage == "val":
         print(f"No test part. {NO_TEST_PART}")
     # No rich console: lines that are for copying must not be wrapped.

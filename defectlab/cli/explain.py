@@ -70,7 +70,6 @@ def _kernels(words: list[str]) -> int:
 
     kernels = [parse_kernel(text) for text in given.kernel] or KERNELS
     figure = kernels_figure(read_grey(given.image, _LONGEST), kernels)
-    given.output.parent.mkdir(parents=True, exist_ok=True)
     save_png(figure, given.output)
     print(f"{len(kernels)} kernel{'s' if len(kernels) > 1 else ''} on {given.image} -> {given.output}")
     return 0

@@ -1,11 +1,9 @@
 """`defectlab predict RUN|CKPT|imagenet/NETWORK IMAGES... [--output out.csv]`: label images that nobody has labelled."""
 
-import os
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +152,7 @@ def _draw(path: Path, files: Sequence[str], probabilities: np.ndarray, predictor
     """Each image, as the network sees it, beside its bars; the file is written whole or not at all."""
     # Imported here: labelling alone needs no matplotlib.
     from defectlab.explain.answers import Answer, probabilities_figure
-    from defectlab.figures.style import SYNTHETIC_NOTE, save_png
+    from defectlab.figures.style import save_png
 
     pixels, _, _ = read_images_for(predictor.card, [Path(file) for file in files])
     answers = [
@@ -162,16 +160,7 @@ def _draw(path: Path, files: Sequence[str], probabilities: np.ndarray, predictor
         for image, file, row in zip(pixels, files, probabilities, strict=True)
     ]
     figure = probabilities_figure(answers, predictor.card.class_names)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_png(figure, draft, SYNTHETIC_NOTE if predictor.card.source == "synthetic" else None)
-        os.replace(draft, path)
-    except OSError as error:
-        raise InputError(f"--figure {path} cannot be written ({error.strerror}): choose another place") from None
-    finally:
-        with suppress(OSError):  # gone already, or there was no such folder
-            draft.unlink()
+    save_png(figure, path, predictor.card.source == "synthetic")
 
 
 def _calibration(name: str, option: str) -> tuple[np.ndarray, np.ndarray]:

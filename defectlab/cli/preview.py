@@ -11,7 +11,7 @@ from defectlab.data.tools.preview import LABEL_WIDTH, PreviewRow, preview_rows
 from defectlab.engine.experiment import without_run
 from defectlab.engine.warnings import quieten
 from defectlab.errors import InputError
-from defectlab.figures.style import SYNTHETIC_NOTE, save_png
+from defectlab.figures.style import save_png
 from defectlab.figures.tiles import Tile, grey_or_colour, tile_grid
 from defectlab.utils.text import shown_path
 
@@ -31,9 +31,8 @@ def preview(config: str, more: Sequence[str], everything: bool, output: Path) ->
             "such as --data.augmentation.rotation 15"
         )
     rows = preview_rows(data, settings, everything)
-    output.parent.mkdir(parents=True, exist_ok=True)
     figure = tile_grid(f"augmentation of {Path(config).name}", [_tiles(row) for row in rows], tile=1.5, label=2.2)
-    save_png(figure, output, SYNTHETIC_NOTE if data.source == "synthetic" else None)
+    save_png(figure, output, data.source == "synthetic")
     print(
         f"on in this config: {', '.join(settings.operations) or 'nothing'}\nwritten to   {shown_path(output.resolve())}"
     )

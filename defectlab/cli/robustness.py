@@ -9,7 +9,7 @@ from defectlab.engine.restore import restore
 from defectlab.engine.warnings import quieten
 from defectlab.evaluate.corruptions import CORRUPTIONS
 from defectlab.evaluate.robustness import AECLBP, Row, curves, measure
-from defectlab.figures.style import SYNTHETIC_NOTE, save_png
+from defectlab.figures.style import save_png
 from defectlab.runs import csv_text, write_text
 from defectlab.runs.locate import take_run
 from defectlab.utils.progress import progress_bar
@@ -36,8 +36,7 @@ def run(words: list[str]) -> int:
         rows = measure(classify, images, labels, advance)
     write_text(run_folder.path / "robustness.csv", csv_text(Row, rows))
     published = tuple(data.class_names) == CLASS_NAMES and data.source == "real"
-    note = SYNTHETIC_NOTE if data.source == "synthetic" else None
-    save_png(curves(rows, published), run_folder.path / "robustness.png", note)
+    save_png(curves(rows, published), run_folder.path / "robustness.png", data.source == "synthetic")
     _print(rows, published)
     print(f"written to   {shown_path(run_folder.path / 'robustness.png')}")
     return 0

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -13,9 +12,9 @@ from torch import Tensor
 from defectlab.data import ImageDataModule
 from defectlab.engine.tensorboard import add_figures, add_hparams, events_logger
 from defectlab.errors import InputError
-from defectlab.figures.style import SYNTHETIC_NOTE, save_png
+from defectlab.figures.style import save_png
 from defectlab.figures.tiles import image_sheet
-from defectlab.metrics.classification import SplitMetrics, evaluate_predictions, fit_temperature
+from defectlab.metrics.classification import SplitMetrics, confident_mistakes, evaluate_predictions, fit_temperature
 from defectlab.report import write_report
 from defectlab.runs import RunFolder, environment, log_test_evaluation, write_prediction_table
 from defectlab.tasks import ClassificationTask
@@ -67,11 +66,10 @@ def write_outcome(
             shares = logits.double().softmax(dim=1).numpy()
             write_prediction_table(path, files, labels.numpy(), shares, data.class_names)
     sheet = misclassified_sheet(task, data, judged)
-    picture = run.path / "misclassified.png"
     if sheet is not None:
-        save_png(sheet, picture, SYNTHETIC_NOTE if data.source == "synthetic" else None)
+        save_png(sheet, run.misclassified_png, data.source == "synthetic")
     else:
-        picture.unlink(missing_ok=True)
+        run.misclassified_png.unlink(missing_ok=True)
     logger = events_logger(trainer)
     if logger is not None:
         add_figures(logger, task.results, sheet, trainer.global_step)
@@ -115,11 +113,10 @@ def earlier_metrics(run: RunFolder) -> dict[str, Any]:
 def misclassified_sheet(task: ClassificationTask, data: ImageDataModule, part: Literal["val", "test"]) -> Figure | None:
     """The images of a part that were taken for something else, the most confident mistakes first."""
     logits, labels = task.predictions[part]
-    confidence, predicted = logits.double().softmax(dim=1).max(dim=1)
-    wrong = np.flatnonzero((predicted != labels).numpy())
+    confidence, predicted = (values.numpy() for values in logits.double().softmax(dim=1).max(dim=1))
+    wrong = confident_mistakes(confidence, predicted, labels.numpy())[:_ON_SHEET]
     if not len(wrong):
         return None
-    wrong = wrong[np.argsort(-confidence.numpy()[wrong], kind="stable")][:_ON_SHEET]
     names, files = data.class_names, data.files(part)
     titles = [
         f"{Path(files[i]).name}\nis {names[int(labels[i])]}\ntaken for {names[int(predicted[i])]} {confidence[i]:.0%}"

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from sklearn.pipeline import Pipeline
 
 from defectlab.evaluate.probe import linear_probe
+from defectlab.figures.style import BLUE, GREY, ORANGE, style_axes
 
 __all__ = ["STRATEGIES", "Row", "curves", "measure"]
 
@@ -107,15 +108,15 @@ def curves(rows: Sequence[Row]) -> Figure:
     """A line a strategy with a band of one sd."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for strategy in STRATEGIES:
+    for strategy, colour in zip(STRATEGIES, (GREY, BLUE, ORANGE), strict=True):
         mine = [row for row in rows if row.strategy == strategy]
         x = [row.labelled for row in mine]
         mean, sd = (100 * np.array([getattr(row, name) for row in mine]) for name in ("mean", "sd"))
-        axes.plot(x, mean, marker="o", ms=4, label=strategy)
-        axes.fill_between(x, mean - sd, np.minimum(mean + sd, 100), alpha=0.15, lw=0)
+        axes.plot(x, mean, color=colour, marker="o", ms=4, label=strategy)
+        axes.fill_between(x, mean - sd, np.minimum(mean + sd, 100), color=colour, alpha=0.15, lw=0)
     axes.set(xscale="log", xlabel="labelled images in all", ylabel="test accuracy, %")
     axes.set_xticks(x, [str(value) for value in x])
     axes.minorticks_off()
-    axes.grid(alpha=0.3)
+    style_axes(axes, grid="y")
     axes.legend(frameon=False)
     return figure

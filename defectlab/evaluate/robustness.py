@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from defectlab.evaluate.corruptions import CORRUPTIONS, Corruption
+from defectlab.figures.style import BLUE, GREY, ORANGE, TEXT, style_axes
 from defectlab.metrics.classification import accuracy_interval
 
 __all__ = ["AECLBP", "Row", "curves", "measure"]
@@ -65,16 +66,17 @@ def curves(rows: Sequence[Row], published: bool) -> Figure:
     for axes, corruption in zip(figure.subplots(2, 4, sharey=True).flat, CORRUPTIONS, strict=True):
         mine = [row for row in rows if row.corruption == corruption.name]
         places = range(len(mine))
-        axes.axhline(100 * clean, color="0.6", lw=1, ls=":")
-        axes.fill_between(places, [100 * r.low for r in mine], [100 * r.high for r in mine], alpha=0.2, lw=0)
-        axes.plot(places, [100 * r.accuracy for r in mine], marker="o", ms=4, label="this run")
+        axes.axhline(100 * clean, color=GREY, lw=1, ls=":")
+        axes.fill_between(
+            places, [100 * r.low for r in mine], [100 * r.high for r in mine], color=BLUE, alpha=0.2, lw=0
+        )
+        axes.plot(places, [100 * r.accuracy for r in mine], color=BLUE, marker="o", ms=4, label="this run")
         if published and corruption.name == "noise, SNR of power":
             known = [(place, AECLBP[r.level]) for place, r in zip(places, mine, strict=True) if r.level in AECLBP]
-            axes.plot(*zip(*known, strict=True), "D--", ms=4, color="C1", label="AECLBP (Song & Yan 2013)")
-            axes.legend(fontsize=8, loc="lower left")
+            axes.plot(*zip(*known, strict=True), "D--", ms=4, color=ORANGE, label="AECLBP (Song & Yan 2013)")
+            axes.legend(fontsize=TEXT, loc="lower left")
         axes.set_xticks(list(places), [f"{r.level:g}" for r in mine])
-        axes.set_title(corruption.name, loc="left", fontsize=10)
+        style_axes(axes, corruption.name, grid="y")
         axes.set_xlabel(corruption.unit)
-        axes.grid(axis="y", color="#e6e8eb")
     figure.supylabel("accuracy, %")
     return figure

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from defectlab.errors import InputError
 from defectlab.explain.layers import hooked
+from defectlab.metrics.classification import confident_mistakes
 
 __all__ = ["TestSetActivations", "choose_images", "collect_activations"]
 
@@ -109,9 +110,7 @@ def choose_images(
             right.append(int(own[np.argsort(confidence[own], kind="stable")[len(own) // 2]]))
     if len(right) > most_right:
         right = [right[i] for i in np.linspace(0, len(right) - 1, most_right).round().astype(int)]
-    wrong = np.flatnonzero(predicted != labels)
-    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
-    return right + [int(i) for i in wrong[:most_wrong]]
+    return right + [int(i) for i in confident_mistakes(confidence, predicted, labels)[:most_wrong]]
 
 
 def _peaks(maps: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,12 +9,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from defectlab.explain.attribution import CAMS
-from defectlab.figures.style import BLUE, GREY, ORANGE, short_label
-from defectlab.figures.tiles import INK, Tile, grey_or_colour, tile_grid
-from defectlab.report.markup import percent
+from defectlab.figures.style import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    SMALL,
+    TEXT,
+    frame_image,
+    place_axes,
+    place_text,
+    short_label,
+    style_axes,
+)
+from defectlab.figures.tiles import Tile, grey_or_colour, tile_grid
+from defectlab.report.render import percent
 
 __all__ = ["Answer", "attribution_figure", "probabilities_figure"]
 
@@ -63,16 +76,13 @@ def probabilities_figure(answers: Sequence[Answer], names: Sequence[str]) -> Fig
     for index, answer in enumerate(answers):
         row, column = divmod(index, columns)
         left, top = gap + column * block, 0.3 + row * tall
-        title = short_label(", ".join(answer.verdict(names)), 70)
-        figure.text(left / wide, 1 - top / high, title, va="top", fontsize=8.5, fontweight="bold", color=INK)
+        place_text(figure, left, top, short_label(", ".join(answer.verdict(names)), 70), TEXT, bold=True)
         top += 0.2
-        axes = figure.add_axes((left / wide, 1 - (top + side) / high, side / wide, side / high))
+        axes = place_axes(figure, left, top, side, side)
         axes.imshow(grey_or_colour(answer.image), cmap="gray", vmin=0, vmax=1, aspect="auto")
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.set_xlabel(short_label(answer.file), fontsize=6.5, color=INK, labelpad=2, loc="left")
-        place = ((left + side + text) / wide, 1 - (top + side) / high, bars / wide, side / high)
-        _bars(figure, place, answer, names)
+        frame_image(axes)
+        axes.set_xlabel(short_label(answer.file), fontsize=SMALL, color=INK, labelpad=2, loc="left")
+        _bars(place_axes(figure, left + side + text, top, bars, side), answer, names)
     return figure
 
 
@@ -100,28 +110,26 @@ def attribution_figure(
     return tile_grid("Where the network looks for the class that it predicts", rows, tile=1.5, label=2.0, heads=heads)
 
 
-def _bars(figure: Figure, place: tuple[float, float, float, float], answer: Answer, names: Sequence[str]) -> None:
+def _bars(axes: Axes, answer: Answer, names: Sequence[str]) -> None:
     shares = answer.probabilities
     order = [int(k) for k in np.argsort(-shares, kind="stable")[: _bar_count(names)]]
     if answer.label is not None and answer.label not in order:
         order[-1] = answer.label
     wrong = answer.label is not None and answer.label != answer.predicted
-    axes = figure.add_axes(place)
     for position, label in enumerate(order):
         colour = (ORANGE if wrong else BLUE) if label == answer.predicted else GREY
         axes.barh(position, shares[label], color=colour, height=0.62)
         share = percent(float(shares[label])) if shares[label] >= 0.0005 else "<0.1\N{NO-BREAK SPACE}%"
-        axes.text(shares[label] + 0.02, position, share, va="center", fontsize=7, color=INK)
+        axes.text(shares[label] + 0.02, position, share, va="center", fontsize=SMALL, color=INK)
     axes.set(xlim=(0, 1.3), ylim=(max(len(order), 3) - 0.4, -0.6))
     axes.set_xticks([])
-    axes.set_yticks(range(len(order)), [short_label(names[label], 18) for label in order], fontsize=7.5)
+    axes.set_yticks(range(len(order)), [short_label(names[label], 18) for label in order], fontsize=SMALL)
     for text, label in zip(axes.get_yticklabels(), order, strict=True):
         text.set_fontweight("bold" if label == answer.label else "normal")
     axes.tick_params(length=0)
-    for edge in ("top", "right", "bottom"):
-        axes.spines[edge].set_visible(False)
+    style_axes(axes, spines=("left",))
     if len(order) < len(names):
-        axes.set_xlabel(f"{len(order)} of {len(names)} classes", fontsize=6.5, color=INK, labelpad=2, loc="left")
+        axes.set_xlabel(f"{len(order)} of {len(names)} classes", fontsize=SMALL, color=INK, labelpad=2, loc="left")
 
 
 def _bar_count(names: Sequence[str]) -> int:

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
 
-from defectlab.figures.style import GREY, short_label
-from defectlab.figures.tiles import INK
+from defectlab.figures.style import INK, SMALL, TEXT, class_colours, short_label, style_axes
 
 __all__ = ["add_projector", "embedding_figure", "principal_components"]
 
@@ -26,10 +25,9 @@ _TAG = "test_images"
 _SPRITE = 8192  # px: the largest texture that browsers promise
 _THUMBNAIL = 64
 _DIMENSIONS = 128
-# Okabe and Ito's, told apart by colour-blind eyes; the shape says it once more.
-_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000", "#b8a800")
-_MARKERS = "os^Dv<>Pph*X"
-_NAMED = 24
+_MARKERS = "os^Dv<>Pph*X"  # say once more what the colour says
+_LABELLED = 24  # classes; of more the names would cover the points
+_LISTED, _ROWS = 120, 34  # classes in the legend, and in a column of it
 
 
 def principal_components(points: npt.NDArray[np.float32], dimensions: int) -> tuple[npt.NDArray[np.float32], float]:
@@ -73,28 +71,37 @@ def embedding_figure(
     plane, share = principal_components(points, 2)
     if plane.shape[1] < 2:
         plane = np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))
-    figure = Figure(figsize=(8.2, 6), layout="constrained")
-    axes = figure.subplots()
     present = [int(label) for label in np.unique(labels)]
+    step = math.ceil(len(present) / _LISTED)
+    columns = math.ceil(len(present) / step / _ROWS)
+    figure = Figure(figsize=(7.3 + 0.9 * columns, 6), layout="constrained")
+    axes = figure.subplots()
     halo = [withStroke(linewidth=3, foreground="white")]
+    colours = class_colours(len(present))
+    handles = []
     for place, label in enumerate(present):
         own = plane[labels == label]
-        colour = _COLOURS[place % len(_COLOURS)] if len(present) <= _NAMED else GREY
         marker = _MARKERS[place % len(_MARKERS)]
         name = short_label(names[label])
-        axes.scatter(own[:, 0], own[:, 1], s=20, color=colour, marker=marker, alpha=0.65, linewidths=0, label=name)
-        if len(present) <= _NAMED:
-            x, y = np.median(own, axis=0)
-            axes.text(x, y, name, color=INK, fontsize=9, fontweight="bold", ha="center", va="center", path_effects=halo)
-    if not right.all():
-        axes.scatter(
-            plane[~right, 0], plane[~right, 1], s=60, color="black", marker="x", linewidths=1.4, label="mistaken"
+        points_of_class = axes.scatter(
+            own[:, 0], own[:, 1], s=20, color=colours[place], marker=marker, alpha=0.65, lw=0
         )
+        handles.append((points_of_class, name))
+        if len(present) <= _LABELLED:
+            x, y = np.median(own, axis=0)
+            axes.text(
+                x, y, name, color=INK, fontsize=TEXT, fontweight="bold", ha="center", va="center", path_effects=halo
+            )
+    handles = handles[::step]
+    if not right.all():
+        crosses = axes.scatter(plane[~right, 0], plane[~right, 1], s=60, color="black", marker="x", lw=1.4)
+        handles.append((crosses, "mistaken"))
     axes.set(xlabel="first principal component", ylabel="second principal component")
     title = f"{len(points)} test images by what the last layer sees: the plane shows {share:.0%} of their variance"
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=14)
-    for edge in ("top", "right"):
-        axes.spines[edge].set_visible(False)
-    if len(present) <= _NAMED:
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8.5)
+    style_axes(axes, title)
+    axes.legend(
+        *zip(*handles, strict=True), ncols=columns,
+        title=f"one class in {step}" if step > 1 else None, loc="upper left", bbox_to_anchor=(1, 1), frameon=False,
+        fontsize=TEXT if len(present) <= _LABELLED else SMALL, columnspacing=1,
+    )  # fmt: skip
     return figure

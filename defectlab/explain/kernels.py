@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 from numpy.lib.stride_tricks import sliding_window_view
 
 from defectlab.errors import InputError
-from defectlab.figures.style import GREY, short_label
-from defectlab.figures.tiles import INK, SIGNED
+from defectlab.figures.style import INK, SIGNED, SMALL, TITLE, frame_image, place_axes, place_text, short_label
 
 __all__ = ["KERNELS", "Kernel", "apply_kernel", "kernels_figure", "parse_kernel"]
 
@@ -124,17 +123,14 @@ def kernels_figure(image: npt.NDArray[np.uint8], kernels: Sequence[Kernel] = KER
     for index, (kernel, result) in enumerate(zip(kernels, results, strict=True)):
         row, column = divmod(index, columns)
         left, top = gap + column * (side + picture + 2 * gap), 0.1 + row * cell
-        name = short_label(kernel.name, 40)
-        figure.text(left / wide, 1 - top / high, name, va="top", fontsize=10.5, fontweight="bold", color=INK)
+        place_text(figure, left, top, short_label(kernel.name, 40), TITLE, bold=True)
         top += head
         shape = kernel.weights.shape
         below = side * shape[0] / max(shape)
-        _numbers(figure.add_axes((left / wide, 1 - (top + side) / high, side / wide, side / high)), kernel)
-        right = left + side + gap
-        axes = figure.add_axes((right / wide, 1 - (top + tall) / high, picture / wide, tall / high))
+        _numbers(place_axes(figure, left, top, side, side), kernel)
+        axes = place_axes(figure, left + side + gap, top, picture, tall)
         note = ([f"all divided by {kernel.divisor:g}"] if kernel.divisor != 1 else []) + _show(axes, result, kernel)
-        place = (left / wide, 1 - (top + below + 0.06) / high)
-        figure.text(*place, "\n".join(note), va="top", fontsize=7, linespacing=1.3, color=INK)
+        place_text(figure, left, top + below + 0.06, "\n".join(note), SMALL)
     return figure
 
 
@@ -153,10 +149,7 @@ def _show(axes: Axes, result: npt.NDArray[np.float64], kernel: Kernel) -> list[s
     clipped = float(((result < bottom) | (result > top)).mean())
     lines.append(f"{clipped:.1%} clipped" if clipped else "nothing clipped")
     axes.imshow(result, cmap=colours, vmin=bottom, vmax=top, aspect="auto", interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set(color=GREY, linewidth=0.8)
+    frame_image(axes)
     return lines
 
 

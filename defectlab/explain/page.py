@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from defectlab.figures.style import DPI, SYNTHETIC_NOTE, save_png
-from defectlab.report.markup import document, picture, section, text
-from defectlab.runs import write_text
+from defectlab.figures.style import save_png
+from defectlab.report.render import Picture, write_page
 
 __all__ = ["Sheet", "write_sheets"]
 
@@ -103,25 +101,17 @@ def write_sheets(
     with SummaryWriter(str(folder), filename_suffix=_SUFFIX) as writer:
         for sheet in sheets:
             path = folder / f"{sheet.name}.png"
-            save_png(sheet.figure, path, SYNTHETIC_NOTE if synthetic else None)
+            save_png(sheet.figure, path, synthetic)
             with Image.open(path) as png:
                 writer.add_image(f"explain/{sheet.name}", np.asarray(png.convert("RGB")), 0, dataformats="HWC")
         if more_events is not None:
             more_events(writer)
     for file in earlier:
         file.unlink(missing_ok=True)
-    for name in set(_SHEETS) - {sheet.name for sheet in sheets}:
-        with suppress(FileNotFoundError):
-            (folder / f"{name}.png").unlink()
+    for gone in set(_SHEETS) - {sheet.name for sheet in sheets}:
+        (folder / f"{gone}.png").unlink(missing_ok=True)
 
-    parts = [f"<header><p class=eyebrow>defectlab explain</p><h1>{text(name)}</h1></header>"]
-    if synthetic:
-        parts.append(f"<div class=banner><b>{text(SYNTHETIC_NOTE)}</b></div>")
-    if notes:
-        parts.append(section("Before you look", "".join(f"<p>{text(note)}</p>" for note in notes)))
-    for sheet in sheets:
-        title, explanation = _SHEETS[sheet.name]
-        parts.append(section(title, f"<p>{text(explanation)}</p>{picture(folder / f'{sheet.name}.png', DPI)}"))
     page = folder / "explain.html"
-    write_text(page, document(f"{name}: defectlab explain", "\n".join(parts)))
+    shown = [(*_SHEETS[sheet.name], Picture(folder / f"{sheet.name}.png")) for sheet in sheets]
+    write_page(page, "explain.html", {"name": name, "synthetic": synthetic, "notes": notes, "sheets": shown})
     return page

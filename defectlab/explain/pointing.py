@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 
 from defectlab.errors import InputError
 from defectlab.explain.sanity import FLAG, Sanity
-from defectlab.figures.style import BLUE, GREY, ORANGE, RED, short_label
+from defectlab.figures.style import BLUE, GREY, INK, ORANGE, RED, TEXT, short_label, style_axes
 from defectlab.metrics.classification import accuracy_interval
 
 __all__ = ["ALL", "Pointing", "boxes_figure", "pointing_game"]
@@ -178,24 +178,21 @@ def boxes_figure(rows: Sequence[Pointing], checks: Sequence[Sanity]) -> Figure:
                 axes.plot(
                     row.swapped, place, "D", mec=ORANGE, mfc="none", ms=6, mew=1.5, label="points of other images"
                 )
-        axes.set_title(method, loc="left", fontsize=10)
+        style_axes(axes, method, grid="x", spines=("bottom",))
         axes.set(xlim=(0, 1), ylim=(len(labels) - 0.5, -0.5))
-        axes.set_yticks(range(len(labels)), [short_label(label) for label in labels], fontsize=8.5)
+        axes.set_yticks(range(len(labels)), [short_label(label) for label in labels], fontsize=TEXT)
         axes.xaxis.set_major_formatter(PercentFormatter(1))
-        axes.grid(axis="x", color="#e6e8eb", lw=0.8)
-        axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
         handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))  # each once
-    top.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
+    top.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=TEXT)
 
     axes = bottom.subplots()
     axes.axvline(FLAG, color=RED, lw=1.5, label=f"flagged from here ({FLAG:g})")
     for place, check in enumerate(checks):
         axes.barh(place, check.similarity, color=RED if check.flagged else BLUE, alpha=0.6, height=0.6)
-        axes.plot([check.low, check.high], [place, place], color="black", lw=1)
-    axes.set_yticks(range(len(checks)), [check.method for check in checks], fontsize=8.5)
+        axes.plot([check.low, check.high], [place, place], color=INK, lw=1)
+    axes.set_yticks(range(len(checks)), [check.method for check in checks], fontsize=TEXT)
     axes.set(xlim=(min(0.0, *(check.low for check in checks)), 1), ylim=(len(checks) - 0.5, -0.5))
-    axes.set_title("likeness to the map of shuffled weights (Spearman)", loc="left", fontsize=10)
-    axes.legend(frameon=False, fontsize=8.5)
-    axes.spines[["top", "right"]].set_visible(False)
+    style_axes(axes, "likeness to the map of shuffled weights (Spearman)")
+    axes.legend(frameon=False, fontsize=TEXT)
     return figure

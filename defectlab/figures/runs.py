@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from defectlab.errors import InputError
-from defectlab.figures.style import BLUE, GREY, ORANGE, hide_spines, short_label
+from defectlab.figures.style import BLUE, GREY, INK, ORANGE, SMALL, TEXT, short_label, style_axes
 from defectlab.metrics.classification import ECE_BINS, ClassMetrics, accuracy_interval
 
 NUMBERED_CLASSES = 25  # above this, a number in each cell of a confusion matrix cannot be read
@@ -43,33 +43,26 @@ def confusion_matrix_figure(matrix: npt.ArrayLike, class_names: Sequence[str]) -
     step = 1 if numbered else math.ceil(classes / NUMBERED_CLASSES)
     ticks = range(0, classes, step)
     names = [short_label(class_names[tick]) for tick in ticks]
-    size = 9 if classes <= 12 else 7
+    size = TEXT if classes <= 12 else SMALL
     axes.set_xticks(ticks, names, rotation=40, ha="right", rotation_mode="anchor", fontsize=size)
     axes.set_yticks(ticks, names, fontsize=size)
     axes.set_xlabel("predicted class" if step == 1 else f"predicted class (every {step}th is named)")
     axes.set_ylabel("true class")
     axes.tick_params(length=0 if numbered else 3)
-    hide_spines(axes, "top", "right", "bottom", "left")
+    style_axes(axes, spines=())
     if numbered:
         for true, predicted in zip(*np.nonzero(counts), strict=True):
             share = shares[true, predicted]
-            percent = f"\n{share:.0%}" if share >= 0.005 else "\n<1%"
-            axes.text(
-                predicted,
-                true,
-                f"{counts[true, predicted]}{percent if classes <= 15 else ''}",
-                ha="center",
-                va="center",
-                fontsize=8.5 if classes <= 10 else 6.5,
-                color="white" if share > 0.55 else "#1c2430",
-            )
+            text = f"{counts[true, predicted]}" + (f"\n{_rounded(share)}" if classes <= 15 else "")
+            colour, size = "white" if share > 0.55 else INK, TEXT if classes <= 10 else 6.5
+            axes.text(predicted, true, text, ha="center", va="center", fontsize=size, color=colour)
     return figure
 
 
 def curves_figure(rows: Sequence[Mapping[str, str]], best_epoch: int | None = None) -> Figure:
     """Loss and accuracy by epoch, training and validation, from the rows of metrics.csv.
 
-    Epochs are counted from 0, as in the file; `best_epoch` gets a line.
+    Both the file and `best_epoch`, which gets a line, count epochs from 0; the figure counts from 1.
 
     Raises:
         InputError: the rows hold none of train/loss, val/loss, train/accuracy, val/accuracy by epoch.
@@ -84,16 +77,14 @@ def curves_figure(rows: Sequence[Mapping[str, str]], best_epoch: int | None = No
                 axes.plot(*zip(*curve.items(), strict=True), color=colour, label=name, marker=marker, ms=3.5)
                 drawn += 1
         if best_epoch is not None:
-            axes.axvline(best_epoch, color=GREY, lw=1, ls=":", label="best epoch")
-        axes.set_title(quantity, loc="left", fontsize=11)
-        axes.set_xlabel("epoch, from 0")
+            axes.axvline(best_epoch + 1, color=GREY, lw=1, ls=":", label="best epoch")
+        style_axes(axes, quantity, grid="y")
+        axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        hide_spines(axes, "top", "right")
-        axes.grid(axis="y", color="#e6e8eb", lw=0.8)
         if quantity == "accuracy":
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=9)
+            axes.legend(frameon=False, fontsize=TEXT)
     if drawn == 0:
         raise InputError("metrics.csv holds no loss or accuracy by epoch: expected columns such as val/loss")
     return figure
@@ -109,11 +100,9 @@ def steps_figure(losses: Mapping[int, float]) -> Figure:
     axes.plot(steps, values, color=BLUE, alpha=1 if width == 1 else 0.35, lw=1, label="batch")
     if width > 1:
         axes.plot(steps[width - 1 :], smooth, color=BLUE, lw=2, label=f"mean of {width}")
-    axes.set_title("training loss by step", loc="left", fontsize=11)
+    style_axes(axes, "training loss by step", grid="y")
     axes.set_xlabel("step")
-    hide_spines(axes, "top", "right")
-    axes.grid(axis="y", color="#e6e8eb", lw=0.8)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=TEXT)
     return figure
 
 
@@ -134,18 +123,14 @@ def per_class_figure(per_class: Mapping[str, ClassMetrics]) -> Figure:
             axes.plot(m["precision"], row, "D", mec=ORANGE, mfc="none", mew=1.6, ms=5.5, clip_on=False)
     axes.plot([], [], "o-", color=BLUE, label="recall, with 95 % interval")
     axes.plot([], [], "D", mec=ORANGE, mfc="none", mew=1.6, label="precision")
-    axes.set_yticks(range(len(ranked)), [f"{short_label(name)}  ({m['support']})" for name, m in ranked], fontsize=8.5)
+    axes.set_yticks(range(len(ranked)), [f"{short_label(name)}  ({m['support']})" for name, m in ranked], fontsize=TEXT)
     axes.set_ylim(len(ranked) - 0.5, -0.5)
     axes.set_xlim(right=1)
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.grid(axis="x", color="#e6e8eb", lw=0.8)
-    axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
-    hide_spines(axes, "top", "right", "left")
-    hidden = len(present) - len(ranked)
-    if hidden:
-        axes.set_title(f"the {len(ranked)} lowest of {len(present)} classes", loc="left", fontsize=10)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    title = f"the {len(ranked)} lowest of {len(present)} classes" if len(ranked) < len(present) else ""
+    style_axes(axes, title, grid="x", spines=("bottom",))
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=TEXT)
     return figure
 
 
@@ -176,16 +161,23 @@ def reliability_figure(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> F
     lower.xaxis.set_major_formatter(PercentFormatter(1))
     upper.yaxis.set_major_formatter(PercentFormatter(1))
     for axes in (upper, lower):
-        hide_spines(axes, "top", "right")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+        style_axes(axes)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=TEXT)
     return figure
 
 
+def _rounded(share: float) -> str:
+    """Whole per cent, and neither 0 nor 100 of what is not."""
+    if 0 < share < 0.01:
+        return "<1%"
+    return ">99%" if 0.99 < share < 1 else f"{share:.0%}"
+
+
 def _by_epoch(rows: Sequence[Mapping[str, str]], column: str) -> dict[int, float]:
-    """The last value of each epoch, without cells that are empty or not finite."""
+    """The last value of each epoch, counted from 1, without cells that are empty or not finite."""
     values = {}
     for row in rows:
         epoch, cell = row.get("epoch", ""), row.get(column, "")
         if epoch and cell and math.isfinite(float(cell)):
-            values[int(float(epoch))] = float(cell)
+            values[int(float(epoch)) + 1] = float(cell)
     return values

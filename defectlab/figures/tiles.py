@@ -14,11 +14,20 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
 from defectlab.errors import InputError
-from defectlab.figures.style import GREY, ORANGE, short_label
+from defectlab.figures.style import (
+    AMOUNT,
+    GREY,
+    INK,
+    ORANGE,
+    SIGNED,
+    SMALL,
+    TEXT,
+    TITLE,
+    frame_image,
+    place_axes,
+    short_label,
+)
 
-# Both read the same to colour-blind eyes: from none to much, and from negative over white to positive.
-AMOUNT, SIGNED = "viridis", "RdBu_r"
-INK = "#1c2430"
 _LINE = 0.135  # inches a line of small text
 _GAP = 0.08
 
@@ -70,20 +79,20 @@ def tile_grid(
     def write(x: float, y: float, text: str, **style: Any) -> None:
         axes.text(x, y, text, va="top", color=INK, **style)
 
-    write(_GAP, 0.26, short_label(title, 200), fontsize=11, fontweight="bold")
+    write(_GAP, 0.26, short_label(title, 200), fontsize=TITLE, fontweight="bold")
     for column, head in enumerate(heads):
-        write(_GAP + label + column * (tile + _GAP), top - 0.2, short_label(head), fontsize=8.5, fontweight="bold")
+        write(_GAP + label + column * (tile + _GAP), top - 0.2, short_label(head), fontsize=TEXT, fontweight="bold")
     y = top
     for (text, tiles), height in zip(rows, heights, strict=True):
         for number, line in enumerate(text.split("\n") if label else ()):
-            style = {"fontsize": 8.5, "fontweight": "bold"} if number == 0 else {"fontsize": 7.5}
+            style = {"fontsize": TEXT, "fontweight": "bold"} if number == 0 else {"fontsize": 7.5}
             write(_GAP, y + number * _LINE * 1.15, short_label(line, int(label * 15)), **style)
         for column, item in enumerate(tiles):
             x = _GAP + label + column * (tile + _GAP)
             bottom = y + _tall(item, tile)
             _draw(axes, item, (x, x + tile, bottom, y))
             for number, line in enumerate(item.caption.splitlines()):
-                write(x, bottom + 0.02 + number * _LINE, short_label(line, int(tile * 17)), fontsize=7)
+                write(x, bottom + 0.02 + number * _LINE, short_label(line, int(tile * 17)), fontsize=SMALL)
         y += height
     axes.set(xlim=(0, wide), ylim=(high, 0), aspect="auto")
     return figure
@@ -154,7 +163,6 @@ def image_sheet(
     if pixels.dtype != np.uint8:
         pixels = np.clip(pixels.astype(np.float32), 0, 1)
 
-    # Placed by hand, in inches: a layout engine takes seconds for a hundred axes.
     columns = min(columns, n)
     lines = max((title.count("\n") + 1 for title in titles), default=0) if titles else 0
     tile, gap = 1.5, 0.1
@@ -166,18 +174,14 @@ def image_sheet(
     figure = Figure(figsize=(wide, high))
     for index in range(n):
         row, column = divmod(index, columns)
-        left = gap + column * (tile + gap)
-        bottom = high - head - (row + 1) * (tall + gap) - row * caption
-        axes = figure.add_axes((left / wide, bottom / high, tile / wide, tall / high))
+        top = head + gap + row * (tall + caption + gap)
+        axes = place_axes(figure, gap + column * (tile + gap), top, tile, tall)
         picture = pixels[index].transpose(1, 2, 0)
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255 if pixels.dtype == np.uint8 else 1, aspect="auto")
-        axes.set_xticks([])
-        axes.set_yticks([])
         colour = GREY if colours is None else colours[index]
-        for spine in axes.spines.values():
-            spine.set(color=colour, linewidth=0.8 if colours is None else 2)
+        frame_image(axes, colour, 0.8 if colours is None else 2)
         if titles is not None:
             text = "\n".join(short_label(line) for line in titles[index].split("\n"))
-            ink = "#1c2430" if colours is None else colour
-            axes.text(0, -0.05 / tall, text, transform=axes.transAxes, va="top", fontsize=7, color=ink)
+            ink = INK if colours is None else colour
+            axes.text(0, -0.05 / tall, text, transform=axes.transAxes, va="top", fontsize=SMALL, color=ink)
     return figure

@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
 
 from defectlab.errors import InputError
 
@@ -136,6 +139,15 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     best = minimize_scalar(loss, bounds=(math.log(0.05), math.log(20)), method="bounded")
     return math.exp(float(best.x))
+
+
+def confident_mistakes(
+    confidence: npt.NDArray[np.floating[Any]], predicted: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Return the indices of the wrong predictions, the most confident first; all arguments are `(N,)`."""
+    wrong = np.flatnonzero(predicted != labels)
+    order: npt.NDArray[np.int64] = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    return order
 
 
 def accuracy_interval(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:

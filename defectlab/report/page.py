@@ -10,24 +10,26 @@ from typing import Any
 
 from defectlab.errors import InputError
 from defectlab.figures import runs as figures
-from defectlab.figures.style import DPI, SYNTHETIC_NOTE, save_png
+from defectlab.figures.style import save_png
 from defectlab.report import sections
-from defectlab.report.markup import document, facts, picture, section, text
-from defectlab.runs import PredictionTable, RunFolder, lacks_test_part, read_scalars, write_text
+from defectlab.report.render import Picture, write_page
+from defectlab.runs import PredictionTable, RunFolder, lacks_test_part, read_prediction_table, read_scalars, write_text
 
 NO_TEST_PART = (
     "These are the figures of validation, which also chose the checkpoint, so they flatter it: expect less on new images. "
     "For a test, give test images or set data.test_size above 0, and train anew."
 )
 
+_PICTURES = ("confusion_matrix", "per_class", "curves", "steps", "reliability")
+
 
 def write_report(run: RunFolder) -> Path:
     """Write report.html, its PNGs and confusion_matrix.csv into the run folder; return the page's path.
 
-    The page judges the test split, or validation where there is no test section yet.
+    The page judges the test split, or validation where there is no test section.
 
     Raises:
-        InputError: metrics.json is absent or holds neither split, or predictions.csv is of another test.
+        InputError: metrics.json is absent or holds neither split, or the predictions are of another test.
     """
     metrics = run.read_metrics()
     split = next((name for name in sections.SPLITS if metrics.get(name)), None)
@@ -35,62 +37,43 @@ def write_report(run: RunFolder) -> Path:
         raise InputError(f"{run.metrics_json} has no test or val section; use `defectlab test {run.path}`")
     judged, data, about = metrics[split], metrics.get("data") or {}, metrics.get("run") or {}
     synthetic = data.get("source") == "synthetic"
-    predictions = _test_predictions(run, judged["n"]) if split == "test" else None
-    pictures = _draw(run, judged, about.get("best_epoch"), predictions, synthetic)
-    config_name = str(about.get("config") or run.path.absolute().parent.name)
-
-    parts = [
-        f"<header><p class=eyebrow>defectlab report</p><h1>{text(config_name)}</h1>"
-        f"<p class=quiet>{text(run.path.absolute().name)}</p></header>",
-        *_banners(split, metrics, synthetic),
-        sections.headline(judged, sections.SPLITS[split], about.get("seed")),
-        section("Results", sections.splits(metrics)),
-        section("Confusion matrix", pictures["confusion_matrix"] + sections.confusions(judged)),
-        section("Classes", pictures["per_class"] + sections.classes(judged)),
-    ]
-    if predictions is not None and predictions.labels is not None:
-        wrong, unsure = sections.misclassified(predictions, predictions.labels, pictures.get("misclassified", ""))
-        parts.append(section("Misclassified images", wrong))
-        parts.append(section("Least certain images", unsure))
-        parts.append(
-            section("Calibration", sections.calibration(judged, metrics.get("calibration")) + pictures["reliability"])
-        )
-    elif lacks_test_part(metrics) and "misclassified" in pictures:
-        what = "<p>Validation images, the surest first; val_predictions.csv has them all.</p>"
-        parts.append(section("Misclassified images", what + pictures["misclassified"]))
-    if "curves" in pictures:
-        parts.append(section("Training", pictures["curves"] + pictures.get("steps", "")))
-    parts.append(section("Data", sections.data(data)))
-    names = {"best_epoch": "best epoch, from 0", "test_split_read": "times this test split was read"}
-    made = section("Run", facts((names.get(key, key.replace("_", " ")), v) for key, v in about.items()))
-    made += section("Environment", facts((metrics.get("environment") or {}).items()))
-    parts.append(f"<div class=pair>{made}</div>")
-    if run.config.is_file():
-        config = run.config.read_text(encoding="utf-8", errors="replace")
-        parts.append(section("Configuration", f"<pre class=scroll>{text(config)}</pre>"))
-
-    title = f"{'[synthetic] ' if synthetic else ''}{config_name}: defectlab report"
+    file = run.predictions_csv if split == "test" else run.val_predictions_csv
+    predictions = _predictions(run, file, judged["n"], sections.SPLITS[split])
+    labels = None if predictions is None else predictions.labels
+    values = {
+        "name": str(about.get("config") or run.path.absolute().parent.name),
+        "run": run.path.absolute().name,
+        "synthetic": synthetic,
+        "split": sections.SPLITS[split],
+        "no_test_part": NO_TEST_PART if split == "val" and lacks_test_part(metrics) else None,
+        "seed": about.get("seed"),
+        "headline": sections.headline(judged),
+        "results": sections.results(metrics),
+        "confusions": sections.confusions(judged),
+        "classes": sections.classes(judged),
+        "images": None if predictions is None or labels is None else sections.images(predictions, labels, file.name),
+        "ece": judged["ece"],
+        "calibration": metrics.get("calibration"),
+        "data": sections.data_facts(data),
+        "counts": sections.class_counts(data),
+        "about": sections.run_facts(about),
+        "environment": list((metrics.get("environment") or {}).items()),
+        "config": run.config.read_text(encoding="utf-8", errors="replace") if run.config.is_file() else None,
+        "pictures": _draw(run, judged, about.get("best_epoch"), predictions, synthetic),
+    }
     page = run.path / "report.html"
-    write_text(page, document(title, "\n".join(parts)))
+    write_page(page, "report.html", values)
     return page
 
 
-def _banners(split: str, metrics: dict[str, Any], synthetic: bool) -> list[str]:
-    if split == "test" or not lacks_test_part(metrics):
-        return [sections.banners(split, synthetic)]
-    return [
-        sections.banners("test", synthetic),
-        f"<div class=banner><b>No test part.</b> {NO_TEST_PART}</div>",
-    ]
-
-
-def _test_predictions(run: RunFolder, n: int) -> PredictionTable | None:
-    if not run.predictions_csv.is_file():
+def _predictions(run: RunFolder, file: Path, n: int, split: str) -> PredictionTable | None:
+    """The rows of the judged split, if they were kept."""
+    if not file.is_file():
         return None
-    predictions = run.read_predictions()
+    predictions = read_prediction_table(file)
     if len(predictions.files) != n:
         raise InputError(
-            f"{run.predictions_csv} has {len(predictions.files)} rows, but the test in metrics.json had "
+            f"{file} has {len(predictions.files)} rows, but the {split} in metrics.json had "
             f"{n} images; use `defectlab test {run.path}` to write both anew"
         )
     return predictions
@@ -102,8 +85,8 @@ def _draw(
     best_epoch: int | None,
     predictions: PredictionTable | None,
     synthetic: bool,
-) -> dict[str, str]:
-    """Write confusion_matrix.csv and the PNGs that the run has data for; each PNG as HTML, by name."""
+) -> dict[str, Picture | None]:
+    """Write confusion_matrix.csv and the PNGs that the run has data for; each PNG by name, None where there is none."""
     names, matrix = list(judged["per_class"]), judged["confusion_matrix"]
     cells = StringIO()
     writer = csv.writer(cells, lineterminator="\n")
@@ -122,10 +105,8 @@ def _draw(
         drawn["steps"] = figures.steps_figure(losses)
     if predictions is not None and predictions.labels is not None:
         drawn["reliability"] = figures.reliability_figure(predictions.probabilities, predictions.labels)
-    # On the image too, as images leave the page.
-    note = SYNTHETIC_NOTE if synthetic else None
     for name, figure in drawn.items():
-        save_png(figure, run.path / f"{name}.png", note)
-    # misclassified.png needs the images themselves, so `fit` draws it.
-    paths = [run.path / f"{name}.png" for name in (*drawn, "misclassified")]
-    return {path.stem: picture(path, DPI) for path in paths if path.is_file()}
+        save_png(figure, run.path / f"{name}.png", synthetic)  # said on the image too, as images leave the page
+    ours = {name: run.path / f"{name}.png" if name in drawn else None for name in _PICTURES}
+    theirs = {path.stem: path if path.is_file() else None for path in (run.misclassified_png, run.lr_finder_png)}
+    return {name: None if path is None else Picture(path) for name, path in (ours | theirs).items()}

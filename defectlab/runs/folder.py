@@ -86,6 +86,16 @@ class RunFolder:
         return self.path / "val_predictions.csv"
 
     @property
+    def misclassified_png(self) -> Path:
+        """Of the split that the report judges, drawn after the test: it needs the images themselves."""
+        return self.path / "misclassified.png"
+
+    @property
+    def lr_finder_png(self) -> Path:
+        """Drawn by the rate finder before training."""
+        return self.path / "lr_finder.png"
+
+    @property
     def finished(self) -> bool:
         """Whether the test is done: config, predictions, and metrics with a section `test` are there."""
         if not (self.config.is_file() and self.metrics_json.is_file() and self.predictions_csv.is_file()):
