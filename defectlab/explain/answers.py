@@ -13,19 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from defectlab.explain.attribution import CAMS
-from defectlab.figures.style import (
-    BLUE,
-    GREY,
-    INK,
-    ORANGE,
-    SMALL,
-    TEXT,
-    frame_image,
-    place_axes,
-    place_text,
-    short_label,
-    style_axes,
-)
+from defectlab.figures import style
 from defectlab.figures.tiles import Tile, grey_or_colour, tile_grid
 from defectlab.report.render import percent
 
@@ -76,13 +64,15 @@ def probabilities_figure(answers: Sequence[Answer], names: Sequence[str]) -> Fig
     for index, answer in enumerate(answers):
         row, column = divmod(index, columns)
         left, top = gap + column * block, 0.3 + row * tall
-        place_text(figure, left, top, short_label(", ".join(answer.verdict(names)), 70), TEXT, bold=True)
+        style.place_text(
+            figure, left, top, style.short_label(", ".join(answer.verdict(names)), 70), style.TEXT, bold=True
+        )
         top += 0.2
-        axes = place_axes(figure, left, top, side, side)
+        axes = style.place_axes(figure, left, top, side, side)
         axes.imshow(grey_or_colour(answer.image), cmap="gray", vmin=0, vmax=1, aspect="auto")
-        frame_image(axes)
-        axes.set_xlabel(short_label(answer.file), fontsize=SMALL, color=INK, labelpad=2, loc="left")
-        _bars(place_axes(figure, left + side + text, top, bars, side), answer, names)
+        style.frame_image(axes)
+        axes.set_xlabel(style.short_label(answer.file), fontsize=style.SMALL, color=style.INK, labelpad=2, loc="left")
+        _bars(style.place_axes(figure, left + side + text, top, bars, side), answer, names)
     return figure
 
 
@@ -117,19 +107,21 @@ def _bars(axes: Axes, answer: Answer, names: Sequence[str]) -> None:
         order[-1] = answer.label
     wrong = answer.label is not None and answer.label != answer.predicted
     for position, label in enumerate(order):
-        colour = (ORANGE if wrong else BLUE) if label == answer.predicted else GREY
+        colour = (style.ORANGE if wrong else style.BLUE) if label == answer.predicted else style.GREY
         axes.barh(position, shares[label], color=colour, height=0.62)
         share = percent(float(shares[label])) if shares[label] >= 0.0005 else "<0.1\N{NO-BREAK SPACE}%"
-        axes.text(shares[label] + 0.02, position, share, va="center", fontsize=SMALL, color=INK)
+        axes.text(shares[label] + 0.02, position, share, va="center", fontsize=style.SMALL, color=style.INK)
     axes.set(xlim=(0, 1.3), ylim=(max(len(order), 3) - 0.4, -0.6))
     axes.set_xticks([])
-    axes.set_yticks(range(len(order)), [short_label(names[label], 18) for label in order], fontsize=SMALL)
+    axes.set_yticks(range(len(order)), [style.short_label(names[label], 18) for label in order], fontsize=style.SMALL)
     for text, label in zip(axes.get_yticklabels(), order, strict=True):
         text.set_fontweight("bold" if label == answer.label else "normal")
     axes.tick_params(length=0)
-    style_axes(axes, spines=("left",))
+    style.style_axes(axes, spines=("left",))
     if len(order) < len(names):
-        axes.set_xlabel(f"{len(order)} of {len(names)} classes", fontsize=SMALL, color=INK, labelpad=2, loc="left")
+        axes.set_xlabel(
+            f"{len(order)} of {len(names)} classes", fontsize=style.SMALL, color=style.INK, labelpad=2, loc="left"
+        )
 
 
 def _bar_count(names: Sequence[str]) -> int:

@@ -7,8 +7,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from torch import nn
 
-from defectlab.figures.style import SIGNED
-from defectlab.figures.tiles import Tile, tile_grid
+from defectlab.figures.tiles import SIGNED, Tile, tile_grid
 
 __all__ = ["filters_figure"]
 

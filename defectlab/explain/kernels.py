@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from numpy.lib.stride_tricks import sliding_window_view
 
 from defectlab.errors import InputError
-from defectlab.figures.style import INK, SIGNED, SMALL, TITLE, frame_image, place_axes, place_text, short_label
+from defectlab.figures.style import INK, SMALL, TITLE, frame_image, place_axes, place_text, short_label
+from defectlab.figures.tiles import SIGNED
 
 __all__ = ["KERNELS", "Kernel", "apply_kernel", "kernels_figure", "parse_kernel"]
 

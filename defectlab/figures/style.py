@@ -16,8 +16,6 @@ from defectlab.utils.files import atomic
 
 BLUE, ORANGE, RED, GREY = "#2f6db5", "#d9822b", "#c23b3b", "#8a9099"
 INK, GRID = "#1c2430", "#e6e8eb"
-# Both read the same to colour-blind eyes: from none to much, and from negative over white to positive.
-AMOUNT, SIGNED = "viridis", "RdBu_r"
 TITLE, TEXT, SMALL = 11, 8.5, 7  # points
 DPI = 144
 

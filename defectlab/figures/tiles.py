@@ -14,20 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
 from defectlab.errors import InputError
-from defectlab.figures.style import (
-    AMOUNT,
-    GREY,
-    INK,
-    ORANGE,
-    SIGNED,
-    SMALL,
-    TEXT,
-    TITLE,
-    frame_image,
-    place_axes,
-    short_label,
-)
+from defectlab.figures.style import GREY, INK, ORANGE, SMALL, TEXT, TITLE, frame_image, place_axes, short_label
 
+# Both read the same to colour-blind eyes: from none to much, and from negative over white to positive.
+AMOUNT, SIGNED = "viridis", "RdBu_r"
 _LINE = 0.135  # inches a line of small text
 _GAP = 0.08
 

@@ -20,8 +20,6 @@ NO_TEST_PART = (
     "For a test, give test images or set data.test_size above 0, and train anew."
 )
 
-_PICTURES = ("confusion_matrix", "per_class", "curves", "steps", "reliability")
-
 
 def write_report(run: RunFolder) -> Path:
     """Write report.html, its PNGs and confusion_matrix.csv into the run folder; return the page's path.
@@ -85,8 +83,8 @@ def _draw(
     best_epoch: int | None,
     predictions: PredictionTable | None,
     synthetic: bool,
-) -> dict[str, Picture | None]:
-    """Write confusion_matrix.csv and the PNGs that the run has data for; each PNG by name, None where there is none."""
+) -> dict[str, Picture]:
+    """Write confusion_matrix.csv and the PNGs that the run has data for; each PNG by name."""
     names, matrix = list(judged["per_class"]), judged["confusion_matrix"]
     cells = StringIO()
     writer = csv.writer(cells, lineterminator="\n")
@@ -107,6 +105,5 @@ def _draw(
         drawn["reliability"] = figures.reliability_figure(predictions.probabilities, predictions.labels)
     for name, figure in drawn.items():
         save_png(figure, run.path / f"{name}.png", synthetic)  # said on the image too, as images leave the page
-    ours = {name: run.path / f"{name}.png" if name in drawn else None for name in _PICTURES}
-    theirs = {path.stem: path if path.is_file() else None for path in (run.misclassified_png, run.lr_finder_png)}
-    return {name: None if path is None else Picture(path) for name, path in (ours | theirs).items()}
+    paths = [*(run.path / f"{name}.png" for name in drawn), run.misclassified_png, run.lr_finder_png]
+    return {path.stem: Picture(path) for path in paths if path.is_file()}

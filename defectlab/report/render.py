@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from defectlab.figures.style import DPI
 from defectlab.utils.text import write_text
@@ -86,7 +85,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {"percent": percent, "plain": plain}
     style = resources.files("defectlab.report").joinpath("style.css").read_text(encoding="utf-8")
-    environment.globals["style"] = Markup(style)
+    environment.globals["style"] = style
     return environment
 
 
