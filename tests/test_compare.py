@@ -29,7 +29,7 @@ def test_a_better_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
     good, bad = make(tmp_path / "x" / "good", range(3)), make(tmp_path / "x" / "bad", range(20))
     assert main(["compare", bad, good, "--output", str(tmp_path / "pairs.csv")]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "good is better (p < .001)" in out
+    assert "good is better than bad (p < .001)" in out
     assert "right alone: 0 and 17" in out
     assert "99.00%" in out
     with (tmp_path / "pairs.csv").open(newline="") as file:
@@ -107,7 +107,7 @@ def test_cross_validations_are_compared_by_their_splits(tmp_path: Path, capsys: 
     hardly = crossval(tmp_path / "hardly", (base + 0.002 * rng.standard_normal(10)).tolist())
     assert main(["compare", first, much, hardly, "--output", str(tmp_path / "pairs.csv")]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "much is better: " in out
+    assert "much is better than first: " in out
     assert "first and hardly cannot be told apart" in out
     assert (tmp_path / "pairs.csv").read_text().splitlines()[0] == "first,second,splits,difference,p,p_holm"
     other = crossval(tmp_path / "other", base.tolist(), seed=1)

@@ -174,10 +174,10 @@ def group_lives(leader: int) -> bool:
         (["run"], "needs the name of a program, or all"),
         (["run", "--seeds", "1"], "needs the name of a program, or all"),
         (["run", "mnist-kears"], "did you mean mnist-keras?"),
-        (["run", "all", "--seeds", "0"], "--seeds is 0: expected a whole number of at least 1"),
-        (["run", "all", "--processes", "-1"], "--processes is -1"),
-        (["run", "all", "--data.seed", "3"], "--data.seed is course's own to set"),
-        (["run", "all", "--mnist", "nowhere"], "--mnist is nowhere, which does not exist"),
+        (["run", "all", "--seeds", "0"], "seeds is 0: expected a whole number of at least 1"),
+        (["run", "all", "--processes", "-1"], "processes is -1"),
+        (["run", "all", "--data.seed", "3"], "data.seed is course's own to set"),
+        (["run", "all", "--mnist", "nowhere"], "mnist is nowhere, which does not exist"),
         (["list"], "unrecognized arguments: list"),
     ],
 )
@@ -194,8 +194,10 @@ def test_bad_input(
 
 def test_a_table_survives_its_csv(tmp_path: Path) -> None:
     row = Row(
-        "a", "what, it is", "c.yaml", "synthetic", 1, 10, 90.0, None, 92.5, "x", 50.0, 7, 1.5, 2, "cpu, 2 cores", "abc"
-    )
+        name="a", title="what, it is", command="c.yaml", source="synthetic", seeds=1, test_images=10, accuracy=90.0,
+        sd=None, published=92.5, worst_class="x", worst_accuracy=50.0, parameters=7, seconds=1.5, threads=2,
+        hardware="cpu, 2 cores", commit="abc",
+    )  # fmt: skip
     path = tmp_path / "course.csv"
     path.write_text(csv_text(Row, [row]), encoding="utf-8")
     assert read_rows(path) == [row]

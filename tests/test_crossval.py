@@ -14,7 +14,7 @@ from helpers import read, start, wait_for, write_config
 from defectlab.cli.main import main
 from defectlab.data.pipeline.splits import fold_split
 from defectlab.errors import InputError
-from defectlab.evaluate.crossval import plan, pool
+from defectlab.evaluate.crossval import Fold, plan, pool
 from defectlab.metrics.statistics import corrected_interval
 from defectlab.runs import PredictionTable, RunFolder
 
@@ -102,7 +102,7 @@ def test_so_many_of_each_class_train(tmp_path: Path, class_folders: Path, capsys
     words = ["crossval", "--config", str(config), "--repeats", "2", "--data.val_size", "3", "--trainer.max_epochs", "1"]
     words += ["--output", str(tmp_path / "cv"), "--train-per-class", "8"]
     assert main(words) == 1
-    assert "--train-per-class is for --protocol song-yan" in capsys.readouterr().err
+    assert "train_per_class is for the protocol song-yan" in capsys.readouterr().err
     words += ["--protocol", "song-yan"]
     assert main(words) == 0
     counts = read(tmp_path / "cv" / "repeat002")["data"]["counts"]
@@ -112,7 +112,7 @@ def test_so_many_of_each_class_train(tmp_path: Path, class_folders: Path, capsys
     assert main(["crossval", str(tmp_path / "cv")]) == 0
     shutil.rmtree(tmp_path / "cv")
     assert main([*words, "--train-per-class", "12"]) == 1
-    assert "--train-per-class is 12, the classes have 12 to 12 images" in capsys.readouterr().err
+    assert "train_per_class is 12, the classes have 12 to 12 images" in capsys.readouterr().err
     assert not (tmp_path / "cv").exists()
 
 
@@ -132,15 +132,16 @@ def test_probabilities_of_repeats_are_averaged() -> None:
 def test_the_plan() -> None:
     parts = plan("kfold", 2, 2, 7)
     assert [part.name for part in parts] == [f"repeat{r}-fold{f}" for r in (1, 2) for f in (1, 2)]
-    assert parts[3].words == ("--seed_everything", "8", "--data.seed", "8", "--data.split", "2/2")
+    assert parts[3] == Fold("repeat2-fold2", "2/2", seed=8)
+    assert plan("song-yan", 5, 1, 0, 24) == [Fold("repeat001", "random", seed=0, test_size=24)]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ([], "crossval needs a config"),
-        (["--config", "tiny", "--folds", "1"], "--folds is 1: expected a whole number of at least 2"),
-        (["--config", "neu_mobilenet.yaml", "--data.seed", "3"], "--data.seed is crossval's own to set"),
+        (["--config", "tiny", "--folds", "1"], "folds is 1: expected a whole number of at least 2"),
+        (["--config", "neu_mobilenet.yaml", "--data.seed", "3"], "data.seed is crossval's own to set"),
         (["--config", "neu_mobilenet.yaml", "--output", "full"], "full is there already"),
         (["full"], "is no folder of a cross-validation"),
         (["--config", "nue_mobilenet.yaml"], "did you mean neu_mobilenet.yaml?"),
