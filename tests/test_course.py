@@ -12,7 +12,8 @@ from helpers import start, wait_for
 
 from defectlab.cli.main import main
 from defectlab.course.programs import PROGRAMS
-from defectlab.course.table import RESULTS, Row, markdown, read_rows
+from defectlab.course.run import CourseError, run_course
+from defectlab.course.table import RESULTS, Row, course_table, markdown, read_rows
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, csv_text
 from defectlab.utils.resources import shipped_configs
@@ -35,8 +36,9 @@ def test_every_program_has_a_shipped_config_and_a_name_of_its_own() -> None:
 def test_the_list_shows_published_figures_and_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["course"]) == 0
     printed = capsys.readouterr().out
-    for program in PROGRAMS:
-        assert program.name in printed
+    entries = course_table()
+    assert [entry.name for entry in entries] == [program.name for program in PROGRAMS]
+    assert all(entry.name in printed and (entry.measured or "not measured") in printed for entry in entries)
     assert "99.04" in printed
     for row in read_rows(RESULTS):
         assert f"{row.accuracy:.2f} ± {row.sd:.2f}" in printed
@@ -118,6 +120,13 @@ def test_a_program_that_cannot_run_does_not_stop_the_others(
     assert main([*words, "--seeds", "1", "--output", str(tmp_path / "c"), "--data.val_size", "50", *SHORT]) == 1
     captured = capsys.readouterr()
     assert "1 of 2 runs could not be made, the first of them neu-simple, seed 0" in captured.err
+    with pytest.raises(CourseError, match="1 of 1 runs") as caught:  # what is done is kept
+        run_course(
+            ["mnist-cnn", "neu-simple"], 1, mnist=str(idx_folder), neu=tmp_path / "empty", output=tmp_path / "c",
+            overrides=["--data.val_size", "50", *SHORT],
+        )  # fmt: skip
+    assert [row.name for row in caught.value.rows] == ["mnist-cnn"]
+    assert list(caught.value.errors) == ["neu-simple, seed 0"]
     assert captured.err.count("error:") == 1
     assert list(rows(tmp_path / "c")) == ["mnist-cnn"]
     assert not (tmp_path / "c" / "neu-simple" / "seed-0").exists()

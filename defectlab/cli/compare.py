@@ -55,11 +55,11 @@ def _print_scores(result: Comparison) -> None:
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
     if result.differences:
-        table.add_column("config")
+        table.add_column("config", overflow="fold")
     for row in result.scores:
         mean = f"{row['accuracy']:.2%}" + (f" ± {row['sd']:.2%}" if "sd" in row else "")
         cells = [row["name"], *([str(row["right"])] if "right" in row else []), mean]
-        config = ", ".join(f"{key}: {value}" for key, value in result.differences.get(row["name"], {}).items())
+        config = "\n".join(f"{key}: {value}" for key, value in result.differences.get(row["name"], {}).items())
         cells += [f"{row['low']:.1%} to {row['high']:.1%}", *([config] if result.differences else [])]
         table.add_row(*map(escape, cells))
     Console().print(table)

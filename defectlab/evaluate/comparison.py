@@ -115,8 +115,8 @@ class Comparison:
         cells = {}
         for pair in self.pairs:
             star = "*" if pair.p_holm < self.alpha else ""
-            cells[pair.first, pair.second] = f"{100 * pair.lead:+.2f}{star}"
-            cells[pair.second, pair.first] = f"{-100 * pair.lead:+.2f}{star}"
+            for row, column, lead in ((pair.first, pair.second, pair.lead), (pair.second, pair.first, -pair.lead)):
+                cells[row, column] = f"{100 * lead + 0.0:+.2f}{star}"  # -0.0 + 0.0 is 0.0
         names = [score["name"] for score in self.scores]
         return [{"name": row, **{column: cells.get((row, column), "") for column in names}} for row in names]
 
