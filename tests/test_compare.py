@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from defectlab.cli.main import main
+from defectlab.errors import InputError
+from defectlab.evaluate.comparison import compare
+from defectlab.evaluate.naming import config_differences, read_settings, short_names
 from defectlab.metrics.statistics import corrected_interval
 from defectlab.runs import RunFolder
 
@@ -29,7 +32,7 @@ def test_a_better_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
     good, bad = make(tmp_path / "x" / "good", range(3)), make(tmp_path / "x" / "bad", range(20))
     assert main(["compare", bad, good, "--output", str(tmp_path / "pairs.csv")]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "good is better (p < .001)" in out
+    assert "good is better than bad (p < .001)" in out
     assert "right alone: 0 and 17" in out
     assert "99.00%" in out
     with (tmp_path / "pairs.csv").open(newline="") as file:
@@ -107,7 +110,7 @@ def test_cross_validations_are_compared_by_their_splits(tmp_path: Path, capsys: 
     hardly = crossval(tmp_path / "hardly", (base + 0.002 * rng.standard_normal(10)).tolist())
     assert main(["compare", first, much, hardly, "--output", str(tmp_path / "pairs.csv")]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "much is better: " in out
+    assert "much is better than first: " in out
     assert "first and hardly cannot be told apart" in out
     assert (tmp_path / "pairs.csv").read_text().splitlines()[0] == "first,second,splits,difference,p,p_holm"
     other = crossval(tmp_path / "other", base.tolist(), seed=1)
@@ -116,3 +119,55 @@ def test_cross_validations_are_compared_by_their_splits(tmp_path: Path, capsys: 
     (tmp_path / "run").mkdir()
     assert main(["compare", first, str(tmp_path / "run")]) == 1
     assert "is no folder of a cross-validation" in capsys.readouterr().err
+
+
+def test_a_comparison_is_a_value(tmp_path: Path) -> None:
+    runs = [
+        RunFolder(make(tmp_path / name, wrong)) for name, wrong in (("a", range(6)), ("b", range(40)), ("c", range(5)))
+    ]
+    (runs[0].config).write_text("model: {class_path: x.Task, init_args: {norm: batch, lr: 0.1}}\n")
+    (runs[1].config).write_text("model: {class_path: x.Task, init_args: {norm: null, lr: 0.1}}\n")
+    result = compare(runs[:2])
+    assert result.verdicts == ["a is better than b (norm: batch vs none; p < .001)"]
+    assert [score["name"] for score in result.scores] == ["a", "b"]
+    assert result.scores[0]["accuracy"] == 0.98
+    assert result.rows[0]["first_only"] == 34
+    assert result.verdicts[0] in repr(result)
+    three = compare(runs, level=0.99)
+    assert len(three.rows) == 3
+    assert three.matrix[1] == {"name": "a", "c": "-0.33", "a": "", "b": "+11.33*"}
+    with pytest.raises(InputError, match=r"level is 0\.05: expected a confidence"):
+        compare(runs, level=0.05)
+    with pytest.raises(InputError, match="one run is named"):
+        compare(str(runs[0].path))
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["r/bn/20260101-090000", "r/dropout/20260102-090000"], ["bn", "dropout"]),
+        (["r/neu/20260101-090000", "r/neu/20260102-090000"], ["20260101-090000", "20260102-090000"]),
+        (["r/course/a/seed-0", "r/course/b/seed-0"], ["a/seed-0", "b/seed-0"]),
+        (["r/a", "r/a/test-20260101-090000"], ["a", "a/test-20260101-090000"]),
+    ],
+)
+def test_runs_are_named_by_where_their_paths_differ(paths: list[str], names: list[str], tmp_path: Path) -> None:
+    assert short_names([tmp_path / path for path in paths]) == names
+
+
+def test_settings_are_named_by_what_differs(tmp_path: Path) -> None:
+    texts = (
+        "{seed_everything: 0, model: {class_path: a.Task, init_args: {network: {class_path: b.CNN, init_args: {norm: batch}}}},"
+        " data: {class_path: N, init_args: {root: x, augmentation: {flip: true}}}, trainer: {callbacks: [{class_path: c.EMA}]}}",
+        "{seed_everything: 1, model: {class_path: a.Task, init_args: {network: {class_path: b.LeNet}}},"
+        " data: {class_path: N, init_args: {root: y, augmentation: {flip: false}}}, trainer: {callbacks: null}}",
+    )
+    settings = []
+    for place, text in enumerate(texts):
+        run = RunFolder(make(tmp_path / str(place), range(1)))
+        run.config.write_text(text)
+        settings.append(read_settings(run))
+    assert config_differences(settings) == {
+        "seed_everything": ["0", "1"], "network": ["CNN", "LeNet"], "flip": ["true", "false"], "EMA": ["EMA", "none"],
+    }  # fmt: skip
+    assert config_differences([*settings, {}]) == {}, "what an ensemble has none of"

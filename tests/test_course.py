@@ -12,7 +12,8 @@ from helpers import start, wait_for
 
 from defectlab.cli.main import main
 from defectlab.course.programs import PROGRAMS
-from defectlab.course.table import RESULTS, Row, markdown, read_rows
+from defectlab.course.run import CourseError, run_course
+from defectlab.course.table import RESULTS, Row, course_table, markdown, read_rows
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, csv_text
 from defectlab.utils.resources import shipped_configs
@@ -35,8 +36,9 @@ def test_every_program_has_a_shipped_config_and_a_name_of_its_own() -> None:
 def test_the_list_shows_published_figures_and_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["course"]) == 0
     printed = capsys.readouterr().out
-    for program in PROGRAMS:
-        assert program.name in printed
+    entries = course_table()
+    assert [entry.name for entry in entries] == [program.name for program in PROGRAMS]
+    assert all(entry.name in printed and (entry.measured or "not measured") in printed for entry in entries)
     assert "99.04" in printed
     for row in read_rows(RESULTS):
         assert f"{row.accuracy:.2f} ± {row.sd:.2f}" in printed
@@ -118,6 +120,13 @@ def test_a_program_that_cannot_run_does_not_stop_the_others(
     assert main([*words, "--seeds", "1", "--output", str(tmp_path / "c"), "--data.val_size", "50", *SHORT]) == 1
     captured = capsys.readouterr()
     assert "1 of 2 runs could not be made, the first of them neu-simple, seed 0" in captured.err
+    with pytest.raises(CourseError, match="1 of 1 runs") as caught:  # what is done is kept
+        run_course(
+            ["mnist-cnn", "neu-simple"], 1, mnist=str(idx_folder), neu=tmp_path / "empty", output=tmp_path / "c",
+            overrides=["--data.val_size", "50", *SHORT],
+        )  # fmt: skip
+    assert [row.name for row in caught.value.rows] == ["mnist-cnn"]
+    assert list(caught.value.errors) == ["neu-simple, seed 0"]
     assert captured.err.count("error:") == 1
     assert list(rows(tmp_path / "c")) == ["mnist-cnn"]
     assert not (tmp_path / "c" / "neu-simple" / "seed-0").exists()
@@ -174,10 +183,10 @@ def group_lives(leader: int) -> bool:
         (["run"], "needs the name of a program, or all"),
         (["run", "--seeds", "1"], "needs the name of a program, or all"),
         (["run", "mnist-kears"], "did you mean mnist-keras?"),
-        (["run", "all", "--seeds", "0"], "--seeds is 0: expected a whole number of at least 1"),
-        (["run", "all", "--processes", "-1"], "--processes is -1"),
-        (["run", "all", "--data.seed", "3"], "--data.seed is course's own to set"),
-        (["run", "all", "--mnist", "nowhere"], "--mnist is nowhere, which does not exist"),
+        (["run", "all", "--seeds", "0"], "seeds is 0: expected a whole number of at least 1"),
+        (["run", "all", "--processes", "-1"], "processes is -1"),
+        (["run", "all", "--data.seed", "3"], "data.seed is course's own to set"),
+        (["run", "all", "--mnist", "nowhere"], "mnist is nowhere, which does not exist"),
         (["list"], "unrecognized arguments: list"),
     ],
 )
@@ -194,8 +203,10 @@ def test_bad_input(
 
 def test_a_table_survives_its_csv(tmp_path: Path) -> None:
     row = Row(
-        "a", "what, it is", "c.yaml", "synthetic", 1, 10, 90.0, None, 92.5, "x", 50.0, 7, 1.5, 2, "cpu, 2 cores", "abc"
-    )
+        name="a", title="what, it is", command="c.yaml", source="synthetic", seeds=1, test_images=10, accuracy=90.0,
+        sd=None, published=92.5, worst_class="x", worst_accuracy=50.0, parameters=7, seconds=1.5, threads=2,
+        hardware="cpu, 2 cores", commit="abc",
+    )  # fmt: skip
     path = tmp_path / "course.csv"
     path.write_text(csv_text(Row, [row]), encoding="utf-8")
     assert read_rows(path) == [row]

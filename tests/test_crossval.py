@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from helpers import read, start, wait_for, write_config
 
 from defectlab.cli.main import main
 from defectlab.data.pipeline.splits import fold_split
+from defectlab.engine.jobs import Job, override_words
 from defectlab.errors import InputError
-from defectlab.evaluate.crossval import plan, pool
+from defectlab.evaluate.comparison import compare
+from defectlab.evaluate.crossval import Fold, cross_validate, plan, pool
 from defectlab.metrics.statistics import corrected_interval
 from defectlab.runs import PredictionTable, RunFolder
 
@@ -102,7 +105,7 @@ def test_so_many_of_each_class_train(tmp_path: Path, class_folders: Path, capsys
     words = ["crossval", "--config", str(config), "--repeats", "2", "--data.val_size", "3", "--trainer.max_epochs", "1"]
     words += ["--output", str(tmp_path / "cv"), "--train-per-class", "8"]
     assert main(words) == 1
-    assert "--train-per-class is for --protocol song-yan" in capsys.readouterr().err
+    assert "train_per_class is for the protocol song-yan" in capsys.readouterr().err
     words += ["--protocol", "song-yan"]
     assert main(words) == 0
     counts = read(tmp_path / "cv" / "repeat002")["data"]["counts"]
@@ -112,7 +115,7 @@ def test_so_many_of_each_class_train(tmp_path: Path, class_folders: Path, capsys
     assert main(["crossval", str(tmp_path / "cv")]) == 0
     shutil.rmtree(tmp_path / "cv")
     assert main([*words, "--train-per-class", "12"]) == 1
-    assert "--train-per-class is 12, the classes have 12 to 12 images" in capsys.readouterr().err
+    assert "train_per_class is 12, the classes have 12 to 12 images" in capsys.readouterr().err
     assert not (tmp_path / "cv").exists()
 
 
@@ -132,15 +135,16 @@ def test_probabilities_of_repeats_are_averaged() -> None:
 def test_the_plan() -> None:
     parts = plan("kfold", 2, 2, 7)
     assert [part.name for part in parts] == [f"repeat{r}-fold{f}" for r in (1, 2) for f in (1, 2)]
-    assert parts[3].words == ("--seed_everything", "8", "--data.seed", "8", "--data.split", "2/2")
+    assert parts[3] == Fold("repeat2-fold2", "2/2", seed=8)
+    assert plan("song-yan", 5, 1, 0, 24) == [Fold("repeat001", "random", seed=0, test_size=24)]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ([], "crossval needs a config"),
-        (["--config", "tiny", "--folds", "1"], "--folds is 1: expected a whole number of at least 2"),
-        (["--config", "neu_mobilenet.yaml", "--data.seed", "3"], "--data.seed is crossval's own to set"),
+        (["--config", "tiny", "--folds", "1"], "folds is 1: expected a whole number of at least 2"),
+        (["--config", "neu_mobilenet.yaml", "--data.seed", "3"], "data.seed is crossval's own to set"),
         (["--config", "neu_mobilenet.yaml", "--output", "full"], "full is there already"),
         (["full"], "is no folder of a cross-validation"),
         (["--config", "nue_mobilenet.yaml"], "did you mean neu_mobilenet.yaml?"),
@@ -156,3 +160,35 @@ def test_bad_arguments(
     assert main(["crossval", *words]) == 1
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("runs/*/*"))
+
+
+def test_overrides_become_arguments() -> None:
+    nested = {
+        "data": {"root": Path("NEU"), "split": None},
+        "model.tta": "none",
+        "trainer": {"max_epochs": 1, "callbacks": []},
+    }
+    words = ("--data.root", "NEU", "--data.split", "null", "--model.tta", "none")
+    assert override_words(nested) == (*words, "--trainer.max_epochs", "1", "--trainer.callbacks", "[]")
+    assert override_words(list(words)) == words
+    job = Job(name="a", folder=Path("a"), config="c.yaml", seed=0, settings={"data.split": "1/5"}, overrides=words)
+    assert job.words[-6:] == ("--seed_everything", "0", "--data.seed", "0", "--data.split", "1/5")
+
+
+def test_a_cross_validation_is_a_value(tmp_path: Path, class_folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path, class_folders)
+    settings = {"data": {"val_size": 6}, "trainer": {"max_epochs": 1}}
+    filters = list(warnings.filters)
+    result = cross_validate(config, 2, 1, overrides=settings, output=tmp_path / "cv")
+    assert list(warnings.filters) == filters
+    assert capsys.readouterr() == ("", "")
+    assert result.mean == np.mean(result.accuracies)
+    assert [row["run"] for row in result.rows] == ["repeat1-fold1", "repeat1-fold2"]
+    assert sum(row["right"] for row in result.class_rows) == np.sum(result.pooled.predicted == result.pooled.labels)
+    assert "mean ± sd of 2 runs, 2 folds × 1" in repr(result)
+    again = cross_validate(resume=result.folder)
+    assert again.rows == result.rows
+    with pytest.raises(InputError, match="is named twice"):
+        compare([result, again])
+    with pytest.raises(InputError, match="goes on with what it was begun with"):
+        cross_validate(config, resume=result.folder)

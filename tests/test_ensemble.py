@@ -11,6 +11,7 @@ import pytest
 from helpers import read, write_config
 
 from defectlab.cli.main import main
+from defectlab.evaluate.ensemble import ensemble
 from defectlab.runs import RunFolder, read_prediction_table, write_prediction_table
 
 NAMES = ["a", "b", "c"]
@@ -73,6 +74,9 @@ def test_probabilities_are_averaged(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (folder / "report.html").is_file()
     assert main(["compare", str(folder), *runs]) == 0
     assert main(["report", str(folder)]) == 0
+    again = ensemble([RunFolder(run) for run in runs], tmp_path / "again")
+    assert again.read_metrics()["test"] == metrics["test"]
+    assert again.predictions_csv.read_bytes() == (folder / "predictions.csv").read_bytes()
 
 
 def test_other_validation_images_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

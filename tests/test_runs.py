@@ -38,19 +38,27 @@ def test_opens_a_run_folder_and_names_its_files(tmp_path: Path) -> None:
     assert run.last == tmp_path / "run/checkpoints/last.ckpt"
 
 
-def test_names_the_newest_run_in_a_folder_of_runs(tmp_path: Path) -> None:
+def test_a_folder_of_runs_stands_for_its_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path / "runs/a/20260102-090000")
     newest = make(tmp_path / "runs/a/20260301-090000")
     make(tmp_path / "runs/b/20260201-090000")
     assert find_runs(tmp_path / "runs")[-1] == newest
+    make(newest / "test-20260401-090000")
+    for folder in ("runs", "runs/a", "runs/latest", "runs/a/latest"):
+        assert RunFolder.open(tmp_path / folder).path == newest, "another test of a run is no run"
     with pytest.raises(InputError, match=r"no config\.yaml.*20260301-090000") as caught:
-        RunFolder.open(tmp_path / "runs")
+        RunFolder.open(tmp_path / "runs/a", newest=False)
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"does not exist.*20260301-090000"):
         RunFolder.open(tmp_path / "runs/a/20260301-09000")
     (newest / "checkpoints").mkdir()
     with pytest.raises(InputError, match=r"mean .*20260301-090000\?"):
         RunFolder.open(newest / "checkpoints")
+    monkeypatch.chdir(tmp_path)
+    assert RunFolder.open("latest") == RunFolder(newest.relative_to(tmp_path))
+    (tmp_path / "runs/b/crossval.json").touch()
+    with pytest.raises(InputError, match=r"mean .*20260201-090000\?"):
+        RunFolder.open("runs/b")
 
 
 def test_refuses_what_is_no_run_folder(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ def usage() -> str:
     lines = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
     return (
         f"defectlab {defectlab.__version__}: classify surface defects\n\nusage: defectlab COMMAND ...\n\n{lines}\n\n"
-        "defectlab COMMAND --help tells more. RUN is the folder that fit leaves behind, runs/<config>/<time>."
+        "defectlab COMMAND --help tells more. RUN is the folder that fit leaves behind, runs/<config>/<time>; "
+        "runs/<config> or latest stands for its newest."
     )
 
 

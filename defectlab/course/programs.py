@@ -1,6 +1,7 @@
 """Every program of the course: its config, and the figure that was published for it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
 __all__ = ["PROGRAMS", "Program", "Set"]
@@ -17,7 +18,7 @@ class Program:
         title: what it shows.
         config: a shipped one.
         data: which set it is on.
-        words: further arguments of `fit`.
+        settings: values over the config's, by dotted name.
         published: test accuracy in per cent that the course gives or that this project set itself; None for none.
         teacher: name of the program whose run of the same seed is distilled.
     """
@@ -26,31 +27,36 @@ class Program:
     title: str
     config: str
     data: Set
-    words: tuple[str, ...] = ()
+    _: KW_ONLY
+    settings: Mapping[str, object] = field(default_factory=dict)
     published: float | None = None
     teacher: str | None = None
 
 
-_WHOLE_TEST = ("--data.test_size", "null")
-_FROM_NOTHING = (
-    "--model.weights", "null", "--model.backbone_lr_factor", "1", "--model.freeze_batch_norm", "false",
-    "--trainer.max_epochs", "15",
-)  # fmt: skip
+_WHOLE_TEST = {"data.test_size": None}
+_FROM_NOTHING = {
+    "model.weights": None,
+    "model.backbone_lr_factor": 1,
+    "model.freeze_batch_norm": False,
+    "trainer.max_epochs": 15,
+}
 
 PROGRAMS = (
     # The programs that the course documents give in full.
     Program("mnist-keras", "Keras CNN, 32-64 filters", "mnist_bipyramidal.yaml", "mnist", published=99.04),
     Program("mnist-cnn", "CNN, 12-24 filters", "mnist_compact.yaml", "mnist"),
     Program("mnist-lenet5", "LeNet-5", "mnist_lenet5.yaml", "mnist"),
-    Program("mnist-900", "CNN, 16-32 filters, 900 images", "mnist_lab.yaml", "mnist", _WHOLE_TEST, 94.0),
+    Program(
+        "mnist-900", "CNN, 16-32 filters, 900 images", "mnist_lab.yaml", "mnist", settings=_WHOLE_TEST, published=94.0
+    ),
     Program("fashion-10000", "the same CNN, 10,000 images", "fashion_lab.yaml", "fashion", published=89.0),
     Program("fashion-keras", "Keras CNN with BatchNorm and dropout", "fashion_bipyramidal.yaml", "fashion"),
     Program("neu-keras", "Keras CNN, 32-64-128 filters", "neu_bipyramidal.yaml", "neu", published=92.67),
     Program("neu-simple", "SimpleDefectCNN", "neu_simple_cnn.yaml", "neu"),
-    Program("neu-lenet5", "LeNet-5", "neu_simple_cnn.yaml", "neu", ("--model.network", "LeNet5")),
+    Program("neu-lenet5", "LeNet-5", "neu_simple_cnn.yaml", "neu", settings={"model.network": "LeNet5"}),
     Program("neu-depthwise", "depthwise separable convolutions", "neu_depthwise.yaml", "neu"),
     # Transfer learning, beside the same network without it.
-    Program("neu-scratch", "MobileNetV3, from random weights", "neu_mobilenet.yaml", "neu", _FROM_NOTHING),
+    Program("neu-scratch", "MobileNetV3, from random weights", "neu_mobilenet.yaml", "neu", settings=_FROM_NOTHING),
     Program("neu-features", "MobileNetV3, features computed once", "neu_feature_extraction.yaml", "neu"),
     Program("neu-frozen", "MobileNetV3, frozen, augmented", "neu_frozen_head.yaml", "neu"),
     Program("neu-fine-tuning", "MobileNetV3, all layers at a low rate", "neu_fine_tuning.yaml", "neu"),
@@ -70,7 +76,7 @@ PROGRAMS = (
         "the CNN of mnist-900, taught by mnist-keras, which saw 55,000",
         "mnist_distillation.yaml",
         "mnist",
-        _WHOLE_TEST,
+        settings=_WHOLE_TEST,
         teacher="mnist-keras",
     ),
     # One option at a time, against mnist-plain.
@@ -90,7 +96,7 @@ PROGRAMS = (
     Program("mnist-lr-finder", "at the rate that a range test finds", "mnist_lr_finder.yaml", "mnist"),
     Program("mnist-ema", "with a moving average of the weights", "mnist_ema.yaml", "mnist"),
     Program("mnist-swa", "with stochastic weight averaging", "mnist_swa.yaml", "mnist"),
-    Program("neu-no-tta", "CompactCNN, judged once", "neu_tta.yaml", "neu", ("--model.tta", "none")),
+    Program("neu-no-tta", "CompactCNN, judged once", "neu_tta.yaml", "neu", settings={"model.tta": "none"}),
     Program("neu-tta", "the same, judged with its mirror image", "neu_tta.yaml", "neu"),
     # Beyond the course: the figures are this project's own bars.
     Program("mnist-small", "residual network, 9,464 weights", "mnist_small_resnet.yaml", "mnist", published=99.5),

@@ -1,4 +1,4 @@
-"""From the run folders of a program to a row, and from rows to Markdown and CSV."""
+"""The table of the course: what the seeds of each program came to."""
 
 import csv
 from collections.abc import Sequence
@@ -7,16 +7,35 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from defectlab.course.programs import Program
+from defectlab.course.programs import PROGRAMS, Program
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder
 
-__all__ = ["RESULTS", "Row", "figure", "markdown", "read_rows", "summarise"]
+__all__ = ["RESULTS", "CourseEntry", "Row", "course_table", "figure", "markdown", "read_rows", "summarise"]
 
 RESULTS = Path(__file__).with_name("results.csv")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class CourseEntry:
+    """A program of the course: accuracies in per cent, None where nothing was published or measured.
+
+    Args:
+        name: what `run_course` calls it.
+        title: what it shows.
+        config: a shipped one.
+        published: by the course, or what this project set itself.
+        measured: by this project, as mean ± sd.
+    """
+
+    name: str
+    title: str
+    config: str
+    published: float | None
+    measured: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """What the seeds of one program came to; accuracies in per cent, of the test images.
 
@@ -41,8 +60,20 @@ class Row:
     commit: str
 
 
+def course_table() -> list[CourseEntry]:
+    """List the programs of the course, with the published figures and this project's."""
+    measured = {row.name: figure(row) for row in read_rows(RESULTS)}
+    return [
+        CourseEntry(
+            name=program.name, title=program.title, config=program.config, published=program.published,
+            measured=measured.get(program.name),
+        )
+        for program in PROGRAMS
+    ]  # fmt: skip
+
+
 def summarise(program: Program, command: str, runs: Sequence[RunFolder]) -> Row:
-    """The row of one program from its finished runs, one a seed."""
+    """Summarise one program from its finished runs, one a seed."""
     metrics = [run.read_metrics() for run in runs]
     scores = [100 * float(run["test"]["accuracy"]) for run in metrics]
     per_class: list[dict[str, Any]] = [run["test"]["per_class"] for run in metrics]
@@ -54,22 +85,22 @@ def summarise(program: Program, command: str, runs: Sequence[RunFolder]) -> Row:
     worst = min(means, key=means.__getitem__)
     environments = [run["environment"] for run in metrics]
     return Row(
-        program.name,
-        program.title,
-        command,
-        "/".join(sorted({run["data"]["source"] for run in metrics})),
-        len(runs),
-        metrics[0]["test"]["n"],
-        round(fmean(scores), 3),
-        round(stdev(scores), 3) if len(scores) > 1 else None,
-        program.published,
-        worst,
-        round(means[worst], 2),
-        metrics[0]["run"]["parameters"],
-        round(fmean(run["run"]["total_seconds"] for run in metrics), 1),
-        max(found["threads"] for found in environments),
-        "; ".join(sorted({_hardware(found) for found in environments})),
-        " ".join(sorted({found["commit"] or "unknown" for found in environments})),
+        name=program.name,
+        title=program.title,
+        command=command,
+        source="/".join(sorted({run["data"]["source"] for run in metrics})),
+        seeds=len(runs),
+        test_images=metrics[0]["test"]["n"],
+        accuracy=round(fmean(scores), 3),
+        sd=round(stdev(scores), 3) if len(scores) > 1 else None,
+        published=program.published,
+        worst_class=worst,
+        worst_accuracy=round(means[worst], 2),
+        parameters=metrics[0]["run"]["parameters"],
+        seconds=round(fmean(run["run"]["total_seconds"] for run in metrics), 1),
+        threads=max(found["threads"] for found in environments),
+        hardware="; ".join(sorted({_hardware(found) for found in environments})),
+        commit=" ".join(sorted({found["commit"] or "unknown" for found in environments})),
     )
 
 
@@ -78,14 +109,14 @@ def _hardware(environment: dict[str, Any]) -> str:
     return f"{processor}, {environment['cores']} cores"
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a course.csv.
+def read_rows(path: str | Path) -> list[Row]:
+    """Read the rows of a course.csv.
 
     Raises:
         InputError: it is not there, or not such a table.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with Path(path).open(newline="", encoding="utf-8") as file:
             return [_row(cells) for cells in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{path} is no table of `defectlab course run`: run it again") from None
@@ -104,13 +135,13 @@ def _row(cells: dict[str, str]) -> Row:
 
 
 def figure(row: Row) -> str:
-    """Mean ± sd in per cent."""
+    """Write mean ± sd in per cent."""
     spread = f" ± {row.sd:.2f}" if row.sd is not None else " (n = 1)"
     return f"{row.accuracy:.2f}{spread}{' SYNTHETIC' if row.source != 'real' else ''}"
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table, and beneath it where the figures were made."""
+    """Write a table, and beneath it where the figures were made."""
     head = (
         "program | `defectlab fit --config …` | test images | accuracy, % | to reach | worst class | weights | seconds"
     )

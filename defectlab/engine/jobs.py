@@ -1,10 +1,12 @@
-"""Several fits for one command, each in a folder of its own, one after the other or a few at a time."""
+"""Run several fits, each in a folder of its own, one after the other or a few at a time."""
 
+import json
+import math
 import multiprocessing
 import os
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -15,30 +17,94 @@ from pathlib import Path
 from defectlab.engine.configs import resolve_config_arguments
 from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.fit import train_and_test
-from defectlab.engine.warnings import quieten
+from defectlab.engine.warnings import quiet
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
 
-__all__ = ["Job", "run_jobs"]
+__all__ = ["Job", "check_at_least", "check_own_settings", "override_words", "run_jobs"]
 
 _LOG = "fit.log"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
-    """One fit: what errors call it, its run folder, and its arguments, `--config` among them."""
+    """One fit of several.
+
+    Args:
+        name: what errors call it.
+        folder: its run folder.
+        config: a YAML file, or the name of a shipped one.
+        seed: of training and of the split.
+        settings: by dotted name, over the overrides.
+        overrides: further arguments of `fit`.
+    """
 
     name: str
     folder: Path
-    words: tuple[str, ...]
+    config: str
+    seed: int
+    settings: Mapping[str, object]
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The arguments of `fit`."""
+        settings = {"seed_everything": self.seed, "data.seed": self.seed, **self.settings}
+        return ("--config", self.config, *self.overrides, *override_words(settings))
+
+
+def override_words(overrides: Sequence[str] | Mapping[str, object]) -> tuple[str, ...]:
+    """Write overrides of a config as arguments of `fit`.
+
+    Args:
+        overrides: such words already, or values by name, dotted (`{"data.root": "NEU"}`) or nested
+            (`{"data": {"root": "NEU"}}`).
+    """
+    if isinstance(overrides, str):
+        raise InputError(f"overrides is the text {overrides!r}: expected a list of words, or values by name")
+    if not isinstance(overrides, Mapping):
+        return tuple(overrides)
+    words: list[str] = []
+    for key, value in overrides.items():
+        if isinstance(value, Mapping) and value:
+            words += override_words({f"{key}.{name}": item for name, item in value.items()})
+        else:
+            plain = value if isinstance(value, str | Path) else json.dumps(value)
+            words += [f"--{key}", str(plain)]
+    return tuple(words)
+
+
+def check_own_settings(command: str, overrides: Sequence[str], own: Iterable[str], advice: str) -> None:
+    """Refuse overrides of what a command sets itself, by dotted name.
+
+    Raises:
+        InputError: there is one; ends with the advice.
+    """
+    given = {word.partition("=")[0] for word in overrides}
+    for name in own:
+        if f"--{name}" in given:
+            raise InputError(f"{name} is {command}'s own to set: leave it out; {advice}")
+
+
+def check_at_least(counts: Mapping[str, tuple[int, int]]) -> None:
+    """Refuse an argument below its least; arguments are (number, least) by name.
+
+    Raises:
+        InputError: one is.
+    """
+    for name, (number, least) in counts.items():
+        if number < least:
+            raise InputError(f"{name} is {number}: expected a whole number of at least {least}")
 
 
 def run_jobs(
     jobs: Sequence[Job],
-    done: int,
-    processes: int,
+    *,
+    done: int = 0,
+    processes: int = 1,
     continue_on_error: bool = False,
-    tell: Callable[[Job, str | None], None] = lambda job, reason: None,
+    on_done: Callable[[Job, str | None], None] | None = None,
+    progress: bool = False,
 ) -> dict[str, str]:
     """Run every job from its beginning; what a killed one left in its folder is removed.
 
@@ -47,34 +113,40 @@ def run_jobs(
         done: how many were done before, for the progress bar.
         processes: runs at a time, each with one thread if above 1.
         continue_on_error: whether the others still run after one that could not.
-        tell: called with each job at its end, and why it could not be run if `continue_on_error`, else None.
+        on_done: called with each job at its end, and why it could not be run if `continue_on_error`, else None.
+        progress: whether to draw a bar on standard error.
 
     Returns:
-        What was wrong, by name, with the jobs that could not be run; their folders are removed.
+        The error of each job that could not be run, by name; their folders are removed.
 
     Raises:
         InputError: a job could not be run, unless `continue_on_error`.
     """
-    wrong: dict[str, str] = {}
-    with progress_bar("runs", done + len(jobs)) as advance:
+    errors: dict[str, str] = {}
+
+    def note(job: Job, error: str | None) -> None:
+        if error is not None:
+            if not continue_on_error:
+                raise InputError(f"{job.name}: {error}")
+            errors[job.name] = error
+        if on_done is not None:
+            on_done(job, error)
+        advance(1)
+
+    with progress_bar("runs", done + len(jobs), after=1.0 if progress else math.inf) as advance:
         advance(done)
         if processes == 1:
             for job in jobs:
-                _note(job, _run(job), continue_on_error, wrong)
-                tell(job, wrong.get(job.name))
-                advance(1)
-            return wrong
+                note(job, _run(job.words, job.folder))
+            return errors
         with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_end_with_parent) as pool:
-            futures = {pool.submit(_run, job, ("--cpu.threads", "1")): job for job in jobs}
+            futures = {pool.submit(_run, (*job.words, "--cpu.threads", "1"), job.folder): job for job in jobs}
             try:
                 for future in as_completed(futures):
-                    job = futures[future]
-                    _note(job, future.result(), continue_on_error, wrong)
-                    tell(job, wrong.get(job.name))
-                    advance(1)
+                    note(futures[future], future.result())
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-    return wrong
+    return errors
 
 
 def _end_with_parent() -> None:
@@ -89,28 +161,19 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _note(job: Job, reason: str | None, continue_on_error: bool, wrong: dict[str, str]) -> None:
-    if reason is None:
-        return
-    if not continue_on_error:
-        raise InputError(f"{job.name}: {reason}")
-    wrong[job.name] = reason
-
-
-def _run(job: Job, more: tuple[str, ...] = ()) -> str | None:
-    """None, or why the job could not be run."""
-    quieten()
-    shutil.rmtree(job.folder, ignore_errors=True)
-    job.folder.mkdir(parents=True)
-    words, _ = resolve_config_arguments([*job.words, *more])
+def _run(words: Sequence[str], folder: Path) -> str | None:
+    """Train and test into the folder; the error, or None."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    words, _ = resolve_config_arguments([*words, "--trainer.enable_progress_bar", "false"])
     try:
-        with (job.folder / _LOG).open("w", encoding="utf-8") as log, redirect_stdout(log):
-            cli = DefectCLI("fit", [*words, "--trainer.enable_progress_bar", "false"], run=job.folder)
+        with quiet(), (folder / _LOG).open("w", encoding="utf-8") as log, redirect_stdout(log):
+            cli = DefectCLI("fit", words, run=folder)
             cli.datamodule.prepare_data()
             cli.datamodule.setup("fit")
             cli.datamodule.check_test_part()  # tests are what is to be compared
             train_and_test(cli)
     except InputError as error:
-        shutil.rmtree(job.folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         return str(error)
     return None

@@ -2,8 +2,10 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["quieten"]
+__all__ = ["quiet", "quieten"]
 
 
 _KNOWN_WARNINGS = (
@@ -20,9 +22,26 @@ _KNOWN_WARNINGS = (
 )
 
 
+_LOGGERS = ("lightning.pytorch", "lightning.fabric")
+
+
 def quieten() -> None:
     """Lightning's notes on devices and tips go; warnings that call for action stay."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     for text in _KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=text)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """`quieten` inside, and leave a host program's filters and levels as they were."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        quieten()
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,84 +1,303 @@
-"""Repeated splits of one data set: which runs there are, and what they say together."""
+"""Repeated stratified cross-validation: many splits of one data set, a run folder each, and one table."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shutil
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
 
 import numpy as np
 
+from defectlab.engine.configs import resolve_config_arguments
+from defectlab.engine.experiment import without_run
+from defectlab.engine.jobs import Job, check_at_least, check_own_settings, override_words, run_jobs
 from defectlab.errors import InputError
+from defectlab.metrics.classification import accuracy_interval
 from defectlab.metrics.statistics import corrected_interval
-from defectlab.runs import PredictionTable, RunFolder
+from defectlab.runs import CROSSVAL_FILE, PredictionTable, RunFolder, read_crossval, write_text
 
-__all__ = ["FILE", "Part", "Protocol", "plan", "pool", "read_crossval", "summarise"]
+__all__ = ["CrossValidation", "CrossValidationSettings", "Fold", "Protocol", "cross_validate", "plan", "pool"]
 
-FILE = "crossval.json"
 Protocol = Literal["kfold", "song-yan"]
 
 
 @dataclass(frozen=True)
-class Part:
-    """One run of a cross-validation: the folder's name, and the arguments of `fit` that make it what it is."""
+class Fold:
+    """One run of a cross-validation.
+
+    Args:
+        name: of its run folder.
+        split: `data.split`.
+        seed: of training and of the split.
+        test_size: `data.test_size`, for a random split.
+    """
 
     name: str
-    words: tuple[str, ...]
+    split: str
+    seed: int
+    test_size: float | None = None
 
 
-def plan(protocol: Protocol, folds: int, repeats: int, seed: int, test_size: int | None = None) -> list[Part]:
-    """Every run, in order.
+@dataclass(frozen=True, kw_only=True)
+class CrossValidationSettings:
+    """What was repeated, and how; see `cross_validate`. `test_size` is the number of test images of song-yan, if given."""
+
+    config: str
+    protocol: Protocol
+    folds: int
+    repeats: int
+    seed: int
+    test_size: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.folds} folds × {self.repeats}" if self.protocol == "kfold" else f"{self.repeats} random halves"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossValidation:
+    """The result of `cross_validate`; accuracies in [0, 1].
+
+    Args:
+        folder: with a run folder a split, runs.csv, the pooled predictions.csv and crossval.json.
+        settings: what was repeated.
+        rows: run, accuracy, macro_f1, n and split_hash of each run, for `pandas.DataFrame`.
+        mean: accuracy over the runs.
+        sd: its sample standard deviation.
+        interval: of the mean, 95 %, corrected for overlapping training sets (Nadeau & Bengio 2003).
+        pooled: every image that was tested once, its probabilities averaged over the runs that tested it.
+    """
+
+    folder: Path
+    settings: CrossValidationSettings
+    rows: list[dict[str, Any]]
+    mean: float
+    sd: float
+    interval: tuple[float, float]
+    pooled: PredictionTable
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        return (
+            f"CrossValidation: accuracy {self.mean:.2%} ± {self.sd:.2%} (mean ± sd of {len(self.rows)} runs, "
+            f"{self.settings}), 95 % interval {low:.2%} to {high:.2%}, in {self.folder}"
+        )
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Of each run."""
+        return [row["accuracy"] for row in self.rows]
+
+    @property
+    def class_rows(self) -> list[dict[str, Any]]:
+        """Recall of each class over the pooled predictions, with its Wilson interval, and the most frequent mistake."""
+        assert self.pooled.labels is not None
+        rows = []
+        for index, name in enumerate(self.pooled.class_names):
+            predicted = self.pooled.predicted[self.pooled.labels == index]
+            n, right = len(predicted), int((predicted == index).sum())
+            low, high = accuracy_interval(right, n) if n else (0.0, 1.0)
+            mistakes = Counter(self.pooled.class_names[k] for k in predicted if k != index).most_common(1)
+            row = {"class": name, "n": n, "right": right, "recall": right / n if n else None, "low": low, "high": high}
+            rows.append(
+                {**row, "taken_for": mistakes[0][0] if mistakes else None, "times": mistakes[0][1] if mistakes else 0}
+            )
+        return rows
+
+
+def cross_validate(
+    config: str | Path | None = None,
+    folds: int = 5,
+    repeats: int | None = None,
+    *,
+    protocol: Protocol = "kfold",
+    train_per_class: int | None = None,
+    overrides: Sequence[str] | Mapping[str, object] = (),
+    seed: int = 0,
+    output: str | Path | None = None,
+    processes: int = 1,
+    resume: str | Path | None = None,
+    progress: bool = False,
+) -> CrossValidation:
+    """Train and test on every split of a plan.
+
+    Args:
+        config: a YAML file or the name of a shipped one.
+        folds: of each repeat, for kfold.
+        repeats: 2 by default, 20 for song-yan.
+        protocol: see `plan`.
+        train_per_class: images of each class that train in song-yan, validation included; by default half of them.
+        overrides: further arguments of `fit`, as words or as values by dotted or nested name.
+        seed: of the first repeat; the next take the next numbers.
+        output: a new folder; by default runs/crossval-<config>/<time>.
+        processes: runs at a time, each with one thread if above 1.
+        resume: the folder of an earlier call, in place of a config: what that left undone is done.
+        progress: whether to draw a bar on standard error.
+
+    Raises:
+        InputError: an argument that cannot be used, or a run that cannot be made. Without a finished run the folder is
+            removed.
+    """
+    check_at_least({"processes": (processes, 1)})
+    words = override_words(overrides)
+    if resume is not None:
+        if words or config is not None:
+            raise InputError(f"crossval {resume} goes on with what it was begun with: leave the other arguments out")
+        folder, saved = Path(resume), read_crossval(resume)
+        settings, words = CrossValidationSettings(**saved["arguments"]), tuple(saved["fit"])
+    else:
+        if config is None:
+            raise InputError(
+                "crossval needs a config: defectlab crossval --config neu_mobilenet.yaml [--data.root DIR]"
+            )
+        repeats = (20 if protocol == "song-yan" else 2) if repeats is None else repeats
+        settings = CrossValidationSettings(
+            config=str(config), protocol=protocol, folds=folds, repeats=repeats, seed=seed,
+            test_size=_test_size(str(config), protocol, folds, repeats, seed, train_per_class, words),
+        )  # fmt: skip
+        folder = _new_folder(settings, output)
+        _save(folder, settings, words, None)
+    runs, jobs = [], []
+    plans = plan(settings.protocol, settings.folds, settings.repeats, settings.seed, settings.test_size)
+    for fold in plans:
+        run = RunFolder(folder / fold.name)
+        own = {"data.split": fold.split, **({} if fold.test_size is None else {"data.test_size": fold.test_size})}
+        if not run.finished:
+            jobs.append(
+                Job(
+                    name=fold.name,
+                    folder=run.path,
+                    seed=fold.seed,
+                    settings=own,
+                    config=settings.config,
+                    overrides=words,
+                )
+            )
+        runs.append(run)
+    try:
+        run_jobs(jobs, done=len(runs) - len(jobs), processes=processes, progress=progress)
+    except InputError:
+        if not any(run.finished for run in runs):  # nothing that would be lost
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    summary = _summarise(runs)
+    pooled = pool([run.read_predictions() for run in runs])
+    _save(folder, settings, words, summary)
+    RunFolder(folder).write_predictions(pooled.files, pooled.labels, pooled.probabilities, pooled.class_names)
+    lines = ["run,accuracy,macro_f1,n,split_hash"]
+    lines += [f"{r['run']},{r['accuracy']:.6f},{r['macro_f1']:.6f},{r['n']},{r['split_hash']}" for r in summary["runs"]]
+    write_text(folder / "runs.csv", "\n".join(lines) + "\n")
+    return CrossValidation(
+        folder=folder, settings=settings, rows=summary["runs"], mean=summary["accuracy"], sd=summary["sd"],
+        interval=(summary["low"], summary["high"]), pooled=pooled,
+    )  # fmt: skip
+
+
+def plan(protocol: Protocol, folds: int, repeats: int, seed: int, test_size: int | None = None) -> list[Fold]:
+    """List every run, in order.
 
     `kfold` divides the images into folds, anew for each repeat, and tests each fold once. `song-yan` draws half of
     every class for training and tests the other half: Song & Yan, Applied Surface Science 285 (2013), section 4; or it
     tests `test_size` images in all.
     """
-    parts = []
-    for repeat in range(repeats):
-        seeds = ("--seed_everything", str(seed + repeat), "--data.seed", str(seed + repeat))
-        if protocol == "song-yan":
-            words = (*seeds, "--data.split", "random", "--data.test_size", str(test_size or 0.5))
-            parts.append(Part(f"repeat{repeat + 1:03}", words))
-        else:
-            parts += [
-                Part(f"repeat{repeat + 1}-fold{fold}", (*seeds, "--data.split", f"{fold}/{folds}"))
-                for fold in range(1, folds + 1)
-            ]
-    return parts
+    if protocol == "song-yan":
+        size = 0.5 if test_size is None else test_size
+        return [Fold(f"repeat{repeat + 1:03}", "random", seed + repeat, size) for repeat in range(repeats)]
+    return [
+        Fold(f"repeat{repeat + 1}-fold{fold}", f"{fold}/{folds}", seed + repeat)
+        for repeat in range(repeats)
+        for fold in range(1, folds + 1)
+    ]
 
 
-def read_crossval(folder: Path) -> dict[str, Any]:
-    """What crossval.json holds: `arguments`, `fit`, and `summary` once all runs are done.
+def pool(tables: Sequence[PredictionTable]) -> PredictionTable:
+    """Average each tested image's probabilities over the runs that tested it; a row an image, by file name."""
+    names = tables[0].class_names
+    found: dict[str, list[np.ndarray]] = {}
+    labels: dict[str, int] = {}
+    for table in tables:
+        if table.class_names != names or table.labels is None:
+            raise InputError("the runs of one cross-validation know different classes: make them anew")
+        for file, label, row in zip(table.files, table.labels, table.probabilities, strict=True):
+            found.setdefault(file, []).append(row)
+            labels[file] = int(label)
+    files = sorted(found)
+    means = np.array([np.mean(found[file], axis=0) for file in files])
+    return PredictionTable(files, names, np.array([labels[file] for file in files]), means.argmax(axis=1), means)
+
+
+def _test_size(
+    config: str,
+    protocol: Protocol,
+    folds: int,
+    repeats: int,
+    seed: int,
+    train_per_class: int | None,
+    words: Sequence[str],
+) -> int | None:
+    """Check the arguments; how many images are left for the test when so many of each class train.
 
     Raises:
-        InputError: there is none that can be read.
+        InputError: an argument that cannot be used; classes of different sizes, or with too few images.
     """
-    try:
-        saved = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        if isinstance(saved, dict) and {"arguments", "fit"} <= set(saved):
-            return saved
-    except (OSError, ValueError):
-        pass
-    raise InputError(f"{folder} is no folder of a cross-validation: it has no readable {FILE}")
+    song_yan = protocol == "song-yan"
+    if protocol not in ("kfold", "song-yan"):
+        raise InputError(f"protocol is {protocol!r}: expected kfold or song-yan")
+    check_at_least({"folds": (folds, 2), "repeats": (repeats, 1), "seed": (seed, 0)})
+    if song_yan and repeats < 2:
+        raise InputError("repeats is 1: expected at least 2 for song-yan")
+    own = ("data.split", "data.seed", "seed_everything", "data.test_size", "ckpt_path")
+    check_own_settings("crossval", words, own, "seed moves all of them")
+    if train_per_class is None:
+        return None
+    if not song_yan:
+        raise InputError("train_per_class is for the protocol song-yan: leave it out, or take that protocol")
+    with without_run(config, words) as cli:
+        cli.datamodule.prepare_data()
+        counts = np.bincount(cli.datamodule.load().labels.numpy())
+    if len(set(counts.tolist())) > 1 or not 2 <= train_per_class < counts[0]:
+        raise InputError(
+            f"train_per_class is {train_per_class}, the classes have {counts.min()} to {counts.max()} images: expected "
+            "classes of the same size, and at least 2 and fewer than that; leave it out to take half of each"
+        )
+    return int(counts.sum() - train_per_class * len(counts))
 
 
-def summarise(runs: Sequence[RunFolder]) -> dict[str, Any]:
+def _new_folder(settings: CrossValidationSettings, output: str | Path | None) -> Path:
+    config_name = resolve_config_arguments(["--config", settings.config])[1]
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = Path("runs") / f"crossval-{config_name}" / stamp if output is None else Path(output)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(
+            f"{folder} is there already: go on with it by `defectlab crossval FOLDER`, or name a new folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _save(
+    folder: Path, settings: CrossValidationSettings, words: Sequence[str], summary: dict[str, Any] | None
+) -> None:
+    saved = {"arguments": asdict(settings), "fit": list(words), **({"summary": summary} if summary else {})}
+    write_text(folder / CROSSVAL_FILE, json.dumps(saved, indent=2, ensure_ascii=False) + "\n")
+
+
+def _summarise(runs: Sequence[RunFolder]) -> dict[str, Any]:
     """Accuracy of each run, mean, sd and the corrected 95 % interval; in [0, 1]."""
     rows, ratios = [], []
     for run in runs:
         metrics = run.read_metrics()
-        counts = {part: sum(metrics["data"]["counts"][part].values()) for part in ("train", "val", "test")}
+        test, data = metrics["test"], metrics["data"]
+        counts = {part: sum(data["counts"][part].values()) for part in ("train", "test")}
         ratios.append(counts["test"] / counts["train"])
-        rows.append(
-            {
-                "run": run.path.name,
-                "accuracy": metrics["test"]["accuracy"],
-                "macro_f1": metrics["test"]["macro_f1"],
-                "n": metrics["test"]["n"],
-                "split_hash": metrics["data"]["split_hash"],
-            }
-        )
+        row = {key: test[key] for key in ("accuracy", "macro_f1", "n")}
+        rows.append({"run": run.path.name, **row, "split_hash": data["split_hash"]})
     scores = [float(row["accuracy"]) for row in rows]
     low, high = corrected_interval(scores, fmean(ratios))
     low, high = max(low, 0.0), min(high, 1.0)  # the t interval knows nothing of bounds
@@ -86,19 +305,3 @@ def summarise(runs: Sequence[RunFolder]) -> dict[str, Any]:
         "accuracy": fmean(scores), "sd": stdev(scores), "low": low, "high": high,
         "test_to_train": fmean(ratios), "runs": rows,
     }  # fmt: skip
-
-
-def pool(tables: Sequence[PredictionTable]) -> PredictionTable:
-    """One row for every image that was tested, its probabilities the mean over the runs that tested it."""
-    names = tables[0].class_names
-    shares: dict[str, list[np.ndarray]] = {}
-    labels: dict[str, int] = {}
-    for table in tables:
-        if table.class_names != names or table.labels is None:
-            raise InputError("the runs of one cross-validation know different classes: make them anew")
-        for file, label, row in zip(table.files, table.labels, table.probabilities, strict=True):
-            shares.setdefault(file, []).append(row)
-            labels[file] = int(label)
-    files = sorted(shares)
-    means = np.array([np.mean(shares[file], axis=0) for file in files])
-    return PredictionTable(files, names, np.array([labels[file] for file in files]), means.argmax(axis=1), means)

@@ -1,64 +1,95 @@
-"""Several runs' predictions for the same images: brought into one order, and averaged."""
+"""Average the predictions of several runs, as a run folder of its own."""
 
+import os
+import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from defectlab.engine.experiment import new_run_folder
+from defectlab.engine.outcome import calibration, runs_root
 from defectlab.errors import InputError
-from defectlab.runs import PredictionTable, read_prediction_table
+from defectlab.evaluate.comparison import correct_matrix
+from defectlab.metrics.classification import evaluate_predictions
+from defectlab.report import write_report
+from defectlab.runs import (
+    PredictionTable,
+    RunFolder,
+    aligned_tables,
+    environment,
+    log_test_evaluation,
+    members_of,
+    write_members,
+    write_prediction_table,
+)
 
-__all__ = ["aligned_tables", "averaged"]
+__all__ = ["averaged", "ensemble"]
+
+_SMALLEST = 1e-7  # a probability that is 0 in a table was below 5e-7: its logarithm has to be finite
 
 
-def aligned_tables(files: Sequence[Path]) -> list[PredictionTable]:
-    """Tables of predictions with labels, each with the rows in the order of the first one's.
+def ensemble(runs: Sequence[str | os.PathLike[str]], output: str | Path | None = None) -> RunFolder:
+    """Average the predictions that runs have left, evaluate them, and write a run folder; nothing is trained.
 
     Args:
-        files: `predictions.csv` of run folders, or their `val_predictions.csv`.
+        runs: two or more run folders, tested on the same images.
+        output: a new folder; by default ensemble/<time> beside the first run's.
+
+    Returns:
+        A run folder without a network, which compare, report and predict take. Its metrics name the members and their
+        accuracies in `run`. There is no `val` unless all were validated on the same images.
 
     Raises:
-        InputError: images or labels that differ between them, a file named twice, or predictions without labels.
+        InputError: runs that cannot be averaged, or an output that is there already.
     """
-    tables = [read_prediction_table(file) for file in files]
-    first = tables[0]
-    found = []
-    for file, table in zip(files, tables, strict=True):
-        if table.labels is None or first.labels is None:
-            raise InputError(f"{file} has no labels: expected a run's own, as `fit` and `test` write it")
-        place = {name: index for index, name in enumerate(table.files)}
-        if len(place) != len(table.files):
-            raise InputError(f"{file} names a file twice: images cannot be told apart; write it anew")
-        if place.keys() != set(first.files):
-            shared = len(place.keys() & set(first.files))
-            raise InputError(
-                f"{files[0].parent} and {file.parent} were judged on different {_kind(file)} images "
-                f"({len(first.files)} and {len(place)}, {shared} of them shared): give runs with the same data and "
-                "data.seed"
-            )
-        order = [place[name] for name in first.files]
-        theirs = [table.class_names[label] for label in table.labels[order]]
-        ours = [first.class_names[label] for label in first.labels]
-        if theirs != ours:
-            name = next(f for f, a, b in zip(first.files, ours, theirs, strict=True) if a != b)
-            raise InputError(
-                f"{files[0].parent} and {file.parent} give {name} different labels: they cannot be compared"
-            )
-        found.append(
-            replace(
-                table,
-                files=list(first.files),
-                labels=table.labels[order],
-                predicted=table.predicted[order],
-                probabilities=table.probabilities[order],
-            )
-        )
-    return found
+    members = [RunFolder.open(run, newest=False) for run in ([runs] if isinstance(runs, str | os.PathLike) else runs)]
+    _check_members(members)
+    if output is not None and Path(output).exists() and (not Path(output).is_dir() or any(Path(output).iterdir())):
+        raise InputError(f"output {output} is there already: expected a new folder")
+    accuracies = correct_matrix(members).mean(axis=1).tolist()
+    tables = {"test": averaged([member.predictions_csv for member in members])}
+    described = [member.read_metrics().get("data") or {} for member in members]
+    hashes = list(dict.fromkeys(str(data.get("split_hash")) for data in described))
+    # Of another split, one's validation images may be among those that another was trained on.
+    if len(hashes) == 1 and all(member.val_predictions_csv.is_file() for member in members):
+        tables["val"] = averaged([member.val_predictions_csv for member in members])
+    logits = {part: _logits(table) for part, table in tables.items()}
+    names = tables["test"].class_names
+    results = {part: evaluate_predictions(*logits[part], names) for part in sorted(tables, reverse=True)}
+    about = {
+        "config": f"ensemble of {len(members)}",
+        "members": [str(member.path.resolve()) for member in members],
+        "member_accuracy": accuracies,
+    }
+    metrics = {
+        "data": {**described[0], "split_hash": ", ".join(hashes)},
+        **results,
+        **calibration(results, logits, names),
+        "environment": environment(),
+    }
+    root = runs_root(members[0])
+    written = RunFolder(new_run_folder(root, "ensemble")[0] if output is None else output)
+    try:
+        write_members(written, members)
+        for part, path in (("val", written.val_predictions_csv), ("test", written.predictions_csv)):
+            if part in tables:
+                table = tables[part]
+                write_prediction_table(path, table.files, table.labels, table.probabilities, table.class_names)
+        accuracy = results["test"]["accuracy"]
+        reads = [log_test_evaluation(root, split_hash, written.path.name, accuracy) for split_hash in hashes]
+        written.write_metrics({**metrics, "run": {**about, "test_split_read": max(reads)}})
+        write_report(written)
+    except BaseException:
+        shutil.rmtree(written.path, ignore_errors=True)
+        raise
+    return written
 
 
 def averaged(files: Sequence[Path]) -> PredictionTable:
-    """The mean of each image's probabilities, (N, C), over the tables; the class of the largest is predicted.
+    """Compute the mean of each image's probabilities, (N, C), over the tables; the class of the largest is predicted.
 
     The arithmetic mean, as of an ensemble of networks (Lakshminarayanan et al. 2017, section 2.4), not that of logits:
     one network that is sure of the wrong class cannot outvote the others by how sure it is.
@@ -74,9 +105,23 @@ def averaged(files: Sequence[Path]) -> PredictionTable:
                 f"{file.parent} knows the classes {', '.join(table.class_names)}, {files[0].parent} "
                 f"{', '.join(names)}: expected the same in the same order"
             )
-    shares = np.mean([table.probabilities for table in tables], axis=0)
-    return PredictionTable(tables[0].files, names, tables[0].labels, shares.argmax(axis=1), shares)
+    mean = np.mean([table.probabilities for table in tables], axis=0)
+    return PredictionTable(tables[0].files, names, tables[0].labels, mean.argmax(axis=1), mean)
 
 
-def _kind(file: Path) -> str:
-    return "validation" if file.name.startswith("val_") else "test"
+def _check_members(members: list[RunFolder]) -> None:
+    paths = [member.path.resolve() for member in members]
+    if len(paths) < 2:
+        raise InputError(f"one run is named, {paths[0]}: expected at least two" if paths else "no run is named")
+    if len(set(paths)) < len(paths):
+        raise InputError(f"{next(p for p in paths if paths.count(p) > 1)} is named twice: name different runs")
+    for member in members:
+        if inner := members_of(member):
+            raise InputError(
+                f"{member.path} is an ensemble itself: name its members, {', '.join(str(run.path) for run in inner)}"
+            )
+
+
+def _logits(table: PredictionTable) -> tuple[Tensor, Tensor]:
+    """Logarithms of the probabilities (N, C), which are logits too, and the labels (N,)."""
+    return torch.from_numpy(table.probabilities).clamp(min=_SMALLEST).log(), torch.tensor(table.labels)

@@ -1,22 +1,26 @@
 """The run folder and its files: the contract between commands."""
 
+from defectlab.runs.crossvals import CROSSVAL_FILE, read_crossval
 from defectlab.runs.ensembles import members_of, write_members
 from defectlab.runs.events import read_scalars
 from defectlab.runs.folder import RunFolder, find_runs, lacks_test_part
 from defectlab.runs.ledger import log_test_evaluation
-from defectlab.runs.predictions import PredictionTable, read_prediction_table, write_prediction_table
+from defectlab.runs.predictions import PredictionTable, aligned_tables, read_prediction_table, write_prediction_table
 from defectlab.utils.machine import environment
 from defectlab.utils.text import csv_text, write_text
 
 __all__ = [
+    "CROSSVAL_FILE",
     "PredictionTable",
     "RunFolder",
+    "aligned_tables",
     "csv_text",
     "environment",
     "find_runs",
     "lacks_test_part",
     "log_test_evaluation",
     "members_of",
+    "read_crossval",
     "read_prediction_table",
     "read_scalars",
     "write_members",

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -19,37 +21,58 @@ from typing import Any
 import numpy.typing as npt
 
 from defectlab.errors import InputError
+from defectlab.runs.crossvals import CROSSVAL_FILE
 from defectlab.runs.predictions import PredictionTable, read_prediction_table, write_prediction_table
 from defectlab.utils.text import write_text
 
 SECTIONS = ("data", "val", "test", "calibration", "environment", "run")
 
 
-@dataclass(frozen=True)
+STAMP = re.compile(r"\d{8}-\d{6}(-\d+)?")  # the name that a run folder is given
+LATEST = "latest"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, init=False)
 class RunFolder:
-    """The files of one run, by name. Use `open` for a folder that a user named."""
+    """The files of one run, by name; a path to whatever takes one. Use `open` for a folder that a user named."""
 
     path: Path
 
+    def __init__(self, path: str | Path) -> None:
+        object.__setattr__(self, "path", Path(path))
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     @classmethod
-    def open(cls, path: str | Path) -> RunFolder:
-        """Check that `path` is a run folder, which is one that holds a config.yaml.
+    def open(cls, path: str | os.PathLike[str], newest: bool = True) -> RunFolder:
+        """Find the run folder, one that holds a config.yaml, that `path` means.
+
+        Args:
+            path: a run folder; or a folder of runs, or `latest` in one (alone: in `runs`), for its newest run.
+            newest: whether a folder of runs may be given; not where several runs are meant, one a path.
 
         Raises:
-            InputError: it is not; the message names the newest run nearby where there is one.
+            InputError: there is none; the message names the newest run nearby where there is one.
         """
         path = Path(path).expanduser()
+        if path.name == LATEST and not path.exists():
+            path, newest = Path("runs") if path == Path(LATEST) else path.parent, True
         if (path / "config.yaml").is_file():
             return cls(path)
+        around = [parent for parent in path.absolute().parents[:2] if (parent / "config.yaml").is_file()]
+        # Below a folder that exists, else beside one that was mistyped.
+        runs = around or find_runs(path) or ([] if path.exists() else find_runs(path.parent))
         if path.is_dir():
+            if runs and newest and not around and not (runs[-1].parent / CROSSVAL_FILE).is_file():
+                _log.info("the newest run of %s: %s", path, runs[-1])
+                return cls(runs[-1])
             found = f"{path} is not a run folder: it has no config.yaml"
         elif path.exists():
             found = f"{path} is a file, not a run folder"
         else:
             found = f"run folder {path} does not exist"
-        around = [parent for parent in path.absolute().parents[:2] if (parent / "config.yaml").is_file()]
-        # Below a folder that exists, else beside one that was mistyped.
-        runs = around or find_runs(path) or ([] if path.exists() else find_runs(path.parent))
         hint = f"did you mean {runs[-1]}?" if runs else "give the folder that `defectlab fit` printed"
         raise InputError(f"{found}; {hint}")
 
@@ -163,19 +186,21 @@ def lacks_test_part(metrics: Mapping[str, Any]) -> bool:
     return bool(counts) and not any(counts.values())
 
 
-def find_runs(folder: Path) -> list[Path]:
-    """The run folders one or two levels below `folder`, the newest last.
+def find_runs(folder: str | Path) -> list[Path]:
+    """List the run folders one or two levels below `folder`, the newest last.
 
-    A folder's age is the time stamp in its name, else the time at which its config was written.
+    A folder's age is the time stamp in its name, else the time at which its config was written. What another test
+    of a run left inside its folder is no run.
     """
 
     def age(run: Path) -> str:
-        if re.match(r"\d{8}-\d{6}", run.name):
+        if STAMP.match(run.name):
             return run.name
         return time.strftime("%Y%m%d-%H%M%S", time.localtime((run / "config.yaml").stat().st_mtime))
 
-    configs = [*folder.glob("*/config.yaml"), *folder.glob("*/*/config.yaml")]
-    return sorted((config.parent for config in configs), key=lambda run: (age(run), str(run)))
+    configs = [*Path(folder).glob("*/config.yaml"), *Path(folder).glob("*/*/config.yaml")]
+    runs = [config.parent for config in configs if not (config.parents[1] / "config.yaml").is_file()]
+    return sorted(runs, key=lambda run: (age(run), str(run)))
 
 
 def _finite(value: Any) -> Any:

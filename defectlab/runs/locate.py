@@ -1,10 +1,12 @@
 """What a RUN argument means."""
 
+import os
 from pathlib import Path
 
 from defectlab.errors import InputError
 from defectlab.networks.backbones import BACKBONES
 from defectlab.runs import RunFolder, members_of
+from defectlab.runs.folder import LATEST
 from defectlab.utils.resources import shipped_files
 
 __all__ = ["checkpoint_of", "checkpoints_of", "imagenet_name", "take_run"]
@@ -26,14 +28,15 @@ def imagenet_name(name: str, weights: Path | None = None) -> str | None:
     return None
 
 
-def checkpoint_of(name: str) -> Path:
-    """The checkpoint to use: the file itself, or a run folder's best, else its last; or one of those that are shipped.
+def checkpoint_of(name: str | os.PathLike[str]) -> Path:
+    """Find the checkpoint to use: the file itself, or a run folder's best, else its last; or one that is shipped.
 
     Like a config, a shipped file is found wherever the user stands, as `neu_mobilenet.ckpt` or `checkpoints/…`.
 
     Raises:
         InputError: neither a file nor a run folder with a checkpoint; an ensemble.
     """
+    name = os.fspath(name)
     if Path(name).is_file():
         return Path(name)
     if imagenet_name(name) is not None:
@@ -59,15 +62,17 @@ def checkpoint_of(name: str) -> Path:
     raise InputError(f"{run.checkpoints} holds no best.ckpt or last.ckpt: the run was stopped early; resume it first")
 
 
-def checkpoints_of(name: str) -> list[Path]:
-    """Those of an ensemble's members, or the one that `checkpoint_of` gives.
+def checkpoints_of(name: str | os.PathLike[str]) -> list[Path]:
+    """Find the checkpoints of an ensemble's members, or the one that `checkpoint_of` gives.
 
     Raises:
         InputError: as `checkpoint_of`, or a member that is gone.
     """
-    run = Path(name).expanduser()
-    members = members_of(RunFolder(run)) if run.is_dir() else []
-    return [checkpoint_of(str(member.path)) for member in members] or [checkpoint_of(name)]
+    path = Path(name).expanduser()
+    if not path.is_dir() and path.name != LATEST:
+        return [checkpoint_of(name)]
+    run = RunFolder.open(name)
+    return [checkpoint_of(member) for member in members_of(run) or [run]]
 
 
 def _check_no_ensemble(run: RunFolder) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 
@@ -113,3 +113,49 @@ def read_prediction_table(path: Path) -> PredictionTable:
         predicted=np.array(predicted, dtype=np.int64),
         probabilities=np.array(probabilities, dtype=np.float64).reshape(len(rows), len(class_names)),
     )
+
+
+def aligned_tables(files: Sequence[Path]) -> list[PredictionTable]:
+    """Read tables of predictions with labels, each with the rows in the order of the first one's.
+
+    Args:
+        files: `predictions.csv` of run folders, or their `val_predictions.csv`.
+
+    Raises:
+        InputError: images or labels that differ between them, a file named twice, or predictions without labels.
+    """
+    tables = [read_prediction_table(file) for file in files]
+    first = tables[0]
+    found = []
+    for file, table in zip(files, tables, strict=True):
+        if table.labels is None or first.labels is None:
+            raise InputError(f"{file} has no labels: expected a run's own, as `fit` and `test` write it")
+        place = {name: index for index, name in enumerate(table.files)}
+        if len(place) != len(table.files):
+            raise InputError(f"{file} names a file twice: images cannot be told apart; write it anew")
+        if place.keys() != set(first.files):
+            kind = "validation" if file.name.startswith("val_") else "test"
+            shared = len(place.keys() & set(first.files))
+            raise InputError(
+                f"{files[0].parent} and {file.parent} were judged on different {kind} images "
+                f"({len(first.files)} and {len(place)}, {shared} of them shared): give runs with the same data and "
+                "data.seed"
+            )
+        order = [place[name] for name in first.files]
+        theirs = [table.class_names[label] for label in table.labels[order]]
+        ours = [first.class_names[label] for label in first.labels]
+        if theirs != ours:
+            name = next(f for f, a, b in zip(first.files, ours, theirs, strict=True) if a != b)
+            raise InputError(
+                f"{files[0].parent} and {file.parent} give {name} different labels: they cannot be compared"
+            )
+        found.append(
+            replace(
+                table,
+                files=list(first.files),
+                labels=table.labels[order],
+                predicted=table.predicted[order],
+                probabilities=table.probabilities[order],
+            )
+        )
+    return found
