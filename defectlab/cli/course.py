@@ -74,7 +74,7 @@ def _run(words: list[str]) -> int:
             run_folder = RunFolder(folder / program.name / f"seed-{seed}")
             own: tuple[str, ...] = ("--seed_everything", str(seed), "--data.seed", str(seed))
             if program.teacher is not None:
-                own += ("--model.distillation.teacher", str((folder / program.teacher / f"seed-{seed}").absolute()))
+                own += ("--trainer.callbacks.teacher", str((folder / program.teacher / f"seed-{seed}").absolute()))
             if not run_folder.finished:
                 jobs.append(Job(f"{program.name}, seed {seed}", run_folder.path, (*commands[program.name], *own)))
     learners = {program.name for program in programs if program.teacher is not None}

@@ -8,7 +8,13 @@ import yaml
 from defectlab.errors import InputError
 from defectlab.utils.resources import shipped_configs
 
-__all__ = ["find_config", "resolve_config_arguments"]
+__all__ = ["find_config", "resolve_config_arguments", "upgraded"]
+
+_DISTILLATION = (
+    "model.distillation is now a callback: write {class_path: defectlab.callbacks.Distillation, init_args: {teacher: RUN}} "
+    "as the last of trainer.callbacks, or --trainer.callbacks+=defectlab.callbacks.Distillation "
+    "--trainer.callbacks.teacher=RUN"
+)
 
 
 def find_config(name: str) -> Path:
@@ -51,6 +57,27 @@ def resolve_config_arguments(words: list[str]) -> tuple[list[str], str | None]:
             resolved.append(word)
             expecting = word in ("--config", "-c")
     return resolved, first
+
+
+def upgraded(words: list[str]) -> list[str]:
+    """Answer what configs no longer have: an unused `model.distillation` is dropped, a used one refused.
+
+    Raises:
+        InputError: a teacher is given the old way.
+    """
+    result = list(words)
+    for place, word in enumerate(words):
+        if word.partition("=")[0].startswith("--model.distillation"):
+            raise InputError(_DISTILLATION)
+        if place and words[place - 1] == "--config":
+            content = yaml.safe_load(Path(word).read_text(encoding="utf-8"))
+            arguments = (content.get("model") or {}).get("init_args") or {}
+            if arguments.get("distillation") is not None:
+                raise InputError(f"{word}: {_DISTILLATION}")
+            if "distillation" in arguments:
+                del arguments["distillation"]
+                result[place] = yaml.safe_dump(content)  # a text will do in place of a file
+    return result
 
 
 def _name(path: Path) -> str:

@@ -19,7 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from defectlab.callbacks.progress import EpochLines
 from defectlab.data import ImageDataModule
 from defectlab.engine.checkpoint_io import AtomicCheckpointIO
-from defectlab.engine.configs import resolve_config_arguments
+from defectlab.engine.configs import resolve_config_arguments, upgraded
 from defectlab.engine.loggers import EpochCSVLogger, EventsLogger
 from defectlab.engine.messages import explain, unknown_key
 from defectlab.errors import InputError
@@ -73,7 +73,7 @@ class DefectCLI(LightningCLI):
                 parser_kwargs={**strict, "prog": "defectlab", command: dict(strict)},
                 subclass_mode_model=True,
                 subclass_mode_data=True,
-                args=[command, *words],
+                args=[command, *upgraded(words)],
                 auto_configure_optimizers=False,
             )
         except jsonargparse.ArgumentError as error:
@@ -93,7 +93,7 @@ class DefectCLI(LightningCLI):
         """Parse, where the parent would warn about a list of arguments, and refuse what would be ignored."""
         self.config = parser.parse_args(args)
         config = self.config[self.command]
-        for path in config.config or []:
+        for path in filter(None, config.config or []):
             _check_empty_sections(yaml.safe_load(Path(path).read_text(encoding="utf-8")), config)
         for part in ("model", "data"):
             if config[part] is None:
@@ -102,7 +102,7 @@ class DefectCLI(LightningCLI):
         # metrics.json and config.yaml are read from other folders too.
         if arguments is not None and arguments.get("root") is not None:
             arguments.root = str(Path(arguments.root).expanduser().absolute())
-        self._find_teacher((config.model.init_args or {}).get("distillation"))
+        self._find_teacher(config.trainer.callbacks)
         seed = config.seed_everything
         if not isinstance(seed, bool) and not 0 <= seed < 2**32:
             raise InputError(f"seed_everything is {seed}: expected a whole number from 0 to {2**32 - 1}, or true")
@@ -110,10 +110,12 @@ class DefectCLI(LightningCLI):
             if (config.model.init_args or {}).get(target) is not None:
                 raise InputError(f"model.{target} comes from the data: leave it out, or change data.{source}")
 
-    def _find_teacher(self, distillation: Any) -> None:
+    def _find_teacher(self, callbacks: Any) -> None:
         """A run folder means its best checkpoint; config.yaml is read from other folders too. Only fit needs it."""
-        if self.command == "fit" and distillation is not None and distillation.get("teacher"):
-            distillation.teacher = str(checkpoint_of(distillation.teacher).resolve())
+        for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+            arguments: Any = getattr(callback, "init_args", None) or {}
+            if self.command == "fit" and callback.class_path.endswith(".Distillation") and arguments.get("teacher"):
+                arguments.teacher = str(checkpoint_of(str(arguments.teacher)).resolve())
 
     def _parse_ckpt_path(self) -> None:
         """A checkpoint brings tensors, the config everything else; the weights it began with are not needed again."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
@@ -13,17 +13,18 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from defectlab.errors import InputError
 from defectlab.metrics.classification import SplitMetrics, evaluate_predictions
-from defectlab.tasks.distillation import DescribedData, DistillationSettings, Teacher
 from defectlab.tasks.hparams import plain
 from defectlab.tasks.loss import weighted_cross_entropy
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, decayed
 from defectlab.tasks.tta import Views, check_tta, tta_logits
 
-__all__ = ["ClassificationTask", "LabelledData"]
+__all__ = ["ClassificationTask", "ExtraLoss", "LabelledData"]
 
 # Logged for each evaluation, beside its loss and the accuracy of each class.
 _LOGGED = ("accuracy", "balanced_accuracy", "macro_f1", "cross_entropy", "ece")
 _MOST_CLASSES = 100  # whose accuracies are logged one by one: more curves than that nobody reads
+
+ExtraLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @runtime_checkable
@@ -57,21 +58,23 @@ class ClassificationTask(pl.LightningModule):
         tta: views that every image is judged by in evaluation; see `tta_logits`.
         channels_last: memory format of network and images: faster convolutions, same results.
         compile: pass the network through torch.compile; pays on GPUs and in long runs.
-        distillation: see `DistillationSettings`; a dict of its values will do, None for labels alone.
+
+    Attributes:
+        extra_losses: each called with `(loss, images, logits, labels)` of a training batch, and returning the loss that
+            takes its place; callbacks such as `defectlab.callbacks.Distillation` add to them.
     """
 
     def __init__(
         self,
         network: nn.Module,
         num_classes: int,
-        optimizer: OptimizerSettings | dict[str, Any] | None,
-        scheduler: SchedulerSettings | dict[str, Any] | None,
-        label_smoothing: float,
-        class_weights: Sequence[float] | Literal["balanced", "sqrt_balanced"] | None,
-        tta: Views,
-        channels_last: bool,
-        compile: bool,  # noqa: A002 (torch's word)
-        distillation: DistillationSettings | dict[str, Any] | None,
+        optimizer: OptimizerSettings | dict[str, Any] | None = None,
+        scheduler: SchedulerSettings | dict[str, Any] | None = None,
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | Literal["balanced", "sqrt_balanced"] | None = None,
+        tta: Views = "none",
+        channels_last: bool = True,
+        compile: bool = False,  # noqa: A002 (torch's word)
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
@@ -87,13 +90,12 @@ class ClassificationTask(pl.LightningModule):
         self.class_weights = class_weights
         self.tta: Views = tta
         self.channels_last = channels_last
-        self.distillation = DistillationSettings(**distillation) if isinstance(distillation, dict) else distillation
+        self.extra_losses: list[ExtraLoss] = []
         self.results: dict[str, SplitMetrics] = {}
         self.predictions: dict[str, tuple[Tensor, Tensor]] = {}
         self.restored = False  # whether the tensors came from a checkpoint
         self._seed = 0
         self._weights: Tensor | None = None
-        self._teacher: Teacher | None = None
         self._steps: list[tuple[Tensor, Tensor, int]] = []
         self._batches: list[tuple[Tensor, Tensor]] = []
         if channels_last:
@@ -124,18 +126,17 @@ class ClassificationTask(pl.LightningModule):
         return shared + [f"val/accuracy/{name}" for name in class_names if len(class_names) <= _MOST_CLASSES]
 
     def on_fit_start(self) -> None:
-        """Find the class weights and the teacher."""
+        """Find the class weights."""
         self._seed = torch.initial_seed()  # what seed_everything set
         self._weights = self._find_weights()
         if self.class_weights is not None and self._weights is None:
             raise InputError(
                 f"model.class_weights is {self.class_weights}, but the data has no class counts: give numbers"
             )
-        if self.distillation is not None:
-            data = self.trainer.datamodule  # type: ignore[attr-defined]
-            if not isinstance(data, DescribedData):
-                raise InputError("model.distillation needs one of defectlab's datamodules: set it to null")
-            self._teacher = Teacher(self.distillation, data.card, self.device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave to a copy, such as an average of the weights, what is the task's own: a teacher is none of it."""
+        return {**super().__getstate__(), "extra_losses": []}
 
     def _find_weights(self) -> Tensor | None:
         """Class weights `(C,)` of mean 1 over the training images, as far as their number by class is known."""
@@ -160,25 +161,36 @@ class ClassificationTask(pl.LightningModule):
         torch.manual_seed((epoch_seed * self.trainer.world_size + self.global_rank) % 2**63)
 
     def training_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of a batch, with class weights and smoothing, without the L1 penalty; validation has it too."""
+        """Cross-entropy of a batch, with class weights and smoothing; validation has it too."""
+        if self._weights is None:  # no training came before, or has only begun
+            self._weights = self._find_weights()
         return weighted_cross_entropy(logits.float(), labels, self._weights, self.label_smoothing)
 
+    def batch_loss(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """Compute the loss of a training batch: `training_loss` and what `extra_losses` make of it."""
+        loss = self.training_loss(logits, labels)
+        for extra in self.extra_losses:
+            loss = extra(loss, images, logits, labels)
+        return loss
+
+    def penalised(self, loss: Tensor) -> Tensor:
+        """Add the L1 penalty, if one is set: it is minimised, but not in the loss that is logged."""
+        if not self.optimizer.l1:
+            return loss
+        return loss + self.optimizer.l1 * sum(weight.abs().sum() for weight in decayed(self.parameter_modules()))
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy, the teacher's part and the L1 penalty if they are set; the rest waits for the epoch's end."""
+        """Compute the loss that is minimised; the figures wait for the epoch's end."""
         images, labels = batch
         logits = self(images)
-        loss = self.training_loss(logits, labels)
-        if self._teacher is not None:
-            loss = self._teacher.blend(loss, logits, images)
+        loss = self.batch_loss(images, logits, labels)
         hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
         self._steps.append((loss.detach(), (logits.detach().argmax(dim=1) == hard).sum(), len(labels)))
         # One call in log_every_n_steps: a log call in each step would cost more than a small network's own.
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/loss_step", loss.detach(), prog_bar=True)
             self.log("lr", self._rate())
-        if self.optimizer.l1:  # not in the loss that is logged, which can be compared with that of validation
-            loss = loss + self.optimizer.l1 * sum(weight.abs().sum() for weight in decayed(self.parameter_modules()))
-        return loss
+        return self.penalised(loss)
 
     def _rate(self) -> float:
         """Of the first group: the network's, or the head's where a backbone has its own."""
@@ -246,8 +258,6 @@ class ClassificationTask(pl.LightningModule):
         turns = [batch for step in zip(*everyone, strict=True) for batch in step]
         logits, labels = (torch.cat(tensors) for tensors in zip(*turns, strict=True))
         result = evaluate_predictions(logits, labels, self.class_names)
-        if self._weights is None:
-            self._weights = self._find_weights()  # no training came before
         loss = float(self.training_loss(logits.to(self.device), labels.to(self.device)))
         result["training_loss"] = loss
         self.results[stage], self.predictions[stage] = result, (logits, labels)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from defectlab.errors import InputError
 from defectlab.networks import Network, PretrainedNetwork
 from defectlab.tasks.base import ClassificationTask
-from defectlab.tasks.distillation import DistillationSettings
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
 from defectlab.tasks.tta import Views
 
@@ -46,7 +45,6 @@ class SmallCNNTask(ClassificationTask):
         tta: views that every image is judged by in evaluation: `flip` (2), `dihedral` (8) or `shift` (5).
         channels_last: memory format of network and images.
         compile: pass the network through torch.compile.
-        distillation: see `DistillationSettings`; None for labels alone.
     """
 
     def __init__(
@@ -63,7 +61,6 @@ class SmallCNNTask(ClassificationTask):
         tta: Views = "none",
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002
-        distillation: DistillationSettings | None = None,
     ) -> None:
         given: Any = network
         if isinstance(given, Mapping):  # from a checkpoint
@@ -77,8 +74,8 @@ class SmallCNNTask(ClassificationTask):
                 )
             module.standardise_pixels()
         super().__init__(
-            module, num_classes, optimizer, scheduler, label_smoothing,
-            class_weights, tta, channels_last, compile, distillation,
+            module, num_classes, optimizer=optimizer, scheduler=scheduler, label_smoothing=label_smoothing,
+            class_weights=class_weights, tta=tta, channels_last=channels_last, compile=compile,
         )  # fmt: skip
         self.save_hyperparameters(logger=False)
 
