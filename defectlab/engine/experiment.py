@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
+import jsonargparse.typing
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -19,16 +20,19 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from defectlab.callbacks.progress import EpochLines
 from defectlab.data import ImageDataModule
 from defectlab.engine.checkpoint_io import AtomicCheckpointIO
-from defectlab.engine.configs import resolve_config_arguments, upgraded
+from defectlab.engine.configs import own_network, resolve_config_arguments, upgraded
 from defectlab.engine.loggers import EpochCSVLogger, EventsLogger
 from defectlab.engine.messages import explain, unknown_key
 from defectlab.errors import InputError
 from defectlab.runs.locate import checkpoint_of
 from defectlab.tasks import ClassificationTask
+from defectlab.tasks.hparams import NetworkSpec
 from defectlab.utils.cpu import CPUSettings
 from defectlab.utils.progress import is_first_process
 
 __all__ = ["DefectCLI", "without_run"]
+
+jsonargparse.typing.register_type(NetworkSpec, NetworkSpec.as_dict, own_network, fail_already_registered=False)
 
 _RUN_VARIABLE = "DEFECTLAB_RUN"
 _LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size"}  # data to model

@@ -1,9 +1,11 @@
 """The one LightningModule between Lightning and every task: step, loss, metrics, optimiser."""
 
 import dataclasses
+import inspect
+import logging
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 import torch
@@ -13,12 +15,15 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from defectlab.errors import InputError
 from defectlab.metrics.classification import SplitMetrics, evaluate_predictions
-from defectlab.tasks.hparams import plain
+from defectlab.networks.base import build_network
+from defectlab.tasks.hparams import NetworkSpec, class_path, find_network, plain
 from defectlab.tasks.loss import weighted_cross_entropy
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, decayed
 from defectlab.tasks.tta import Views, check_tta, tta_logits
 
 __all__ = ["ClassificationTask", "ExtraLoss", "LabelledData"]
+
+log = logging.getLogger(__name__)
 
 # Logged for each evaluation, beside its loss and the accuracy of each class.
 _LOGGED = ("accuracy", "balanced_accuracy", "macro_f1", "cross_entropy", "ece")
@@ -47,8 +52,11 @@ class ClassificationTask(pl.LightningModule):
     by stage (`val`, `test`), `predictions` the logits and labels.
 
     Args:
-        network: gives logits.
+        network: gives logits: a module, or a class or function that makes one, see `build_network`. A run can be loaded
+            again if what makes it can be imported by name; of a module, if its class alone makes the same one.
         num_classes: width of the logits.
+        in_channels: channels of the images, for a class or function that asks.
+        image_size: side in pixels, likewise.
         optimizer: see `OptimizerSettings`; a dict of its values will do, None for its defaults.
         scheduler: see `SchedulerSettings`; a dict of its values will do, None for its defaults.
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2016), in [0, 1).
@@ -64,10 +72,14 @@ class ClassificationTask(pl.LightningModule):
             takes its place; callbacks such as `defectlab.callbacks.Distillation` add to them.
     """
 
+    training_only: ClassVar[tuple[str, ...]] = ()  # arguments that a checkpoint leaves out: it has the tensors
+
     def __init__(
         self,
-        network: nn.Module,
+        network: NetworkSpec | Callable[[int, int, int], nn.Module] | Callable[..., nn.Module] | nn.Module,
         num_classes: int,
+        in_channels: int | None = None,
+        image_size: int | None = None,
         optimizer: OptimizerSettings | dict[str, Any] | None = None,
         scheduler: SchedulerSettings | dict[str, Any] | None = None,
         label_smoothing: float = 0.0,
@@ -77,12 +89,19 @@ class ClassificationTask(pl.LightningModule):
         compile: bool = False,  # noqa: A002 (torch's word)
     ) -> None:
         super().__init__()
+        self.save_hyperparameters(logger=False, ignore=["network"] if isinstance(network, nn.Module) else None)
         if not 0 <= label_smoothing < 1:
             raise InputError(f"model.label_smoothing is {label_smoothing}: expected at least 0 and below 1")
         if class_weights is not None and class_weights not in ("balanced", "sqrt_balanced"):
             _check_class_weights(class_weights, num_classes)
         check_tta(tta)
-        self.network = network
+        given: Any = network
+        self._given: dict[str, Any] | None = None if isinstance(network, nn.Module) else plain(network)
+        if isinstance(given, NetworkSpec):
+            given = given.load()
+        elif isinstance(given, Mapping):  # from a checkpoint, by Lightning's load_from_checkpoint
+            given = find_network(given)
+        self.network = build_network(given, num_classes, in_channels, image_size)
         self.num_classes = num_classes
         self.optimizer = optimizer if isinstance(optimizer, OptimizerSettings) else OptimizerSettings(**optimizer or {})
         self.scheduler = scheduler if isinstance(scheduler, SchedulerSettings) else SchedulerSettings(**scheduler or {})
@@ -126,13 +145,40 @@ class ClassificationTask(pl.LightningModule):
         return shared + [f"val/accuracy/{name}" for name in class_names if len(class_names) <= _MOST_CLASSES]
 
     def on_fit_start(self) -> None:
-        """Find the class weights."""
+        """Find the class weights, and refuse a network that could not be loaded again."""
+        spec = self._network_spec()
+        if spec is None:
+            log.warning(
+                "the class %s alone does not make this network: predict, explain and resume need it given as a class or "
+                "function that does", type(self.network).__name__,
+            )  # fmt: skip
+        elif "<" in spec["class_path"]:
+            raise InputError(
+                f"model.network is {spec['class_path']}, which nothing could load again: expected a class or a function "
+                "of a module, not a lambda or what is defined within a function"
+            )
         self._seed = torch.initial_seed()  # what seed_everything set
         self._weights = self._find_weights()
         if self.class_weights is not None and self._weights is None:
             raise InputError(
                 f"model.class_weights is {self.class_weights}, but the data has no class counts: give numbers"
             )
+
+    def _network_spec(self) -> dict[str, Any] | None:
+        """What a checkpoint keeps to make the network again: of a ready module its class, if that will do."""
+        if "network" not in inspect.signature(type(self)).parameters:
+            return {"class_path": class_path(type(self))}  # the task makes it
+        given = plain(self.hparams.get("network"))
+        if isinstance(given, dict) or self._given is not None:  # Lightning keeps no lambda
+            return given if isinstance(given, dict) else self._given
+        cls = type(self.network)
+        try:
+            with torch.device("meta"):
+                again = build_network(cls, self.num_classes, self.hparams["in_channels"], self.hparams["image_size"])
+        except Exception:  # of any constructor
+            return None
+        shapes = [{name: value.shape for name, value in net.state_dict().items()} for net in (again, self.network)]
+        return {"class_path": class_path(cls)} if shapes[0] == shapes[1] and "<" not in class_path(cls) else None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave to a copy, such as an average of the weights, what is the task's own: a teacher is none of it."""
@@ -303,11 +349,12 @@ class ClassificationTask(pl.LightningModule):
         """Keep hyper-parameters as plain values, and the class by name: loading must not run code of the file."""
         given = {name: plain(value) for name, value in checkpoint.get("hyper_parameters", {}).items()}
         values = {name: value for name, value in given.items() if value is not ... and name[0] != "_"}
-        # The tensors are in the checkpoint: it must not ask for the files that training needed.
-        values.update({name: None for name in ("weights", "distillation") if name in values})
+        values.update({name: None for name in self.training_only if name in values})
+        if "network" in inspect.signature(type(self)).parameters:
+            values["network"] = self._network_spec()
         checkpoint["hyper_parameters"] = values
         checkpoint["class_weights"] = None if self._weights is None else self._weights.tolist()
-        checkpoint["task"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        checkpoint["task"] = class_path(type(self))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another class count before any tensor is copied."""

@@ -69,6 +69,7 @@ class PretrainedTask(ClassificationTask):
     """
 
     network: PretrainedNetwork
+    training_only = ("weights",)
 
     def __init__(
         self,
@@ -117,7 +118,6 @@ class PretrainedTask(ClassificationTask):
             load_backbone_weights(network, weights)
         if self.trainable == "head":
             network.freeze_backbone()
-        self.save_hyperparameters(logger=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(N, num_classes)` of images `(N, C, H, W)`, or of cached features `(N, E)`."""
