@@ -163,7 +163,7 @@ def test_the_scaler_is_scikit_learns(idx_folder: Path, tmp_path: Path) -> None:
     expected = ScikitLearnScaler().fit(flat(train))
     assert isinstance(task.network, LabCNN)
     assert task.network.scaler is not None
-    mean, std = (torch.tensor(values) for values in (data.mean, data.std))
+    mean, std = (torch.tensor(values) for values in (data.card.mean, data.card.std))
     for images in (train, test):
         scaled = task.network.scaler((images / 255 - mean) / std)
         np.testing.assert_allclose(scaled.flatten(1).numpy(), expected.transform(flat(images)), atol=1e-5)

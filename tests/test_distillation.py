@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import nn
 
+from defectlab.callbacks import EMA, Distillation, RateFinder
+from defectlab.callbacks.distillation import distillation_loss
 from defectlab.cli.main import main
 from defectlab.data import ImageFolderDataModule
-from defectlab.errors import InputError
 from defectlab.networks import CompactCNN
 from defectlab.runs import read_prediction_table
-from defectlab.tasks import ClassificationTask, DistillationSettings, PretrainedTask, SmallCNNTask
+from defectlab.tasks import ClassificationTask, OptimizerSettings, SmallCNNTask
 from defectlab.tasks.checkpoint import load_task, read_checkpoint
-from defectlab.tasks.distillation import Teacher, distillation_loss
 
 NAMES = ("good", "hole", "scratch")
 
@@ -49,9 +50,13 @@ def teacher(trained: Path, tmp_path: Path) -> Path:
     return shutil.copytree(trained, tmp_path / "teachers" / "teacher")
 
 
+def _taught(teacher: Path | str) -> list[str]:
+    return ["--trainer.callbacks+=defectlab.callbacks.Distillation", f"--trainer.callbacks.teacher={teacher}"]
+
+
 def fit(config: Path, teacher: Path, *words: str) -> Path:
     """A student's run."""
-    assert main(["fit", "--config", str(config), "--model.distillation.teacher", str(teacher), *words]) == 0
+    assert main(["fit", "--config", str(config), *_taught(teacher), *words]) == 0
     return sorted((config.parent / "runs" / "tiny").iterdir())[-1]
 
 
@@ -74,7 +79,7 @@ def test_the_teacher_outvotes_wrong_labels(config: Path, teacher: Path, tmp_path
     assert np.mean([Path(name).parent.name for name in _files(tmp_path)] == np.array(truth)) > 0.9
     agreement = {}
     for weight in (0.0, 1.0):
-        words = ["--data.root", str(wrong), "--model.distillation.weight", str(weight), "--trainer.max_epochs", "12"]
+        words = ["--data.root", str(wrong), "--trainer.callbacks.weight", str(weight), "--trainer.max_epochs", "12"]
         run = fit(config, teacher, *words, "--data.augmentation", '{"horizontal_flip": 0.5}')
         # Not the best one: validation has wrong labels, too.
         agreement[weight] = np.mean(np.array(answers(run / "checkpoints" / "last.ckpt", fresh, tmp_path)) == truth)
@@ -113,14 +118,18 @@ def test_batches_are_converted_for_the_teacher(
     own.load_state_dict(dataclasses.asdict(card))
     for data in (own, students):
         data.setup()
-    settings = DistillationSettings(str(teacher / "checkpoints" / "best.ckpt"))
-    found = Teacher(settings, students.card, torch.device("cpu"))
+    found = Distillation(teacher)
+    trainer: Any = SimpleNamespace(datamodule=students, strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    found.setup(trainer, SmallCNNTask(CompactCNN, 3, channels, size), "fit")
     pairs = zip(own.test_dataloader(), students.test_dataloader(), strict=True)
     for (expected, _), (images, _) in pairs:
         assert images.shape[1:] == (channels, size, size)
         with torch.no_grad():
             torch.testing.assert_close(
-                found.logits(images).softmax(1), task(expected).softmax(1), rtol=0, atol=1e-5 if size == 16 else 0.05
+                found.teacher_logits(images).softmax(1),
+                task(expected).softmax(1),
+                rtol=0,
+                atol=1e-5 if size == 16 else 0.05,
             )
 
 
@@ -132,10 +141,9 @@ def test_a_student_needs_its_teacher_for_training_alone(
     monkeypatch.chdir(teacher.parent)
     run = fit(config, Path(teacher.name))
     best = teacher / "checkpoints" / "best.ckpt"
-    saved = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["distillation"]
-    assert saved == {"teacher": str(best.resolve()), "temperature": 4.0, "weight": 0.7}
+    saved = yaml.safe_load((run / "config.yaml").read_text())["trainer"]["callbacks"][-1]
+    assert saved["init_args"] == {"teacher": str(best.resolve()), "temperature": 4.0, "weight": 0.7}
     checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
-    assert checkpoint["hyper_parameters"]["distillation"] is None
     assert set(checkpoint["state_dict"]) == set(SmallCNNTask(CompactCNN, 3, 1, 16).state_dict())
     assert read(run)["run"]["parameters"] == read(teacher)["run"]["parameters"]
     assert main(["resume", str(run), "--trainer.max_epochs", "3"]) == 0
@@ -169,7 +177,7 @@ def test_a_resumed_student_ends_like_an_unbroken_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(ClassificationTask, "on_fit_start", interrupted)
-        assert main(["fit", "--config", str(config), "--model.distillation.teacher", str(teacher), *words]) == 130
+        assert main(["fit", "--config", str(config), *_taught(teacher), *words]) == 130
     (broken,) = set(unbroken.parent.iterdir()) - {unbroken}
     assert main(["resume", str(broken)]) == 0
     tables = []
@@ -186,37 +194,84 @@ def test_teachers_that_cannot_teach(
     (renamed / "hole").rename(renamed / "pit")
     best = str(teacher / "checkpoints" / "best.ckpt")
     for words, expected in (
-        (
-            ["--model.distillation.temperature", "3"],
-            "has no teacher: give --model.distillation.teacher RUN or FILE.ckpt",
-        ),
-        (["--model.distillation.teacher", "nowhere"], "run folder nowhere does not exist"),
-        (["--model.distillation.teacher", best, "--model.distillation.weight", "1.5"], "weight is 1.5"),
-        (["--model.distillation.teacher", best, "--model.distillation.temperature", "0"], "temperature is 0.0"),
-        (["--model.distillation.teacher", best, "--data.root", str(renamed)], "knows the classes good, hole, scratch"),
+        (["--trainer.callbacks+=defectlab.callbacks.Distillation"], "has no teacher: give trainer.callbacks.teacher"),
+        (_taught("nowhere"), "run folder nowhere does not exist"),
+        ([*_taught(best), "--trainer.callbacks.weight", "1.5"], "weight is 1.5"),
+        ([*_taught(best), "--trainer.callbacks.temperature", "0"], "temperature is 0.0"),
+        ([*_taught(best), "--data.root", str(renamed)], "knows the classes good, hole, scratch"),
+        (["--model.distillation.teacher", best], "model.distillation is now a callback"),
     ):
         assert main(["fit", "--config", str(config), *words]) == 1, words
         (line,) = capsys.readouterr().err.splitlines()
         assert expected in line
     assert not (tmp_path / "runs").exists()
-    with pytest.raises(InputError, match=r"model\.cache_features leaves a teacher no images"):
-        PretrainedTask(3, 1, 16, cache_features=True, distillation=DistillationSettings(best))
-    assert main(["fit", "--config", str(config), "--model.distillation.teacher", best, "--data.seed", "1"]) == 0
+    assert main(["fit", "--config", str(config), *_taught(best), "--data.seed", "1"]) == 0
     assert "the teacher was trained with another split of the data" in capsys.readouterr().err
 
 
 def test_the_teacher_is_no_part_of_the_student(teacher: Path, class_folders: Path) -> None:
     """It is in evaluation mode, and neither learns nor keeps statistics."""
     data = ImageFolderDataModule(str(class_folders), image_size=16, channels=1, val_size=6, test_size=7, batch_size=8)
-    settings = DistillationSettings(str(teacher / "checkpoints" / "best.ckpt"))
-    task = SmallCNNTask(CompactCNN, 3, 1, 16, distillation=settings)
+    task = SmallCNNTask(CompactCNN, 3, 1, 16)
     names = {name for name, _ in task.named_parameters()}
-    Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False).fit(
-        task, datamodule=data
-    )
-    assert task._teacher is not None
+    networks: list[nn.Module] = []
+
+    class Keep(Distillation):
+        def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            assert self._task is not None
+            networks.append(self._task)
+
+    Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        callbacks=[Keep(teacher), EMA()],
+    ).fit(task, datamodule=data)  # fmt: skip
     assert names == {name for name, _ in task.named_parameters()}
+    assert not task.extra_losses
     taught, _ = load_task(teacher / "checkpoints" / "best.ckpt")
-    network: nn.Module = task._teacher._task
+    (network,) = networks
     assert not network.training
     assert all(torch.equal(value, taught.state_dict()[name]) for name, value in network.state_dict().items())
+
+
+def test_the_rate_finder_searches_on_the_loss_that_trains(
+    teacher: Path, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the teacher and the L1 penalty, whatever the order of the callbacks; the teacher is loaded once."""
+    loaded: list[Path] = []
+    firsts: list[float] = []
+
+    def load(path: Path) -> Any:
+        loaded.append(path)
+        return load_task(path)
+
+    def suggest(rates: list[float], losses: list[float]) -> float:
+        firsts.append(losses[0])
+        return 1e-3
+
+    monkeypatch.setattr("defectlab.callbacks.distillation.load_task", load)
+    monkeypatch.setattr("defectlab.callbacks.rate_finder.suggested", suggest)
+    for l1, taught in ((0.0, False), (0.0, True), (1.0, True)):
+        torch.manual_seed(0)
+        data = ImageFolderDataModule(
+            str(class_folders), image_size=16, channels=1, val_size=6, test_size=7, batch_size=8
+        )
+        callbacks = [RateFinder(steps=30), *([Distillation(teacher)] if taught else [])]
+        Trainer(
+            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            callbacks=callbacks, default_root_dir=tmp_path,
+        ).fit(SmallCNNTask(CompactCNN, 3, 1, 16, optimizer=OptimizerSettings(l1=l1)), datamodule=data)  # fmt: skip
+    assert firsts[0] != firsts[1]
+    assert firsts[2] > firsts[1] + 10  # the sum of all absolute weights
+    assert len(loaded) == 2
+
+
+def test_an_unused_key_of_older_configs_is_passed_over(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = config.with_name("old.yaml")
+    content = yaml.safe_load(config.read_text())
+    content["model"]["init_args"]["distillation"] = None
+    old.write_text(yaml.safe_dump(content))
+    assert main(["fit", "--config", str(old), "--trainer.max_epochs", "1"]) == 0
+    content["model"]["init_args"]["distillation"] = {"teacher": "runs/x"}
+    old.write_text(yaml.safe_dump(content))
+    assert main(["fit", "--config", str(old)]) == 1
+    assert "defectlab.callbacks.Distillation" in capsys.readouterr().err

@@ -112,7 +112,7 @@ def test_plain_loaders_and_a_network_of_ones_own(tmp_path: Path) -> None:
 def test_a_network_that_is_no_classifier_is_refused() -> None:
     for network, message in ((nn.Linear, "cannot take images"), (lambda *shape: nn.Identity(), "expected logits")):
         with pytest.raises(InputError, match=message):
-            SmallCNNTask(network, num_classes=3, in_channels=1, image_size=16)  # type: ignore[arg-type]
+            SmallCNNTask(network, num_classes=3, in_channels=1, image_size=16)
 
 
 def test_balanced_weights_make_up_for_rare_classes(data: Data, class_folders: Path, tmp_path: Path) -> None:

@@ -66,7 +66,6 @@ class RateFinder(pl.Callback):
         if self.found is not None:
             pl_module.set_rate(self.found)  # the optimiser's own state is about to come from the checkpoint
             return
-        pl_module.on_fit_start()  # class weights: callbacks come first
         with isolate_rng():
             rates, losses = self._try_rates(trainer, pl_module)
         self.found = trainer.strategy.broadcast(suggested(rates, losses))
@@ -94,7 +93,7 @@ class RateFinder(pl.Callback):
                 group["lr"] = rate * factor
             images, labels = trainer.strategy.batch_to_device(batch)
             with trainer.precision_plugin.train_step_context():
-                loss = task.training_loss(task(images), labels)
+                loss = task.penalised(task.batch_loss(images, task(images), labels))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -99,7 +99,7 @@ def run_course(
                 jobs.append(
                     Job(
                         name=f"{program.name}, seed {seed}", folder=run.path, config=program.config, seed=seed,
-                        settings={} if teacher is None else {"model.distillation.teacher": teacher},
+                        settings={} if teacher is None else {"trainer.callbacks.teacher": teacher},
                         overrides=words[program.name],
                     )
                 )  # fmt: skip

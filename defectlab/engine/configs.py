@@ -1,14 +1,25 @@
 """Where a config is: the path as given first, then the ones that come with defectlab."""
 
+import inspect
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from defectlab.errors import InputError
+from defectlab.tasks.hparams import NetworkSpec
 from defectlab.utils.resources import shipped_configs
 
-__all__ = ["find_config", "resolve_config_arguments"]
+__all__ = ["find_config", "own_network", "resolve_config_arguments", "upgraded"]
+
+_FIRST = ["num_classes", "in_channels", "image_size"]
+_DISTILLATION = (
+    "model.distillation is now a callback: write {class_path: defectlab.callbacks.Distillation, init_args: {teacher: RUN}} "
+    "as the last of trainer.callbacks, or --trainer.callbacks+=defectlab.callbacks.Distillation "
+    "--trainer.callbacks.teacher=RUN"
+)
 
 
 def find_config(name: str) -> Path:
@@ -51,6 +62,44 @@ def resolve_config_arguments(words: list[str]) -> tuple[list[str], str | None]:
             resolved.append(word)
             expecting = word in ("--config", "-c")
     return resolved, first
+
+
+def upgraded(words: list[str]) -> list[str]:
+    """Answer what configs no longer have: an unused `model.distillation` is dropped, a used one refused.
+
+    Raises:
+        InputError: a teacher is given the old way.
+    """
+    result = list(words)
+    for place, word in enumerate(words):
+        if word.partition("=")[0].startswith("--model.distillation"):
+            raise InputError(_DISTILLATION)
+        if place and words[place - 1] == "--config":
+            content = yaml.safe_load(Path(word).read_text(encoding="utf-8"))
+            arguments = (content.get("model") or {}).get("init_args") or {}
+            if arguments.get("distillation") is not None:
+                raise InputError(f"{word}: {_DISTILLATION}")
+            if "distillation" in arguments:
+                del arguments["distillation"]
+                result[place] = yaml.safe_dump(content)  # a text will do in place of a file
+    return result
+
+
+def own_network(value: Any) -> NetworkSpec:
+    """Take the network that a config names for one to be built by `build_network`.
+
+    Raises:
+        ValueError: it is one of defectlab's, or a class with the same three first arguments, which the parser knows.
+    """
+    spec: dict[str, Any] = value if isinstance(value, dict) else {"class_path": value}
+    path = str(spec.get("class_path"))
+    module, _, name = path.rpartition(".")
+    if not module or module.split(".")[0] == "defectlab":
+        raise ValueError("one of defectlab's networks")
+    found = getattr(import_module(module), name)
+    if inspect.isclass(found) and list(inspect.signature(found).parameters)[:3] == _FIRST:
+        raise ValueError("the same three first arguments")
+    return NetworkSpec(path, spec.get("init_args"))
 
 
 def _name(path: Path) -> str:

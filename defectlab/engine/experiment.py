@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
+import jsonargparse.typing
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -19,16 +20,19 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from defectlab.callbacks.progress import EpochLines
 from defectlab.data import ImageDataModule
 from defectlab.engine.checkpoint_io import AtomicCheckpointIO
-from defectlab.engine.configs import resolve_config_arguments
+from defectlab.engine.configs import own_network, resolve_config_arguments, upgraded
 from defectlab.engine.loggers import EpochCSVLogger, EventsLogger
 from defectlab.engine.messages import explain, unknown_key
 from defectlab.errors import InputError
 from defectlab.runs.locate import checkpoint_of
 from defectlab.tasks import ClassificationTask
+from defectlab.tasks.hparams import NetworkSpec
 from defectlab.utils.cpu import CPUSettings
 from defectlab.utils.progress import is_first_process
 
 __all__ = ["DefectCLI", "without_run"]
+
+jsonargparse.typing.register_type(NetworkSpec, NetworkSpec.as_dict, own_network, fail_already_registered=False)
 
 _RUN_VARIABLE = "DEFECTLAB_RUN"
 _LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size"}  # data to model
@@ -73,7 +77,7 @@ class DefectCLI(LightningCLI):
                 parser_kwargs={**strict, "prog": "defectlab", command: dict(strict)},
                 subclass_mode_model=True,
                 subclass_mode_data=True,
-                args=[command, *words],
+                args=[command, *upgraded(words)],
                 auto_configure_optimizers=False,
             )
         except jsonargparse.ArgumentError as error:
@@ -93,7 +97,7 @@ class DefectCLI(LightningCLI):
         """Parse, where the parent would warn about a list of arguments, and refuse what would be ignored."""
         self.config = parser.parse_args(args)
         config = self.config[self.command]
-        for path in config.config or []:
+        for path in filter(None, config.config or []):
             _check_empty_sections(yaml.safe_load(Path(path).read_text(encoding="utf-8")), config)
         for part in ("model", "data"):
             if config[part] is None:
@@ -102,7 +106,7 @@ class DefectCLI(LightningCLI):
         # metrics.json and config.yaml are read from other folders too.
         if arguments is not None and arguments.get("root") is not None:
             arguments.root = str(Path(arguments.root).expanduser().absolute())
-        self._find_teacher((config.model.init_args or {}).get("distillation"))
+        self._find_teacher(config.trainer.callbacks)
         seed = config.seed_everything
         if not isinstance(seed, bool) and not 0 <= seed < 2**32:
             raise InputError(f"seed_everything is {seed}: expected a whole number from 0 to {2**32 - 1}, or true")
@@ -110,10 +114,12 @@ class DefectCLI(LightningCLI):
             if (config.model.init_args or {}).get(target) is not None:
                 raise InputError(f"model.{target} comes from the data: leave it out, or change data.{source}")
 
-    def _find_teacher(self, distillation: Any) -> None:
+    def _find_teacher(self, callbacks: Any) -> None:
         """A run folder means its best checkpoint; config.yaml is read from other folders too. Only fit needs it."""
-        if self.command == "fit" and distillation is not None and distillation.get("teacher"):
-            distillation.teacher = str(checkpoint_of(distillation.teacher).resolve())
+        for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+            arguments: Any = getattr(callback, "init_args", None) or {}
+            if self.command == "fit" and callback.class_path.endswith(".Distillation") and arguments.get("teacher"):
+                arguments.teacher = str(checkpoint_of(str(arguments.teacher)).resolve())
 
     def _parse_ckpt_path(self) -> None:
         """A checkpoint brings tensors, the config everything else; the weights it began with are not needed again."""

@@ -1,9 +1,14 @@
 """What every network shares: its first three arguments, its two halves, and the checks on arguments."""
 
+import inspect
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 
 from defectlab.errors import InputError
 from defectlab.networks.scaler import StandardScaler
+from defectlab.utils.text import first_line
 
 
 class Network(nn.Module):
@@ -58,6 +63,75 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Turn images (N, in_channels, image_size, image_size) into logits (N, num_classes)."""
         return self.forward_head(self.forward_features(images))
+
+
+def build_network(
+    network: nn.Module | Callable[..., nn.Module],
+    num_classes: int,
+    in_channels: int | None = None,
+    image_size: int | None = None,
+) -> nn.Module:
+    """Build a network from its class, or from a function that returns it; a ready one is returned as it is.
+
+    Of `num_classes`, `in_channels` (or timm's `in_chans`) and `image_size` it is given the ones that it has arguments for;
+    all three by place if it has none by these names, and `num_classes` if it takes any.
+
+    Args:
+        network: a module, or what makes one.
+        num_classes: number of logits.
+        in_channels: channels of the images, None if they are not known.
+        image_size: side in pixels, None if it is not known.
+
+    Raises:
+        InputError: it takes other arguments, or gives other logits: of shape (2, num_classes) for two black images.
+    """
+    if isinstance(network, nn.Module):
+        module = network
+    else:
+        offered = {"num_classes": num_classes, "in_channels": in_channels, "in_chans": in_channels}
+        offered |= {"image_size": image_size}
+        parameters = inspect.signature(network).parameters
+        kinds = {parameter.kind for parameter in parameters.values()}
+        names = {name for name in offered if name in parameters}
+        if inspect.Parameter.VAR_KEYWORD in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds:
+            names |= {"num_classes"}
+            if "model_name" in parameters:  # timm's create_model
+                names |= {"in_chans"}
+        by_place = inspect.Parameter.VAR_POSITIONAL in kinds or len(parameters) >= 3
+        positional = (num_classes, in_channels, image_size) if not names and by_place else ()
+        try:
+            module = network(*positional, **{name: offered[name] for name in names if offered[name] is not None})
+        except TypeError as error:
+            raise InputError(
+                f"model.network {_name(network)} cannot be built: {error}; it is given those of num_classes, in_channels "
+                "and image_size that it has arguments for, and needs a default for every other one, or init_args"
+            ) from error
+    if in_channels is not None and image_size is not None:
+        _check_logits(module, num_classes, (2, in_channels, image_size, image_size))
+    return module
+
+
+def _name(network: object) -> str:
+    return str(getattr(network, "__name__", type(network).__name__))
+
+
+def _check_logits(network: nn.Module, num_classes: int, shape: tuple[int, int, int, int]) -> None:
+    """Show the network two black images: a class that is no classifier is told before any data is read."""
+    name = type(network).__name__
+    training = network.training
+    try:
+        with torch.no_grad():
+            logits = network.eval()(torch.zeros(shape))
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = first_line(error)
+        raise InputError(f"model.network {name} cannot take images of shape {shape}: {reason}") from None
+    network.train(training)
+    if not isinstance(logits, torch.Tensor) or logits.shape != (shape[0], num_classes):
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise InputError(
+            f"model.network {name} turns images of shape {shape} into {found}: expected logits of shape "
+            f"({shape[0]}, {num_classes}); it is given num_classes, in_channels and image_size"
+        )
 
 
 def check_at_least(name: str, value: int, smallest: int) -> None:

@@ -1,12 +1,10 @@
 """LightningModules: what is trained, with which loss, judged how."""
 
 from defectlab.tasks.base import ClassificationTask
-from defectlab.tasks.distillation import DistillationSettings
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
 from defectlab.tasks.pretrained import PretrainedTask
 from defectlab.tasks.small_cnn import SmallCNNTask
 
 __all__ = [
-    "ClassificationTask", "DistillationSettings", "OptimizerSettings", "PretrainedTask", "SchedulerSettings",
-    "SmallCNNTask",
+    "ClassificationTask", "OptimizerSettings", "PretrainedTask", "SchedulerSettings", "SmallCNNTask",
 ]  # fmt: skip

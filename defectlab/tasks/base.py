@@ -1,9 +1,11 @@
 """The one LightningModule between Lightning and every task: step, loss, metrics, optimiser."""
 
 import dataclasses
+import inspect
+import logging
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 import torch
@@ -13,17 +15,21 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from defectlab.errors import InputError
 from defectlab.metrics.classification import SplitMetrics, evaluate_predictions
-from defectlab.tasks.distillation import DescribedData, DistillationSettings, Teacher
-from defectlab.tasks.hparams import plain
+from defectlab.networks.base import build_network
+from defectlab.tasks.hparams import NetworkSpec, class_path, find_network, plain
 from defectlab.tasks.loss import weighted_cross_entropy
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, decayed
 from defectlab.tasks.tta import Views, check_tta, tta_logits
 
-__all__ = ["ClassificationTask", "LabelledData"]
+__all__ = ["ClassificationTask", "ExtraLoss", "LabelledData"]
+
+log = logging.getLogger(__name__)
 
 # Logged for each evaluation, beside its loss and the accuracy of each class.
 _LOGGED = ("accuracy", "balanced_accuracy", "macro_f1", "cross_entropy", "ece")
 _MOST_CLASSES = 100  # whose accuracies are logged one by one: more curves than that nobody reads
+
+ExtraLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @runtime_checkable
@@ -46,8 +52,11 @@ class ClassificationTask(pl.LightningModule):
     by stage (`val`, `test`), `predictions` the logits and labels.
 
     Args:
-        network: gives logits.
+        network: gives logits: a module, or a class or function that makes one, see `build_network`. A run can be loaded
+            again if what makes it can be imported by name; of a module, if its class alone makes the same one.
         num_classes: width of the logits.
+        in_channels: channels of the images, for a class or function that asks.
+        image_size: side in pixels, likewise.
         optimizer: see `OptimizerSettings`; a dict of its values will do, None for its defaults.
         scheduler: see `SchedulerSettings`; a dict of its values will do, None for its defaults.
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2016), in [0, 1).
@@ -57,29 +66,42 @@ class ClassificationTask(pl.LightningModule):
         tta: views that every image is judged by in evaluation; see `tta_logits`.
         channels_last: memory format of network and images: faster convolutions, same results.
         compile: pass the network through torch.compile; pays on GPUs and in long runs.
-        distillation: see `DistillationSettings`; a dict of its values will do, None for labels alone.
+
+    Attributes:
+        extra_losses: each called with `(loss, images, logits, labels)` of a training batch, and returning the loss that
+            takes its place; callbacks such as `defectlab.callbacks.Distillation` add to them.
     """
+
+    training_only: ClassVar[tuple[str, ...]] = ()  # arguments that a checkpoint leaves out: it has the tensors
 
     def __init__(
         self,
-        network: nn.Module,
+        network: NetworkSpec | Callable[[int, int, int], nn.Module] | Callable[..., nn.Module] | nn.Module,
         num_classes: int,
-        optimizer: OptimizerSettings | dict[str, Any] | None,
-        scheduler: SchedulerSettings | dict[str, Any] | None,
-        label_smoothing: float,
-        class_weights: Sequence[float] | Literal["balanced", "sqrt_balanced"] | None,
-        tta: Views,
-        channels_last: bool,
-        compile: bool,  # noqa: A002 (torch's word)
-        distillation: DistillationSettings | dict[str, Any] | None,
+        in_channels: int | None = None,
+        image_size: int | None = None,
+        optimizer: OptimizerSettings | dict[str, Any] | None = None,
+        scheduler: SchedulerSettings | dict[str, Any] | None = None,
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | Literal["balanced", "sqrt_balanced"] | None = None,
+        tta: Views = "none",
+        channels_last: bool = True,
+        compile: bool = False,  # noqa: A002 (torch's word)
     ) -> None:
         super().__init__()
+        self.save_hyperparameters(logger=False, ignore=["network"] if isinstance(network, nn.Module) else None)
         if not 0 <= label_smoothing < 1:
             raise InputError(f"model.label_smoothing is {label_smoothing}: expected at least 0 and below 1")
         if class_weights is not None and class_weights not in ("balanced", "sqrt_balanced"):
             _check_class_weights(class_weights, num_classes)
         check_tta(tta)
-        self.network = network
+        given: Any = network
+        self._given: dict[str, Any] | None = None if isinstance(network, nn.Module) else plain(network)
+        if isinstance(given, NetworkSpec):
+            given = given.load()
+        elif isinstance(given, Mapping):  # from a checkpoint, by Lightning's load_from_checkpoint
+            given = find_network(given)
+        self.network = build_network(given, num_classes, in_channels, image_size)
         self.num_classes = num_classes
         self.optimizer = optimizer if isinstance(optimizer, OptimizerSettings) else OptimizerSettings(**optimizer or {})
         self.scheduler = scheduler if isinstance(scheduler, SchedulerSettings) else SchedulerSettings(**scheduler or {})
@@ -87,13 +109,12 @@ class ClassificationTask(pl.LightningModule):
         self.class_weights = class_weights
         self.tta: Views = tta
         self.channels_last = channels_last
-        self.distillation = DistillationSettings(**distillation) if isinstance(distillation, dict) else distillation
+        self.extra_losses: list[ExtraLoss] = []
         self.results: dict[str, SplitMetrics] = {}
         self.predictions: dict[str, tuple[Tensor, Tensor]] = {}
         self.restored = False  # whether the tensors came from a checkpoint
         self._seed = 0
         self._weights: Tensor | None = None
-        self._teacher: Teacher | None = None
         self._steps: list[tuple[Tensor, Tensor, int]] = []
         self._batches: list[tuple[Tensor, Tensor]] = []
         if channels_last:
@@ -124,18 +145,44 @@ class ClassificationTask(pl.LightningModule):
         return shared + [f"val/accuracy/{name}" for name in class_names if len(class_names) <= _MOST_CLASSES]
 
     def on_fit_start(self) -> None:
-        """Find the class weights and the teacher."""
+        """Find the class weights, and refuse a network that could not be loaded again."""
+        spec = self._network_spec()
+        if spec is None:
+            log.warning(
+                "the class %s alone does not make this network: predict, explain and resume need it given as a class or "
+                "function that does", type(self.network).__name__,
+            )  # fmt: skip
+        elif "<" in spec["class_path"]:
+            raise InputError(
+                f"model.network is {spec['class_path']}, which nothing could load again: expected a class or a function "
+                "of a module, not a lambda or what is defined within a function"
+            )
         self._seed = torch.initial_seed()  # what seed_everything set
         self._weights = self._find_weights()
         if self.class_weights is not None and self._weights is None:
             raise InputError(
                 f"model.class_weights is {self.class_weights}, but the data has no class counts: give numbers"
             )
-        if self.distillation is not None:
-            data = self.trainer.datamodule  # type: ignore[attr-defined]
-            if not isinstance(data, DescribedData):
-                raise InputError("model.distillation needs one of defectlab's datamodules: set it to null")
-            self._teacher = Teacher(self.distillation, data.card, self.device)
+
+    def _network_spec(self) -> dict[str, Any] | None:
+        """What a checkpoint keeps to make the network again: of a ready module its class, if that will do."""
+        if "network" not in inspect.signature(type(self)).parameters:
+            return {"class_path": class_path(type(self))}  # the task makes it
+        given = plain(self.hparams.get("network"))
+        if isinstance(given, dict) or self._given is not None:  # Lightning keeps no lambda
+            return given if isinstance(given, dict) else self._given
+        cls = type(self.network)
+        try:
+            with torch.device("meta"):
+                again = build_network(cls, self.num_classes, self.hparams["in_channels"], self.hparams["image_size"])
+        except Exception:  # of any constructor
+            return None
+        shapes = [{name: value.shape for name, value in net.state_dict().items()} for net in (again, self.network)]
+        return {"class_path": class_path(cls)} if shapes[0] == shapes[1] and "<" not in class_path(cls) else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave to a copy, such as an average of the weights, what is the task's own: a teacher is none of it."""
+        return {**super().__getstate__(), "extra_losses": []}
 
     def _find_weights(self) -> Tensor | None:
         """Class weights `(C,)` of mean 1 over the training images, as far as their number by class is known."""
@@ -160,25 +207,36 @@ class ClassificationTask(pl.LightningModule):
         torch.manual_seed((epoch_seed * self.trainer.world_size + self.global_rank) % 2**63)
 
     def training_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of a batch, with class weights and smoothing, without the L1 penalty; validation has it too."""
+        """Cross-entropy of a batch, with class weights and smoothing; validation has it too."""
+        if self._weights is None:  # no training came before, or has only begun
+            self._weights = self._find_weights()
         return weighted_cross_entropy(logits.float(), labels, self._weights, self.label_smoothing)
 
+    def batch_loss(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """Compute the loss of a training batch: `training_loss` and what `extra_losses` make of it."""
+        loss = self.training_loss(logits, labels)
+        for extra in self.extra_losses:
+            loss = extra(loss, images, logits, labels)
+        return loss
+
+    def penalised(self, loss: Tensor) -> Tensor:
+        """Add the L1 penalty, if one is set: it is minimised, but not in the loss that is logged."""
+        if not self.optimizer.l1:
+            return loss
+        return loss + self.optimizer.l1 * sum(weight.abs().sum() for weight in decayed(self.parameter_modules()))
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy, the teacher's part and the L1 penalty if they are set; the rest waits for the epoch's end."""
+        """Compute the loss that is minimised; the figures wait for the epoch's end."""
         images, labels = batch
         logits = self(images)
-        loss = self.training_loss(logits, labels)
-        if self._teacher is not None:
-            loss = self._teacher.blend(loss, logits, images)
+        loss = self.batch_loss(images, logits, labels)
         hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
         self._steps.append((loss.detach(), (logits.detach().argmax(dim=1) == hard).sum(), len(labels)))
         # One call in log_every_n_steps: a log call in each step would cost more than a small network's own.
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/loss_step", loss.detach(), prog_bar=True)
             self.log("lr", self._rate())
-        if self.optimizer.l1:  # not in the loss that is logged, which can be compared with that of validation
-            loss = loss + self.optimizer.l1 * sum(weight.abs().sum() for weight in decayed(self.parameter_modules()))
-        return loss
+        return self.penalised(loss)
 
     def _rate(self) -> float:
         """Of the first group: the network's, or the head's where a backbone has its own."""
@@ -246,8 +304,6 @@ class ClassificationTask(pl.LightningModule):
         turns = [batch for step in zip(*everyone, strict=True) for batch in step]
         logits, labels = (torch.cat(tensors) for tensors in zip(*turns, strict=True))
         result = evaluate_predictions(logits, labels, self.class_names)
-        if self._weights is None:
-            self._weights = self._find_weights()  # no training came before
         loss = float(self.training_loss(logits.to(self.device), labels.to(self.device)))
         result["training_loss"] = loss
         self.results[stage], self.predictions[stage] = result, (logits, labels)
@@ -293,11 +349,12 @@ class ClassificationTask(pl.LightningModule):
         """Keep hyper-parameters as plain values, and the class by name: loading must not run code of the file."""
         given = {name: plain(value) for name, value in checkpoint.get("hyper_parameters", {}).items()}
         values = {name: value for name, value in given.items() if value is not ... and name[0] != "_"}
-        # The tensors are in the checkpoint: it must not ask for the files that training needed.
-        values.update({name: None for name in ("weights", "distillation") if name in values})
+        values.update({name: None for name in self.training_only if name in values})
+        if "network" in inspect.signature(type(self)).parameters:
+            values["network"] = self._network_spec()
         checkpoint["hyper_parameters"] = values
         checkpoint["class_weights"] = None if self._weights is None else self._weights.tolist()
-        checkpoint["task"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        checkpoint["task"] = class_path(type(self))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another class count before any tensor is copied."""

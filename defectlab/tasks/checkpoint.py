@@ -1,16 +1,18 @@
 """From a .ckpt file back to a task and what it knows about its data, without running code from the file."""
 
-import importlib
 import inspect
 import pickle
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from defectlab.errors import InputError
 from defectlab.tasks.base import ClassificationTask
+from defectlab.tasks.hparams import add_import_folders, find_class, find_network
 from defectlab.utils.card import DataCard
 from defectlab.utils.text import first_line
 
@@ -78,30 +80,36 @@ def data_state(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     raise InputError(f"{path} does not know its classes: expected a checkpoint written by defectlab fit")
 
 
-def load_task(path: Path) -> tuple[ClassificationTask, DataCard]:
-    """The task in evaluation mode on the CPU, and its data card.
+def load_task(path: str | Path) -> tuple[ClassificationTask, DataCard]:
+    """Load the task of a checkpoint, in evaluation mode on the CPU, and its data card.
+
+    Classes of one's own are found if they are imported already, or if the checkpoint lies in a run folder whose
+    config.yaml names them.
 
     Raises:
-        InputError: as `read_checkpoint`; or a task class that is not installed or not one of ours.
+        InputError: as `read_checkpoint`; or a class that may not be used, or does not fit the tensors.
     """
+    path = Path(path)
     checkpoint = read_checkpoint(path)
     try:
         card = DataCard.from_dict(data_state(checkpoint, path))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    name = str(checkpoint.get("task", ""))
-    module, _, cls_name = name.rpartition(".")
+    given = checkpoint["hyper_parameters"]
+    trusted = _trusted(path)
     try:
-        cls = getattr(importlib.import_module(module), cls_name)
-    except (ImportError, AttributeError, ValueError):
-        raise InputError(
-            f"{path} was trained with the class {name or '(unknown)'}, which cannot be imported: install the package "
-            "it is from, or load the checkpoint with that class's load_from_checkpoint"
-        ) from None
-    if not (inspect.isclass(cls) and issubclass(cls, ClassificationTask)):
-        raise InputError(f"{path} names {name} as its task: expected a subclass of ClassificationTask")
+        cls = find_class(str(checkpoint.get("task", "")), ClassificationTask, trusted)
+        arguments = {name: value for name, value in given.items() if name in inspect.signature(cls).parameters}
+        if isinstance(arguments.get("network"), Mapping):
+            arguments["network"] = find_network(arguments["network"], trusted)
+        elif arguments.get("network", ...) is None:
+            raise InputError("its network was given as a module, which the class alone does not make")
+    except InputError as error:
+        raise InputError(f"{path} cannot be loaded: {error}") from None
     try:
-        task: ClassificationTask = cls.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        task: ClassificationTask = cls(**arguments)
+        task.on_load_checkpoint(checkpoint)
+        task.load_state_dict(checkpoint["state_dict"])
     except InputError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
@@ -110,3 +118,24 @@ def load_task(path: Path) -> tuple[ClassificationTask, DataCard]:
             "version of defectlab that wrote it, or train again"
         ) from None
     return task.eval(), card
+
+
+def _trusted(path: Path) -> set[str]:
+    """The class paths in the config of the checkpoint's run folder, whose own modules can be imported from now on."""
+    config = path.resolve().parent.parent / "config.yaml"
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return set()
+    found: set[str] = set()
+    waiting: list[Any] = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            found |= {value["class_path"]} if isinstance(value.get("class_path"), str) else set()
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    if isinstance(content, dict):
+        add_import_folders(content.get("python_path") or [])
+    return found

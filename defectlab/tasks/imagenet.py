@@ -24,10 +24,7 @@ def load_imagenet_classifier(name: str, weights: Path | None = None) -> tuple[Cl
         InputError: An unknown name, or weights that cannot be had, read or used.
     """
     network, wanted = load_imagenet_network(check_backbone(name), weights)
-    task = ClassificationTask(
-        network=network, num_classes=len(wanted.class_names), optimizer=None, scheduler=None, label_smoothing=0.0,
-        class_weights=None, tta="none", channels_last=False, compile=False, distillation=None,
-    )  # fmt: skip
+    task = ClassificationTask(network, len(wanted.class_names), channels_last=False)
     card = DataCard(
         class_names=tuple(wanted.class_names),
         mean=tuple(wanted.mean),

@@ -14,7 +14,6 @@ from defectlab.networks.backbones import Backbone
 from defectlab.networks.pretrained import Stages
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.tasks.base import ClassificationTask
-from defectlab.tasks.distillation import DistillationSettings
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
 from defectlab.tasks.tta import Views
 
@@ -30,6 +29,10 @@ class FeatureCache(Protocol):
 
     def clear_features(self) -> None:
         """Batches are images again."""
+
+    @property
+    def has_features(self) -> bool:
+        """Whether batches are features."""
 
 
 class PretrainedTask(ClassificationTask):
@@ -63,10 +66,10 @@ class PretrainedTask(ClassificationTask):
         tta: views that every image is judged by in evaluation: `flip` (2), `dihedral` (8) or `shift` (5).
         channels_last: memory format of network and images.
         compile: pass the network through torch.compile.
-        distillation: see `DistillationSettings`; None for labels alone.
     """
 
     network: PretrainedNetwork
+    training_only = ("weights",)
 
     def __init__(
         self,
@@ -92,25 +95,20 @@ class PretrainedTask(ClassificationTask):
         tta: Views = "none",
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002
-        distillation: DistillationSettings | None = None,
     ) -> None:
         if cache_features and trainable == "head_then_all":
             raise InputError("model.cache_features needs a frozen backbone: set model.trainable to head")
-        if cache_features and distillation is not None:
-            raise InputError(
-                "model.cache_features leaves a teacher no images: set it to false, or drop model.distillation"
-            )
         if unfreeze_epoch < 0:
             raise InputError(f"model.unfreeze_epoch is {unfreeze_epoch}: expected at least 0")
         if not 0 < backbone_lr_factor <= 1:
             raise InputError(f"model.backbone_lr_factor is {backbone_lr_factor}: expected above 0, at most 1")
         network = PretrainedNetwork(
-            num_classes, in_channels, image_size, backbone, width, dropout, batch_norm_momentum, hidden, stages,
-            freeze_batch_norm,
+            num_classes, in_channels, image_size, backbone, width=width, dropout=dropout,
+            batch_norm_momentum=batch_norm_momentum, hidden=hidden, stages=stages, freeze_batch_norm=freeze_batch_norm,
         )  # fmt: skip
         super().__init__(
-            network, num_classes, optimizer, scheduler, label_smoothing, class_weights, tta, channels_last, compile,
-            distillation,
+            network, num_classes, optimizer=optimizer, scheduler=scheduler, label_smoothing=label_smoothing,
+            class_weights=class_weights, tta=tta, channels_last=channels_last, compile=compile,
         )  # fmt: skip
         self.trainable = "head" if cache_features else trainable
         self.unfreeze_epoch = unfreeze_epoch
@@ -120,7 +118,6 @@ class PretrainedTask(ClassificationTask):
             load_backbone_weights(network, weights)
         if self.trainable == "head":
             network.freeze_backbone()
-        self.save_hyperparameters(logger=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(N, num_classes)` of images `(N, C, H, W)`, or of cached features `(N, E)`."""
@@ -131,6 +128,12 @@ class PretrainedTask(ClassificationTask):
         if self.trainable == "head":
             return [(self.network.head, 1.0)]
         return [(self.network.head, 1.0), (self.network.features, self.backbone_lr_factor)]
+
+    def setup(self, stage: str) -> None:
+        """Drop features that an earlier fit was stopped with: they may be of other weights."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "fit" and isinstance(data, FeatureCache):
+            data.clear_features()
 
     def on_fit_start(self) -> None:
         """Refuse what DDP would hang on."""
@@ -154,9 +157,10 @@ class PretrainedTask(ClassificationTask):
                     f"model.cache_features needs one of defectlab's datamodules, found {type(data).__name__}: "
                     "set it to false"
                 )
-            self.network.eval()
-            data.cache_features(self.embed)
-            self.network.train()
+            if not data.has_features:  # a rate finder asks for the optimiser twice
+                self.network.eval()
+                data.cache_features(self.embed)
+                self.network.train()
         return super().configure_optimizers()
 
     @torch.no_grad()

@@ -311,6 +311,11 @@ class ImageDataModule(pl.LightningDataModule):
         """Give images again."""
         self._features = None
 
+    @property
+    def has_features(self) -> bool:
+        """Whether the train and val loaders give features in place of images."""
+        return self._features is not None
+
     def pixel_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and scale `(C, H, W)` of each pixel of the training images as the loaders give them, not augmented.
 
