@@ -17,7 +17,8 @@ from defectlab.data.pipeline.splits import fold_split
 from defectlab.engine.jobs import Job, override_words
 from defectlab.errors import InputError
 from defectlab.evaluate.comparison import compare
-from defectlab.evaluate.crossval import Fold, cross_validate, plan, pool
+from defectlab.evaluate.crossval import Fold, cross_validate, plan
+from defectlab.evaluate.crossval_result import pool
 from defectlab.metrics.statistics import corrected_interval
 from defectlab.runs import PredictionTable, RunFolder
 

@@ -3,12 +3,11 @@
 import json
 import shutil
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,13 +15,11 @@ from defectlab.engine.configs import resolve_config_arguments
 from defectlab.engine.experiment import without_run
 from defectlab.engine.jobs import Job, check_at_least, check_own_settings, override_words, run_jobs
 from defectlab.errors import InputError
-from defectlab.metrics.classification import accuracy_interval
+from defectlab.evaluate.crossval_result import CrossValidation, CrossValidationSettings, Protocol, pool
 from defectlab.metrics.statistics import corrected_interval
-from defectlab.runs import CROSSVAL_FILE, PredictionTable, RunFolder, read_crossval, write_text
+from defectlab.runs import CROSSVAL_FILE, RunFolder, read_crossval, write_text
 
-__all__ = ["CrossValidation", "CrossValidationSettings", "Fold", "Protocol", "cross_validate", "plan", "pool"]
-
-Protocol = Literal["kfold", "song-yan"]
+__all__ = ["CrossValidation", "Fold", "cross_validate", "plan"]
 
 
 @dataclass(frozen=True)
@@ -40,75 +37,6 @@ class Fold:
     split: str
     seed: int
     test_size: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CrossValidationSettings:
-    """What was repeated, and how; see `cross_validate`. `test_size` is the number of test images of song-yan, if given."""
-
-    config: str
-    protocol: Protocol
-    folds: int
-    repeats: int
-    seed: int
-    test_size: int | None = None
-
-    def __str__(self) -> str:
-        return f"{self.folds} folds × {self.repeats}" if self.protocol == "kfold" else f"{self.repeats} random halves"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CrossValidation:
-    """The result of `cross_validate`; accuracies in [0, 1].
-
-    Args:
-        folder: with a run folder a split, runs.csv, the pooled predictions.csv and crossval.json.
-        settings: what was repeated.
-        rows: run, accuracy, macro_f1, n and split_hash of each run, for `pandas.DataFrame`.
-        mean: accuracy over the runs.
-        sd: its sample standard deviation.
-        interval: of the mean, 95 %, corrected for overlapping training sets (Nadeau & Bengio 2003).
-        pooled: every image that was tested once, its probabilities averaged over the runs that tested it.
-    """
-
-    folder: Path
-    settings: CrossValidationSettings
-    rows: list[dict[str, Any]]
-    mean: float
-    sd: float
-    interval: tuple[float, float]
-    pooled: PredictionTable
-
-    def __fspath__(self) -> str:
-        return str(self.folder)
-
-    def __repr__(self) -> str:
-        low, high = self.interval
-        return (
-            f"CrossValidation: accuracy {self.mean:.2%} ± {self.sd:.2%} (mean ± sd of {len(self.rows)} runs, "
-            f"{self.settings}), 95 % interval {low:.2%} to {high:.2%}, in {self.folder}"
-        )
-
-    @property
-    def accuracies(self) -> list[float]:
-        """Of each run."""
-        return [row["accuracy"] for row in self.rows]
-
-    @property
-    def class_rows(self) -> list[dict[str, Any]]:
-        """Recall of each class over the pooled predictions, with its Wilson interval, and the most frequent mistake."""
-        assert self.pooled.labels is not None
-        rows = []
-        for index, name in enumerate(self.pooled.class_names):
-            predicted = self.pooled.predicted[self.pooled.labels == index]
-            n, right = len(predicted), int((predicted == index).sum())
-            low, high = accuracy_interval(right, n) if n else (0.0, 1.0)
-            mistakes = Counter(self.pooled.class_names[k] for k in predicted if k != index).most_common(1)
-            row = {"class": name, "n": n, "right": right, "recall": right / n if n else None, "low": low, "high": high}
-            rows.append(
-                {**row, "taken_for": mistakes[0][0] if mistakes else None, "times": mistakes[0][1] if mistakes else 0}
-            )
-        return rows
 
 
 def cross_validate(
@@ -214,22 +142,6 @@ def plan(protocol: Protocol, folds: int, repeats: int, seed: int, test_size: int
         for repeat in range(repeats)
         for fold in range(1, folds + 1)
     ]
-
-
-def pool(tables: Sequence[PredictionTable]) -> PredictionTable:
-    """Average each tested image's probabilities over the runs that tested it; a row an image, by file name."""
-    names = tables[0].class_names
-    found: dict[str, list[np.ndarray]] = {}
-    labels: dict[str, int] = {}
-    for table in tables:
-        if table.class_names != names or table.labels is None:
-            raise InputError("the runs of one cross-validation know different classes: make them anew")
-        for file, label, row in zip(table.files, table.labels, table.probabilities, strict=True):
-            found.setdefault(file, []).append(row)
-            labels[file] = int(label)
-    files = sorted(found)
-    means = np.array([np.mean(found[file], axis=0) for file in files])
-    return PredictionTable(files, names, np.array([labels[file] for file in files]), means.argmax(axis=1), means)
 
 
 def _test_size(

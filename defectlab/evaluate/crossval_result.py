@@ -1,0 +1,102 @@
+"""What a cross-validation came to."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from defectlab.errors import InputError
+from defectlab.metrics.classification import accuracy_interval
+from defectlab.runs import PredictionTable
+
+__all__ = ["CrossValidation", "CrossValidationSettings", "Protocol", "pool"]
+
+Protocol = Literal["kfold", "song-yan"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossValidationSettings:
+    """What was repeated, and how; see `cross_validate`. `test_size` is the number of test images of song-yan, if given."""
+
+    config: str
+    protocol: Protocol
+    folds: int
+    repeats: int
+    seed: int
+    test_size: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.folds} folds × {self.repeats}" if self.protocol == "kfold" else f"{self.repeats} random halves"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossValidation:
+    """The result of `cross_validate`; accuracies in [0, 1].
+
+    Args:
+        folder: with a run folder a split, runs.csv, the pooled predictions.csv and crossval.json.
+        settings: what was repeated.
+        rows: run, accuracy, macro_f1, n and split_hash of each run, for `pandas.DataFrame`.
+        mean: accuracy over the runs.
+        sd: its sample standard deviation.
+        interval: of the mean, 95 %, corrected for overlapping training sets (Nadeau & Bengio 2003).
+        pooled: every image that was tested once, its probabilities averaged over the runs that tested it.
+    """
+
+    folder: Path
+    settings: CrossValidationSettings
+    rows: list[dict[str, Any]]
+    mean: float
+    sd: float
+    interval: tuple[float, float]
+    pooled: PredictionTable
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        return (
+            f"CrossValidation: accuracy {self.mean:.2%} ± {self.sd:.2%} (mean ± sd of {len(self.rows)} runs, "
+            f"{self.settings}), 95 % interval {low:.2%} to {high:.2%}, in {self.folder}"
+        )
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Of each run."""
+        return [row["accuracy"] for row in self.rows]
+
+    @property
+    def class_rows(self) -> list[dict[str, Any]]:
+        """Recall of each class over the pooled predictions, with its Wilson interval, and the most frequent mistake."""
+        assert self.pooled.labels is not None
+        rows = []
+        for index, name in enumerate(self.pooled.class_names):
+            predicted = self.pooled.predicted[self.pooled.labels == index]
+            n, right = len(predicted), int((predicted == index).sum())
+            low, high = accuracy_interval(right, n) if n else (0.0, 1.0)
+            mistakes = Counter(self.pooled.class_names[k] for k in predicted if k != index).most_common(1)
+            row = {"class": name, "n": n, "right": right, "recall": right / n if n else None, "low": low, "high": high}
+            rows.append(
+                {**row, "taken_for": mistakes[0][0] if mistakes else None, "times": mistakes[0][1] if mistakes else 0}
+            )
+        return rows
+
+
+def pool(tables: Sequence[PredictionTable]) -> PredictionTable:
+    """Average each tested image's probabilities over the runs that tested it; a row an image, by file name."""
+    names = tables[0].class_names
+    found: dict[str, list[np.ndarray]] = {}
+    labels: dict[str, int] = {}
+    for table in tables:
+        if table.class_names != names or table.labels is None:
+            raise InputError("the runs of one cross-validation know different classes: make them anew")
+        for file, label, row in zip(table.files, table.labels, table.probabilities, strict=True):
+            found.setdefault(file, []).append(row)
+            labels[file] = int(label)
+    files = sorted(found)
+    means = np.array([np.mean(found[file], axis=0) for file in files])
+    return PredictionTable(files, names, np.array([labels[file] for file in files]), means.argmax(axis=1), means)
