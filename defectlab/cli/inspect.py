@@ -66,7 +66,7 @@ def inspect(directory: Path | None, config: str | None, more: list[str], output:
     smallest = int(np.bincount(labels).min())
     shares = out_of_fold(_features(data.images), labels) if smallest >= FOLDS else None
     doubtful = suspects(shares, labels) if shares is not None else []
-    findings = [_unreadable(reason) for reason in data.skipped]
+    findings = [Finding("unreadable", left.file, "", "", left.reason) for left in data.skipped]
     findings += [_pair("same bytes", pair, data) for pair in exact] + [_pair("same place", pair, data) for pair in near]
     findings += [_doubt(suspect, data) for suspect in doubtful]
     output.mkdir(parents=True, exist_ok=True)
@@ -176,11 +176,6 @@ def _features(images: Tensor) -> np.ndarray:
             advance(len(block))
     features: np.ndarray = torch.cat(blocks).numpy()
     return features
-
-
-def _unreadable(skipped: str) -> Finding:
-    name, _, why = skipped.partition(": ")
-    return Finding("unreadable", name, "", "", why)
 
 
 def _doubt(suspect: Suspect, data: ImageSet) -> Finding:

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,11 @@ class RunFolder:
 
     path: Path
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     @classmethod
-    def open(cls, path: str | Path) -> RunFolder:
+    def open(cls, path: str | PathLike[str]) -> RunFolder:
         """Check that `path` is a run folder, which is one that holds a config.yaml.
 
         Raises:
