@@ -84,6 +84,7 @@ def write_sheets(
     sheets: Sequence[Sheet],
     notes: Sequence[str],
     synthetic: bool,
+    part: str = "test",
     more_events: Callable[[SummaryWriter], None] | None = None,
 ) -> Path:
     """Write explain.html, a PNG a sheet and TensorBoard's events into `folder`; return the page's path.
@@ -96,6 +97,7 @@ def write_sheets(
         sheets: in the order of the page.
         notes: what the reader should know, such as what was left out; a paragraph each.
         synthetic: whether the network was trained on generated images, which every sheet then says.
+        part: of the data that the images are from, `test` or `validation`.
         more_events: called with the writer, to add what is no sheet.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,9 +112,9 @@ def write_sheets(
             more_events(writer)
     for file in earlier:
         file.unlink(missing_ok=True)
-    for name in set(_SHEETS) - {sheet.name for sheet in sheets}:
+    for gone in set(_SHEETS) - {sheet.name for sheet in sheets}:
         with suppress(FileNotFoundError):
-            (folder / f"{name}.png").unlink()
+            (folder / f"{gone}.png").unlink()
 
     parts = [f"<header><p class=eyebrow>defectlab explain</p><h1>{text(name)}</h1></header>"]
     if synthetic:
@@ -120,7 +122,7 @@ def write_sheets(
     if notes:
         parts.append(section("Before you look", "".join(f"<p>{text(note)}</p>" for note in notes)))
     for sheet in sheets:
-        title, explanation = _SHEETS[sheet.name]
+        title, explanation = (words.replace("test image", f"{part} image") for words in _SHEETS[sheet.name])
         parts.append(section(title, f"<p>{text(explanation)}</p>{picture(folder / f'{sheet.name}.png', DPI)}"))
     page = folder / "explain.html"
     write_text(page, document(f"{name}: defectlab explain", "\n".join(parts)))
