@@ -2,8 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from defectlab.cli.arguments import CommandParser
+from defectlab.utils.text import shown_path
+
+if TYPE_CHECKING:
+    from defectlab.evaluate.inspection import Inspection
 
 __all__ = ["run"]
 
@@ -46,13 +51,54 @@ def _inspect(words: list[str]) -> int:
         "`data inspect DIR`, or `data inspect --config C ...` for a config's data and its split, with arguments of fit.",
     )
     parser.add_argument("--config", help="in place of a folder")
-    parser.add_argument("--output", type=Path, default=Path("inspection"), help="a folder (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="a folder (default: runs/inspection/ and the name of the data)")
     named, arguments, more = parser.parse_with_folder(words)
     if more and arguments.config is None:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
-    from defectlab.cli.inspect import inspect
+    from defectlab.engine.warnings import quieten
+    from defectlab.evaluate.inspection import inspect_data
 
-    return inspect(named, arguments.config, more, arguments.output)
+    quieten()
+    found = inspect_data(named, arguments.config, more, arguments.output, progress=True)
+    _print_inspection(found)
+    return 0
+
+
+def _print_inspection(found: "Inspection") -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    total = sum(found.counts.values())
+    table = Table(title=f"{total} images", title_justify="left")
+    table.add_column("class")
+    table.add_column("images", justify="right")
+    for name, count in found.counts.items():
+        table.add_row(escape(name), str(count))
+    console = Console()
+    console.print(table)
+    sizes = sorted(found.sizes.items(), key=lambda item: -item[1])
+    shown = ", ".join(f"{size}: {count}" for size, count in sizes[:5]) + (", …" if len(sizes) > 5 else "")
+    console.print(f"size and mode  {shown}", highlight=False, markup=False)
+    leaks = sum("leak" in finding.detail for finding in found.findings if finding.other)
+    against = sum("contradiction" in finding.detail for finding in found.findings if finding.other)
+    print(
+        f"unreadable     {found.count('unreadable')} files\n"
+        f"same bytes     {found.count('same bytes')} pairs\n"
+        f"same place     {found.count('same place')} pairs: brighter, compressed or cut anew; --data.group_duplicates "
+        "true keeps them on one side of the split\n"
+        f"               of all pairs {leaks} across parts of the split, {against} with two labels\n"
+        f"doubtful       {found.count('doubtful label')} labels, the most doubtful first in findings.csv: look before "
+        "changing any"
+    )
+    if found.accuracy is None or found.accuracy_rest is None:
+        print(f"labels         not looked at: the smallest class has {min(found.counts.values())} images, it takes 5")
+    else:
+        print(
+            f"a linear probe, five folds: {found.accuracy:.2%} of all {total}, {found.accuracy_rest:.2%} of the "
+            f"{found.rest} without doubtful labels and the second of each pair"
+        )
+    print(f"written to     {shown_path(found.folder)}")
 
 
 def _preview(words: list[str]) -> int:

@@ -107,7 +107,7 @@ def explain(
             files = expand_images(images) if images else []
             return _explain_run(RunFolder.open(name), files, layer, target, data_root, boxes)
         if boxes is not None:
-            raise InputError(f"boxes are for a run's test images, and {name} is no run folder: give one")
+            raise InputError(f"boxes are for a run's test images, and {name} has none: give the run folder")
         if data_root is not None:
             raise InputError(f"data.root is for the images of a run folder, and {name} is none: leave it out")
         checkpoint = checkpoint_of(name) if network is None else Path(name)
