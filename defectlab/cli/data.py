@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from defectlab.cli.arguments import CommandParser
+from defectlab.errors import InputError
 from defectlab.utils.text import shown_path
 
 if TYPE_CHECKING:
+    from defectlab.data import ImageDataModule
     from defectlab.evaluate.inspection import Inspection
 
 __all__ = ["run"]
@@ -112,9 +114,18 @@ def _preview(words: list[str]) -> int:
     parser.add_argument("--all", action="store_true", help="show operations that are off too, at a usual strength")
     parser.add_argument("--output", type=Path, default=Path("preview.png"), help="a .png file (default: %(default)s)")
     given, more = parser.parse_known_args(words)
-    from defectlab.cli.preview import preview
+    if given.output.suffix != ".png" or given.output.is_dir():
+        raise InputError(f"--output is {given.output}: expected the name of a .png file")
+    from defectlab.data.tools.preview import preview
+    from defectlab.figures.style import SYNTHETIC_NOTE, save_png
 
-    return preview(given.config, more, given.all, given.output)
+    data = _data_of(given.config, more)
+    figure = preview(data, given.all, f"augmentation of {Path(given.config).name}")
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    save_png(figure, given.output, SYNTHETIC_NOTE if data.source == "synthetic" else None)
+    operations = data.augmentation.operations if data.augmentation is not None else ()
+    print(f"on in this config: {', '.join(operations) or 'nothing'}\nwritten to   {shown_path(given.output.resolve())}")
+    return 0
 
 
 def _augment(words: list[str]) -> int:
@@ -130,6 +141,32 @@ def _augment(words: list[str]) -> int:
         "--originals", action=argparse.BooleanOptionalAction, default=True, help="the training images themselves too"
     )
     given, more = parser.parse_known_args(words)
-    from defectlab.cli.preview import augment
+    from defectlab.data.pipeline.augment import MIXING
+    from defectlab.data.tools.offline import augment_to_folder
 
-    return augment(given.config, more, given.output, given.copies, given.originals)
+    data, copies, output = _data_of(given.config, more), given.copies, given.output
+    counts = augment_to_folder(data, output, copies, given.originals, progress=True)
+    mixing = [name for name in data.augmentation.operations if name in MIXING] if data.augmentation is not None else []
+    if mixing:
+        print(f"left out     {' and '.join(mixing)}: a folder cannot hold labels that are shares")
+    note = ", of SYNTHETIC images" if data.source == "synthetic" else ""
+    print(
+        f"train        {counts['train']:,} files{note}: {copies} cop{'y' if copies == 1 else 'ies'} of each of "
+        f"{len(data.parts.train):,} training images"
+        f"{' and the images themselves' if given.originals else ', without the images themselves'}\n"
+        f"val, test    {counts['val']:,} and {counts['test']:,} files, the images as they are: nothing of them is in train\n"
+        f"written to   {shown_path(output.resolve())}; to train on it without augmenting it again:\n"
+        f"             defectlab fit --config folder_mobilenet.yaml --data.root {output} --data.image_size {data.image_size} "
+        f"--data.channels {data.channels} --data.augmentation null"
+    )
+    return 0
+
+
+def _data_of(config: str, more: list[str]) -> "ImageDataModule":
+    from defectlab.engine.experiment import without_run
+    from defectlab.engine.warnings import quieten
+
+    quieten()
+    with without_run(config, more, read_weights=False) as cli:
+        data: ImageDataModule = cli.datamodule
+    return data
