@@ -90,7 +90,7 @@ def test_predict_leaves_some_to_a_person(
     limit = choose_threshold(top, labels == 0, 0.2)
     assert limit is not None
     for row in rows:
-        assert (row["decision"] == "look") == (float(row["confidence"]) < round(limit.confidence, 6))
+        assert (row["decision"] == "review") == (float(row["confidence"]) < round(limit.confidence, 6))
     assert main(["predict", str(run.best), str(class_folders), "--output", "x.csv", "--max-error", "0.2"]) == 1
-    assert "--max-error needs a run folder" in capsys.readouterr().err
+    assert "max_error needs a run folder" in capsys.readouterr().err
     assert len(read_prediction_table(tmp_path / "out.csv").class_names) == 3

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from defectlab.cli.main import main
-from defectlab.evaluate.budget import STRATEGIES, measure
+from defectlab.evaluate.budget import STRATEGIES, accuracy_by_labels
 
 
 def blobs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -19,21 +19,18 @@ def blobs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_more_labels_help_and_every_strategy_begins_alike() -> None:
-    steps: list[int] = []
-    rows = measure(blobs(600, 0), blobs(600, 1), [1, 5, 50], 6, 0, steps.append)
-    assert len(steps) == 6 * len(STRATEGIES)
+    rows = accuracy_by_labels(blobs(600, 0), blobs(600, 1), [1, 5, 50], 6, 0)
     by = {(row.strategy, row.per_class): row for row in rows}
     assert len({by[strategy, 1].mean for strategy in STRATEGIES}) == 1
     for strategy in STRATEGIES:
         assert by[strategy, 50].mean > by[strategy, 1].mean
         assert by[strategy, 50].labelled == 150
     assert by["random", 50].sd < by["random", 1].sd
-    again = measure(blobs(600, 0), blobs(600, 1), [1, 5, 50], 6, 0, steps.append)
-    assert again == rows
+    assert accuracy_by_labels(blobs(600, 0), blobs(600, 1), [1, 5, 50], 6, 0) == rows
 
 
 def test_all_of_the_pool_is_the_same_for_everybody() -> None:
-    rows = measure(blobs(60, 0), blobs(300, 1), [2, 20], 3, 0, lambda _: None)
+    rows = accuracy_by_labels(blobs(60, 0), blobs(300, 1), [2, 20], 3, 0)
     assert len({round(row.mean, 3) for row in rows if row.per_class == 20}) == 1
 
 
@@ -51,8 +48,8 @@ def test_from_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert not (tmp_path / "runs").exists(), "it is no run"
     for more, message in (
         (["--model.weights", "null"], "needs a pretrained backbone"),
-        (["--per-class", "0"], "--per-class has to be at least 1"),
-        (["--per-class", "500"], "--per-class begins at 500"),
+        (["--per-class", "0"], "per_class has to be at least 1"),
+        (["--per-class", "500"], "per_class begins at 500"),
     ):
         assert main(["budget", "--config", "neu_mobilenet.yaml", *data, *more]) == 1
         assert message in capsys.readouterr().err

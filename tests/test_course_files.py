@@ -108,7 +108,9 @@ def test_what_a_run_without_a_test_part_can_do(without_test: Path, tmp_path: Pat
     assert "9 images" in said("predict", run, str(root / "val"), "--output", str(out), "--sets", "0.5")
     assert len(rows(out)) == 9
     assert "validation images" in said("explain", run, "--output", str(tmp_path / "explain"))
-    assert (tmp_path / "explain" / "explain.html").is_file()
+    page = (tmp_path / "explain" / "explain.html").read_text(encoding="utf-8")
+    assert "Each point is a validation image" in page
+    assert "Each point is a test image" not in page
     config = str(without_test / "config.yaml")
     crossval = ["crossval", "--config", config, "--folds", "2", "--repeats", "1", "--trainer.max_epochs", "1"]
     assert "pooled" in said(*crossval, "--output", str(tmp_path / "crossval"))

@@ -30,8 +30,8 @@ def test_sets_hold_the_truth_as_often_as_promised() -> None:
 
 def test_sets_by_hand() -> None:
     shares = np.array([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3], [0.34, 0.33, 0.33]])
-    assert prediction_sets(shares, 0.3, "abc") == ["a", "b|c", "a|b|c"]
-    assert prediction_sets(shares, 0.6, "abc") == ["a", "", ""]
+    assert prediction_sets(shares, 0.3, "abc") == (("a",), ("b", "c"), ("a", "b", "c"))
+    assert prediction_sets(shares, 0.6, "abc") == (("a",), (), ())
     four = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.3, 0.7]])
     assert conformal_quantile(four, np.zeros(4, int), 0.6) == pytest.approx(0.6), "the third of four, as 5 × 0.6 is 3"
     with pytest.raises(InputError, match="takes at least 19 validation images, found 4"):

@@ -25,6 +25,7 @@ from defectlab.explain.feature_maps import feature_maps_figure
 from defectlab.explain.filters import filters_figure
 from defectlab.explain.kernels import KERNELS, apply_kernel, kernels_figure, parse_kernel
 from defectlab.explain.layers import convolution, feature_maps
+from defectlab.explain.run import explain
 from defectlab.explain.units import choose_units
 from defectlab.networks import (
     BipyramidalCNN,
@@ -113,6 +114,18 @@ def events_of(folder: Path) -> list[Path]:
 
 def pictures_in(page: str) -> list[bytes]:
     return [base64.b64decode(code) for code in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
+
+
+def test_explain_returns_what_is_on_the_page(finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found = explain(str(finished), output=str(tmp_path / "out"))
+    assert list(found.sheets) == ["probabilities", "filters", "feature_maps", "attribution", "units", "embedding"]
+    assert found.page == tmp_path / "out" / "explain.html"
+    assert f"<h1>tiny/{finished.name}</h1>" in found.page.read_text(encoding="utf-8")
+    assert found.probabilities.shape == (len(found.files), 3)
+    np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
+    assert found.class_names == ("good", "hole", "scratch")
+    assert found.pointing is None
+    assert capfd.readouterr().out == ""
 
 
 def test_a_run_explained(finished: Path, tmp_path: Path) -> None:
@@ -246,7 +259,7 @@ def test_every_network_can_be_looked_into(name: str) -> None:
     assert layers[0].name == first
     figure = feature_maps_figure(striped(0, 0, 16)[None], layers, name)
     assert any(layers[-1].name == text.get_text() for text in figure.axes[0].texts)  # also where layers are left out
-    found = collect_activations(network, [images[:2], images[2:]], 3, layers[-1].name, lambda _: None)
+    found = collect_activations(network, [images[:2], images[2:]], 3, layers[-1].name)
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     with torch.inference_mode():
         logits = network(images)
@@ -264,7 +277,7 @@ def test_layers_inside_a_module_in_place_and_called_twice() -> None:
     assert [layer.name for layer in layers] == ["inner.first", "relu", "inner.second", "relu"]
     assert layers[0].maps.min() < 0  # ReLU in place has not written over it
     assert np.array_equal(layers[1].maps, layers[0].maps.clip(min=0))
-    found = collect_activations(network, [torch.randn(5, 1, 12, 12)], 5, "inner.second", lambda _: None)
+    found = collect_activations(network, [torch.randn(5, 1, 12, 12)], 5, "inner.second")
     assert found.embedding.shape == (5, 2)  # no linear layer: the logits
 
 
@@ -276,14 +289,14 @@ def test_units_find_the_place_of_their_pattern() -> None:
     images = torch.zeros(4, 1, 10, 10)
     images[1, 0, 7, 2] = 5.0
     images[3, 0, 0, 9] = -3.0
-    found = collect_activations(network, torch.split(images, 3), 4, "1", lambda _: None)
+    found = collect_activations(network, torch.split(images, 3), 4, "1")
     assert found.peaks[:, 0].argmax() == 1
     assert found.places[1, 0] == pytest.approx([0.25, 0.75])
     assert found.peaks[:, 1].argmax() == 3
     assert found.places[3, 1] == pytest.approx([0.95, 0.05])
     assert choose_units(found.peaks, np.array([2, 0, 2, 1])) == [(0, 0), (1, 1)]  # the silent one is none to show
     with pytest.raises(InputError, match="count is 5: found 4"):
-        collect_activations(network, [images], 5, "1", lambda _: None)
+        collect_activations(network, [images], 5, "1")
 
 
 def test_images_are_chosen_by_class_and_confidence() -> None:

@@ -23,7 +23,7 @@ from defectlab.cli.main import main
 from defectlab.data.sources.decode import decode
 from defectlab.data.sources.images import read_images
 from defectlab.explain.answers import Answer, probabilities_figure
-from defectlab.inference.predictor import load_predictors, read_images_for
+from defectlab.inference.predictor import load, read_images_for
 from defectlab.networks.backbones import BACKBONES
 from defectlab.runs import read_prediction_table
 from defectlab.tasks.imagenet import load_imagenet_classifier
@@ -162,7 +162,7 @@ def test_images_of_every_mode(cache: Path, tmp_path: Path) -> None:
     for name, image in versions.items():
         image.save(tmp_path / f"{name}.png")
     keep(cache, "mobilenet_v3_small")
-    (predictor,) = load_predictors("imagenet/mobilenet_v3_small", "cpu")
+    predictor = load("imagenet/mobilenet_v3_small", "cpu")
     pixels, _, _ = read_images_for(predictor.card, [tmp_path / f"{name}.png" for name in versions])
     assert pixels.shape == (4, 3, 224, 224)
     assert (pixels == pixels[:1]).all()
@@ -250,7 +250,7 @@ def test_weights_that_cannot_be_used(cache: Path, photo: Path, tmp_path: Path, r
     assert "delete it to download it anew" in predict("resnet18")
     assert "leave it out" in refused("predict", str(run), str(photo), "--weights", str(resnet))
     assert "leave it out" in refused("explain", str(run), str(photo), "--weights", str(resnet))
-    assert "--max-error needs a run folder" in predict("resnet18", "--max-error", "0.1")
+    assert "max_error needs a run folder" in predict("resnet18", "--max-error", "0.1")
     assert "--sets needs a run folder" in predict("resnet18", "--sets", "0.9")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import write_config
+from helpers import refusal, write_config
 from PIL import Image, ImageEnhance
 
 from defectlab.cli.main import main
@@ -16,6 +16,8 @@ from defectlab.data import ImageFolderDataModule
 from defectlab.data.pipeline.duplicates import Duplicate, exact_duplicates, groups, near_duplicates
 from defectlab.data.pipeline.splits import Split, keep_together
 from defectlab.data.synthesis.strip import synthesize
+from defectlab.evaluate import inspection
+from defectlab.evaluate.inspection import inspect_data
 from defectlab.evaluate.mislabels import suspects
 
 PLANTED = 6
@@ -109,6 +111,35 @@ def test_a_small_set_is_inspected_but_for_its_labels(tmp_path: Path, capsys: pyt
     assert "not looked at: the smallest class has 3 images, it takes 5" in capsys.readouterr().out
 
 
+def test_findings_are_returned(
+    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (class_folders / "good" / "a: b.png").write_bytes(b"no image")
+    shutil.copy(class_folders / "hole" / "3.png", class_folders / "hole" / "twin.png")
+    found = inspect_data(str(class_folders))
+    assert capfd.readouterr().out == ""
+    assert found.counts == {"good": 12, "hole": 13, "scratch": 12}
+    (broken,) = [finding for finding in found.findings if finding.kind == "unreadable"]
+    assert (broken.file, broken.detail) == ("good/a: b.png", "not an image, whatever its name says")
+    (pair,) = [finding for finding in found.findings if finding.kind == "same bytes"]
+    assert (pair.file, pair.other, pair.score) == ("hole/3.png", "hole/twin.png", 1.0)
+    assert found.accuracy is not None
+    assert found.folder == Path("runs/inspection/images")
+    assert found.files[0] == found.folder / "findings.csv"
+    assert all(file.is_file() for file in found.files)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(inspection, "_of_folder", lambda _: pytest.fail("data was read"))
+    refusal(lambda: inspect_data(class_folders, output=tmp_path / "file"), "is a file")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    refusal(lambda: inspect_data(class_folders, output=tmp_path / "out"), "cannot be written")
+
+
 def test_near_duplicates_know_shifts_and_light_but_not_strangers() -> None:
     generator = torch.Generator().manual_seed(0)
     big = torch.nn.functional.interpolate(torch.rand(3, 1, 30, 30, generator=generator), 220, mode="bicubic")
@@ -176,4 +207,4 @@ def test_bad_folders(
     monkeypatch.chdir(tmp_path)
     assert main(["data", "inspect", *words]) == 1
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "inspection").exists()
+    assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ from defectlab.cli.main import main
 from defectlab.data import Augmentation, FashionMNISTDataModule, ImageFolderDataModule
 from defectlab.data.pipeline.augment import MIXING
 from defectlab.data.sources.files import new_folder
-from defectlab.data.tools.offline import write_augmented
+from defectlab.data.tools.offline import augment_to_folder
 from defectlab.data.tools.preview import PreviewRow, mixed_row, operation_row, training_row, typical
 from defectlab.errors import InputError
 
@@ -187,7 +187,7 @@ def test_augmented_files(config: Path, tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_copies_are_the_pictures_of_training(data: ImageFolderDataModule, tmp_path: Path) -> None:
     made = tmp_path / "made"
-    assert write_augmented(data, made, copies=2, originals=True) == {"train": 69, "val": 6, "test": 7}
+    assert augment_to_folder(data, made, copies=2, originals=True) == {"train": 69, "val": 6, "test": 7}
     index = int(data.parts.train[0])
     original = made / "train" / Path(data.data.files[index]).with_suffix(".png")
     assert np.array_equal(np.asarray(Image.open(original)), data.data.images[index, 0].numpy())
@@ -210,14 +210,14 @@ def test_odd_names_stay_apart(tmp_path: Path) -> None:
         str(root), image_size=8, channels=3, val_size=2, test_size=2, augmentation=Augmentation(brightness=0.2)
     )
     module.setup("fit")
-    counts = write_augmented(module, tmp_path / "made", copies=1, originals=True)
+    counts = augment_to_folder(module, tmp_path / "made", copies=1, originals=True)
     assert len(list((tmp_path / "made").rglob("*.png"))) == sum(counts.values()) == 8 * 2 + 2 + 2
 
 
 def test_class_names_that_are_no_folder_names(idx_folder: Path, tmp_path: Path) -> None:
     module = FashionMNISTDataModule(root=str(idx_folder), val_size=50, augmentation=Augmentation(rotation=5))
     module.setup("fit")
-    write_augmented(module, tmp_path / "made", copies=1, originals=False)
+    augment_to_folder(module, tmp_path / "made", copies=1, originals=False)
     assert (tmp_path / "made" / "train" / "T-shirt_top").is_dir()
     again = ImageFolderDataModule(str(tmp_path / "made"), image_size=28, channels=1)
     again.setup("fit")
@@ -237,7 +237,7 @@ def test_what_goes_wrong_leaves_nothing(data: ImageFolderDataModule, tmp_path: P
     used.mkdir()
     (used / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="is not empty"):
-        write_augmented(data, used, copies=1, originals=True)
+        augment_to_folder(data, used, copies=1, originals=True)
     assert [path.name for path in used.iterdir()] == ["mine.txt"]
 
 
@@ -264,7 +264,7 @@ def test_a_stop_half_way_leaves_nothing(config: Path, tmp_path: Path) -> None:
             ["augment", "--config", "CONFIG", "--output", "out", "--data.augmentation.mixup", "1"],
             "nothing that changes",
         ),
-        (["augment", "--config", "CONFIG", "--output", "out", *ON, "--copies", "0"], "--copies is 0"),
+        (["augment", "--config", "CONFIG", "--output", "out", *ON, "--copies", "0"], "copies is 0"),
         (["augment", "--config", "CONFIG", "--output", "CONFIG", *ON], "is a file"),
         (["augment", "--config", "CONFIG", *ON], "required: --output"),
     ],

@@ -339,7 +339,7 @@ def test_networks_take_turns() -> None:
         (["--config", "neu_mobilenet.yaml", "--csv", "."], "--csv . is a folder"),
         (["--config", "neu_mobilenet.yaml", "--data.nonsense", "1"], "nonsense"),
         (["neu_mobilenet.ckpt", "--data.image_size", "64"], "has its settings already"),
-        (["compare", "--turns", "0"], "--turns is 0"),
+        (["compare", "--turns", "0"], "turns is 0"),
         (["compare", "--data.image_size", "9"], "unrecognized arguments"),
         (["compare", "--image-size", "8"], "image_size is 8"),
     ],

@@ -2,20 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from defectlab.cli.arguments import CommandParser
-from defectlab.engine.experiment import DefectCLI, without_run
 from defectlab.engine.warnings import quieten
 from defectlab.errors import InputError
-from defectlab.evaluate.budget import STRATEGIES, Row, curves, measure
-from defectlab.figures.style import save_png
-from defectlab.runs import csv_text, write_text
-from defectlab.tasks import PretrainedTask
-from defectlab.utils.progress import progress_bar
+from defectlab.evaluate.budget import STRATEGIES, LabelBudget, label_budget
 from defectlab.utils.text import shown_path
 
 __all__ = ["run"]
@@ -34,47 +27,18 @@ def run(words: list[str]) -> int:
     parser.add_argument("--output", type=Path, default=Path("budget"), help="a folder (default: %(default)s)")
     given, more = parser.parse_known_args(words)
     quieten()
-    budgets = sorted(set(given.per_class))
-    if budgets[0] < 1 or given.draws < 2:
-        raise InputError("--per-class has to be at least 1, --draws at least 2")
     if given.output.exists() and not given.output.is_dir():
         raise InputError(f"--output {given.output} is a file: expected a folder")
-    with without_run(given.config, more) as cli:
-        rows, synthetic = _measure(cli, budgets, given.draws)
-    write_text(given.output / "budget.csv", csv_text(Row, rows))
-    save_png(curves(rows), given.output / "budget.png", synthetic)
-    _print(rows, synthetic)
+    found = label_budget(given.config, given.per_class, given.draws, more, progress=True)
+    found.write(given.output)
+    _print(found)
     print(f"written to   {shown_path(given.output)}")
     return 0
 
 
-def _measure(cli: DefectCLI, budgets: list[int], draws: int) -> tuple[list[Row], bool]:
-    task, data = cli.model, cli.datamodule
-    if not isinstance(task, PretrainedTask) or task.hparams.get("weights") is None:
-        raise InputError("budget needs a pretrained backbone: a config of PretrainedTask with model.weights")
-    data.prepare_data()
-    data.setup("fit")
-    labels = data.data.labels.numpy()
-    pool = np.concatenate((data.parts.train, data.parts.val))
-    smallest = int(np.bincount(labels[pool], minlength=data.num_classes).min())
-    possible = [budget for budget in budgets if budget <= smallest]
-    if not possible:
-        raise InputError(f"--per-class begins at {budgets[0]}, the smallest class has {smallest} images to train on")
-    if possible != budgets and smallest not in possible:
-        possible.append(smallest)
-    task.network.eval()
-    train, val, test = (
-        [task.embed(images) for images, _ in loader]
-        for loader in (data.train_eval_dataloader(), data.val_dataloader(), data.test_dataloader())
-    )
-    known = torch.cat([*train, *val]).cpu().numpy(), labels[pool]
-    judges = torch.cat(test).cpu().numpy(), labels[data.parts.test]
-    with progress_bar("choosing and fitting", draws * len(STRATEGIES)) as advance:
-        return measure(known, judges, possible, draws, data.seed, advance), data.source == "synthetic"
-
-
-def _print(rows: list[Row], synthetic: bool) -> None:
-    note = " on SYNTHETIC images" if synthetic else ""
+def _print(found: LabelBudget) -> None:
+    rows = found.rows
+    note = " on SYNTHETIC images" if found.synthetic else ""
     shown = Table(title=f"test accuracy{note}, mean ± sd of {rows[0].draws} draws", title_justify="left")
     for name in ("images a class", "in all", *STRATEGIES):
         shown.add_column(name, justify="right")

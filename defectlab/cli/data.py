@@ -2,8 +2,15 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from defectlab.cli.arguments import CommandParser
+from defectlab.errors import InputError
+from defectlab.utils.text import shown_path
+
+if TYPE_CHECKING:
+    from defectlab.data import ImageDataModule
+    from defectlab.evaluate.inspection import Inspection
 
 __all__ = ["run"]
 
@@ -46,13 +53,54 @@ def _inspect(words: list[str]) -> int:
         "`data inspect DIR`, or `data inspect --config C ...` for a config's data and its split, with arguments of fit.",
     )
     parser.add_argument("--config", help="in place of a folder")
-    parser.add_argument("--output", type=Path, default=Path("inspection"), help="a folder (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="a folder (default: runs/inspection/ and the name of the data)")
     named, arguments, more = parser.parse_with_folder(words)
     if more and arguments.config is None:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
-    from defectlab.cli.inspect import inspect
+    from defectlab.engine.warnings import quieten
+    from defectlab.evaluate.inspection import inspect_data
 
-    return inspect(named, arguments.config, more, arguments.output)
+    quieten()
+    found = inspect_data(named, arguments.config, more, arguments.output, progress=True)
+    _print_inspection(found)
+    return 0
+
+
+def _print_inspection(found: "Inspection") -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    total = sum(found.counts.values())
+    table = Table(title=f"{total} images", title_justify="left")
+    table.add_column("class")
+    table.add_column("images", justify="right")
+    for name, count in found.counts.items():
+        table.add_row(escape(name), str(count))
+    console = Console()
+    console.print(table)
+    sizes = sorted(found.sizes.items(), key=lambda item: -item[1])
+    shown = ", ".join(f"{size}: {count}" for size, count in sizes[:5]) + (", …" if len(sizes) > 5 else "")
+    console.print(f"size and mode  {shown}", highlight=False, markup=False)
+    leaks = sum("leak" in finding.detail for finding in found.findings if finding.other)
+    against = sum("contradiction" in finding.detail for finding in found.findings if finding.other)
+    print(
+        f"unreadable     {found.count('unreadable')} files\n"
+        f"same bytes     {found.count('same bytes')} pairs\n"
+        f"same place     {found.count('same place')} pairs: brighter, compressed or cut anew; --data.group_duplicates "
+        "true keeps them on one side of the split\n"
+        f"               of all pairs {leaks} across parts of the split, {against} with two labels\n"
+        f"doubtful       {found.count('doubtful label')} labels, the most doubtful first in findings.csv: look before "
+        "changing any"
+    )
+    if found.accuracy is None or found.accuracy_rest is None:
+        print(f"labels         not looked at: the smallest class has {min(found.counts.values())} images, it takes 5")
+    else:
+        print(
+            f"a linear probe, five folds: {found.accuracy:.2%} of all {total}, {found.accuracy_rest:.2%} of the "
+            f"{found.rest} without doubtful labels and the second of each pair"
+        )
+    print(f"written to     {shown_path(found.folder)}")
 
 
 def _preview(words: list[str]) -> int:
@@ -66,9 +114,18 @@ def _preview(words: list[str]) -> int:
     parser.add_argument("--all", action="store_true", help="show operations that are off too, at a usual strength")
     parser.add_argument("--output", type=Path, default=Path("preview.png"), help="a .png file (default: %(default)s)")
     given, more = parser.parse_known_args(words)
-    from defectlab.cli.preview import preview
+    if given.output.suffix != ".png" or given.output.is_dir():
+        raise InputError(f"--output is {given.output}: expected the name of a .png file")
+    from defectlab.data.tools.preview import preview
+    from defectlab.figures.style import save_png
 
-    return preview(given.config, more, given.all, given.output)
+    data = _data_of(given.config, more)
+    figure = preview(data, given.all, f"augmentation of {Path(given.config).name}")
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    save_png(figure, given.output, data.source == "synthetic")
+    operations = data.augmentation.operations if data.augmentation is not None else ()
+    print(f"on in this config: {', '.join(operations) or 'nothing'}\nwritten to   {shown_path(given.output.resolve())}")
+    return 0
 
 
 def _augment(words: list[str]) -> int:
@@ -84,6 +141,32 @@ def _augment(words: list[str]) -> int:
         "--originals", action=argparse.BooleanOptionalAction, default=True, help="the training images themselves too"
     )
     given, more = parser.parse_known_args(words)
-    from defectlab.cli.preview import augment
+    from defectlab.data.pipeline.augment import MIXING
+    from defectlab.data.tools.offline import augment_to_folder
 
-    return augment(given.config, more, given.output, given.copies, given.originals)
+    data, copies, output = _data_of(given.config, more), given.copies, given.output
+    counts = augment_to_folder(data, output, copies, given.originals, progress=True)
+    mixing = [name for name in data.augmentation.operations if name in MIXING] if data.augmentation is not None else []
+    if mixing:
+        print(f"left out     {' and '.join(mixing)}: a folder cannot hold labels that are shares")
+    note = ", of SYNTHETIC images" if data.source == "synthetic" else ""
+    print(
+        f"train        {counts['train']:,} files{note}: {copies} cop{'y' if copies == 1 else 'ies'} of each of "
+        f"{len(data.parts.train):,} training images"
+        f"{' and the images themselves' if given.originals else ', without the images themselves'}\n"
+        f"val, test    {counts['val']:,} and {counts['test']:,} files, the images as they are: nothing of them is in train\n"
+        f"written to   {shown_path(output.resolve())}; to train on it without augmenting it again:\n"
+        f"             defectlab fit --config folder_mobilenet.yaml --data.root {output} --data.image_size {data.image_size} "
+        f"--data.channels {data.channels} --data.augmentation null"
+    )
+    return 0
+
+
+def _data_of(config: str, more: list[str]) -> "ImageDataModule":
+    from defectlab.engine.experiment import without_run
+    from defectlab.engine.warnings import quieten
+
+    quieten()
+    with without_run(config, more, read_weights=False) as cli:
+        data: ImageDataModule = cli.datamodule
+    return data

@@ -1,12 +1,28 @@
 """`defectlab explain RUN|CKPT|imagenet/NETWORK [IMAGES]`, and `defectlab explain kernels IMAGE`."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from defectlab.cli.arguments import CommandParser
 from defectlab.errors import InputError
+from defectlab.utils.text import shown_path
+
+if TYPE_CHECKING:
+    from defectlab.explain.against_boxes import PointingResult
+    from defectlab.explain.pointing import Pointing
 
 __all__ = ["run"]
 
+_LEGEND = (
+    "hits: the largest value lies in a box of the true class; chance: the boxes' area; p: of chance, one-sided, after "
+    "Holm over all classes and methods; centre: hits of the middle of the image; others: hits of the points of other "
+    "images of the class, and p of knowing no more than those; energy: share of the map's sum inside boxes."
+)
 _LONGEST = 512  # px of an image under fixed kernels; a larger one is made smaller
 
 
@@ -44,11 +60,61 @@ def run(words: list[str]) -> int:
     parser.add_argument("--output", type=Path, help="folder to write to (default: RUN/explain; without a run, explain)")
     parser.add_argument("--data.root", dest="root", help="where the run's images are now, if they have moved")
     given = parser.parse_args(words)
-    if given.output is not None and given.output.exists() and not given.output.is_dir():
-        raise InputError(f"--output {given.output} is a file: expected a folder")
+    # Imported here: kernels and --help need no Lightning.
+    from defectlab.engine.warnings import quieten
     from defectlab.explain.run import explain
+    from defectlab.utils.cpu import CPUSettings
 
-    return explain(given.run, given.images, given.layer, given.output, given.root, given.boxes, given.weights)
+    quieten()
+    CPUSettings().apply()
+    found = explain(
+        given.run, given.images, layer=given.layer, output=given.output, data_root=given.root, boxes=given.boxes,
+        weights=given.weights, progress=True,
+    )  # fmt: skip
+    if found.pointing is not None:
+        _print_pointing(found.pointing)
+    for note in found.notes:
+        print(note)
+    print(f"written to   {shown_path(found.page.resolve())}")
+    print(f"TensorBoard  tensorboard --logdir {shown_path(found.events.resolve())}")
+    return 0
+
+
+def _print_pointing(found: "PointingResult") -> None:
+    """Print a table a method, and the check with shuffled weights."""
+    console = Console()
+    for method in dict.fromkeys(row.method for row in found.rows):
+        console.print(_table([row for row in found.rows if row.method == method]))
+        console.print()
+    console.print(_LEGEND, style="dim", highlight=False)
+    first = found.checks[0]
+    title = f"\nlikeness to the map of shuffled weights: {first.images} images, {first.seeds} shufflings"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("method", "Spearman", "by shuffling", "verdict"):
+        table.add_column(name, justify="left" if name in ("method", "verdict") else "right")
+    for check in found.checks:
+        verdict = "FLAGGED: shows the image, not the network" if check.flagged else "depends on the weights"
+        table.add_row(check.method, f"{check.similarity:.2f}", f"{check.low:.2f} to {check.high:.2f}", verdict)
+    console.print(table)
+
+
+def _table(rows: "Sequence[Pointing]") -> Table:
+    table = Table(title=f"pointing game: {rows[0].method}", title_justify="left", box=None, pad_edge=False)
+    for name in ("class", "hits", "chance", "margin", "p", "centre", "others", "p", "energy"):
+        table.add_column(name, justify="left" if name == "class" else "right")
+    for row in rows:
+        swapped = "–" if row.swapped is None else f"{row.swapped:.0%}"
+        table.add_row(
+            escape(row.label), f"{row.hits}/{row.n}", f"{row.chance:.0%}", f"{100 * row.margin:+.0f}", _p(row.p_holm),
+            f"{row.centre:.0%}", swapped, _p(row.p_swapped), f"{row.energy:.0%}",
+        )  # fmt: skip
+    return table
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
 
 
 def _kernels(words: list[str]) -> int:

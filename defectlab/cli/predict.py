@@ -3,20 +3,16 @@
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-import torch
 
 from defectlab.cli.arguments import CommandParser
 from defectlab.cli.bars import answer_lines, bar_lines, percentage, printable
 from defectlab.data.sources.files import SUFFIXES, expand_images
 from defectlab.errors import InputError
-from defectlab.inference.abstention import choose_threshold, images_for_bound
-from defectlab.inference.decision import conformal_quantile, min_expected_cost, prediction_sets, read_costs
-from defectlab.inference.predictor import Predictor, load_predictors, predict_files, read_images_for
-from defectlab.runs import RunFolder, read_prediction_table, write_prediction_table
+from defectlab.inference.predict import predict
+from defectlab.inference.predictor import REVIEW, Predictions, load, read_images_for
+from defectlab.utils.card import DataCard
 from defectlab.utils.cpu import CPUSettings
 
 __all__ = ["run"]
@@ -56,56 +52,44 @@ def run(words: list[str]) -> int:
         "--costs", type=Path, metavar="CSV",
         help="of each decision, a row a true class: `decision` is the one of the least expected cost",
     )  # fmt: skip
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is any)")
     arguments = parser.parse_args(words)
     _check_outputs(arguments.output, arguments.figure)
-    if arguments.costs is not None and arguments.max_error is not None:
-        raise InputError("--costs and --max-error both decide: give one of them")
-    threshold = None if arguments.max_error is None else _threshold(arguments.run, arguments.max_error)
-    limit = None if arguments.sets is None else _limit(arguments.run, arguments.sets)
+    if arguments.figure is not None:
+        _check_figure(arguments.figure, expand_images(arguments.images))
     CPUSettings().apply()
-    predictors = load_predictors(arguments.run, arguments.device, arguments.weights)
-    card = predictors[0].card
-    costs = None if arguments.costs is None else read_costs(arguments.costs, card.class_names)
-    files = expand_images(arguments.images)
+    given = {key: getattr(arguments, key) for key in ("max_error", "sets", "costs", "on_bad_image")}
+    model = arguments.run
     if arguments.figure is not None:
-        _check_figure(arguments.figure, files)
-    names, probabilities, skipped = predict_files(predictors, files, arguments.on_bad_image)
-    classes = card.class_names
-    extra: dict[str, list[str]] = {}
-    if threshold is not None:
-        sure = probabilities.max(axis=1).round(6) >= threshold  # as the file with the validation images has it
-        extra["decision"] = [
-            classes[k] if s else "look" for k, s in zip(probabilities.argmax(axis=1), sure, strict=True)
-        ]
-    if costs is not None:
-        extra["decision"] = [classes[k] for k in min_expected_cost(probabilities, costs)]
-    if limit is not None:
-        extra["set"] = prediction_sets(probabilities, limit, classes)
-    if arguments.output is not None:
-        write_prediction_table(arguments.output, names, None, probabilities, classes, extra)
-        counts = Counter(classes[index] for index in probabilities.argmax(axis=1))
+        model = load(arguments.run, arguments.device, arguments.weights)
+    found = predict(model, arguments.images, **given, device=arguments.device, weights=arguments.weights, progress=True)
+    if found.threshold is not None:
+        t = found.threshold
         print(
-            f"{len(names)} images -> {arguments.output}: "
-            + ", ".join(f"{n} {name}" for name, n in counts.most_common())
+            f"decides from a confidence of {t.confidence:.4f}: {t.share:.1%} of the {t.total} validation images, "
+            f"{t.errors} of {t.n} wrong, at most {arguments.max_error:g} at 95 %"
         )
+    if arguments.output is not None:
+        found.write_csv(arguments.output)
+        counts = Counter(found.predicted)
+        print(f"{len(found)} images -> {arguments.output}: " + ", ".join(f"{n} {c}" for c, n in counts.most_common()))
     else:
-        _print_answers(names, probabilities, classes, extra)
+        _print_answers(found)
     if arguments.figure is not None:
-        _draw(arguments.figure, names, probabilities, predictors[0])
+        _draw(arguments.figure, found, model.card)
         print(f"figure -> {arguments.figure}")
-    if threshold is not None:
-        left = extra["decision"].count("look")
-        print(f"{len(names) - left} decided; {left} left to a person (look in the column decision)")
-    if costs is not None:
-        moved = int((min_expected_cost(probabilities, costs) != probabilities.argmax(axis=1)).sum())
+    if found.threshold is not None and found.decision is not None:
+        left = found.decision.count(REVIEW)
+        print(f"{len(found) - left} decided; {left} images need review (decision = {REVIEW})")
+    elif found.decision is not None:
+        moved = sum(one != other for one, other in zip(found.decision, found.predicted, strict=True))
         print(f"{moved} decided otherwise than by the likeliest class, for their cost")
-    if limit is not None:
-        sizes = Counter(text.count("|") + 1 if text else 0 for text in extra["set"])
+    if found.sets is not None:
+        sizes = Counter(map(len, found.sets))
         print("sets of " + ", ".join(f"{size}: {count}" for size, count in sorted(sizes.items())))
-    for reason in skipped:
-        print(f"left out {reason}")
-    if any(predictor.card.source == "synthetic" for predictor in predictors):
+    for skipped in found.skipped:
+        print(f"left out {skipped}")
+    if found.synthetic:
         print("note: this network was trained on SYNTHETIC images alone")
     return 0
 
@@ -129,78 +113,29 @@ def _check_figure(figure: Path, files: Sequence[Path]) -> None:
         raise InputError(f"--figure {figure} is one of the images to label: give another name")
 
 
-def _print_answers(
-    files: Sequence[str],
-    probabilities: np.ndarray,
-    class_names: Sequence[str],
-    extra: Mapping[str, Sequence[str]],
-) -> None:
+def _print_answers(found: Predictions) -> None:
     """The bars of one image, or a line for each of several."""
     encoding = sys.stdout.encoding or "utf-8"
-    predicted = [class_names[index] for index in probabilities.argmax(axis=1)]
-    if len(files) == 1:
-        lines = [printable(f"{files[0]}: {predicted[0]}", encoding)]
-        lines += bar_lines(probabilities[0], class_names, shutil.get_terminal_size().columns, encoding)
-        lines += [printable(f"{name}: {texts[0]}", encoding) for name, texts in extra.items()]
+    if len(found) == 1:
+        lines = [printable(f"{found.files[0]}: {found.predicted[0]}", encoding)]
+        lines += bar_lines(found.probabilities[0], found.class_names, shutil.get_terminal_size().columns, encoding)
+        lines += [printable(f"{name}: {texts[0]}", encoding) for name, texts in found.extra.items()]
     else:
-        shares = [percentage(float(share)) for share in probabilities.max(axis=1)]
-        lines = answer_lines({"file": files, "class": predicted, "probability": shares, **extra}, encoding)
+        shown = [percentage(float(p)) for p in found.confidence]
+        columns = {"file": found.files, "class": found.predicted, "probability": shown, **found.extra}
+        lines = answer_lines(columns, encoding)
     print("\n".join(lines))
 
 
-def _draw(path: Path, files: Sequence[str], probabilities: np.ndarray, predictor: Predictor) -> None:
+def _draw(path: Path, found: Predictions, card: DataCard) -> None:
     """Each image, as the network sees it, beside its bars; the file is written whole or not at all."""
     # Imported here: labelling alone needs no matplotlib.
     from defectlab.explain.answers import Answer, probabilities_figure
     from defectlab.figures.style import save_png
 
-    pixels, _, _ = read_images_for(predictor.card, [Path(file) for file in files])
+    pixels, _, _ = read_images_for(card, [Path(file) for file in found.files])
     answers = [
         Answer(image.numpy(), Path(file).name, row, None)
-        for image, file, row in zip(pixels, files, probabilities, strict=True)
+        for image, file, row in zip(pixels, found.files, found.probabilities, strict=True)
     ]
-    figure = probabilities_figure(answers, predictor.card.class_names)
-    save_png(figure, path, predictor.card.source == "synthetic")
-
-
-def _calibration(name: str, option: str) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (N, C) and labels (N,) of a run's validation images.
-
-    Raises:
-        InputError: no run folder, or one without them.
-    """
-    if not Path(name).is_dir():
-        raise InputError(f"{option} needs a run folder, whose validation images it stands on, not {name}")
-    file = RunFolder.open(name).val_predictions_csv
-    table = read_prediction_table(file)
-    if table.labels is None:
-        raise InputError(f"{file} has no labels: expected validation images as `fit` writes them")
-    return table.probabilities, table.labels
-
-
-def _limit(name: str, coverage: float) -> float:
-    """The probability from which a class belongs to a set."""
-    return conformal_quantile(*_calibration(name, "--sets"), coverage)
-
-
-def _threshold(name: str, max_error: float) -> float:
-    """The confidence from which a run may decide; says what share that will be.
-
-    Raises:
-        InputError: no run folder with validation predictions, or too few of them for the promise.
-    """
-    shares, labels = _calibration(name, "--max-error")
-    confidence, right = shares.max(axis=1), shares.argmax(axis=1) == labels
-    found = choose_threshold(confidence, right, max_error)
-    if found is None:
-        needed = images_for_bound(max_error)
-        raise InputError(
-            f"cannot guarantee an error of at most {max_error:g}: {len(right)} validation images, {int((~right).sum())} of "
-            f"them wrong, do not show it at 95 %; it takes at least {needed} confident ones without an error: hold out "
-            "more by data.val_size, or allow more by --max-error"
-        )
-    print(
-        f"decides from a confidence of {found.confidence:.4f}: {found.share:.1%} of the {len(right)} validation images, "
-        f"{found.errors} of {found.n} wrong, at most {max_error:g} at 95 %"
-    )
-    return found.confidence
+    save_png(probabilities_figure(answers, card.class_names), path, card.source == "synthetic")

@@ -1,6 +1,7 @@
 """A run brought back: its best network, and its data as in training."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -10,13 +11,13 @@ from defectlab.engine.experiment import DefectCLI
 from defectlab.runs import RunFolder
 from defectlab.runs.locate import checkpoint_of
 from defectlab.tasks import ClassificationTask
-from defectlab.tasks.checkpoint import data_state, load_task, read_checkpoint
+from defectlab.tasks.checkpoint import load_task
 from defectlab.utils.card import DataCard
 
 __all__ = ["Restored", "restore"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Restored:
     """The task in evaluation mode on `device`, its data card, and the data, read and split."""
 
@@ -27,7 +28,16 @@ class Restored:
     checkpoint: Path
 
 
-def restore(run: RunFolder, changes: list[str]) -> Restored:
+class _DataCLI(DefectCLI):
+    """All but the model, which the checkpoint knows how to build."""
+
+    def before_instantiate_classes(self) -> None:
+        """Put None in the model's place: it would be built, from weights that may be gone, to be thrown away."""
+        super().before_instantiate_classes()
+        self.parser.add_instantiator(lambda *_, **__: None, ClassificationTask, prepend=True)
+
+
+def restore(run: RunFolder, changes: Sequence[str] = ()) -> Restored:
     """What a run has trained and on what, the data with the checkpoint's normalisation.
 
     Args:
@@ -38,11 +48,11 @@ def restore(run: RunFolder, changes: list[str]) -> Restored:
         InputError: no checkpoint, an argument that cannot be used, or data that cannot be read.
     """
     best = checkpoint_of(str(run.path))
-    cli = DefectCLI("test", ["--config", str(run.config), "--ckpt_path", str(best), *changes], run.path)
-    data, device = cli.datamodule, cli.trainer.strategy.root_device
     task, card = load_task(best)
+    cli = _DataCLI("test", ["--config", str(run.config), "--ckpt_path", str(best), *changes], run.path)
+    data, device = cli.datamodule, cli.trainer.strategy.root_device
     task.to(device)
     data.prepare_data()
     data.setup("test")
-    data.load_state_dict(data_state(read_checkpoint(best), best))
-    return Restored(task, card, data, device, best)
+    data.load_state_dict(asdict(card))
+    return Restored(task=task, card=card, data=data, device=device, checkpoint=best)

@@ -1,25 +1,33 @@
 """How many labels are enough: accuracy by labelled images, drawn at random or chosen by what the model would learn."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from matplotlib.figure import Figure
 from sklearn.pipeline import Pipeline
 
+from defectlab.engine.experiment import without_run
+from defectlab.errors import InputError
 from defectlab.evaluate.probe import linear_probe
-from defectlab.figures.style import BLUE, GREY, ORANGE, style_axes
+from defectlab.figures.style import BLUE, GREY, ORANGE, save_png, style_axes
+from defectlab.runs import csv_text, write_text
+from defectlab.tasks import PretrainedTask
+from defectlab.utils.progress import progress_bar, progress_bars
 
-__all__ = ["STRATEGIES", "Row", "curves", "measure"]
+__all__ = ["STRATEGIES", "BudgetAccuracy", "LabelBudget", "accuracy_by_labels", "label_budget"]
 
 STRATEGIES = ("random", "uncertainty", "coreset")
 _Features = npt.NDArray[np.float32]
 _Indices = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Row:
+@dataclass(frozen=True, kw_only=True)
+class BudgetAccuracy:
     """Accuracy in [0, 1] on the test images, over draws, with `labelled` training images in all."""
 
     strategy: str
@@ -30,14 +38,78 @@ class Row:
     sd: float
 
 
-def measure(
+@dataclass(frozen=True)
+class LabelBudget:
+    """Accuracy by labelled images: `rows`, strategy by strategy; `synthetic` is whether the images are generated."""
+
+    rows: list[BudgetAccuracy]
+    synthetic: bool
+
+    def figure(self) -> Figure:
+        """Draw a line a strategy with a band of one sd."""
+        return _curves(self.rows)
+
+    def write(self, folder: str | PathLike[str]) -> None:
+        """Write budget.csv and budget.png."""
+        write_text(Path(folder) / "budget.csv", csv_text(BudgetAccuracy, self.rows))
+        save_png(self.figure(), Path(folder) / "budget.png", self.synthetic)
+
+
+def label_budget(
+    config: str | PathLike[str],
+    per_class: Sequence[int] = (1, 2, 5, 10, 20, 50, 100),
+    draws: int = 10,
+    overrides: Sequence[str] = (),
+    progress: bool = False,
+) -> LabelBudget:
+    """Measure how many labelled images a class are enough: a linear probe on a config's backbone, frozen.
+
+    Args:
+        config: YAML file or name of a shipped one, of a PretrainedTask with weights.
+        per_class: labelled images a class; more than the smallest class has become as many as it has.
+        draws: repetitions, at least 2.
+        overrides: arguments of `fit`, such as `("--data.root", "NEU")`.
+        progress: draw bars for work of more than a second.
+
+    Raises:
+        InputError: a config without a pretrained backbone, or numbers out of range.
+    """
+    budgets = sorted(set(per_class))
+    if not budgets or budgets[0] < 1 or draws < 2:
+        raise InputError("per_class has to be at least 1, draws at least 2")
+    with progress_bars(progress), without_run(fspath(config), overrides) as cli:
+        task, data = cli.model, cli.datamodule
+        if not isinstance(task, PretrainedTask) or task.hparams.get("weights") is None:
+            raise InputError("budget needs a pretrained backbone: a config of PretrainedTask with model.weights")
+        data.prepare_data()
+        data.setup("fit")
+        labels = data.data.labels.numpy()
+        pool = np.concatenate((data.parts.train, data.parts.val))
+        smallest = int(np.bincount(labels[pool], minlength=data.num_classes).min())
+        possible = [budget for budget in budgets if budget <= smallest]
+        if not possible:
+            raise InputError(f"per_class begins at {budgets[0]}, the smallest class has {smallest} images to train on")
+        if possible != budgets and smallest not in possible:
+            possible.append(smallest)
+        task.network.eval()
+        train, val, test = (
+            [task.embed(images) for images, _ in loader]
+            for loader in (data.train_eval_dataloader(), data.val_dataloader(), data.test_dataloader())
+        )
+        known = torch.cat([*train, *val]).cpu().numpy(), labels[pool]
+        judges = torch.cat(test).cpu().numpy(), labels[data.parts.test]
+        rows = accuracy_by_labels(known, judges, possible, draws, data.seed, progress)
+    return LabelBudget(rows, data.source == "synthetic")
+
+
+def accuracy_by_labels(
     pool: tuple[_Features, npt.NDArray[np.int64]],
     test: tuple[_Features, npt.NDArray[np.int64]],
     budgets: Sequence[int],
     draws: int,
     seed: int,
-    advance: Callable[[int], None],
-) -> list[Row]:
+    progress: bool = False,
+) -> list[BudgetAccuracy]:
     """Label more and more of the pool by each strategy, fit a linear probe each time, and judge it on the test images.
 
     Every strategy begins with the same `budgets[0]` random images a class. Then `random` draws as many of each class as
@@ -51,34 +123,37 @@ def measure(
         budgets: labelled images a class, ascending.
         draws: repetitions, each with its own random images.
         seed: of the first; the next take the next numbers.
-        advance: is told 1 after each draw of a strategy.
+        progress: draw a bar for work of more than a second.
     """
     features, labels = pool
     classes = len(np.unique(labels))
     rows = []
-    for strategy in STRATEGIES:
-        scores = np.zeros((draws, len(budgets)))
-        for draw in range(draws):
-            rng = np.random.default_rng(seed + draw)
-            order = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
-            chosen = np.concatenate([members[: budgets[0]] for members in order])
-            model = linear_probe().fit(features[chosen], labels[chosen])
-            for step, budget in enumerate(budgets):
-                if step and strategy == "random":
-                    chosen = np.concatenate([members[:budget] for members in order])
-                elif step:
-                    more = min(classes * budget, len(labels)) - len(chosen)
-                    pick = _uncertain if strategy == "uncertainty" else _far
-                    chosen = np.concatenate([chosen, pick(model, features, chosen, more)])
-                if step:
-                    model = linear_probe().fit(features[chosen], labels[chosen])
-                scores[draw, step] = model.score(*test)
-            advance(1)
-        deviation = scores.std(axis=0, ddof=1) if draws > 1 else np.zeros(len(budgets))
-        rows += [
-            Row(strategy, b, min(classes * b, len(labels)), draws, float(m), float(s))
-            for b, m, s in zip(budgets, scores.mean(axis=0), deviation, strict=True)
-        ]
+    with progress_bar("choosing and fitting", draws * len(STRATEGIES), shown=progress) as advance:
+        for strategy in STRATEGIES:
+            scores = np.zeros((draws, len(budgets)))
+            for draw in range(draws):
+                rng = np.random.default_rng(seed + draw)
+                order = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+                chosen = np.concatenate([members[: budgets[0]] for members in order])
+                model = linear_probe().fit(features[chosen], labels[chosen])
+                for step, budget in enumerate(budgets):
+                    if step and strategy == "random":
+                        chosen = np.concatenate([members[:budget] for members in order])
+                    elif step:
+                        more = min(classes * budget, len(labels)) - len(chosen)
+                        pick = _uncertain if strategy == "uncertainty" else _far
+                        chosen = np.concatenate([chosen, pick(model, features, chosen, more)])
+                    if step:
+                        model = linear_probe().fit(features[chosen], labels[chosen])
+                    scores[draw, step] = model.score(*test)
+                advance(1)
+            deviation = scores.std(axis=0, ddof=1) if draws > 1 else np.zeros(len(budgets))
+            rows += [
+                BudgetAccuracy(
+                    strategy=strategy, per_class=b, labelled=min(classes * b, len(labels)), draws=draws, mean=m, sd=d
+                )
+                for b, m, d in zip(budgets, scores.mean(axis=0).tolist(), deviation.tolist(), strict=True)
+            ]
     return rows
 
 
@@ -104,8 +179,7 @@ def _far(model: Pipeline, features: _Features, chosen: _Indices, more: int) -> _
     return np.array(picked, dtype=np.int64)
 
 
-def curves(rows: Sequence[Row]) -> Figure:
-    """A line a strategy with a band of one sd."""
+def _curves(rows: Sequence[BudgetAccuracy]) -> Figure:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for strategy, colour in zip(STRATEGIES, (GREY, BLUE, ORANGE), strict=True):

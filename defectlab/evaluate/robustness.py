@@ -2,25 +2,30 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from os import PathLike
+from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from defectlab.data.sources.layouts import NEU_CLASSES
+from defectlab.engine.restore import restore
 from defectlab.evaluate.corruptions import CORRUPTIONS, Corruption
-from defectlab.figures.style import BLUE, GREY, ORANGE, TEXT, style_axes
+from defectlab.figures.style import BLUE, GREY, ORANGE, TEXT, save_png, style_axes
 from defectlab.metrics.classification import accuracy_interval
+from defectlab.runs import RunFolder, csv_text, write_text
+from defectlab.utils.progress import progress_bar, progress_bars
 
-__all__ = ["AECLBP", "Row", "curves", "measure"]
+__all__ = ["AECLBP", "CorruptionAccuracy", "Robustness", "evaluate_corruptions", "robustness"]
 
 # Song & Yan 2013, table 3: per cent by dB, trained on clean halves of NEU-CLS. They do not say which SNR.
 AECLBP: dict[float, float] = {50: 98.87, 40: 98.53, 30: 88.29, 20: 37.09}
 _BLOCK = 128
 
 
-@dataclass(frozen=True)
-class Row:
+@dataclass(frozen=True, kw_only=True)
+class CorruptionAccuracy:
     """Accuracy in [0, 1] on `n` images after one corruption; `level` is None for the clean ones."""
 
     corruption: str
@@ -32,34 +37,95 @@ class Row:
     n: int
 
 
+@dataclass(frozen=True)
+class Robustness:
+    """Accuracy of a network on images made worse.
+
+    Args:
+        rows: the clean images, then each corruption at each level.
+        published: whether figures of others for the same images are known: real NEU-CLS.
+        synthetic: whether the images are generated.
+    """
+
+    rows: list[CorruptionAccuracy]
+    published: bool
+    synthetic: bool
+
+    def figure(self) -> Figure:
+        """Draw a small plot a corruption."""
+        return _curves(self.rows, self.published)
+
+    def write(self, folder: str | PathLike[str]) -> None:
+        """Write robustness.csv and robustness.png."""
+        write_text(Path(folder) / "robustness.csv", csv_text(CorruptionAccuracy, self.rows))
+        save_png(self.figure(), Path(folder) / "robustness.png", self.synthetic)
+
+
+def robustness(
+    run: str | PathLike[str], data_root: str | PathLike[str] | None = None, progress: bool = False,
+    overrides: Sequence[str] = (),
+) -> Robustness:  # fmt: skip
+    """Measure a run's best network on its test images, made worse step by step.
+
+    Args:
+        run: its folder.
+        data_root: where its images are now, if they have moved.
+        progress: draw a bar for work of more than a second.
+        overrides: arguments of `test`, such as `("--data.eval_batch_size", "16")`.
+
+    Raises:
+        InputError: no such run, one without a test part, or data that cannot be read.
+    """
+    moved = [] if data_root is None else ["--data.root", str(Path(data_root))]
+    with progress_bars(progress):
+        restored = restore(RunFolder(RunFolder.open(run).path.resolve()), [*moved, *overrides])
+        data, task, card = restored.data, restored.task, restored.card
+        data.check_test_part()
+
+        def classify(batch: Tensor) -> Tensor:
+            logits: Tensor = task.predict_logits(card.normalise(batch))
+            return logits.argmax(dim=1)
+
+        images, labels = data.pixels("test").to(restored.device), data.labels("test")
+        rows = evaluate_corruptions(classify, images, labels, progress)
+    published = tuple(data.class_names) == NEU_CLASSES and data.source == "real"
+    return Robustness(rows, published, data.source == "synthetic")
+
+
 @torch.inference_mode()
-def measure(
-    classify: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, advance: Callable[[int], None]
-) -> list[Row]:
-    """Judge the clean images, then every corruption at every level.
+def evaluate_corruptions(
+    classify: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, progress: bool = False
+) -> list[CorruptionAccuracy]:
+    """Measure accuracy on the clean images, then under every corruption at every level.
 
     Args:
         classify: Turns float images (N, C, H, W) in [0, 1] into predicted classes (N,).
         images: uint8 (N, C, H, W), on the device.
         labels: (N,).
-        advance: Is told 1 after each level.
+        progress: Draw a bar for work of more than a second.
     """
+    rows: list[CorruptionAccuracy] = []
+    levels: list[tuple[Corruption | None, float | None]] = [(c, level) for c in CORRUPTIONS for level in c.levels]
+    with progress_bar("making images worse", 1 + len(levels), shown=progress) as advance:
+        for corruption, level in [(None, None), *levels]:
+            right = 0
+            for pixels, own in zip(torch.split(images, _BLOCK), torch.split(labels, _BLOCK), strict=True):
+                clean = pixels.float() / 255
+                worse = clean if corruption is None or level is None else corruption.apply(clean, level)
+                right += int((classify(worse).cpu() == own).sum())
+            name, unit = ("clean", "") if corruption is None else (corruption.name, corruption.unit)
+            low, high = accuracy_interval(right, len(labels))
+            rows.append(
+                CorruptionAccuracy(
+                    corruption=name, unit=unit, level=level, accuracy=right / len(labels), low=low, high=high,
+                    n=len(labels),
+                )
+            )  # fmt: skip
+            advance(1)
+    return rows
 
-    def row(name: str, unit: str, level: float | None, damage: Callable[[Tensor], Tensor]) -> Row:
-        blocks = zip(torch.split(images, _BLOCK), torch.split(labels, _BLOCK), strict=True)
-        right = sum(int((classify(damage(x.float() / 255)).cpu() == y).sum()) for x, y in blocks)
-        advance(1)
-        return Row(name, unit, level, right / len(labels), *accuracy_interval(right, len(labels)), len(labels))
 
-    worse = [row(c.name, c.unit, v, partial(_damaged, c, v)) for c in CORRUPTIONS for v in c.levels]
-    return [row("clean", "", None, lambda images: images), *worse]
-
-
-def _damaged(corruption: Corruption, level: float, images: Tensor) -> Tensor:
-    return corruption.apply(images, level)
-
-
-def curves(rows: Sequence[Row], published: bool) -> Figure:
+def _curves(rows: Sequence[CorruptionAccuracy], published: bool) -> Figure:
     """A small plot a corruption, its 95 % Wilson intervals as a band, the clean accuracy as a line."""
     clean = rows[0].accuracy
     figure = Figure(figsize=(12, 5.6), layout="constrained")

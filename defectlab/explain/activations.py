@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from defectlab.errors import InputError
 from defectlab.explain.layers import hooked
 from defectlab.metrics.classification import confident_mistakes
+from defectlab.utils.progress import progress_bar
 
 __all__ = ["TestSetActivations", "choose_images", "collect_activations"]
 
@@ -22,7 +23,7 @@ _POINTS = 2000  # of an embedding: more than that cannot be told apart in a proj
 _NUMBERS = 2**26  # 256 MiB of float32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TestSetActivations:
     """What was seen of N images.
 
@@ -40,11 +41,11 @@ class TestSetActivations:
 
 
 def collect_activations(
-    network: nn.Module, batches: Iterable[Tensor], count: int, layer: str | None, advance: Callable[[int], None]
+    network: nn.Module, batches: Iterable[Tensor], count: int, layer: str | None, progress: bool = False
 ) -> TestSetActivations:
     """Let `count` images through `network`, batches `(n, C, H, W)`, normalised and on its device.
 
-    Of more than 2,000 images, or wide embeddings, evenly chosen ones are embedded, as many as fit in 256 MiB.
+    `progress` draws a bar. Of more than 2,000 images, or wide embeddings, evenly chosen ones are embedded, as many as fit in 256 MiB.
 
     Raises:
         InputError: `layer` gives no maps, or `count` is not the number of images.
@@ -64,6 +65,7 @@ def collect_activations(
     embedded: npt.NDArray[np.int64] | None = None
     done = 0
     with ExitStack() as hooks, torch.inference_mode():
+        advance = hooks.enter_context(progress_bar("looking at the images", count, shown=progress))
         for module in network.modules():
             if isinstance(module, nn.Linear):
                 hooks.enter_context(hooked(module.register_forward_pre_hook(before_linear)))
@@ -85,12 +87,12 @@ def collect_activations(
     if embedded is None or done != count:
         raise InputError(f"count is {count}: found {done} images; expected as many")
     return TestSetActivations(
-        torch.cat(logits).double().softmax(dim=1).numpy(),
-        torch.cat(features).numpy(),
-        embedded,
-        layer,
-        torch.cat(peaks).numpy(),
-        torch.cat(places).numpy(),
+        probabilities=torch.cat(logits).double().softmax(dim=1).numpy(),
+        embedding=torch.cat(features).numpy(),
+        embedded=embedded,
+        layer=layer,
+        peaks=torch.cat(peaks).numpy(),
+        places=torch.cat(places).numpy(),
     )
 
 

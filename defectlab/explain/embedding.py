@@ -65,7 +65,11 @@ def add_projector(
 
 
 def embedding_figure(
-    points: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], right: npt.NDArray[np.bool_], names: Sequence[str]
+    points: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    right: npt.NDArray[np.bool_],
+    names: Sequence[str],
+    part: str = "test",
 ) -> Figure:
     """The points `(N, E)` in the plane of their two main axes, a colour and a shape a class; mistakes are crossed."""
     plane, share = principal_components(points, 2)
@@ -97,7 +101,7 @@ def embedding_figure(
         crosses = axes.scatter(plane[~right, 0], plane[~right, 1], s=60, color="black", marker="x", lw=1.4)
         handles.append((crosses, "mistaken"))
     axes.set(xlabel="first principal component", ylabel="second principal component")
-    title = f"{len(points)} test images by what the last layer sees: the plane shows {share:.0%} of their variance"
+    title = f"{len(points)} {part} images by what the last layer sees: the plane shows {share:.0%} of their variance"
     style_axes(axes, title)
     axes.legend(
         *zip(*handles, strict=True), ncols=columns,

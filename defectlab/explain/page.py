@@ -82,6 +82,7 @@ def write_sheets(
     sheets: Sequence[Sheet],
     notes: Sequence[str],
     synthetic: bool,
+    part: str = "test",
     more_events: Callable[[SummaryWriter], None] | None = None,
 ) -> Path:
     """Write explain.html, a PNG a sheet and TensorBoard's events into `folder`; return the page's path.
@@ -94,6 +95,7 @@ def write_sheets(
         sheets: in the order of the page.
         notes: what the reader should know, such as what was left out; a paragraph each.
         synthetic: whether the network was trained on generated images, which every sheet then says.
+        part: of the data that the images are from, `test` or `validation`.
         more_events: called with the writer, to add what is no sheet.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,6 +114,9 @@ def write_sheets(
         (folder / f"{gone}.png").unlink(missing_ok=True)
 
     page = folder / "explain.html"
-    shown = [(*_SHEETS[sheet.name], Picture(folder / f"{sheet.name}.png")) for sheet in sheets]
+    shown = []
+    for sheet in sheets:
+        title, explanation = (words.replace("test image", f"{part} image") for words in _SHEETS[sheet.name])
+        shown.append((title, explanation, Picture(folder / f"{sheet.name}.png")))
     write_page(page, "explain.html", {"name": name, "synthetic": synthetic, "notes": notes, "sheets": shown})
     return page

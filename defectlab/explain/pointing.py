@@ -22,7 +22,7 @@ ALL = "all"  # the row of all classes together
 _PERMUTATIONS = 9999
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pointing:
     """One method on the images of one class, shares in [0, 1].
 
@@ -131,8 +131,10 @@ def _row(
     n, found, chance = len(mine), int(hits[mine].sum()), float(areas[mine].mean())
     p = _at_least(found, areas[mine])
     known = not np.isnan(swaps[mine]).all()
+    low, high = accuracy_interval(found, n)
     return Pointing(
-        method, label, n, found, *accuracy_interval(found, n), chance, found / n - chance, p, p,
+        method=method, label=label, n=n, hits=found, low=low, high=high, chance=chance, margin=found / n - chance, p=p,
+        p_holm=p,
         centre=float(centre[mine].mean()),
         swapped=float(np.nanmean(swaps[mine])) if known else None,
         p_swapped=(1 + int((permuted >= found).sum())) / (1 + _PERMUTATIONS) if known else None,

@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from defectlab.errors import InputError
+from defectlab.utils.progress import progress_bar
 
 __all__ = ["FLAG", "SEEDS", "Explainer", "Sanity", "sanity_check", "shuffled_weights"]
 
@@ -27,7 +28,7 @@ Gradients, which has the image itself as a factor, to between 0.3 and 0.5, every
 SEEDS = (0, 1, 2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sanity:
     """How like the maps stay when all weights are shuffled: mean Spearman correlation over images and seeds.
 
@@ -51,7 +52,7 @@ def sanity_check(
     images: Tensor,
     targets: Tensor,
     seeds: Sequence[int] = SEEDS,
-    advance: Callable[[int], None] = lambda _: None,
+    progress: bool = False,
 ) -> Sanity:
     """The model parameter randomisation test of Adebayo et al. 2018, "Sanity checks for saliency maps", section 3.
 
@@ -66,7 +67,7 @@ def sanity_check(
         images: Normalised, (N, C, H, W).
         targets: Class indices (N,).
         seeds: One a shuffling.
-        advance: Is told 1 after each.
+        progress: Draw a bar for work of more than a second.
 
     Raises:
         InputError: No images or no seeds.
@@ -75,13 +76,17 @@ def sanity_check(
         raise InputError(f"{len(images)} images and {len(seeds)} seeds: expected at least one of each")
     before = explain(task, images, targets).numpy()
     means = []
-    for seed in seeds:
-        with shuffled_weights(task, seed):
-            after = explain(task, images, targets).numpy()
-        means.append(float(_likeness(before, after).mean()))
-        advance(1)
+    with progress_bar("shuffling weights", len(seeds), shown=progress) as advance:
+        for seed in seeds:
+            with shuffled_weights(task, seed):
+                after = explain(task, images, targets).numpy()
+            means.append(float(_likeness(before, after).mean()))
+            advance(1)
     similarity = float(np.mean(means))
-    return Sanity(method, similarity, min(means), max(means), len(images), len(seeds), similarity >= FLAG)
+    return Sanity(
+        method=method, similarity=similarity, low=min(means), high=max(means), images=len(images), seeds=len(seeds),
+        flagged=similarity >= FLAG,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binom
 
 from defectlab.errors import InputError
 
@@ -14,15 +13,17 @@ __all__ = ["Threshold", "choose_threshold", "images_for_bound"]
 
 @dataclass(frozen=True)
 class Threshold:
-    """Images with at least this confidence are decided: `errors` of `n` calibration images were wrong there.
-
-    `share` (0 to 1) of the calibration images is decided.
-    """
+    """Images with at least this confidence are decided: `errors` of `n` calibration images, of `total`, were wrong."""
 
     confidence: float
-    share: float
     n: int
     errors: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        """Of the calibration images that is decided, in [0, 1]."""
+        return self.n / self.total
 
 
 def images_for_bound(max_error: float, level: float = 0.95) -> int:
@@ -51,6 +52,8 @@ def choose_threshold(
     for name, value in (("max_error", max_error), ("level", level)):
         if not 0 < value < 1:
             raise InputError(f"{name} is {value}: expected a share between 0 and 1, such as 0.01")
+    from scipy.stats import binom  # half a second, for those alone who ask for a bound
+
     order = np.argsort(-confidence, kind="stable")
     ranked, errors = confidence[order], np.cumsum(~right[order])
     found = None
@@ -59,5 +62,5 @@ def choose_threshold(
             continue  # equal confidences are decided together
         if binom.cdf(errors[n - 1], n, max_error) > 1 - level:
             break
-        found = Threshold(float(ranked[n - 1]), n / len(ranked), n, int(errors[n - 1]))
+        found = Threshold(float(ranked[n - 1]), n, int(errors[n - 1]), len(ranked))
     return found

@@ -3,6 +3,7 @@
 import csv
 import math
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +41,12 @@ def conformal_quantile(shares: npt.NDArray[np.float64], labels: npt.NDArray[np.i
     return float(1 - np.sort(1 - shares[np.arange(n), labels])[rank - 1])
 
 
-def prediction_sets(shares: npt.NDArray[np.float64], limit: float, class_names: Sequence[str]) -> list[str]:
-    """The classes of each image (N, C), the likeliest first, joined by `|`; empty where none reaches the limit."""
+def prediction_sets(
+    shares: npt.NDArray[np.float64], limit: float, class_names: Sequence[str]
+) -> tuple[tuple[str, ...], ...]:
+    """The classes of each image (N, C), the likeliest first; empty where none reaches the limit."""
     order = np.argsort(-shares, axis=1, kind="stable")
-    return ["|".join(class_names[k] for k in row if s[k] >= limit) for row, s in zip(order, shares, strict=True)]
+    return tuple(tuple(class_names[k] for k in row if s[k] >= limit) for row, s in zip(order, shares, strict=True))
 
 
 def min_expected_cost(shares: npt.NDArray[np.float64], costs: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
@@ -52,7 +55,7 @@ def min_expected_cost(shares: npt.NDArray[np.float64], costs: npt.NDArray[np.flo
     return decisions
 
 
-def read_costs(path: Path, class_names: Sequence[str]) -> npt.NDArray[np.float64]:
+def read_costs(path: str | PathLike[str], class_names: Sequence[str]) -> npt.NDArray[np.float64]:
     """Costs (C, C) in the order of `class_names` from a CSV file: a row a true class, a column a decision.
 
     Its first row and first column name the classes, in any order.
@@ -61,7 +64,7 @@ def read_costs(path: Path, class_names: Sequence[str]) -> npt.NDArray[np.float64
         InputError: no such table, other classes, or costs that are no finite numbers of at least 0.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
             header, *rows = [row for row in csv.reader(file) if row] or [[]]
     except (OSError, UnicodeDecodeError):
         raise InputError(f"{path} cannot be read: expected a CSV file of costs, a row a true class") from None

@@ -1,12 +1,14 @@
 """How long one image takes, on the CPU, measured in turns."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["WARM_UP", "latencies"]
+from defectlab.utils.progress import progress_bar
+
+__all__ = ["latencies"]
 
 WARM_UP = 3  # first passes choose kernels and lay out weights
 
@@ -15,7 +17,7 @@ def latencies(
     networks: Sequence[nn.Module],
     images: Sequence[tuple[int, int, int]],
     turns: int,
-    advance: Callable[[int], None] = lambda passes: None,
+    progress: bool = False,
 ) -> list[list[float]]:
     """Seconds of single-image forward passes on the CPU, a list of `turns` for each network.
 
@@ -26,14 +28,15 @@ def latencies(
         networks: put into evaluation mode and channels_last.
         images: (C, H, W) for each network.
         turns: measured passes of each network.
-        advance: called with 1 after every pass, `turns` + WARM_UP times a network.
+        progress: draw a bar for work of more than a second.
     """
     for network in networks:
         network.eval().cpu().to(memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randn(1, *shape, generator=generator).to(memory_format=torch.channels_last) for shape in images]
     seconds: list[list[float]] = [[] for _ in networks]
-    with torch.inference_mode():
+    passes = (WARM_UP + turns) * len(networks)
+    with torch.inference_mode(), progress_bar("timing", passes, shown=progress) as advance:
         for turn in range(WARM_UP + turns):
             for network, batch, values in zip(networks, batches, seconds, strict=True):
                 took = _one_pass(network, batch)

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,18 +21,32 @@ def is_rank_zero() -> bool:
     return all(os.environ.get(name, "0") in ("0", "") for name in _RANK_VARIABLES)
 
 
+_shown: ContextVar[bool] = ContextVar("shown", default=True)
+
+
+@contextmanager
+def progress_bars(shown: bool) -> Iterator[None]:
+    """Hide every bar that is begun inside, however deep, unless `shown`."""
+    token = _shown.set(shown and _shown.get())
+    try:
+        yield
+    finally:
+        _shown.reset(token)
+
+
 @contextmanager
 def progress_bar(
-    description: str, total: int | None, in_bytes: bool = False, after: float = 1.0
+    description: str, total: int | None, in_bytes: bool = False, after: float = 1.0, shown: bool = True
 ) -> Iterator[Callable[[int], None]]:
     """Gives `advance(count)`, which draws on standard error once `after` seconds have gone by.
 
-    Short work shows nothing, and neither does any rank but zero. A `total` of None is one not known.
+    Short work shows nothing, and neither does any rank but zero. A `total` of None is one not known. Without `shown`
+    there is no bar, nor any that is begun inside.
     """
     began = time.monotonic()
     done = 0
     bar: Progress | None = None
-    shown = is_rank_zero()
+    shown = shown and _shown.get() and is_rank_zero()
 
     def advance(count: int) -> None:
         nonlocal done, bar
@@ -44,7 +59,8 @@ def progress_bar(
             bar.update(bar.task_ids[0], completed=done)
 
     try:
-        yield advance
+        with progress_bars(shown):
+            yield advance
     finally:
         if bar is not None:
             bar.stop()

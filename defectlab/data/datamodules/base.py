@@ -348,7 +348,7 @@ class ImageDataModule(pl.LightningDataModule):
             "std": list(self.card.std),
             "image_size": self.image_size,
             "channels": self.channels,
-            "skipped": list(self.data.skipped),
+            "skipped": [str(skipped) for skipped in self.data.skipped],
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -27,12 +27,17 @@ def decode(path: Path, size: int, channels: int, resize_size: int | None = None)
     Stretched by `to_square`, or with `resize_size` cut by `to_centre_crop`.
     """
     with _opened(path) as image:
-        if resize_size is not None:  # without a draft: equal to torchvision's pixels, not close to them
-            return to_centre_crop(_upright(image), size, channels, resize_size)
-        # Decodes a JPEG as grey, and a large one at 1/2, 1/4 or 1/8, for less time. What is left of
-        # three times the final size stays within 3 of 255 of a full decode; of twice, within 9.
-        image.draft("L" if channels == 1 else "RGB", (3 * size, 3 * size))
-        return to_square(_upright(image), size, channels)
+        if resize_size is None:  # else equal to torchvision's pixels, not close to them
+            # Decodes a JPEG as grey, and a large one at 1/2, 1/4 or 1/8, for less time. What is left of
+            # three times the final size stays within 3 of 255 of a full decode; of twice, within 9.
+            image.draft("L" if channels == 1 else "RGB", (3 * size, 3 * size))
+        return _fitted(_upright(image), size, channels, resize_size)
+
+
+def decode_array(pixels: Pixels, size: int, channels: int, resize_size: int | None = None) -> Pixels:
+    """An image (H, W) or (H, W, 1 or 3) that is decoded already, as `decode` gives it: `(channels, size, size)`."""
+    grey = pixels.ndim == 3 and pixels.shape[2] == 1
+    return _fitted(Image.fromarray(pixels[:, :, 0] if grey else pixels), size, channels, resize_size)
 
 
 def decode_grey(path: Path, longest: int) -> Pixels:
@@ -56,6 +61,12 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # a damaged file makes Pillow raise nearly anything, SyntaxError included
         raise BadImage(_reason(path, error)) from error
+
+
+def _fitted(image: Image.Image, size: int, channels: int, resize_size: int | None) -> Pixels:
+    if resize_size is None:
+        return to_square(image, size, channels)
+    return to_centre_crop(image, size, channels, resize_size)
 
 
 def to_square(image: Image.Image, size: int, channels: int) -> Pixels:

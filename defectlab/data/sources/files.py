@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -38,11 +39,13 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(found, key=_path_key)
 
 
-def expand_images(patterns: Sequence[str]) -> list[Path]:
-    """Files, folders (with all below them) and globs as one list in natural order, without duplicates.
+def expand_images(patterns: str | PathLike[str] | Sequence[str | PathLike[str]]) -> list[Path]:
+    """Files, folders (with all below them) and globs, one or many, as one list in natural order, without duplicates.
 
     A file named outright is taken whatever its suffix. InputError names the pattern that finds nothing.
     """
+    if isinstance(patterns, str | PathLike):
+        patterns = [patterns]
     if not patterns:
         raise InputError("no image named; expected files, folders or glob patterns")
     found: dict[str, Path] = {}

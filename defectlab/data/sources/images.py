@@ -24,6 +24,7 @@ from defectlab.utils.progress import progress_bar
 __all__ = [
     "CACHE",
     "ImageSet",
+    "Skipped",
     "check_shape",
     "expand_images",
     "image_files",
@@ -39,13 +40,24 @@ _IN_MEMORY_BYTES = 4 * 2**30  # a larger set lives in a memory-mapped file
 _BLOCK_BYTES = 64 * 2**20  # pixels held beside the result while a set is read
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """An image that was left out, and why."""
+
+    file: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}"
+
+
 @dataclass
 class ImageSet:
     """A labelled set of images of one size.
 
     `images` (N, C, H, W) uint8; `labels` (N,) int64, indices into `class_names`; `files` are relative to
     the root, posix style, `images.npy[12]` for row 12 of an array; `splits` is "train", "val" or "test"
-    for each image where the source gives a split; `skipped` is "name: reason" for each image left out.
+    for each image where the source gives a split; `skipped` has the images left out.
     """
 
     images: Tensor
@@ -53,7 +65,7 @@ class ImageSet:
     class_names: list[str]
     files: list[str]
     splits: list[str] | None
-    skipped: list[str]
+    skipped: list[Skipped]
 
 
 def read_image(path: Path, size: int, channels: int) -> Tensor:
@@ -82,13 +94,12 @@ def read_images(
     description: str = "reading images",
     root: Path | None = None,
     resize_size: int | None = None,
-) -> tuple[Tensor, list[int], list[str]]:
+) -> tuple[Tensor, list[int], list[Skipped]]:
     """The images that can be read (M, channels, size, size) uint8, their indices, and who was left out.
 
     Stretched to `size`, or with `resize_size` the shorter side is resized to that and the centre cropped.
 
-    The order is that of `files`; who was left out is "name: reason", the name below `root` if there is
-    one. With `cache` the tensor is that file, memory-mapped and shared: built once, with `<cache>.json`
+    The order is that of `files`; names of what was left out are below `root` if there is one. With `cache` the tensor is that file, memory-mapped and shared: built once, with `<cache>.json`
     beside it, and again when a file's name, size or time, or `size` or `channels` has changed. Writing
     into the tensor writes into the file, which makes it out of date.
 
@@ -124,7 +135,7 @@ def read_images(
         bad = known
         images = map_cache(cache, (len(files) - len(bad), channels, size, size))
     good = [index for index in range(len(files)) if index not in bad]
-    return images, good, [f"{_name(files[index], root)}: {reason}" for index, reason in bad.items()]
+    return images, good, [Skipped(_name(files[index], root), reason) for index, reason in bad.items()]
 
 
 def read_listing(

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from os import PathLike
 from pathlib import Path
 from typing import Literal
 
@@ -17,16 +18,22 @@ from defectlab.data.datamodules.base import ImageDataModule
 from defectlab.data.pipeline.augment import Augmentation, augment, draw
 from defectlab.data.sources.files import SUFFIXES, new_folder
 from defectlab.errors import InputError
-from defectlab.utils.progress import progress_bar
+from defectlab.utils.progress import progress_bar, progress_bars
 
-__all__ = ["NOTE", "write_augmented"]
+__all__ = ["NOTE", "augment_to_folder"]
 
 NOTE = "augmentation.json"
 _BLOCK = 128  # images in memory at a time, as floats
 
 
-def write_augmented(data: ImageDataModule, directory: Path, copies: int, originals: bool) -> dict[str, int]:
-    """Write a data set as `directory/<train|val|test>/<class>/<file>.png`, the training part with augmented copies.
+def augment_to_folder(
+    data: ImageDataModule,
+    output: str | PathLike[str],
+    copies: int = 5,
+    originals: bool = True,
+    progress: bool = False,
+) -> dict[str, int]:
+    """Write a data set as `output/<train|val|test>/<class>/<file>.png`, the training part with augmented copies.
 
     Copy k, `<file>_aug<k>.png`, is the image that training shows in epoch k, rounded to 8 bits. Validation and test
     images are written once and as they are, so that no copy of one image lies on two sides of the split. The
@@ -34,10 +41,11 @@ def write_augmented(data: ImageDataModule, directory: Path, copies: int, origina
     shares, are left out. `augmentation.json` tells what was done. The folder is there as a whole or not at all.
 
     Args:
-        data: set up.
-        directory: new or empty.
+        data: it is set up if it is not.
+        output: a new or empty folder.
         copies: of each training image, at least 1.
         originals: whether the training images themselves are written too.
+        progress: draw a bar for work of more than a second.
 
     Returns:
         How many files each part has.
@@ -45,6 +53,9 @@ def write_augmented(data: ImageDataModule, directory: Path, copies: int, origina
     Raises:
         InputError: a folder in use or not to be written to, copies below 1, or no augmentation to speak of.
     """
+    with progress_bars(progress):
+        data.prepare_data()
+        data.setup("fit")
     settings = replace(data.augmentation or Augmentation(), mixup=0.0, cutmix=0.0)
     if not settings.operations:
         raise InputError(
@@ -52,13 +63,16 @@ def write_augmented(data: ImageDataModule, directory: Path, copies: int, origina
             "--data.augmentation.rotation 15"
         )
     if copies < 1:
-        raise InputError(f"--copies is {copies}: expected a whole number of at least 1")
+        raise InputError(f"copies is {copies}: expected a whole number of at least 1")
     names = _names(data)
     parts: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
     indices = {part: torch.from_numpy(getattr(data.parts, part)) for part in parts}
     counts: dict[str, int] = {part: len(indices[part]) for part in parts}
     counts["train"] *= copies + originals
-    with new_folder(directory) as folder, progress_bar("writing images", sum(counts.values())) as advance:
+    with (
+        new_folder(Path(output)) as folder,
+        progress_bar("writing images", sum(counts.values()), shown=progress) as advance,
+    ):
         for part in parts if originals else parts[1:]:
             _write(data, indices[part], [folder / part / f"{name}.png" for name in names], None, advance)
         for copy in range(copies):

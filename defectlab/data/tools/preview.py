@@ -1,20 +1,27 @@
-"""What an augmentation does, to be looked at: each operation alone from one end of its range to the other."""
+"""What an augmentation does: each operation alone from one end of its range to the other, then all together."""
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from defectlab.data.datamodules.base import ImageDataModule
 from defectlab.data.pipeline.augment import COLUMNS, MIXING, QUIET, Augmentation, augment, draw, mix
+from defectlab.errors import InputError
+from defectlab.figures.tiles import Tile, grey_or_colour, tile_grid
 
-__all__ = ["PreviewRow", "mixed_row", "operation_row", "training_row", "typical"]
+__all__ = ["PreviewRow", "mixed_row", "operation_row", "preview", "training_row", "typical"]
 
 STEPS = 6
+_CLASSES = 6  # of which images are shown
+_TOGETHER = 4  # rows of all operations together
+_LABEL_WIDTH = 32  # letters in a line beside a row
 # Strengths that surfaces usually bear, to show what an operation does that a config leaves off.
 _TYPICAL: dict[str, float] = {
     "horizontal_flip": 0.5, "vertical_flip": 0.5, "rotation": 15, "translation": 0.1, "scale": 0.2, "shear": 10,
@@ -34,6 +41,33 @@ class PreviewRow:
     detail: str
     images: Tensor
     captions: list[str]
+
+
+def preview(data: ImageDataModule, everything: bool = False, title: str = "augmentation") -> Figure:
+    """Draw what training does to images: a row an operation, then all together, then MixUp and CutMix.
+
+    Args:
+        data: whose augmentation and images are shown; it is set up if it is not.
+        everything: show operations that are off too, at a usual strength.
+        title: of the figure.
+
+    Raises:
+        InputError: nothing is switched on, or data that cannot be read.
+    """
+    data.prepare_data()
+    data.setup("fit")
+    settings = data.augmentation or Augmentation()
+    if not settings.operations and not everything:
+        raise InputError(
+            "data.augmentation has nothing switched on: give --all to see every operation, or switch one on, such as "
+            "--data.augmentation.rotation 15"
+        )
+    rows = []
+    for row in _rows(data, settings, everything):
+        pixels = row.images.mul(255).round().byte().numpy()
+        tiles = [Tile(grey_or_colour(image), caption) for image, caption in zip(pixels, row.captions, strict=True)]
+        rows.append(("\n".join([row.title, *textwrap.wrap(row.detail, _LABEL_WIDTH)]), tiles))
+    return tile_grid(title, rows, tile=1.5, label=2.2)
 
 
 @dataclass(frozen=True)
@@ -186,16 +220,7 @@ def mixed_row(
     return PreviewRow(title, detail, torch.stack(pictures), captions)
 
 
-_CLASSES = 6  # of which images are shown
-
-
-_TOGETHER = 4  # rows of all operations together
-
-
-LABEL_WIDTH = 32  # letters in a line beside a row
-
-
-def preview_rows(data: ImageDataModule, settings: Augmentation, everything: bool) -> list[PreviewRow]:
+def _rows(data: ImageDataModule, settings: Augmentation, everything: bool) -> list[PreviewRow]:
     """A row an operation, the classes taking turns; then all together; then the mixtures."""
     places = _one_a_class(data)
     images, names = _pixels(data, places), [data.class_names[int(data.data.labels[place])] for place in places]

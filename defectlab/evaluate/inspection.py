@@ -1,0 +1,271 @@
+"""What is in a set of labelled images, and what is wrong with it."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from defectlab.data import ImageFolderDataModule, NEUDataModule
+from defectlab.data.pipeline.duplicates import Duplicate, exact_duplicates, near_duplicates
+from defectlab.data.pipeline.statistics import channel_statistics
+from defectlab.data.sources.arrays import find_arrays
+from defectlab.data.sources.images import ImageSet, read_listing
+from defectlab.data.sources.layouts import Listing, list_folders, list_neu
+from defectlab.engine.experiment import without_run
+from defectlab.errors import InputError
+from defectlab.evaluate.mislabels import FOLDS, Suspect, out_of_fold, suspects
+from defectlab.figures.style import save_png
+from defectlab.figures.tiles import image_sheet
+from defectlab.networks import PretrainedNetwork
+from defectlab.networks.weights import load_backbone_weights
+from defectlab.runs import csv_text, write_text
+from defectlab.utils.progress import progress_bar, progress_bars
+
+__all__ = ["Finding", "Inspection", "inspect_data"]
+
+_SIDE = 128  # px; what overlaps and what is mislabelled shows at this size
+_ON_SHEET = 40
+_OUTPUT = Path("runs", "inspection")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that is wrong with a data set, a row of findings.csv.
+
+    Args:
+        kind: `unreadable`, `same bytes`, `same place` (brighter, compressed or cut anew) or `doubtful label`.
+        file: the image.
+        other: the second image of a pair.
+        score: correlation of a pair, or probability of the class that a doubtful image looks like; in [0, 1].
+        detail: why a file cannot be read; a leak between parts of the split, two labels; both labels of a doubtful one.
+    """
+
+    kind: str
+    file: str
+    other: str = ""
+    score: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What is in a data set, and what is wrong with it.
+
+    Args:
+        findings: the unreadable, then pairs, then doubtful labels, the most doubtful first.
+        counts: images of each class.
+        sizes: images of each size and mode.
+        accuracy: of a linear probe over five folds, in [0, 1]; None where a class is too small for it.
+        accuracy_rest: the same of the `rest` images without doubtful labels and the second of each pair.
+        rest: how many those are.
+        folder: that was written to.
+        files: findings.csv, and the contact sheets of pairs and of doubtful labels where there are any.
+    """
+
+    findings: tuple[Finding, ...]
+    counts: dict[str, int]
+    sizes: dict[str, int]
+    accuracy: float | None
+    accuracy_rest: float | None
+    rest: int
+    folder: Path
+    files: tuple[Path, ...]
+
+    def count(self, kind: str) -> int:
+        """How many findings there are of a kind."""
+        return sum(finding.kind == kind for finding in self.findings)
+
+    def __repr__(self) -> str:
+        kinds = Counter(finding.kind for finding in self.findings)
+        found = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing found"
+        return f"Inspection of {sum(self.counts.values())} images: {found}; see {self.folder}"
+
+
+def inspect_data(
+    source: str | PathLike[str] | None = None,
+    config: str | PathLike[str] | None = None,
+    overrides: Sequence[str] = (),
+    output: str | PathLike[str] | None = None,
+    progress: bool = False,
+) -> Inspection:
+    """Look for broken files, duplicates, leaks between parts of the split, and doubtful labels.
+
+    Args:
+        source: folder of labelled images in any layout that `fit` reads.
+        config: in its place a YAML file or the name of a shipped one, whose data and split are looked at.
+        overrides: arguments of `fit` for the config, such as `("--data.root", "NEU")`.
+        output: folder for findings.csv and two contact sheets; None for `runs/inspection/` and the name of the data.
+        progress: draw bars for work of more than a second.
+
+    Raises:
+        InputError: no such data, none of both or both, or a folder that cannot be written to.
+    """
+    if (source is None) == (config is None):
+        raise InputError("data inspect needs one of two: give a folder, or --config, whose split is looked at too")
+    named = Path(source).resolve().name if source is not None else Path(str(config)).stem
+    folder = Path(output) if output is not None else _OUTPUT / (named or "data")
+    _check_writable(folder)
+    with progress_bars(progress):
+        data, sizes, contents = _of_folder(Path(source)) if source is not None else _of_config(str(config), overrides)
+        with progress_bar("looking for duplicates", 2) as advance:
+            exact = exact_duplicates(contents)
+            advance(1)
+            twice = {(pair.first, pair.second) for pair in exact}
+            near = [pair for pair in near_duplicates(data.images) if (pair.first, pair.second) not in twice]
+            advance(1)
+        labels, pairs = data.labels.numpy(), [*exact, *near]
+        per_class = np.bincount(labels, minlength=len(data.class_names))
+        probabilities = None
+        if np.bincount(labels).min() >= FOLDS:
+            probabilities = out_of_fold(_features(data.images), labels)
+    doubtful = suspects(probabilities, labels) if probabilities is not None else []
+    findings = [Finding(kind="unreadable", file=left.file, detail=left.reason) for left in data.skipped]
+    findings += [_pair("same bytes", pair, data) for pair in exact] + [_pair("same place", pair, data) for pair in near]
+    findings += [_doubt(suspect, data) for suspect in doubtful]
+    write_text(folder / "findings.csv", csv_text(Finding, findings))
+    files = [folder / "findings.csv", *_draw(data, pairs, doubtful, folder)]
+    rest = np.ones(len(labels), dtype=bool)
+    rest[[suspect.index for suspect in doubtful] + [pair.second for pair in pairs]] = False
+    right = None if probabilities is None else probabilities.argmax(axis=1) == labels
+    return Inspection(
+        findings=tuple(findings), counts=dict(zip(data.class_names, per_class.tolist(), strict=True)), sizes=dict(sizes),
+        accuracy=None if right is None else float(right.mean()),
+        accuracy_rest=None if right is None else float(right[rest].mean()),
+        rest=int(rest.sum()), folder=folder, files=tuple(files),
+    )  # fmt: skip
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse before the work what would fail after it; nothing is made yet."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise InputError(f"output {folder} is a file, or in one: expected a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"output {folder} cannot be written: choose another folder")
+
+
+def _of_folder(directory: Path) -> tuple[ImageSet, "Counter[str]", Iterable[bytes]]:
+    """The images at 128 px, how many there are of each size and mode, and the bytes of their files."""
+    if not directory.is_dir():
+        raise InputError(f"{directory} is no folder: expected one with labelled images")
+    if find_arrays(directory) is not None:
+        data = _arrays(directory)
+        return (
+            data,
+            Counter({f"arrays, read at {_SIDE} × {_SIDE}": len(data.files)}),
+            (image.tobytes() for image in data.images.numpy()),
+        )
+    listing = _list(directory)
+    data = read_listing(listing, _SIDE, 1, "skip")
+    place = {path.relative_to(listing.root).as_posix(): path for path in listing.files}
+    paths = [place[name] for name in data.files]
+    kinds: Counter[str] = Counter()
+    for path in paths:
+        with Image.open(path) as picture:
+            kinds[f"{picture.width} × {picture.height} {picture.mode}"] += 1
+    return data, kinds, (path.read_bytes() for path in paths)
+
+
+def _of_config(config: str, overrides: Sequence[str]) -> tuple[ImageSet, "Counter[str]", Iterable[bytes]]:
+    """The same of a config's data, each image with the part of the split that it is in, and its pixels for bytes."""
+    with without_run(config, overrides) as cli:
+        module = cli.datamodule
+        module.prepare_data()
+        module.setup("fit")
+    whole, parts = module.data, module.parts
+    place = {int(i): name for name in ("train", "val", "test") for i in getattr(parts, name)}
+    used = sorted(place)
+    data = ImageSet(
+        whole.images[used], whole.labels[used], list(module.class_names), [whole.files[i] for i in used],
+        [place[i] for i in used], whole.skipped,
+    )  # fmt: skip
+    kinds = Counter({f"{data.images.shape[-1]} × {data.images.shape[-2]} as read": len(used)})
+    return data, kinds, (image.tobytes() for image in data.images.numpy())
+
+
+def _draw(data: ImageSet, pairs: Sequence[Duplicate], doubtful: Sequence[Suspect], folder: Path) -> list[Path]:
+    """The contact sheets: the most alike pairs side by side, and the most doubtful labels."""
+    written = []
+    best = sorted(pairs, key=lambda pair: -pair.similarity)[: _ON_SHEET // 2]
+    if best:
+        indices = [index for pair in best for index in (pair.first, pair.second)]
+        titles = [f"{Path(data.files[i]).name}\n{data.class_names[int(data.labels[i])]}" for i in indices]
+        save_png(image_sheet(data.images[indices], titles), folder / "duplicates.png")
+        written.append(folder / "duplicates.png")
+    if doubtful:
+        shown = doubtful[:_ON_SHEET]
+        names = data.class_names
+        titles = [
+            f"{Path(data.files[s.index]).name}\nlabelled {names[s.label]}\nlike {names[s.suggested]}" for s in shown
+        ]
+        save_png(image_sheet(data.images[[s.index for s in shown]], titles), folder / "doubtful.png")
+        written.append(folder / "doubtful.png")
+    return written
+
+
+def _list(directory: Path) -> Listing:
+    """As NEU-CLS if the names are those of its classes, else by folders."""
+    try:
+        return list_neu(directory)
+    except InputError:
+        return list_folders(directory)
+
+
+def _arrays(directory: Path) -> ImageSet:
+    """As NEU-CLS if it can be that, else by folders."""
+    try:
+        return NEUDataModule(str(directory), image_size=_SIDE).load()
+    except InputError:
+        return ImageFolderDataModule(str(directory), image_size=_SIDE, channels=1).load()
+
+
+@torch.inference_mode()
+def _features(images: Tensor) -> npt.NDArray[np.float32]:
+    """What our surface weights see in uint8 images (N, C, S, S): (N, E)."""
+    network = PretrainedNetwork(2, images.shape[1], _SIDE, stages="middle").to(memory_format=torch.channels_last).eval()
+    load_backbone_weights(network, "surface")
+    mean, std = (
+        torch.tensor(values).view(1, -1, 1, 1) for values in channel_statistics(images, torch.arange(len(images)))
+    )
+    blocks = []
+    with progress_bar("computing features", len(images)) as advance:
+        for block in torch.split(images, 64):
+            blocks.append(
+                network.embed(((block.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last))
+            )
+            advance(len(block))
+    features: npt.NDArray[np.float32] = torch.cat(blocks).numpy()
+    return features
+
+
+def _doubt(suspect: Suspect, data: ImageSet) -> Finding:
+    names = data.class_names
+    detail = f"labelled {names[suspect.label]}, looks like {names[suspect.suggested]}"
+    return Finding(
+        kind="doubtful label", file=data.files[suspect.index], score=round(suspect.p_suggested, 3), detail=detail
+    )
+
+
+def _pair(kind: str, pair: Duplicate, data: ImageSet) -> Finding:
+    """What is worst about it: in two parts of a split, or with two labels."""
+    first, second = pair.first, pair.second
+    details = []
+    if data.splits is not None and data.splits[first] != data.splits[second]:
+        details.append(f"leak: {data.splits[first]} and {data.splits[second]}")
+    if data.labels[first] != data.labels[second]:
+        names = [data.class_names[int(data.labels[index])] for index in (first, second)]
+        details.append(f"contradiction: {names[0]} and {names[1]}")
+    return Finding(
+        kind=kind, file=data.files[first], other=data.files[second], score=round(pair.similarity, 3),
+        detail="; ".join(details),
+    )  # fmt: skip
