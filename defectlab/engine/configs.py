@@ -1,14 +1,17 @@
-"""Where a config is: the path as given first, then the ones that come with defectlab."""
+"""Find configs, and turn nested Python values into the words that a command takes."""
 
+import json
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from defectlab.errors import InputError
 from defectlab.utils.resources import shipped_configs
 
-__all__ = ["find_config", "resolve_config_arguments"]
+__all__ = ["config_sections", "find_config", "override_words", "resolve_config_arguments"]
 
 
 def find_config(name: str) -> Path:
@@ -25,8 +28,9 @@ def find_config(name: str) -> Path:
     for candidate in (name, f"{name}.yaml"):
         if candidate in shipped:
             return shipped[candidate]
-    near = get_close_matches(Path(name).name, shipped, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(shipped)}"
+    stems = {Path(config).stem: config for config in shipped}
+    near = get_close_matches(Path(name).stem, stems, n=1, cutoff=0.7)  # the suffix is alike in all
+    hint = f"did you mean {stems[near[0]]}?" if near else f"shipped are {', '.join(shipped)}"
     raise InputError(f"no config {name}: expected a YAML file or the name of a shipped one; {hint}")
 
 
@@ -34,7 +38,7 @@ def resolve_config_arguments(words: list[str]) -> tuple[list[str], str | None]:
     """Replace the value of every `--config`; also the name of the first one, which names the run.
 
     Raises:
-        InputError: a config that cannot be found, or is no YAML of sections.
+        InputError: a config that cannot be found.
     """
     resolved: list[str] = []
     first: str | None = None
@@ -43,7 +47,6 @@ def resolve_config_arguments(words: list[str]) -> tuple[list[str], str | None]:
         option, equals, value = word.partition("=")
         if expecting or (option in ("--config", "-c") and equals):
             path = find_config(word if expecting else value)
-            _check_yaml(path)
             resolved += [str(path)] if expecting else ["--config", str(path)]
             first = first or _name(path)
             expecting = False
@@ -59,12 +62,39 @@ def _name(path: Path) -> str:
     return path.resolve().parent.parent.name if is_of_run else path.stem
 
 
-def _check_yaml(path: Path) -> None:
-    """jsonargparse would not say in which file the mistake is."""
+def config_sections(words: list[str]) -> list[dict[str, Any]]:
+    """Read every `--config` of words that `resolve_config_arguments` returned: a file, or YAML text of several lines.
+
+    Raises:
+        InputError: no YAML of sections; jsonargparse would not say in which file the mistake is.
+    """
+    given = [value for option, value in zip(words, words[1:], strict=False) if option == "--config"]
+    return [_read(value) for value in given]
+
+
+def _read(file_or_text: str) -> dict[str, Any]:
+    is_text = "\n" in file_or_text
+    name = "the config" if is_text else file_or_text
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(file_or_text if is_text else Path(file_or_text).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{name} is no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         found = "nothing" if content is None else f"a {type(content).__name__}"
-        raise InputError(f"{path} holds {found}: expected sections such as model, data and trainer")
+        raise InputError(f"{name} holds {found}: expected sections such as model, data and trainer")
+    return content
+
+
+def override_words(**sections: Mapping[str, Any] | int | None) -> list[str]:
+    """Turn nested overrides into the command's words: `data={"root": "NEU"}` into `--data.root NEU`."""
+    return [word for name, values in sections.items() if values is not None for word in _words(name, values)]
+
+
+def _words(key: str, value: Any) -> list[str]:
+    if not isinstance(value, Mapping) or not value:
+        return [f"--{key}={value if isinstance(value, str) else json.dumps(value, default=str)}"]
+    words = [f"--{key}={value['class_path']}"] if "class_path" in value else []
+    inner = {name: item for name, item in value.items() if name not in ("class_path", "init_args")}
+    for name, item in {**inner, **(value.get("init_args") or {})}.items():
+        words += _words(f"{key}.{name}", item)
+    return words

@@ -3,9 +3,9 @@
 import logging
 import warnings
 
-__all__ = ["quieten"]
+__all__ = ["LIGHTNING_LOGGERS", "quieten"]
 
-
+LIGHTNING_LOGGERS = ("lightning.pytorch", "lightning.fabric")
 _KNOWN_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\).*",  # Lightning's own affair with torch
     r".*smaller than the logging interval.*",  # curves have a point an epoch in any case
@@ -22,7 +22,7 @@ _KNOWN_WARNINGS = (
 
 def quieten() -> None:
     """Lightning's notes on devices and tips go; warnings that call for action stay."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for name in LIGHTNING_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     for text in _KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=text)

@@ -25,20 +25,23 @@ from defectlab.utils.text import write_text
 SECTIONS = ("data", "val", "test", "calibration", "environment", "run")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, init=False)
 class RunFolder:
     """The files of one run, by name. Use `open` for a folder that a user named."""
 
     path: Path
 
+    def __init__(self, path: str | Path) -> None:
+        object.__setattr__(self, "path", Path(path))
+
     @classmethod
-    def open(cls, path: str | Path) -> RunFolder:
+    def open(cls, path: str | Path | RunFolder) -> RunFolder:
         """Check that `path` is a run folder, which is one that holds a config.yaml.
 
         Raises:
             InputError: it is not; the message names the newest run nearby where there is one.
         """
-        path = Path(path).expanduser()
+        path = (path.path if isinstance(path, RunFolder) else Path(path)).expanduser()
         if (path / "config.yaml").is_file():
             return cls(path)
         if path.is_dir():

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +14,19 @@ if TYPE_CHECKING:
 
 # Set by torchrun, by Lightning (the local one alone), by SLURM and by jsrun; all are 0 on rank zero.
 _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+
+
+_shown = ContextVar("_shown", default=True)
+
+
+@contextmanager
+def progress_shown(shown: bool) -> Iterator[None]:
+    """Say whether bars may be drawn inside."""
+    token = _shown.set(shown)
+    try:
+        yield
+    finally:
+        _shown.reset(token)
 
 
 def is_rank_zero() -> bool:
@@ -31,7 +45,7 @@ def progress_bar(
     began = time.monotonic()
     done = 0
     bar: Progress | None = None
-    shown = is_rank_zero()
+    shown = _shown.get() and is_rank_zero()
 
     def advance(count: int) -> None:
         nonlocal done, bar
