@@ -2,8 +2,9 @@
 
 from defectlab.runs.ensembles import members_of, write_members
 from defectlab.runs.events import read_scalars
-from defectlab.runs.folder import RunFolder, find_runs, lacks_test_part
+from defectlab.runs.folder import RunFolder, find_runs, lacks_test_part, open_run
 from defectlab.runs.ledger import log_test_evaluation
+from defectlab.runs.metrics import RunMetrics
 from defectlab.runs.predictions import PredictionTable, read_prediction_table, write_prediction_table
 from defectlab.utils.machine import environment
 from defectlab.utils.text import csv_text, write_text
@@ -11,12 +12,14 @@ from defectlab.utils.text import csv_text, write_text
 __all__ = [
     "PredictionTable",
     "RunFolder",
+    "RunMetrics",
     "csv_text",
     "environment",
     "find_runs",
     "lacks_test_part",
     "log_test_evaluation",
     "members_of",
+    "open_run",
     "read_prediction_table",
     "read_scalars",
     "write_members",

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from typing_extensions import Self
 
 from defectlab.errors import InputError
 from defectlab.metrics.classification import SplitMetrics, evaluate_predictions
@@ -100,6 +101,22 @@ class ClassificationTask(pl.LightningModule):
             self.network.to(memory_format=torch.channels_last)
         if compile:
             self.network.compile()  # in place: the names in the state dict stay as they are
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Load as Lightning does: for the class that was trained. `load_task` finds that class.
+
+        Raises:
+            InputError: this base class was asked for, and the checkpoint is of another.
+        """
+        try:
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        except (TypeError, AttributeError):
+            if cls is not ClassificationTask:
+                raise
+            raise InputError(
+                f"{checkpoint_path} is of another class than ClassificationTask: use defectlab.load_task, which finds it"
+            ) from None
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(N, num_classes)` of normalised images `(N, C, H, W)`."""

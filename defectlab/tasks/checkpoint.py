@@ -78,12 +78,13 @@ def data_state(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     raise InputError(f"{path} does not know its classes: expected a checkpoint written by defectlab fit")
 
 
-def load_task(path: Path) -> tuple[ClassificationTask, DataCard]:
+def load_task(path: str | Path) -> tuple[ClassificationTask, DataCard]:
     """The task in evaluation mode on the CPU, and its data card.
 
     Raises:
         InputError: as `read_checkpoint`; or a task class that is not installed or not one of ours.
     """
+    path = Path(path)
     checkpoint = read_checkpoint(path)
     try:
         card = DataCard.from_dict(data_state(checkpoint, path))
