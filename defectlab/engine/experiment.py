@@ -24,6 +24,7 @@ from defectlab.engine.messages import explain, unknown_key
 from defectlab.errors import InputError
 from defectlab.runs.locate import checkpoint_of
 from defectlab.tasks import ClassificationTask
+from defectlab.utils._compat import check_cli, cli_parser, cli_section
 from defectlab.utils.cpu import CPUSettings
 from defectlab.utils.progress import is_first_process
 
@@ -73,6 +74,7 @@ class DefectCLI(LightningCLI):
         self._made: list[Path] = []
         self.weights: str | None = None  # as given, also where a checkpoint takes their place
         strict = {"exit_on_error": False, "allow_abbrev": False}
+        check_cli(LightningCLI)
         try:
             super().__init__(
                 ClassificationTask,
@@ -152,7 +154,7 @@ class DefectCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that writes into the run folder alone."""
-        config = self._get(self.config_init, "trainer")
+        config = cli_section(self, self.config_init, "trainer")
         if self.run is None:
             if self._output is not None:
                 self.run, self._made = claim_run_folder(self._output)
@@ -215,7 +217,7 @@ class DefectCLI(LightningCLI):
 
     def dump(self) -> str:
         """Return the resolved config as YAML."""
-        return str(self._parser(self.command).dump(self.resolved(), skip_none=False, skip_validation=True))
+        return str(cli_parser(self, self.command).dump(self.resolved(), skip_none=False, skip_validation=True))
 
 
 @contextmanager

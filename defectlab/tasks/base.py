@@ -3,14 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from typing_extensions import Self
 
 from defectlab.errors import InputError
 from defectlab.metrics.classification import SplitMetrics, evaluate_predictions
@@ -19,6 +18,9 @@ from defectlab.tasks.hparams import plain
 from defectlab.tasks.loss import weighted_cross_entropy
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, decayed
 from defectlab.tasks.tta import Views, check_tta, tta_logits
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["ClassificationTask", "LabelledData"]
 
@@ -103,7 +105,7 @@ class ClassificationTask(pl.LightningModule):
             self.network.compile()  # in place: the names in the state dict stay as they are
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "Self":
         """Load as Lightning does: for the class that was trained. `load_task` finds that class.
 
         Raises:
