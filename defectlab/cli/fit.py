@@ -14,10 +14,15 @@ __all__ = ["run"]
 
 def run(words: list[str]) -> int:
     """Train as a config says."""
+    if {"-h", "--help"} & set(words):
+        from defectlab.cli.help import fit_help
+
+        print(fit_help(words))
+        raise SystemExit(0)
     quieten()
     output, words = _take_output(words)
     words, name = resolve_config_arguments(words)
-    if name is None and not {"-h", "--help", "--print_config"} & set(words):
+    if name is None and "--print_config" not in words:
         raise InputError("fit needs a config: defectlab fit --config neu_mobilenet.yaml (see defectlab configs)")
     print_run(train_and_discard(DefectCLI("fit", words, name=name, output=output)))
     return 0

@@ -30,7 +30,7 @@ def find_config(name: str) -> Path:
             return shipped[candidate]
     stems = {Path(config).stem: config for config in shipped}
     near = get_close_matches(Path(name).stem, stems, n=1, cutoff=0.7)  # the suffix is alike in all
-    hint = f"did you mean {stems[near[0]]}?" if near else f"shipped are {', '.join(shipped)}"
+    hint = f"did you mean {stems[near[0]]}?" if near else "`defectlab configs` lists those"
     raise InputError(f"no config {name}: expected a YAML file or the name of a shipped one; {hint}")
 
 
@@ -69,7 +69,25 @@ def config_sections(words: list[str]) -> list[dict[str, Any]]:
         InputError: no YAML of sections; jsonargparse would not say in which file the mistake is.
     """
     given = [value for option, value in zip(words, words[1:], strict=False) if option == "--config"]
-    return [_read(value) for value in given]
+    found = [_read(value) for value in given]
+    for content in found:
+        _check_class_sections(content)
+    return found
+
+
+def _check_class_sections(content: Any, *place: str) -> None:
+    """Refuse a setting that stands beside class_path; jsonargparse would not say which."""
+    if isinstance(content, list):
+        for item in content:
+            _check_class_sections(item, *place)
+    if not isinstance(content, dict):
+        return
+    if "class_path" in content:
+        for key in content.keys() - {"class_path", "init_args", "dict_kwargs"}:
+            name = ".".join(place)
+            raise InputError(f"{name} has {key} beside class_path: move it one level down, below {name}.init_args")
+    for key, value in content.items():
+        _check_class_sections(value, *place, key)
 
 
 def _read(file_or_text: str) -> dict[str, Any]:

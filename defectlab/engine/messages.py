@@ -26,6 +26,26 @@ __all__ = ["explain", "unknown_key"]
 
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
 _BY_NAME = "expected its arguments, each with a name: {name: value, ...}"
+_TRIED = {  # words of other programs, and what they are called here
+    "epochs": "trainer.max_epochs",
+    "max_epochs": "trainer.max_epochs",
+    "gpus": "trainer.devices",
+    "device": "trainer.accelerator",
+    "lr": "model.optimizer.lr",
+    "learning_rate": "model.optimizer.lr",
+    "weight_decay": "model.optimizer.weight_decay",
+    "momentum": "model.optimizer.momentum",
+    "dropout": "model.network.dropout",
+    "batch_size": "data.batch_size",
+    "image_size": "data.image_size",
+    "data_dir": "data.root",
+    "flip": "data.augmentation.horizontal_flip",
+    "hflip": "data.augmentation.horizontal_flip",
+    "vflip": "data.augmentation.vertical_flip",
+    "seed": "seed_everything",
+    "checkpoint": "ckpt_path",
+    "resume": "ckpt_path",
+}
 _LISTED = 14  # more names than this nobody reads
 _LONGEST = 300
 
@@ -87,7 +107,12 @@ def _follow_unknown(place: str, key: str, holder: Any) -> str:
 
 
 def unknown_key(place: Sequence[str], key: str, names: list[str]) -> str:
-    """What is wrong with `key`, found at `place` where only `names` are known."""
+    """Say what is wrong with `key`, found at `place` where only `names` are known."""
+    wanted = _TRIED.get(key)
+    if wanted is not None and wanted != ".".join([*place, key]):
+        return f"unknown key {'.'.join([*place, key])}: did you mean {wanted}?"
+    if key in ("num_workers", "workers"):
+        return f"unknown key {'.'.join([*place, key])}: images are in memory, and no processes load them"
     return f"unknown key {'.'.join([*place, key])}{_near(key, names)}"
 
 
