@@ -2,12 +2,13 @@
 
 import logging
 import os
+import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from defectlab.engine.warnings import LIGHTNING_LOGGERS, quieten
 from defectlab.utils.progress import progress_shown
@@ -29,11 +30,14 @@ def as_guest(progress: bool = False) -> Iterator[None]:
     levels = {name: logging.getLogger(name).level for name in LIGHTNING_LOGGERS}
     threads = torch.get_num_threads()
     flushed = not bool(torch.tensor([1e-40]).mul(1).item())
-    with warnings.catch_warnings(), isolate_rng(include_cuda=False), progress_shown(progress):
+    numbers = random.getstate(), np.random.get_state()  # noqa: NPY002 (seed_everything sets both)
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), progress_shown(progress):
         quieten()
         try:
             yield
         finally:
+            random.setstate(numbers[0])
+            np.random.set_state(numbers[1])  # noqa: NPY002
             for name in set(os.environ) - set(environment):
                 del os.environ[name]
             os.environ.update(environment)
