@@ -1,3 +1,167 @@
-"""Classify surface defects with small CNNs and MobileNets."""
+"""Classify surface defects with small CNNs and MobileNets.
+
+Every command is a function here, and what one builds with is, too. A name is imported when it is first used, so that
+`import defectlab` and `defectlab --help` need no torch.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from defectlab.callbacks import EMA, SWA, RateFinder
+    from defectlab.data import (
+        Augmentation,
+        FashionMNISTDataModule,
+        FlowersDataModule,
+        ImageFolderDataModule,
+        MNISTDataModule,
+        NEUDataModule,
+    )
+    from defectlab.data.sources.fetch import fetch_neu as fetch
+    from defectlab.data.synthesis.strip import synthesize
+    from defectlab.engine.evaluate import Evaluation, test, validate
+    from defectlab.engine.fit import fit, resume
+    from defectlab.engine.record import record_run
+    from defectlab.errors import InputError
+    from defectlab.report import write_report as report
+    from defectlab.runs import RunFolder
+    from defectlab.runs.folder import open_run
+    from defectlab.summary.trace import summarize
+    from defectlab.tasks import (
+        ClassificationTask,
+        OptimizerSettings,
+        PretrainedTask,
+        SchedulerSettings,
+        SmallCNNTask,
+    )
+    from defectlab.tasks.checkpoint import load_task
+    from defectlab.utils.card import DataCard
+
+    # Uncomment with the module's arrival; _PLACES has them.
+    # from defectlab.course.run import run_course as course
+    # from defectlab.data.tools.offline import augment_to_folder
+    # from defectlab.data.tools.preview import preview
+    # from defectlab.evaluate.budget import label_budget
+    # from defectlab.evaluate.comparison import compare
+    # from defectlab.evaluate.crossval import cross_validate
+    # from defectlab.evaluate.ensemble import ensemble
+    # from defectlab.evaluate.inspection import inspect_data
+    # from defectlab.evaluate.robustness import robustness
+    # from defectlab.explain.kernels import explain_kernels
+    # from defectlab.explain.run import explain
+    # from defectlab.inference.export import export
+    # from defectlab.inference.predict import predict
+    # from defectlab.inference.predictor import Predictor, load
+    # from defectlab.summary.compare import compare_networks
+
+    Run = RunFolder
 
 __version__ = "0.1.0"
+
+__all__ = [  # noqa: RUF022 (by use)
+    "fit", "resume", "test", "validate", "record_run", "open_run", "report",
+    "predict", "load", "load_task", "export",
+    "cross_validate", "compare", "ensemble", "robustness", "label_budget",
+    "explain", "explain_kernels", "summarize", "compare_networks", "course",
+    "fetch", "synthesize", "inspect_data", "preview", "augment_to_folder",
+    "RunFolder", "Run", "Evaluation", "Predictor", "DataCard", "InputError",
+    "NEUDataModule", "MNISTDataModule", "FashionMNISTDataModule", "ImageFolderDataModule", "FlowersDataModule",
+    "Augmentation", "ClassificationTask", "SmallCNNTask", "PretrainedTask", "OptimizerSettings", "SchedulerSettings",
+    "EMA", "SWA", "RateFinder",
+]  # fmt: skip
+
+_PLACES = {  # module, and name in it where that is another
+    "fit": "engine.fit",
+    "resume": "engine.fit",
+    "test": "engine.evaluate",
+    "validate": "engine.evaluate",
+    "record_run": "engine.record",
+    "open_run": "runs.folder",
+    "report": "report:write_report",
+    "predict": "inference.predict",
+    "load": "inference.predictor",
+    "load_task": "tasks.checkpoint",
+    "export": "inference.export",
+    "cross_validate": "evaluate.crossval",
+    "compare": "evaluate.comparison",
+    "ensemble": "evaluate.ensemble",
+    "robustness": "evaluate.robustness",
+    "label_budget": "evaluate.budget",
+    "explain": "explain.run",
+    "explain_kernels": "explain.kernels",
+    "summarize": "summary.trace",
+    "compare_networks": "summary.compare",
+    "course": "course.run:run_course",
+    "fetch": "data.sources.fetch:fetch_neu",
+    "synthesize": "data.synthesis.strip",
+    "inspect_data": "evaluate.inspection",
+    "preview": "data.tools.preview",
+    "augment_to_folder": "data.tools.offline",
+    "RunFolder": "runs",
+    "Run": "runs:RunFolder",
+    "Evaluation": "engine.evaluate",
+    "Predictor": "inference.predictor",
+    "DataCard": "utils.card",
+    "InputError": "errors",
+    "NEUDataModule": "data",
+    "MNISTDataModule": "data",
+    "FashionMNISTDataModule": "data",
+    "ImageFolderDataModule": "data",
+    "FlowersDataModule": "data",
+    "Augmentation": "data",
+    "ClassificationTask": "tasks",
+    "SmallCNNTask": "tasks",
+    "PretrainedTask": "tasks",
+    "OptimizerSettings": "tasks",
+    "SchedulerSettings": "tasks",
+    "EMA": "callbacks",
+    "SWA": "callbacks",
+    "RateFinder": "callbacks",
+}
+
+
+def _resolve(name: str) -> Any:
+    module, _, attribute = _PLACES[name].partition(":")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), attribute or name)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = _resolve(name)
+    # A function that has its name from a room (report, explain, course) stays that room; see _Room.
+    return globals().setdefault(name, value)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Room(ModuleType):
+    """A package that is called as the function of its name: `defectlab.report(run)`, beside `defectlab.report.page`."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function that `_PLACES` names."""
+        return _resolve(self.__name__.rpartition(".")[2])(*args, **kwargs)
+
+    @property
+    def __signature__(self) -> Any:
+        """Signature of that function."""
+        import inspect
+
+        return inspect.signature(_resolve(self.__name__.rpartition(".")[2]))
+
+
+class _Face(ModuleType):
+    """This package: Python sets each room as an attribute when it is imported, whichever import comes first."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Make a room callable that shares its name with a function."""
+        if name in _PLACES and type(value) is ModuleType:
+            value.__class__ = _Room
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Face

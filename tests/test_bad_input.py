@@ -357,7 +357,7 @@ def test_input_error_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys
     def fail(words: list[str]) -> int:
         raise InputError(f"two\nlines of {NEU_CLASSES[0]}")
 
-    monkeypatch.setattr("defectlab.engine.configs.run", fail)
+    monkeypatch.setattr("defectlab.cli.configs.run", fail)
     assert main(["configs"]) == 1
     assert capsys.readouterr().err == "defectlab: error: two lines of crazing\n"
 
@@ -366,6 +366,6 @@ def test_ctrl_c_is_130_wherever_it_comes(monkeypatch: pytest.MonkeyPatch, capsys
     def interrupt(words: list[str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("defectlab.engine.configs.run", interrupt)
+    monkeypatch.setattr("defectlab.cli.configs.run", interrupt)
     assert main(["configs"]) == 130
     assert capsys.readouterr().err == "defectlab: stopped\n"

@@ -14,7 +14,8 @@ from helpers import read, start, wait_for, write_config
 
 from defectlab.cli.main import main
 from defectlab.data.pipeline.splits import fold_split
-from defectlab.engine.jobs import Job, override_words
+from defectlab.engine.configs import override_words
+from defectlab.engine.jobs import Job
 from defectlab.errors import InputError
 from defectlab.evaluate.comparison import compare
 from defectlab.evaluate.crossval import Fold, cross_validate, plan

@@ -9,13 +9,15 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from defectlab.errors import InputError
 from defectlab.tasks import ClassificationTask
+from defectlab.utils._compat import add_averaged_step, averaged_model, drop_averaged_model, last_averaged_step
 
 __all__ = ["EMA", "SWA", "AveragedWeights"]
+
+_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class AveragedWeights(WeightAveraging):
@@ -44,9 +46,10 @@ class AveragedWeights(WeightAveraging):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Follow the task to its device, and to what its `setup` made of it; Lightning copied it before both."""
-        assert self._average_model is not None
-        self._average_model.to(pl_module.device)
-        both = zip(_tensors(self._average_model.module), _tensors(pl_module), strict=True)
+        average = averaged_model(self)
+        assert average is not None
+        average.to(pl_module.device)
+        both = zip(_tensors(average.module), _tensors(pl_module), strict=True)
         # BatchNorm's counters of batches have no mean, and are not read.
         pairs = [(mean.detach(), now.detach()) for mean, now in both if mean.is_floating_point()]
         self._averaged, self._current = [mean for mean, _ in pairs], [now for _, now in pairs]
@@ -80,7 +83,8 @@ class AveragedWeights(WeightAveraging):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Stay out of what follows training."""
-        self._average_model, self.updates = None, 0
+        drop_averaged_model(self)
+        self.updates = 0
         self._averaged, self._current = [], []
 
     def state_dict(self) -> dict[str, Any]:
@@ -103,7 +107,7 @@ class AveragedWeights(WeightAveraging):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Take both up again; after a checkpoint without an average one begins with what the task is then."""
-        if self._average_model is not None and "current_model_state" in checkpoint:
+        if averaged_model(self) is not None and "current_model_state" in checkpoint:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
 
@@ -127,9 +131,9 @@ class EMA(AveragedWeights):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Update after an optimiser step, which not every batch ends with."""
-        if trainer.global_step == self._latest_update_step:
+        if trainer.global_step == last_averaged_step(self):
             return
-        self._latest_update_step = trainer.global_step
+        add_averaged_step(self, trainer.global_step)
         self.updates += 1
         self._mix(1 - min(self.decay, (1 + self.updates) / (10 + self.updates)))
 
@@ -166,11 +170,12 @@ class SWA(AveragedWeights):
         first = min(math.ceil(trainer.max_epochs * self.start), trainer.max_epochs - 1)
         if not trainer.is_last_batch or trainer.current_epoch < first:
             return
-        self._latest_update_step = trainer.global_step
+        add_averaged_step(self, trainer.global_step)
         self.updates += 1
         self._mix(1 / self.updates)
-        assert self._average_model is not None
-        _measure_batch_norm(trainer, self._average_model)
+        average = averaged_model(self)
+        assert average is not None
+        _measure_batch_norm(trainer, average)
 
 
 def _tensors(module: nn.Module) -> "itertools.chain[Tensor]":
@@ -203,7 +208,7 @@ def _measure_batch_norm(trainer: pl.Trainer, average: nn.Module) -> None:
     torch's `update_bn` would reset frozen ones, too, and leave them so.
     """
     average.train()  # a network with frozen layers leaves those alone
-    layers = [layer for layer in average.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    layers = [layer for layer in average.modules() if isinstance(layer, _BATCH_NORM) and layer.training]
     momenta = [layer.momentum for layer in layers]
     if layers:
         for layer in layers:

@@ -17,6 +17,7 @@ from defectlab.errors import InputError
 from defectlab.figures.style import BLUE, GREY, save_png, style_axes
 from defectlab.runs import RunFolder
 from defectlab.tasks import ClassificationTask
+from defectlab.utils._compat import rebuild_optimizers, setup_training_data
 
 __all__ = ["RateFinder", "suggested"]
 
@@ -71,7 +72,7 @@ class RateFinder(pl.Callback):
         self.found = trainer.strategy.broadcast(suggested(rates, losses))
         assert self.found is not None
         pl_module.set_rate(self.found)
-        trainer.strategy.setup_optimizers(trainer)
+        rebuild_optimizers(trainer)
         if trainer.is_global_zero:
             print(
                 f"learning rate {self.found:.2g}, a tenth of the one with the lowest loss in a test of {len(rates)} steps",
@@ -84,7 +85,7 @@ class RateFinder(pl.Callback):
         kept = {name: tensor.clone() for name, tensor in task.state_dict().items()}
         optimizer = dataclasses.replace(task.optimizer, lr=1.0).build_for(task.parameter_modules())
         factors = [group["lr"] for group in optimizer.param_groups]
-        trainer.fit_loop.setup_data()
+        setup_training_data(trainer)
         rates, losses = [], []
         task.train()
         for step, batch in enumerate(itertools.islice(_endless(trainer.train_dataloader), self.steps)):

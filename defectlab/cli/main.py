@@ -3,7 +3,8 @@
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 
@@ -57,7 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"defectlab {defectlab.__version__}")
         return 0
-    _speak()
+    with _speaking():
+        return _status(words)
+
+
+def _status(words: list[str]) -> int:
     try:
         return _run(words[0], words[1:])
     except InputError as error:
@@ -79,13 +84,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _speak() -> None:
-    """The package's own notes go to standard error, from the first process alone."""
+@contextmanager
+def _speaking() -> Iterator[None]:
+    """Send the package's own notes to standard error, from the first process alone."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("defectlab: %(message)s"))
     logger = logging.getLogger("defectlab")
+    before = logger.handlers, logger.propagate, logger.level
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO if is_first_process() else logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = before[:2]
+        logger.setLevel(before[2])
 
 
 def _complain(message: str) -> int:

@@ -1,10 +1,32 @@
-"""`defectlab test`."""
+"""`defectlab test RUN`, and `validate`, or with `--config C --ckpt_path FILE` as Lightning has it."""
 
-from defectlab.cli.evaluation import evaluate
+from typing import Literal
 
-__all__ = ["run"]
+from defectlab.cli.console import print_result
+from defectlab.engine.evaluate import evaluate, run_words, target_of
+from defectlab.engine.warnings import quieten
+from defectlab.runs.locate import take_run
+from defectlab.utils.text import shown_path
+
+__all__ = ["run", "run_evaluation"]
 
 
 def run(words: list[str]) -> int:
-    """The figures of a checkpoint on the test images."""
-    return evaluate("test", words)
+    """Print the metrics of a checkpoint on the test images, and write a run's anew."""
+    return run_evaluation("test", words)
+
+
+def run_evaluation(command: Literal["validate", "test"], words: list[str]) -> int:
+    """Evaluate a run or a checkpoint, and print."""
+    quieten()
+    folder, target = None, None
+    if {"-h", "--help"} & set(words) or (words and not words[0].startswith("-")):
+        folder, changes = take_run(command, words)
+        words, target = run_words(folder, changes), target_of(command, folder, changes)
+    found = evaluate(command, words, folder, target)
+    if found is None:
+        return 0
+    print_result(found.metrics, found.stage, found.source)
+    if found.run is not None:
+        print(f"written to   {shown_path(found.run.path)}")
+    return 0

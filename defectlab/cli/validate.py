@@ -1,10 +1,10 @@
 """`defectlab validate`."""
 
-from defectlab.cli.evaluation import evaluate
+from defectlab.cli.test import run_evaluation
 
 __all__ = ["run"]
 
 
 def run(words: list[str]) -> int:
-    """The figures of a checkpoint on the validation images."""
-    return evaluate("validate", words)
+    """Print the metrics of a checkpoint on the validation images."""
+    return run_evaluation("validate", words)

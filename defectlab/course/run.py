@@ -10,8 +10,8 @@ from pathlib import Path
 
 from defectlab.course.programs import PROGRAMS, Program, Set
 from defectlab.course.table import Row, markdown, summarise
-from defectlab.engine.configs import find_config
-from defectlab.engine.jobs import Job, check_at_least, check_own_settings, override_words, run_jobs
+from defectlab.engine.configs import find_config, override_words
+from defectlab.engine.jobs import Job, check_at_least, check_own_settings, run_jobs
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, csv_text, write_text
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.fabric.utilities.types import _PATH
 
 from defectlab.tasks.checkpoint import read_checkpoint
+from defectlab.utils._compat import relocate_checkpoints
 from defectlab.utils.files import atomic
 
 __all__ = ["AtomicCheckpointIO"]
@@ -16,7 +16,7 @@ __all__ = ["AtomicCheckpointIO"]
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write beside the target, then rename: a full disk costs the new checkpoint, never the last good one."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Save to `path`.
 
         Raises:
@@ -34,7 +34,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 raise OSError("the disk is full, or fails") from None
 
     def load_checkpoint(
-        self, path: _PATH, map_location: Any | None = None, weights_only: bool | None = None
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Load without running code; ModelCheckpoint's paths become those of the folder that `path` lies in.
 
@@ -45,15 +45,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         folder = Path(path).resolve().parent
         for state in checkpoint.get("callbacks", {}).values():
             if isinstance(state, dict) and "best_model_path" in state:
-                _move(state, folder)
+                relocate_checkpoints(state, folder)
         return checkpoint
-
-
-def _move(state: dict[str, Any], folder: Path) -> None:
-    """ModelCheckpoint forgets its best score when it finds itself in another folder."""
-    state["dirpath"] = str(folder)
-    for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
-        if state.get(key):
-            state[key] = str(folder / Path(state[key]).name)
-    models = state.get("best_k_models", {})
-    state["best_k_models"] = {str(folder / Path(path).name): score for path, score in models.items()}

@@ -1,6 +1,8 @@
-"""Where a config is: the path as given first, then the ones that come with defectlab."""
+"""Find configs, and turn nested Python values into the words that a command takes."""
 
 import inspect
+import json
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +14,7 @@ from defectlab.errors import InputError
 from defectlab.tasks.hparams import NetworkSpec
 from defectlab.utils.resources import shipped_configs
 
-__all__ = ["find_config", "own_network", "resolve_config_arguments", "upgraded"]
+__all__ = ["config_sections", "find_config", "override_words", "own_network", "resolve_config_arguments", "upgraded"]
 
 _FIRST = ["num_classes", "in_channels", "image_size"]
 _DISTILLATION = (
@@ -36,8 +38,9 @@ def find_config(name: str) -> Path:
     for candidate in (name, f"{name}.yaml"):
         if candidate in shipped:
             return shipped[candidate]
-    near = get_close_matches(Path(name).name, shipped, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(shipped)}"
+    stems = {Path(config).stem: config for config in shipped}
+    near = get_close_matches(Path(name).stem, stems, n=1, cutoff=0.7)  # the suffix is alike in all
+    hint = f"did you mean {stems[near[0]]}?" if near else "`defectlab configs` lists those"
     raise InputError(f"no config {name}: expected a YAML file or the name of a shipped one; {hint}")
 
 
@@ -45,7 +48,7 @@ def resolve_config_arguments(words: list[str]) -> tuple[list[str], str | None]:
     """Replace the value of every `--config`; also the name of the first one, which names the run.
 
     Raises:
-        InputError: a config that cannot be found, or is no YAML of sections.
+        InputError: a config that cannot be found.
     """
     resolved: list[str] = []
     first: str | None = None
@@ -54,7 +57,6 @@ def resolve_config_arguments(words: list[str]) -> tuple[list[str], str | None]:
         option, equals, value = word.partition("=")
         if expecting or (option in ("--config", "-c") and equals):
             path = find_config(word if expecting else value)
-            _check_yaml(path)
             resolved += [str(path)] if expecting else ["--config", str(path)]
             first = first or _name(path)
             expecting = False
@@ -108,12 +110,70 @@ def _name(path: Path) -> str:
     return path.resolve().parent.parent.name if is_of_run else path.stem
 
 
-def _check_yaml(path: Path) -> None:
-    """jsonargparse would not say in which file the mistake is."""
+def config_sections(words: list[str]) -> list[dict[str, Any]]:
+    """Read every `--config` of words that `resolve_config_arguments` returned: a file, or YAML text of several lines.
+
+    Raises:
+        InputError: no YAML of sections; jsonargparse would not say in which file the mistake is.
+    """
+    given = [value for option, value in zip(words, words[1:], strict=False) if option == "--config"]
+    found = [_read(value) for value in given]
+    for content in found:
+        _check_class_sections(content)
+    return found
+
+
+def _check_class_sections(content: Any, *place: str) -> None:
+    """Refuse a setting that stands beside class_path; jsonargparse would not say which."""
+    if isinstance(content, list):
+        for item in content:
+            _check_class_sections(item, *place)
+    if not isinstance(content, dict):
+        return
+    if "class_path" in content:
+        for key in content.keys() - {"class_path", "init_args", "dict_kwargs"}:
+            name = ".".join(place)
+            raise InputError(f"{name} has {key} beside class_path: move it one level down, below {name}.init_args")
+    for key, value in content.items():
+        _check_class_sections(value, *place, key)
+
+
+def _read(file_or_text: str) -> dict[str, Any]:
+    is_text = "\n" in file_or_text
+    name = "the config" if is_text else file_or_text
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(file_or_text if is_text else Path(file_or_text).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{name} is no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         found = "nothing" if content is None else f"a {type(content).__name__}"
-        raise InputError(f"{path} holds {found}: expected sections such as model, data and trainer")
+        raise InputError(f"{name} holds {found}: expected sections such as model, data and trainer")
+    return content
+
+
+def override_words(overrides: Sequence[str] | Mapping[str, Any]) -> tuple[str, ...]:
+    """Write overrides of a config as arguments of `fit`.
+
+    Args:
+        overrides: such words already, or values by name, dotted (`{"data.root": "NEU"}`) or nested
+            (`{"data": {"root": "NEU"}}`); a nested `class_path` chooses a class, `init_args` may be left out. A whole
+            section that is None changes nothing.
+    """
+    if isinstance(overrides, str):
+        raise InputError(f"overrides is the text {overrides!r}: expected a list of words, or values by name")
+    if not isinstance(overrides, Mapping):
+        return tuple(overrides)
+    return tuple(
+        word for name, value in overrides.items() if value is not None or "." in name for word in _words(name, value)
+    )
+
+
+def _words(key: str, value: Any) -> list[str]:
+    if not isinstance(value, Mapping) or not value:
+        text = str(value) if isinstance(value, str | Path) else json.dumps(value, default=str)
+        return [f"--{key}={text}"] if text.startswith("-") else [f"--{key}", text]
+    words = [f"--{key}", value["class_path"]] if "class_path" in value else []
+    inner = {name: item for name, item in value.items() if name not in ("class_path", "init_args")}
+    for name, item in {**inner, **(value.get("init_args") or {})}.items():
+        words += _words(f"{key}.{name}", item)
+    return words

@@ -11,7 +11,6 @@ from typing import Any
 
 import jsonargparse
 import jsonargparse.typing
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -20,22 +19,23 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from defectlab.callbacks.progress import EpochLines
 from defectlab.data import ImageDataModule
 from defectlab.engine.checkpoint_io import AtomicCheckpointIO
-from defectlab.engine.configs import own_network, resolve_config_arguments, upgraded
+from defectlab.engine.configs import config_sections, own_network, resolve_config_arguments, upgraded
 from defectlab.engine.loggers import EpochCSVLogger, EventsLogger
 from defectlab.engine.messages import explain, unknown_key
 from defectlab.errors import InputError
 from defectlab.runs.locate import checkpoint_of
 from defectlab.tasks import ClassificationTask
 from defectlab.tasks.hparams import NetworkSpec
+from defectlab.utils._compat import check_cli, cli_parser, cli_section
 from defectlab.utils.cpu import CPUSettings
 from defectlab.utils.progress import is_first_process
 
-__all__ = ["DefectCLI", "without_run"]
+__all__ = ["LINKS", "DefectCLI", "claim_run_folder", "new_run_folder", "without_run"]
 
 jsonargparse.typing.register_type(NetworkSpec, NetworkSpec.as_dict, own_network, fail_already_registered=False)
 
 _RUN_VARIABLE = "DEFECTLAB_RUN"
-_LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size"}  # data to model
+LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size"}  # data to model
 _COMMANDS = {
     "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
     "validate": {"model", "dataloaders", "datamodule"},
@@ -49,24 +49,36 @@ class DefectCLI(LightningCLI):
     Args:
         command: fit, validate or test.
         words: its arguments, configs already found.
-        run: the run folder that the command writes to; None for a new one under `trainer.default_root_dir`.
+        run: the run folder that the command writes to; None for a new one.
         name: of the config, for a new run folder.
         read_weights: whether pretrained weights are read, or downloaded, as the config says; without, they are random.
+        output: path of a new run folder; None for one under `trainer.default_root_dir` with the name and the time.
+        progress: print a line an epoch, unless the config says no.
 
     Raises:
         InputError: an argument that cannot be used.
     """
 
     def __init__(
-        self, command: str, words: list[str], run: Path | None = None, name: str = "run", read_weights: bool = True
+        self,
+        command: str,
+        words: list[str],
+        run: Path | None = None,
+        name: str | None = None,
+        read_weights: bool = True,
+        output: Path | None = None,
+        progress: bool = True,
     ) -> None:
         self.command = command
         self.read_weights = read_weights
         self.run = run.resolve() if run else None
         self.name = name
+        self.progress = progress
+        self._output = output
         self._made: list[Path] = []
         self.weights: str | None = None  # as given, also where a checkpoint takes their place
         strict = {"exit_on_error": False, "allow_abbrev": False}
+        check_cli(LightningCLI)
         try:
             super().__init__(
                 ClassificationTask,
@@ -90,15 +102,16 @@ class DefectCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """CPU settings, and what the model learns from the data."""
         parser.add_class_arguments(CPUSettings, "cpu")
-        for source, target in _LINKS.items():
+        for source, target in LINKS.items():
             parser.link_arguments(f"data.{source}", f"model.init_args.{target}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, where the parent would warn about a list of arguments, and refuse what would be ignored."""
+        given = config_sections(args)
         self.config = parser.parse_args(args)
         config = self.config[self.command]
-        for path in filter(None, config.config or []):
-            _check_empty_sections(yaml.safe_load(Path(path).read_text(encoding="utf-8")), config)
+        for sections in given:
+            _check_empty_sections(sections, config)
         for part in ("model", "data"):
             if config[part] is None:
                 raise InputError(f"the config has no {part}: expected a section {part} with class_path and init_args")
@@ -110,7 +123,7 @@ class DefectCLI(LightningCLI):
         seed = config.seed_everything
         if not isinstance(seed, bool) and not 0 <= seed < 2**32:
             raise InputError(f"seed_everything is {seed}: expected a whole number from 0 to {2**32 - 1}, or true")
-        for source, target in _LINKS.items():
+        for source, target in LINKS.items():
             if (config.model.init_args or {}).get(target) is not None:
                 raise InputError(f"model.{target} comes from the data: leave it out, or change data.{source}")
 
@@ -147,9 +160,13 @@ class DefectCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that writes into the run folder alone."""
-        config = self._get(self.config_init, "trainer")
+        config = cli_section(self, self.config_init, "trainer")
         if self.run is None:
-            self.run, self._made = new_run_folder(Path(config["default_root_dir"]).expanduser().resolve(), self.name)
+            if self._output is not None:
+                self.run, self._made = claim_run_folder(self._output)
+            else:
+                root = Path(config["default_root_dir"]).expanduser().resolve()
+                self.run, self._made = new_run_folder(root, self.name or "run")
         callbacks = config["callbacks"] or []
         callbacks = [*callbacks] if isinstance(callbacks, list) else [callbacks]
         loggers: Any = config["logger"]
@@ -157,7 +174,9 @@ class DefectCLI(LightningCLI):
             loggers = False
             if self.command == "fit" and not config["fast_dev_run"] and not config["barebones"]:
                 loggers = [EventsLogger(self.run.parent, "", self.run.name), EpochCSVLogger(self.run / "metrics.csv")]
-        if config["enable_progress_bar"] is not False and not config["barebones"]:
+        if not self.progress:
+            kwargs["enable_progress_bar"] = False
+        elif config["enable_progress_bar"] is not False and not config["barebones"]:
             callbacks.append(EpochLines())
         if self.command == "fit" and config["enable_checkpointing"] is not False and not config["barebones"]:
             callbacks = _with_last(callbacks, self.run / "checkpoints")
@@ -186,9 +205,9 @@ class DefectCLI(LightningCLI):
             with suppress(OSError):  # gone, or not empty
                 folder.rmdir()
 
-    def dump(self) -> str:
-        """The whole config as YAML: this text alone repeats the run, from any folder."""
-        parser, config = self._parser(self.command), self.config[self.command].clone()
+    def resolved(self) -> jsonargparse.Namespace:
+        """Return the config with what `auto` came to and absolute paths: it repeats the run, from any folder."""
+        config: jsonargparse.Namespace = self.config[self.command].clone()
         for key in ("config", "ckpt_path", "weights_only"):
             config.pop(key, None)
         model: Any = config.model.init_args or {}
@@ -200,7 +219,11 @@ class DefectCLI(LightningCLI):
             data.source = self.datamodule.source
         if "root" in data and self.datamodule.source == "real":
             data.root = str(Path(self.datamodule.location).expanduser().absolute())
-        return str(parser.dump(config, skip_none=False, skip_validation=True))
+        return config
+
+    def dump(self) -> str:
+        """Return the resolved config as YAML."""
+        return str(cli_parser(self, self.command).dump(self.resolved(), skip_none=False, skip_validation=True))
 
 
 @contextmanager
@@ -246,6 +269,25 @@ def _innermost(error: Exception) -> str:
         return " ".join(str(own[0]).split())
     lines = [line.strip(" -") for line in str(error).splitlines() if line.lstrip().startswith("- ")]
     return next((line for line in lines if not line.startswith("Does not validate")), " ".join(str(error).split()))
+
+
+def claim_run_folder(run: Path) -> tuple[Path, list[Path]]:
+    """Make a run folder of that very path; also the folders that were not there.
+
+    Raises:
+        InputError: a run is there already, or the folder cannot be made.
+    """
+    run = run.expanduser().resolve()
+    if not is_first_process():
+        return run, []  # by now the first one has written to it
+    if (run / "config.yaml").exists():
+        raise InputError(f"output {run} is a run folder already: give a new one, or go on with defectlab resume")
+    made = [folder for folder in (run, *run.parents) if not folder.exists()]
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output {run} cannot be made ({error.strerror}): give a folder you can write to") from None
+    return run, made
 
 
 def new_run_folder(root: Path, name: str) -> tuple[Path, list[Path]]:

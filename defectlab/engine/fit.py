@@ -1,10 +1,12 @@
-"""One experiment: train, then test the best checkpoint once."""
+"""Train, then test the best checkpoint once: `fit` and `resume`."""
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     LearningRateFinder,
@@ -14,25 +16,146 @@ from lightning.pytorch.callbacks import (
 )
 
 from defectlab.callbacks import AveragedWeights
+from defectlab.engine.configs import override_words, resolve_config_arguments
 from defectlab.engine.experiment import DefectCLI
+from defectlab.engine.host import as_guest
 from defectlab.engine.loggers import EpochCSVLogger
 from defectlab.engine.outcome import earlier_metrics, write_outcome
 from defectlab.engine.processes import guarded
+from defectlab.engine.record import best_checkpoint, fit_objects
 from defectlab.engine.tensorboard import add_augmented, events_logger
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, write_text
+from defectlab.runs.locate import open_trained_run
 from defectlab.tasks import ClassificationTask, OptimizerSettings, PretrainedTask
 from defectlab.tasks.checkpoint import check_fit, data_state, read_checkpoint
 from defectlab.utils.progress import is_first_process
 from defectlab.utils.text import shown_path
 
-__all__ = ["train_and_test"]
+__all__ = ["fit", "resume", "resumed", "train_and_discard", "train_and_test"]
 
 
 _MOST_STEPS_BETWEEN_LOGS, _LOGS_AN_EPOCH = 50, 4
 
 
 _ON_SHEET = 32
+
+
+def fit(
+    config: str | Path | Mapping[str, Any] | None = None,
+    *,
+    model: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | LightningDataModule | None = None,
+    trainer: Mapping[str, Any] | Trainer | None = None,
+    task: LightningModule | None = None,
+    seed_everything: int | None = None,
+    output: str | Path | None = None,
+    progress: bool = False,
+) -> RunFolder:
+    """Train as a config says, or with ready objects, and test the best checkpoint once.
+
+    `fit("neu_mobilenet.yaml", data={"root": "NEU"})` is `defectlab fit --config neu_mobilenet.yaml --data.root NEU`;
+    `fit(task=task, data=data, trainer={"max_epochs": 3})` makes the same run folder for objects.
+
+    Args:
+        config: YAML file, name of a shipped one, or sections by name; None with ready objects.
+        model: settings over the config's, such as `{"optimizer": {"lr": 0.01}}`.
+        data: settings over the config's, or a ready datamodule.
+        trainer: settings over the config's or over Lightning's, or a ready trainer.
+        task: a ready task; needs a ready datamodule.
+        seed_everything: a number from 0; None for the config's, or to leave random numbers alone with ready objects.
+        output: path of the run folder; None for a new one under `trainer.default_root_dir`.
+        progress: print a line an epoch, and draw bars.
+
+    Returns:
+        The run folder, in every process of the run.
+
+    Raises:
+        InputError: a setting that cannot be used, in the command's words; an output that is a run already.
+    """
+    target = None if output is None else Path(output)
+    with as_guest(progress):
+        if task is not None or isinstance(data, LightningDataModule) or isinstance(trainer, Trainer):
+            if task is None or not isinstance(data, LightningDataModule):
+                raise InputError("fit was given a part of a ready experiment: expected task and data, both as objects")
+            if config is not None or model is not None:
+                raise InputError(
+                    "fit was given a config or model settings beside a ready task: expected one of the two"
+                )
+            return fit_objects(task, data, trainer, seed_everything, target, progress)
+        if isinstance(config, str | Path):
+            words, name = resolve_config_arguments(["--config", str(config)])
+        elif config:
+            words, name = ["--config", yaml.safe_dump(dict(config)) + "\n"], None
+        else:
+            raise InputError("fit needs a config, such as neu_mobilenet.yaml, or task=... and data=... as objects")
+        words += override_words(
+            {"model": model, "data": data, "trainer": _settings(trainer), "seed_everything": seed_everything}
+        )
+        cli = DefectCLI("fit", words, name=name, output=target, progress=progress)
+        return _returned(cli)
+
+
+def resume(
+    run: str | Path | RunFolder,
+    *,
+    model: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> RunFolder:
+    """Train on from last.ckpt with the saved config: after an interruption, or with more `max_epochs`.
+
+    Args:
+        run: its folder.
+        model: settings over the saved ones.
+        data: settings over the saved ones, such as `{"root": "NEU"}` where the images have moved.
+        trainer: settings over the saved ones, such as `{"max_epochs": 30}`.
+        progress: print a line an epoch, and draw bars.
+
+    Raises:
+        InputError: no run folder, or a setting that cannot be used.
+    """
+    with as_guest(progress):
+        words = override_words({"model": model, "data": data, "trainer": _settings(trainer)})
+        return _returned(resumed(open_trained_run(run), words, progress))
+
+
+def _settings(trainer: Mapping[str, Any] | Trainer | None) -> Mapping[str, Any] | None:
+    """A run that keeps nothing has no folder to return."""
+    assert not isinstance(trainer, Trainer)
+    if trainer is not None and trainer.get("fast_dev_run"):
+        raise InputError("trainer.fast_dev_run keeps nothing, so there is no run to return: leave it out")
+    return trainer
+
+
+def _returned(cli: DefectCLI) -> RunFolder:
+    run = train_and_discard(cli)
+    if run is None and cli.trainer.is_global_zero:
+        raise InputError("trainer.fast_dev_run keeps nothing, so there is no run to return: set it to false")
+    assert cli.run is not None
+    return run or RunFolder(cli.run)
+
+
+def resumed(run: RunFolder, changes: Sequence[str], progress: bool = True) -> DefectCLI:
+    """Build the experiment that goes on where a run was stopped, from its beginning if that was in its first epoch."""
+    words, _ = resolve_config_arguments(["--config", str(run.config), *changes])
+    if run.last.is_file():
+        words += ["--ckpt_path", str(run.last)]
+    return DefectCLI("fit", words, run=run.path, progress=progress)
+
+
+def train_and_discard(cli: DefectCLI) -> RunFolder | None:
+    """Train and test; a new run folder that has come to nothing is removed."""
+    try:
+        return train_and_test(cli)
+    except (InputError, OSError):
+        if cli.trainer.global_step == 0:
+            cli.discard()
+        raise
+    finally:
+        if cli.run is not None and not RunFolder(cli.run).config.is_file():
+            cli.discard()
 
 
 def train_and_test(cli: DefectCLI) -> RunFolder | None:
@@ -73,25 +196,25 @@ def train_and_test(cli: DefectCLI) -> RunFolder | None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return None
         epochs = trainer.current_epoch
-        best = _best_checkpoint(cli)
+        best = best_checkpoint(trainer)
         trainer.validate(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         if len(data.parts.test):
-            trainer.test(task, datamodule=data, verbose=False)
+            trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     if not trainer.is_global_zero:
         return None
-    config = yaml.safe_load(cli.dump())
+    config = cli.resolved()
     facts = {
-        "config": _config_name(run_folder),
-        "seed": config["seed_everything"],
+        "config": _config_name(run_folder, cli.name),
+        "seed": config.seed_everything,
         "epochs": epochs,
         "best_epoch": read_checkpoint(Path(best))["epoch"] if best else epochs - 1,
         "parameters": sum(parameter.numel() for parameter in task.parameters()),
-        "weights": config["model"]["init_args"].get("weights") or "none",
+        "weights": (config.model.init_args or {}).get("weights") or "none",
         "lr": task.optimizer.lr,  # as given, or as found
         "train_seconds": round(sum(log.seconds for log in trainer.loggers if isinstance(log, EpochCSVLogger)), 1),
         "total_seconds": round(time.perf_counter() - began, 1),
     }
-    shown = {"seed": config["seed_everything"], "model": config["model"], "data": config["data"]}
+    shown = {"seed": config.seed_everything, "model": config.model.as_dict(), "data": config.data.as_dict()}
     write_outcome(run_folder, task, data, trainer, facts, shown)
     return run_folder
 
@@ -101,16 +224,10 @@ def _uses_features(task: ClassificationTask) -> bool:
     return isinstance(task, PretrainedTask) and task.cache_features
 
 
-def _best_checkpoint(cli: DefectCLI) -> str | None:
-    """The best by the monitored metric, else the last; None tests the weights in memory."""
-    callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined]
-    checkpoints = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
-    checkpoints.sort(key=lambda callback: callback.monitor is None)
-    return next((callback.best_model_path for callback in checkpoints if callback.best_model_path), None)
-
-
-def _config_name(run_folder: RunFolder) -> str:
-    return str(earlier_metrics(run_folder).get("run", {}).get("config") or run_folder.path.parent.name)
+def _config_name(run_folder: RunFolder, name: str | None) -> str:
+    """As metrics.json has it, else of the config, else of the folder that the run lies in."""
+    earlier = earlier_metrics(run_folder).get("run", {}).get("config")
+    return str(earlier or name or run_folder.path.parent.name)
 
 
 def _check_continuation(checkpoint: dict[str, Any], cli: DefectCLI) -> None:

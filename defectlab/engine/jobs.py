@@ -1,6 +1,5 @@
 """Run several fits, each in a folder of its own, one after the other or a few at a time."""
 
-import json
 import math
 import multiprocessing
 import os
@@ -14,14 +13,14 @@ from multiprocessing import get_context
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from defectlab.engine.configs import resolve_config_arguments
+from defectlab.engine.configs import override_words, resolve_config_arguments
 from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.fit import train_and_test
-from defectlab.engine.warnings import quiet
+from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
 
-__all__ = ["Job", "check_at_least", "check_own_settings", "override_words", "run_jobs"]
+__all__ = ["Job", "check_at_least", "check_own_settings", "run_jobs"]
 
 _LOG = "fit.log"
 
@@ -51,27 +50,6 @@ class Job:
         """The arguments of `fit`."""
         settings = {"seed_everything": self.seed, "data.seed": self.seed, **self.settings}
         return ("--config", self.config, *self.overrides, *override_words(settings))
-
-
-def override_words(overrides: Sequence[str] | Mapping[str, object]) -> tuple[str, ...]:
-    """Write overrides of a config as arguments of `fit`.
-
-    Args:
-        overrides: such words already, or values by name, dotted (`{"data.root": "NEU"}`) or nested
-            (`{"data": {"root": "NEU"}}`).
-    """
-    if isinstance(overrides, str):
-        raise InputError(f"overrides is the text {overrides!r}: expected a list of words, or values by name")
-    if not isinstance(overrides, Mapping):
-        return tuple(overrides)
-    words: list[str] = []
-    for key, value in overrides.items():
-        if isinstance(value, Mapping) and value:
-            words += override_words({f"{key}.{name}": item for name, item in value.items()})
-        else:
-            plain = value if isinstance(value, str | Path) else json.dumps(value)
-            words += [f"--{key}", str(plain)]
-    return tuple(words)
 
 
 def check_own_settings(command: str, overrides: Sequence[str], own: Iterable[str], advice: str) -> None:
@@ -167,7 +145,7 @@ def _run(words: Sequence[str], folder: Path) -> str | None:
     folder.mkdir(parents=True)
     words, _ = resolve_config_arguments([*words, "--trainer.enable_progress_bar", "false"])
     try:
-        with quiet(), (folder / _LOG).open("w", encoding="utf-8") as log, redirect_stdout(log):
+        with as_guest(), (folder / _LOG).open("w", encoding="utf-8") as log, redirect_stdout(log):
             cli = DefectCLI("fit", words, run=folder)
             cli.datamodule.prepare_data()
             cli.datamodule.setup("fit")

@@ -1,13 +1,11 @@
 """One line from the page that jsonargparse writes about an argument: which one, what is wrong, what is right.
 
-Its errors have no structure besides their text, so the text is read. What is not recognised is passed on in
-one line: a new release may cost clarity, never the error.
+What is not recognised is passed on in one line: a new release may cost clarity, never the error.
 """
 
 import dataclasses
 import importlib
 import inspect
-import re
 import typing
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -21,66 +19,69 @@ import defectlab.tasks
 from defectlab.data import ImageDataModule
 from defectlab.networks import Network
 from defectlab.tasks import ClassificationTask
+from defectlab.utils._compat import ArgumentMessage
 from defectlab.utils.cpu import CPUSettings
 
 __all__ = ["explain", "unknown_key"]
 
-_UNKNOWN = (
-    r"ption '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: --([^\s=]+)|"
-    r"Unexpected config: (\w+):"
-)
-_NO_CLASS = (
-    r"Expected a dot import path string: (\S+)|module '[\w.]+' has no attribute '(\w+)'|No module named '([\w.]+)'"
-)
-_EXPECTED = r"Expected a (typing\.Literal\[[^\]]*\]|<class '[\w.]+'>)"
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
 _BY_NAME = "expected its arguments, each with a name: {name: value, ...}"
+_TRIED = {  # words of other programs, and what they are called here
+    "epochs": "trainer.max_epochs",
+    "max_epochs": "trainer.max_epochs",
+    "gpus": "trainer.devices",
+    "device": "trainer.accelerator",
+    "lr": "model.optimizer.lr",
+    "learning_rate": "model.optimizer.lr",
+    "weight_decay": "model.optimizer.weight_decay",
+    "momentum": "model.optimizer.momentum",
+    "dropout": "model.network.dropout",
+    "batch_size": "data.batch_size",
+    "image_size": "data.image_size",
+    "data_dir": "data.root",
+    "flip": "data.augmentation.horizontal_flip",
+    "hflip": "data.augmentation.horizontal_flip",
+    "vflip": "data.augmentation.vertical_flip",
+    "seed": "seed_everything",
+    "checkpoint": "ckpt_path",
+    "resume": "ckpt_path",
+}
 _LISTED = 14  # more names than this nobody reads
 _LONGEST = 300
 
 
 def explain(message: str) -> str:
-    """What `message` of jsonargparse says, in one line that names the argument and the nearest right value."""
-    text = " ".join(message.split())
-    head = text.partition(" Given value type")[0]  # the first report is of the innermost place
-    place = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', head)))
-    classes = re.findall(r"Got value: Namespace\(class_path='([\w.]+)'", head) or re.findall(
-        r"given class_path '([\w.]+)'", head
-    )
+    """Say what `message` of jsonargparse says in one line that names the argument and the nearest right value."""
+    said = ArgumentMessage(message)
+    place, classes = said.place, said.class_paths
     holder = _import(classes[-1]) if classes else None
     if place == "trainer.callbacks" and holder is not None:
         place = f"trainer.callbacks.{holder.__name__}"
-    if key := _first(_UNKNOWN, head):
-        group = _first(r"Group '([\w.]+)'", head)
-        return _follow_unknown(place, f"{group}.{key}" if group else key, holder)
-    if name := _first(_NO_CLASS, head):
+    if key := said.unknown_key:
+        return _follow_unknown(place, key, holder)
+    if name := said.missing_class:
         name = classes[-1] if holder is None and classes and not name[0].isupper() else name
         wanted = _class_names(place)
         if not wanted and place.startswith(("model.", "data.")):
             return f"{place} is {name}: {_BY_NAME}"
         return f"{place}: there is no class {name}{_near(name.rpartition('.')[2], wanted)}"
-    if found := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", head):
-        return f"{place} is {found[1]}: expected a subclass of {found[2]}"
-    if missing := _first(r"the following arguments are required: ([\w., ]+?)(?: -|$)", head):
-        return f"{place}.{missing} is missing: give it in the config, or as --{place}.{missing.split(',')[0]}"
-    if given := _first(r"Unable to load config '?([^'\s]+)", head):
+    if wrong := said.wrong_subclass:
+        return f"{place} is {wrong[0]}: expected a subclass of {wrong[1]}"
+    if missing := said.missing_arguments:
+        if not place:
+            parts = [name.rpartition(".")[2] for name in missing]
+            return f"the config has no {' and no '.join(parts)}: expected sections with class_path and init_args"
+        return f"{place}.{', '.join(missing)} is missing: give it in the config, or as --{place}.{missing[0]}"
+    if given := said.no_sections:
         return f"{place} is {given}: {_BY_NAME}"
-    if expected := re.findall(_EXPECTED, head.partition(" Got value")[0]):
-        given = _first(r"Got value: (.*?)(?:\. Got value.*)?(?: - .*)?$", head) or _first(
-            r"Given value: (.*?)(?: - |$)", text
-        )
+    if expected := said.expected_types:
         useful = [kind for kind in expected if kind != "<class 'NoneType'>"]
-        return f"{place} is {given}: " + (f"expected {_readable(expected)}" if useful else _BY_NAME)
-    if given := _first(r"Expected an import path or a subclass spec, but got (\S+)\.", head):
+        return f"{place} is {said.given_value}: " + (f"expected {_readable(expected)}" if useful else _BY_NAME)
+    if given := said.no_class_spec:
         return f"{place} is {given}: expected the name of a class"
-    if words := _first(r"^unrecognized arguments: (.*)", head):
+    if words := said.stray_words:
         return f"unexpected words {words}: options begin with --, values follow their option"
-    return head if len(head) <= _LONGEST else f"{head[:_LONGEST]}…"
-
-
-def _first(pattern: str, text: str) -> str | None:
-    found = re.search(pattern, text)
-    return next((group for group in found.groups() if group), None) if found else None
+    return said.head if len(said.head) <= _LONGEST else f"{said.head[:_LONGEST]}…"
 
 
 def _import(path: str) -> Any:
@@ -106,7 +107,12 @@ def _follow_unknown(place: str, key: str, holder: Any) -> str:
 
 
 def unknown_key(place: Sequence[str], key: str, names: list[str]) -> str:
-    """What is wrong with `key`, found at `place` where only `names` are known."""
+    """Say what is wrong with `key`, found at `place` where only `names` are known."""
+    wanted = _TRIED.get(key)
+    if wanted is not None and wanted != ".".join([*place, key]):
+        return f"unknown key {'.'.join([*place, key])}: did you mean {wanted}?"
+    if key in ("num_workers", "workers"):
+        return f"unknown key {'.'.join([*place, key])}: images are in memory, and no processes load them"
     return f"unknown key {'.'.join([*place, key])}{_near(key, names)}"
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
@@ -17,17 +17,41 @@ from defectlab.figures.tiles import image_sheet
 from defectlab.metrics.classification import SplitMetrics, confident_mistakes, evaluate_predictions, fit_temperature
 from defectlab.report import write_report
 from defectlab.runs import RunFolder, environment, log_test_evaluation, write_prediction_table
-from defectlab.tasks import ClassificationTask
 
-__all__ = ["calibration", "earlier_metrics", "runs_root", "write_outcome"]
+__all__ = ["DescribedData", "Evaluated", "calibration", "earlier_metrics", "runs_root", "write_outcome"]
 
 _ON_SHEET = 40
 
 
+class Evaluated(Protocol):
+    """Metrics by stage (`val`, `test`), and the logits `(N, C)` and labels `(N,)` that they are of."""
+
+    results: dict[str, SplitMetrics]
+    predictions: dict[str, tuple[Tensor, Tensor]]
+
+
+class DescribedData(Protocol):
+    """What metrics.json and predictions.csv tell of a data set."""
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """In the order of the labels."""
+
+    @property
+    def source(self) -> str:
+        """`real` or `synthetic`."""
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values, `split_hash` and `counts` among them."""
+
+    def files(self, part: Literal["train", "val", "test"]) -> list[str]:
+        """Names of a part's images, in the order of their evaluation."""
+
+
 def write_outcome(
     run: RunFolder,
-    task: ClassificationTask,
-    data: ImageDataModule,
+    task: Evaluated,
+    data: DescribedData,
     trainer: Trainer,
     facts: dict[str, Any],
     config: dict[str, Any],
@@ -65,7 +89,7 @@ def write_outcome(
             files = data.files(part)[: len(labels)]  # fewer with trainer.limit_test_batches
             shares = logits.double().softmax(dim=1).numpy()
             write_prediction_table(path, files, labels.numpy(), shares, data.class_names)
-    sheet = misclassified_sheet(task, data, judged)
+    sheet = misclassified_sheet(task, data, judged) if isinstance(data, ImageDataModule) else None
     if sheet is not None:
         save_png(sheet, run.misclassified_png, data.source == "synthetic")
     else:
@@ -110,7 +134,7 @@ def earlier_metrics(run: RunFolder) -> dict[str, Any]:
         return {}
 
 
-def misclassified_sheet(task: ClassificationTask, data: ImageDataModule, part: Literal["val", "test"]) -> Figure | None:
+def misclassified_sheet(task: Evaluated, data: ImageDataModule, part: Literal["val", "test"]) -> Figure | None:
     """The images of a part that were taken for something else, the most confident mistakes first."""
     logits, labels = task.predictions[part]
     confidence, predicted = (values.numpy() for values in logits.double().softmax(dim=1).max(dim=1))

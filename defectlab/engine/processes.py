@@ -10,11 +10,11 @@ from contextlib import contextmanager, suppress
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from defectlab.engine.signals import HardExitWatchdog
 from defectlab.errors import InputError
+from defectlab.utils._compat import script_children
 from defectlab.utils.progress import is_first_process
 
 __all__ = ["guarded"]
@@ -43,7 +43,7 @@ def guarded(trainer: Trainer, advice: str) -> Iterator[None]:
             print(f"defectlab: {word}; {advice}", file=sys.stderr, flush=True)
 
     # The first process ends the others, so it goes first.
-    started = not is_first_process() and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher)
+    started = not is_first_process() and script_children(trainer) is not None
     last_resort = HardExitWatchdog(
         _GRACE if is_first_process() else 2 * _GRACE, on_exit, os.getppid() if started else None
     )
@@ -87,9 +87,8 @@ def _first_sentence(error: BaseException) -> str:
 
 
 def _children(trainer: Trainer) -> list[subprocess.Popen[bytes]]:
-    """Processes that Lightning started; its launcher is private, but it alone knows them."""
-    launcher = trainer.strategy.launcher
-    return list(launcher.procs) if isinstance(launcher, _SubprocessScriptLauncher) else []
+    """Processes that Lightning started."""
+    return script_children(trainer) or []
 
 
 def _failed_child(trainer: Trainer) -> int | None:

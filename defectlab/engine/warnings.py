@@ -2,12 +2,11 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-__all__ = ["quiet", "quieten"]
+__all__ = ["LIGHTNING_LOGGERS", "quieten"]
 
 
+LIGHTNING_LOGGERS = ("lightning.pytorch", "lightning.fabric")
 _KNOWN_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\).*",  # Lightning's own affair with torch
     r".*smaller than the logging interval.*",  # curves have a point an epoch in any case
@@ -22,26 +21,9 @@ _KNOWN_WARNINGS = (
 )
 
 
-_LOGGERS = ("lightning.pytorch", "lightning.fabric")
-
-
 def quieten() -> None:
     """Lightning's notes on devices and tips go; warnings that call for action stay."""
-    for name in _LOGGERS:
+    for name in LIGHTNING_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     for text in _KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=text)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """`quieten` inside, and leave a host program's filters and levels as they were."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        quieten()
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

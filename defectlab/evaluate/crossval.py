@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from defectlab.engine.configs import resolve_config_arguments
+from defectlab.engine.configs import override_words, resolve_config_arguments
 from defectlab.engine.experiment import without_run
-from defectlab.engine.jobs import Job, check_at_least, check_own_settings, override_words, run_jobs
+from defectlab.engine.jobs import Job, check_at_least, check_own_settings, run_jobs
 from defectlab.errors import InputError
 from defectlab.evaluate.crossval_result import CrossValidation, CrossValidationSettings, Protocol, pool
 from defectlab.metrics.statistics import corrected_interval

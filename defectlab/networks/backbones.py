@@ -5,10 +5,10 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 from torchvision.models import get_model
-from torchvision.models.vgg import cfgs, make_layers
 
 from defectlab.errors import InputError
 from defectlab.networks.base import check_at_least, check_width
+from defectlab.utils._compat import vgg_features
 
 Backbone = Literal["mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "resnet18", "resnet50", "vgg16"]
 BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
@@ -90,7 +90,7 @@ def smallest_image(features: nn.Sequential) -> int:
 
 def _vgg16() -> nn.Sequential:
     """The layers alone: torchvision's own constructor draws the 124 million numbers of the classifier, too."""
-    features: nn.Sequential = make_layers(cfgs["D"], batch_norm=False)
+    features = vgg_features("D")
     for layer in features:
         if isinstance(layer, nn.Conv2d):
             assert layer.bias is not None

@@ -21,7 +21,7 @@ NO_TEST_PART = (
 )
 
 
-def write_report(run: RunFolder) -> Path:
+def write_report(run: str | Path | RunFolder) -> Path:
     """Write report.html, its PNGs and confusion_matrix.csv into the run folder; return the page's path.
 
     The page judges the test split, or validation where there is no test section.
@@ -29,6 +29,7 @@ def write_report(run: RunFolder) -> Path:
     Raises:
         InputError: metrics.json is absent or holds neither split, or the predictions are of another test.
     """
+    run = run if isinstance(run, RunFolder) else RunFolder.open(run)
     metrics = run.read_metrics()
     split = next((name for name in sections.SPLITS if metrics.get(name)), None)
     if split is None:

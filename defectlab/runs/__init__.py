@@ -3,8 +3,9 @@
 from defectlab.runs.crossvals import CROSSVAL_FILE, read_crossval
 from defectlab.runs.ensembles import members_of, write_members
 from defectlab.runs.events import read_scalars
-from defectlab.runs.folder import RunFolder, find_runs, lacks_test_part
+from defectlab.runs.folder import RunFolder, find_runs, lacks_test_part, open_run
 from defectlab.runs.ledger import log_test_evaluation
+from defectlab.runs.metrics import RunMetrics
 from defectlab.runs.predictions import PredictionTable, aligned_tables, read_prediction_table, write_prediction_table
 from defectlab.utils.machine import environment
 from defectlab.utils.text import csv_text, write_text
@@ -13,6 +14,7 @@ __all__ = [
     "CROSSVAL_FILE",
     "PredictionTable",
     "RunFolder",
+    "RunMetrics",
     "aligned_tables",
     "csv_text",
     "environment",
@@ -20,6 +22,7 @@ __all__ = [
     "lacks_test_part",
     "log_test_evaluation",
     "members_of",
+    "open_run",
     "read_crossval",
     "read_prediction_table",
     "read_scalars",

@@ -13,11 +13,17 @@ def read_scalars(folder: Path, tag: str) -> dict[int, float]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     # A file that was cut off is read as far as it goes; TensorBoard's remark on it would be one more line of output.
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    logger = logging.getLogger("tensorboard")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     values: dict[int, float] = {}
-    for file in sorted(folder.glob("events.out.tfevents.*")):
-        events = EventAccumulator(str(file), size_guidance={"scalars": 0, "images": 1, "histograms": 1, "tensors": 1})
-        events.Reload()
-        if tag in events.Tags()["scalars"]:
-            values.update({event.step: event.value for event in events.Scalars(tag)})
+    size_guidance = {"scalars": 0, "images": 1, "histograms": 1, "tensors": 1}
+    try:
+        for file in sorted(folder.glob("events.out.tfevents.*")):
+            events = EventAccumulator(str(file), size_guidance=size_guidance)
+            events.Reload()
+            if tag in events.Tags()["scalars"]:
+                values.update({event.step: event.value for event in events.Scalars(tag)})
+    finally:
+        logger.setLevel(level)
     return dict(sorted(values.items()))

@@ -7,6 +7,7 @@ metrics.csv  metrics.json  predictions.csv  val_predictions.csv  report.html
 from __future__ import annotations
 
 import csv
+import html
 import json
 import logging
 import math
@@ -16,12 +17,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy.typing as npt
 
 from defectlab.errors import InputError
+from defectlab.metrics.classification import accuracy_interval
 from defectlab.runs.crossvals import CROSSVAL_FILE
+from defectlab.runs.metrics import RunMetrics, check_metrics
 from defectlab.runs.predictions import PredictionTable, read_prediction_table, write_prediction_table
 from defectlab.utils.text import write_text
 
@@ -33,7 +36,7 @@ LATEST = "latest"
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, repr=False, init=False)
 class RunFolder:
     """The files of one run, by name; a path to whatever takes one. Use `open` for a folder that a user named."""
 
@@ -145,7 +148,38 @@ class RunFolder:
             raise InputError(f"{self.metrics_json} is not valid JSON ({error}); run `test` again") from None
         if not isinstance(metrics, dict):
             raise InputError(f"{self.metrics_json} holds no JSON object of sections; run `test` again")
+        check_metrics(metrics, self.metrics_json)
         return metrics
+
+    @property
+    def metrics(self) -> RunMetrics:
+        """Sections of metrics.json, typed; see `read_metrics`."""
+        return cast("RunMetrics", self.read_metrics())
+
+    def __repr__(self) -> str:
+        """Give the path, and accuracy and interval where they are known."""
+        return f"<run {self.path}: {self._headline()}>"
+
+    def _repr_html_(self) -> str:
+        """Give the same for a notebook, with a link to the report."""
+        report = self.path / "report.html"
+        name = html.escape(str(self.path))
+        link = (
+            f'<a href="{html.escape(report.absolute().as_uri())}">report</a>' if report.is_file() else "no report yet"
+        )
+        return f"<p><b>{html.escape(self._headline())}</b><br><code>{name}</code> ({link})</p>"
+
+    def _headline(self) -> str:
+        try:
+            metrics = self.metrics
+            part: Literal["val", "test"] = "test" if "test" in metrics else "val"
+            judged = metrics[part]
+            hits = sum(row[index] for index, row in enumerate(judged["confusion_matrix"]))
+            low, high = accuracy_interval(hits, judged["n"])
+        except (InputError, KeyError, TypeError, IndexError):
+            return "not finished" if self.path.is_dir() else "not there any more"
+        synthetic = ", SYNTHETIC images" if (metrics.get("data") or {}).get("source") == "synthetic" else ""
+        return f"{part} {hits / judged['n']:.2%} ({low:.1%} to {high:.1%}, n = {judged['n']}{synthetic})"
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Replace metrics.json in one step; NaN and infinity become null."""
@@ -178,6 +212,15 @@ class RunFolder:
     def read_predictions(self) -> PredictionTable:
         """Read predictions.csv; see `read_prediction_table`."""
         return read_prediction_table(self.predictions_csv)
+
+
+def open_run(path: str | Path | RunFolder) -> RunFolder:
+    """Open the folder that a run has left.
+
+    Raises:
+        InputError: no run folder; the message names the newest one nearby.
+    """
+    return RunFolder.open(path)
 
 
 def lacks_test_part(metrics: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from defectlab.runs import RunFolder, members_of
 from defectlab.runs.folder import LATEST
 from defectlab.utils.resources import shipped_files
 
-__all__ = ["checkpoint_of", "checkpoints_of", "imagenet_name", "take_run"]
+__all__ = ["checkpoint_of", "checkpoints_of", "imagenet_name", "open_trained_run", "take_run"]
 
 _IMAGENET = "imagenet"
 
@@ -96,6 +96,15 @@ def take_run(command: str, words: list[str]) -> tuple[RunFolder, list[str]]:
         raise SystemExit(0)
     if not words or words[0].startswith("-"):
         raise InputError(f"{command} needs a run folder: {usage}")
-    run = RunFolder.open(words[0])
-    _check_no_ensemble(run)
-    return RunFolder(run.path.resolve()), words[1:]
+    return open_trained_run(words[0]), words[1:]
+
+
+def open_trained_run(run: str | Path | RunFolder) -> RunFolder:
+    """Open the folder of a run of one network.
+
+    Raises:
+        InputError: no run folder, or an ensemble.
+    """
+    found = RunFolder.open(run)
+    _check_no_ensemble(found)
+    return RunFolder(found.path.resolve())

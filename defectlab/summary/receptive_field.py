@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode  # named in torch's notes on extending it
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from defectlab.utils._compat import TorchDispatchMode, operator_name
 
 __all__ = ["ReachTracker", "ReceptiveField"]
 
@@ -118,7 +119,7 @@ def _window(
 
 def _after(func: Any, args: Sequence[Any], result: Any, before: ReceptiveField) -> ReceptiveField:
     """The reach after one operation of ATen, from the joined reach of what went in."""
-    name = func.overloadpacket.__name__
+    name = operator_name(func)
     source = next(iter(_tensors(args)))
     kernel: Sequence[int]
     if name == "convolution" and not args[6] and source.ndim == 4:

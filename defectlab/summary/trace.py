@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from defectlab.errors import InputError
 from defectlab.summary.layers import Layer, NetworkSummary, Window
 from defectlab.summary.receptive_field import ReachTracker
+from defectlab.utils._compat import operator_name
 from defectlab.utils.text import first_line
 
 __all__ = ["summarize"]
@@ -100,7 +101,7 @@ class _Recorder(ReachTracker):  # type: ignore[no-untyped-call]
             return
         if len(sources) > 1 or sources[0].numel() != result.numel():
             widest = max(sources, key=Tensor.numel)
-            kind = func.overloadpacket.__name__.strip("_")
+            kind = operator_name(func).strip("_")
             shapes = tuple(widest.shape[1:]), tuple(result.shape[1:])
             self.layers.append(Layer(self._inside[-1], kind, *shapes, None, 1, 0, 0, self.reach(result)))
 

@@ -5,7 +5,7 @@ import inspect
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 import torch
@@ -20,6 +20,9 @@ from defectlab.tasks.hparams import NetworkSpec, class_path, find_network, plain
 from defectlab.tasks.loss import weighted_cross_entropy
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, decayed
 from defectlab.tasks.tta import Views, check_tta, tta_logits
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["ClassificationTask", "ExtraLoss", "LabelledData"]
 
@@ -121,6 +124,22 @@ class ClassificationTask(pl.LightningModule):
             self.network.to(memory_format=torch.channels_last)
         if compile:
             self.network.compile()  # in place: the names in the state dict stay as they are
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "Self":
+        """Load as Lightning does: for the class that was trained. `load_task` finds that class.
+
+        Raises:
+            InputError: this base class was asked for, and the checkpoint is of another.
+        """
+        try:
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        except (TypeError, AttributeError):
+            if cls is not ClassificationTask:
+                raise
+            raise InputError(
+                f"{checkpoint_path} is of another class than ClassificationTask: use defectlab.load_task, which finds it"
+            ) from None
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(N, num_classes)` of normalised images `(N, C, H, W)`."""

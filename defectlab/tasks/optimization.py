@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
 from defectlab.errors import InputError
+from defectlab.utils._compat import without_length
 
 __all__ = ["OptimizerSettings", "SchedulerSettings", "decayed", "parameter_groups"]
 
@@ -132,8 +133,7 @@ class _OneCycle(OneCycleLR):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the position, not the length: `resume` may be given more epochs."""
-        length = ("total_steps", "_schedule_phases")
-        super().load_state_dict({name: value for name, value in state_dict.items() if name not in length})
+        super().load_state_dict(without_length(state_dict))
 
 
 def decayed(modules: Sequence[tuple[nn.Module, float]]) -> list[nn.Parameter]:

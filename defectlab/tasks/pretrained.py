@@ -16,6 +16,7 @@ from defectlab.networks.weights import load_backbone_weights
 from defectlab.tasks.base import ClassificationTask
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
 from defectlab.tasks.tta import Views
+from defectlab.utils._compat import finds_unused_parameters
 
 __all__ = ["FeatureCache", "PretrainedTask"]
 
@@ -140,7 +141,7 @@ class PretrainedTask(ClassificationTask):
         super().on_fit_start()
         if self.trainable == "head_then_all" and self.trainer.world_size > 1:
             strategy = self.trainer.strategy
-            if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
+            if isinstance(strategy, DDPStrategy) and not finds_unused_parameters(strategy):
                 raise InputError(
                     "model.trainable is head_then_all: on several devices that needs "
                     "--trainer.strategy ddp_find_unused_parameters_true"

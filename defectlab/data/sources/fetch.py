@@ -85,9 +85,9 @@ def fetch(
             part.unlink(missing_ok=True)
 
 
-def fetch_neu(target: Path, url: str = NEU_URL) -> Path:
+def fetch_neu(target: str | Path, url: str = NEU_URL) -> Path:
     """The 1,800 images of NEU-CLS (Song & Yan 2013) as files `target/crazing_1.jpg`, each one checked."""
-    return fetch(url, target, load_manifest())
+    return fetch(url, Path(target), load_manifest())
 
 
 def load_manifest() -> dict[str, str]:

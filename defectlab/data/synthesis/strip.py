@@ -71,7 +71,7 @@ def strip_scenes(labels: Tensor, key: tuple[int, ...], device: torch.device) -> 
     return torch.cat(scenes).unsqueeze(1)
 
 
-def synthesize(directory: Path, per_class: int, seed: int, size: int = SIDE) -> int:
+def synthesize(directory: str | Path, per_class: int, seed: int, size: int = SIDE) -> int:
     """Write `directory/<class>/<class>_<i>.png`, i from 1 to `per_class`, and return the number of images.
 
     The same seed writes the same bytes, those of `strip_images`. The folder is built beside its place and
@@ -80,7 +80,7 @@ def synthesize(directory: Path, per_class: int, seed: int, size: int = SIDE) -> 
     Raises InputError if `directory` is a file or holds anything, or for per_class < 1, seed < 0, size < 32.
     """
     _at_least(("per_class", per_class, 1), ("seed", seed, 0), ("size", size, _SMALLEST))
-    with new_folder(directory) as folder:
+    with new_folder(Path(directory)) as folder:
         _write_all(folder, per_class, seed, size)
     return per_class * len(CLASS_NAMES)
 

@@ -1,0 +1,89 @@
+"""The typed form of metrics.json, and what is checked of it when it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from defectlab.errors import InputError
+
+if TYPE_CHECKING:
+    from defectlab.metrics.classification import SplitMetrics
+
+__all__ = ["Calibration", "DataFacts", "RunFacts", "RunMetrics", "check_metrics"]
+
+
+class DataFacts(TypedDict, total=False):
+    """Where the images came from, and how they were divided: see `ImageDataModule.describe`."""
+
+    source: str
+    root: str
+    class_names: list[str]
+    counts: dict[str, dict[str, int]]
+    split_hash: str
+    mean: list[float]
+    std: list[float]
+    image_size: int
+    channels: int
+    skipped: list[str]
+
+
+class Calibration(TypedDict):
+    """Temperature that suits the validation images, and what it makes of the test's calibration error and loss."""
+
+    temperature: float
+    ece: float
+    loss: float
+
+
+class RunFacts(TypedDict, total=False):
+    """How the run was made; `best_epoch` counts from 0."""
+
+    config: str
+    seed: int
+    epochs: int
+    best_epoch: int
+    parameters: int
+    weights: str
+    lr: float
+    train_seconds: float
+    total_seconds: float
+    test_split_read: int
+
+
+class RunMetrics(TypedDict, total=False):
+    """Sections of metrics.json; NaN is None there. A run without a test part has no `test`."""
+
+    data: DataFacts
+    val: SplitMetrics
+    test: SplitMetrics
+    calibration: Calibration
+    environment: dict[str, Any]
+    run: RunFacts
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "n": int,
+    "accuracy": (int, float, type(None)),
+    "confusion_matrix": list,
+    "per_class": dict,
+    "class_names": list,
+    "counts": dict,
+}
+
+
+def check_metrics(metrics: Mapping[str, Any], path: Path) -> None:
+    """Refuse a known section that is no object, or a figure of another type than it is written with.
+
+    Raises:
+        InputError: names the place and what was expected there.
+    """
+    for section in RunMetrics.__annotations__.keys() & metrics.keys():
+        values = {} if metrics[section] is None else metrics[section]
+        if not isinstance(values, dict):
+            raise InputError(f"{path}: {section} is {str(values)[:40]!r}, expected an object; run `test` again")
+        for name in _KINDS.keys() & values.keys():
+            if section in ("data", "val", "test") and not isinstance(values[name], _KINDS[name]):
+                found = str(values[name])[:40]
+                raise InputError(f"{path}: {section}.{name} is {found!r}, which `test` does not write; run it again")

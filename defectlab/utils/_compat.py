@@ -1,0 +1,286 @@
+"""Every private or fragile part of a dependency, in one place, each with a check of the shape it relies on.
+
+A new release that changes one of them ends in one line that names it, and in a red test of `tests/test_compat.py`.
+Imports of heavy packages are inside the functions, as every room uses this module.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+if TYPE_CHECKING:
+    import subprocess
+
+    import lightning.pytorch as pl
+    from lightning.pytorch.callbacks import WeightAveraging
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+    from torch.optim.swa_utils import AveragedModel
+
+try:
+    # Named in torch's notes on extending it, though its module is private.
+    from torch.utils._python_dispatch import TorchDispatchMode
+except ImportError:  # pragma: no cover
+    raise ImportError("torch.utils._python_dispatch.TorchDispatchMode is gone: install an older torch") from None
+
+__all__ = [
+    "ArgumentMessage",
+    "TorchDispatchMode",
+    "add_averaged_step",
+    "averaged_model",
+    "check_cli",
+    "cli_parser",
+    "cli_section",
+    "drop_averaged_model",
+    "finds_unused_parameters",
+    "last_averaged_step",
+    "operator_name",
+    "rebuild_optimizers",
+    "relocate_checkpoints",
+    "script_children",
+    "setup_training_data",
+    "vgg_features",
+    "without_length",
+]
+
+
+def _require(found: bool, package: str, part: str) -> None:
+    """Say in one line which part of a release is not as expected.
+
+    Raises:
+        RuntimeError: it is not.
+    """
+    if not found:
+        raise RuntimeError(
+            f"{package} {metadata.version(package)} has no {part} as defectlab expects it: install an older {package}, "
+            "or a newer defectlab"
+        )
+
+
+def _takes(function: Any, *names: str) -> bool:
+    return callable(function) and list(inspect.signature(function).parameters)[: len(names)] == list(names)
+
+
+# Lightning's command line
+
+
+def check_cli(cli: type[LightningCLI]) -> None:
+    """Check that the methods which DefectCLI overrides are still those that Lightning calls."""
+    source = inspect.getsource(cli.__init__)
+    for name, arguments in (("_parse_ckpt_path", ("self",)), ("_run_subcommand", ("self", "subcommand"))):
+        _require(_takes(getattr(cli, name, None), *arguments) and f"self.{name}(" in source, "lightning", f"cli.{name}")
+    _require(_takes(getattr(cli, "subcommands", None)), "lightning", "cli.subcommands")
+
+
+def cli_section(cli: LightningCLI, config: Any, key: str) -> Any:
+    """Return a section of the one command's config."""
+    _require(_takes(getattr(type(cli), "_get", None), "self", "config", "key"), "lightning", "cli._get")
+    return cli._get(config, key)
+
+
+def cli_parser(cli: LightningCLI, command: str) -> LightningArgumentParser:
+    """Return the parser of a command."""
+    _require(_takes(getattr(type(cli), "_parser", None), "self", "subcommand"), "lightning", "cli._parser")
+    return cli._parser(command)
+
+
+# Lightning's trainer
+
+
+def script_children(trainer: pl.Trainer) -> list[subprocess.Popen[bytes]] | None:
+    """Return the processes that Lightning started for this one; None where it starts none."""
+    from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher):
+        return None
+    _require(isinstance(getattr(launcher, "procs", None), list), "lightning", "_SubprocessScriptLauncher.procs")
+    return list(launcher.procs)
+
+
+def setup_training_data(trainer: pl.Trainer) -> None:
+    """Make the training loader ready before Lightning does, which then keeps it."""
+    _require(_takes(getattr(trainer.fit_loop, "setup_data", None)), "lightning", "fit_loop.setup_data")
+    trainer.fit_loop.setup_data()
+
+
+def rebuild_optimizers(trainer: pl.Trainer) -> None:
+    """Call the task's `configure_optimizers` again."""
+    _require(
+        _takes(getattr(trainer.strategy, "setup_optimizers", None), "trainer"), "lightning", "strategy.setup_optimizers"
+    )
+    trainer.strategy.setup_optimizers(trainer)
+
+
+def finds_unused_parameters(strategy: Any) -> bool:
+    """Whether a DDP strategy looks for parameters without a gradient."""
+    _require(isinstance(getattr(strategy, "_ddp_kwargs", None), dict), "lightning", "DDPStrategy._ddp_kwargs")
+    return bool(strategy._ddp_kwargs.get("find_unused_parameters"))
+
+
+def relocate_checkpoints(state: dict[str, Any], folder: Path) -> None:
+    """Move the paths in a ModelCheckpoint's state to the folder that its checkpoint lies in now.
+
+    In another folder than its own ModelCheckpoint would forget its best score.
+    """
+    keys = ("best_model_path", "kth_best_model_path", "last_model_path")
+    _require({*keys, "dirpath", "best_k_models"} <= state.keys(), "lightning", "ModelCheckpoint.state_dict")
+    state["dirpath"] = str(folder)
+    for key in keys:
+        if state[key]:
+            state[key] = str(folder / Path(state[key]).name)
+    state["best_k_models"] = {str(folder / Path(path).name): score for path, score in state["best_k_models"].items()}
+
+
+# Lightning's WeightAveraging
+
+
+def averaged_model(callback: WeightAveraging) -> AveragedModel | None:
+    """Return the average; None before `setup`."""
+    _require(hasattr(callback, "_average_model"), "lightning", "WeightAveraging._average_model")
+    return callback._average_model
+
+
+def drop_averaged_model(callback: WeightAveraging) -> None:
+    """Keep the callback out of what follows training."""
+    averaged_model(callback)
+    callback._average_model = None
+
+
+def last_averaged_step(callback: WeightAveraging) -> int:
+    """Return the step of the last update."""
+    _require(hasattr(callback, "_latest_update_step"), "lightning", "WeightAveraging._latest_update_step")
+    return int(callback._latest_update_step)
+
+
+def add_averaged_step(callback: WeightAveraging, step: int) -> None:
+    """Note the step of an update."""
+    last_averaged_step(callback)
+    callback._latest_update_step = step
+
+
+# torch and torchvision
+
+
+def without_length(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state of a OneCycleLR without what depends on the length of the run."""
+    length = ("total_steps", "_schedule_phases")
+    _require(set(length) <= state.keys(), "torch", "OneCycleLR.state_dict with total_steps and _schedule_phases")
+    return {name: value for name, value in state.items() if name not in length}
+
+
+def operator_name(operator: Any) -> str:
+    """Return the name of an ATen operator without its overload, such as `conv2d`."""
+    name = getattr(getattr(operator, "overloadpacket", None), "__name__", None)
+    _require(isinstance(name, str), "torch", "OpOverload.overloadpacket")
+    return str(name)
+
+
+def vgg_features(configuration: str) -> nn.Sequential:
+    """Return the layers of torchvision's VGG without BatchNorm: its constructor would draw the classifier, too."""
+    from torchvision.models import vgg
+
+    found = _takes(getattr(vgg, "make_layers", None), "cfg", "batch_norm") and configuration in getattr(vgg, "cfgs", ())
+    _require(found, "torchvision", "models.vgg.make_layers and cfgs")
+    layers: nn.Sequential = vgg.make_layers(vgg.cfgs[configuration], batch_norm=False)
+    return layers
+
+
+# jsonargparse's sentences
+
+
+class ArgumentMessage:
+    """What an error of jsonargparse says, which has no structure besides its text.
+
+    A sentence that a release words otherwise is not found: the caller then shows the text as it is.
+
+    Args:
+        message: text of the error.
+    """
+
+    _UNKNOWN = (
+        r"ption '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: --([^\s=]+)|"
+        r"Unexpected config: (\w+):"
+    )
+    _NO_CLASS = (
+        r"Expected a dot import path string: (\S+)|module '[\w.]+' has no attribute '(\w+)'|"
+        r"No module named '([\w.]+)'"
+    )
+    _EXPECTED = r"Expected a (typing\.Literal\[[^\]]*\]|<class '[\w.]+'>)"
+
+    def __init__(self, message: str) -> None:
+        self.text = " ".join(message.split())
+        self.head = self.text.partition(" Given value type")[0]  # the first report is of the innermost place
+
+    @property
+    def place(self) -> str:
+        """Key of the argument, such as `model.optimizer`."""
+        return ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', self.head)))
+
+    @property
+    def class_paths(self) -> list[str]:
+        """Classes that were being given arguments, the innermost last."""
+        found = re.findall(r"Got value: Namespace\(class_path='([\w.]+)'", self.head)
+        return found or re.findall(r"given class_path '([\w.]+)'", self.head)
+
+    @property
+    def unknown_key(self) -> str | None:
+        """Key that nothing takes, below the group that was searched."""
+        key, group = self._first(self._UNKNOWN), self._first(r"Group '([\w.]+)'")
+        return f"{group}.{key}" if key and group else key
+
+    @property
+    def missing_class(self) -> str | None:
+        """Name that no class has."""
+        return self._first(self._NO_CLASS)
+
+    @property
+    def wrong_subclass(self) -> tuple[str, str] | None:
+        """Class that was given, and the base that was expected."""
+        found = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", self.head)
+        return (found[1], found[2]) if found else None
+
+    @property
+    def missing_arguments(self) -> list[str]:
+        """Keys that have to be given and were not."""
+        found = self._first(r"the following arguments are required: ([\w., ]+?)(?: -|$)")
+        return found.split(", ") if found else []
+
+    @property
+    def no_sections(self) -> str | None:
+        """Text that was given where a mapping was expected."""
+        return self._first(r"Unable to load config '?([^'\s]+)")
+
+    @property
+    def expected_types(self) -> list[str]:
+        """Types that were expected, as `<class 'int'>` or `typing.Literal['a']`."""
+        return re.findall(self._EXPECTED, self.head.partition(" Got value")[0])
+
+    @property
+    def given_value(self) -> str | None:
+        """Value that was of none of these types."""
+        given = self._first(r"Got value: (.*?)(?:\. Got value.*)?(?: - .*)?$")
+        if given:
+            return given
+        found = re.search(r"Given value: (.*?)(?: - |$)", self.text)
+        return found[1] if found else None
+
+    @property
+    def no_class_spec(self) -> str | None:
+        """Value that was given in place of a class."""
+        return self._first(r"Expected an import path or a subclass spec, but got (\S+)\.")
+
+    @property
+    def stray_words(self) -> str | None:
+        """Words that follow no option."""
+        return self._first(r"^unrecognized arguments: (.*)")
+
+    def _first(self, pattern: str) -> str | None:
+        found = re.search(pattern, self.head)
+        return next((group for group in found.groups() if group), None) if found else None
