@@ -11,7 +11,7 @@ from pathlib import Path
 from defectlab.cli.arguments import CommandParser
 from defectlab.course.programs import PROGRAMS, Program, Set
 from defectlab.course.table import RESULTS, Row, figure, markdown, read_rows, summarise
-from defectlab.engine.configs import find_config
+from defectlab.engine.configs import base_of, find_config
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, csv_text, write_text
 from defectlab.utils.text import shown_path
@@ -158,7 +158,9 @@ def _words(program: Program, given: argparse.Namespace, more: Sequence[str]) -> 
 
 
 def _made_with(program: Program, words: Sequence[str]) -> str:
-    digest = hashlib.sha256(find_config(program.config).read_bytes()).hexdigest()
+    config = find_config(program.config)
+    base = base_of(config)
+    digest = hashlib.sha256((base.read_bytes() if base else b"") + config.read_bytes()).hexdigest()
     return json.dumps({"config_sha256": digest, "words": list(words)}, indent=2) + "\n"
 
 

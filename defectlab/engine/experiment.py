@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -19,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from defectlab.callbacks.progress import EpochLines
 from defectlab.data import ImageDataModule
 from defectlab.engine.checkpoint_io import AtomicCheckpointIO
-from defectlab.engine.configs import resolve_config_arguments
+from defectlab.engine.configs import config_sections, resolve_config_arguments
 from defectlab.engine.loggers import EpochCSVLogger, EventsLogger
 from defectlab.engine.messages import explain, unknown_key
 from defectlab.errors import InputError
@@ -93,8 +92,8 @@ class DefectCLI(LightningCLI):
         """Parse, where the parent would warn about a list of arguments, and refuse what would be ignored."""
         self.config = parser.parse_args(args)
         config = self.config[self.command]
-        for path in config.config or []:
-            _check_empty_sections(yaml.safe_load(Path(path).read_text(encoding="utf-8")), config)
+        for sections in config_sections(args):
+            _check_empty_sections(sections, config)
         for part in ("model", "data"):
             if config[part] is None:
                 raise InputError(f"the config has no {part}: expected a section {part} with class_path and init_args")
