@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from images import lay_out_mnist, lay_out_neu
 from input_path import measure_input
 from measure import Measurement, header, write_output
-from pictures import lay_out_mnist, lay_out_neu
 from time_to_accuracy import MNIST_TARGET, NEU_TARGET, measure_mnist, measure_neu
 from trainer_overhead import measure_trainer
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from defectlab.callbacks import EMA, SWA, RateFinder
+    from defectlab.course.run import run_course as course
     from defectlab.data import (
         Augmentation,
         FashionMNISTDataModule,
@@ -21,13 +22,27 @@ if TYPE_CHECKING:
     )
     from defectlab.data.sources.fetch import fetch_neu as fetch
     from defectlab.data.synthesis.strip import synthesize
+    from defectlab.data.tools.offline import augment_to_folder
+    from defectlab.data.tools.preview import preview
     from defectlab.engine.evaluate import Evaluation, test, validate
     from defectlab.engine.fit import fit, resume
     from defectlab.engine.record import record_run
     from defectlab.errors import InputError
+    from defectlab.evaluate.budget import label_budget
+    from defectlab.evaluate.comparison import compare
+    from defectlab.evaluate.crossval import cross_validate
+    from defectlab.evaluate.ensemble import ensemble
+    from defectlab.evaluate.inspection import inspect_data
+    from defectlab.evaluate.robustness import robustness
+    from defectlab.explain.kernels import explain_kernels
+    from defectlab.explain.run import explain
+    from defectlab.inference.export import export
+    from defectlab.inference.predict import predict
+    from defectlab.inference.predictor import Predictor, load
     from defectlab.report import write_report as report
     from defectlab.runs import RunFolder
     from defectlab.runs.folder import open_run
+    from defectlab.summary.compare import compare_networks
     from defectlab.summary.trace import summarize
     from defectlab.tasks import (
         ClassificationTask,
@@ -38,23 +53,6 @@ if TYPE_CHECKING:
     )
     from defectlab.tasks.checkpoint import load_task
     from defectlab.utils.card import DataCard
-
-    # Uncomment with the module's arrival; _PLACES has them.
-    # from defectlab.course.run import run_course as course
-    # from defectlab.data.tools.offline import augment_to_folder
-    # from defectlab.data.tools.preview import preview
-    # from defectlab.evaluate.budget import label_budget
-    # from defectlab.evaluate.comparison import compare
-    # from defectlab.evaluate.crossval import cross_validate
-    # from defectlab.evaluate.ensemble import ensemble
-    # from defectlab.evaluate.inspection import inspect_data
-    # from defectlab.evaluate.robustness import robustness
-    # from defectlab.explain.kernels import explain_kernels
-    # from defectlab.explain.run import explain
-    # from defectlab.inference.export import export
-    # from defectlab.inference.predict import predict
-    # from defectlab.inference.predictor import Predictor, load
-    # from defectlab.summary.compare import compare_networks
 
     Run = RunFolder
 

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from helpers import Server
+from helpers import Server, write_config
 from PIL import Image
 from scipy.io import savemat
 
+from defectlab.cli.main import main
 from defectlab.data.sources.layouts import NEU_CLASSES
 
 SIDE = 24
@@ -44,6 +45,19 @@ def write_class_folders(root: Path, per_class: int, names: tuple[str, ...] = ("g
 def class_folders(tmp_path: Path) -> Path:
     """Three classes of 12 grey images."""
     return write_class_folders(tmp_path / "images", 12)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of one epoch on images like those of `class_folders`, which lie in `parents[2] / "images"`.
+
+    For tests of all files that change nothing in it.
+    """
+    folder = tmp_path_factory.mktemp("finished")
+    config = write_config(folder, write_class_folders(folder / "images", 12))
+    assert main(["fit", "--config", str(config), "--trainer.max_epochs=1"]) == 0
+    (run,) = (folder / "runs" / "tiny").iterdir()
+    return run
 
 
 @pytest.fixture

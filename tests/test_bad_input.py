@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,16 +42,6 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
         assert (tmp_path / "runs").exists() == existed
         return said[0]
 
-    return run
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of three classes."""
-    folder = tmp_path_factory.mktemp("finished")
-    write_pictures(folder / "images")
-    assert main(["fit", "--config", str(write_config(folder, folder / "images")), "--trainer.max_epochs=1"]) == 0
-    (run,) = (folder / "runs" / "tiny").iterdir()
     return run
 
 
@@ -299,6 +290,7 @@ def nobody() -> Iterator[None]:
         os.seteuid(os.getuid())
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other permissions")
 def test_folders_without_permission(
     config: Path, tmp_path: Path, class_folders: Path, refused: Refused, finished: Path
 ) -> None:

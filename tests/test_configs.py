@@ -1,7 +1,8 @@
-"""Every shipped YAML runs one step through the front door."""
+"""Every shipped YAML is built; one of each pair of task and datamodule runs one step through the front door."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,65 +12,96 @@ from PIL import Image
 from torchvision.models import get_model_weights
 
 from defectlab.cli.main import main
+from defectlab.engine.configs import base_of, resolve_config_arguments
+from defectlab.engine.experiment import without_run
+from defectlab.errors import InputError
 from defectlab.networks import PretrainedNetwork
 from defectlab.utils.resources import shipped_configs
 
 EXPERIMENTS = sorted(name for name in shipped_configs() if name != "gpu.yaml")
+ALONE = [name for name in EXPERIMENTS if base_of(shipped_configs()[name]) is None]
+OVERLAYS = sorted(set(EXPERIMENTS) - set(ALONE))
+# One of each pair of a task and a datamodule, overlays and arrays among them.
+FITTED = ("mnist_ema.yaml", "fashion_lab.yaml", "neu_npy.yaml", "neu_noise.yaml", "folder_mobilenet.yaml",
+          "flowers_all.yaml", "surface_pretrain.yaml")  # fmt: skip
 SHORT = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.accelerator", "cpu"]
 
 
-@pytest.fixture
-def imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of downloads, where nothing can be downloaded from."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    cache = tmp_path / "torch" / "hub" / "checkpoints"
-    cache.mkdir(parents=True)
-    return cache
+def sections(name: str) -> dict[str, Any]:
+    """The YAML as it is, or its base's where it is an overlay."""
+    path = shipped_configs()[name]
+    content: dict[str, Any] = yaml.safe_load((base_of(path) or path).read_text(encoding="utf-8"))
+    return content
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_runs_one_step(name: str, tmp_path: Path, imagenet: Path, request: pytest.FixtureRequest) -> None:
+def arguments(name: str, folder: Path, request: pytest.FixtureRequest) -> list[str]:
+    """What fit is given for it to run on miniatures."""
+    if name == "surface_pretrain.yaml":  # draws its own images
+        return ["--data.surfaces", "5", "--data.eval_images", "20", "--data.image_size", "32", *SHORT]
     folders = {"neu": "neu_folder", "folder": "class_folders", "flowers": "flowers_folder"}
     fixture = folders.get(name.split("_")[0], "idx_folder")
     root = request.getfixturevalue(fixture)
-    image_size = 28 if fixture == "idx_folder" else 32
     if name == "neu_npy.yaml":
         images = [np.asarray(Image.open(path)) for path in sorted(root.iterdir())]
-        root = tmp_path / "arrays"
+        root = folder / "arrays"
         root.mkdir()
         np.save(root / "images.npy", np.stack(images))
         np.save(root / "labels.npy", np.repeat(np.arange(6), 10))
-    shipped = yaml.safe_load(shipped_configs()[name].read_text(encoding="utf-8"))
-    model, callbacks = shipped["model"]["init_args"], shipped["trainer"]["callbacks"]
-    if model.get("weights") == "imagenet":
-        source = PretrainedNetwork(2, 3, 32, model["backbone"]).features
-        state = {f"features.{key}": value for key, value in source.state_dict().items()}
-        torch.save(state, imagenet / Path(get_model_weights(model["backbone"]).DEFAULT.url).name)
-    words = ["fit", "--config", name, "--data.root", str(root), "--data.image_size", str(image_size), *SHORT]
-    words += ["--trainer.default_root_dir", str(tmp_path / "runs")]
-    if name == "surface_pretrain.yaml":  # draws its own images
-        words = [word for word in words if word not in ("--data.root", str(root))]
-        words += ["--data.surfaces", "5", "--data.eval_images", "20", "--data.image_size", "32"]
-    given = yaml.safe_load(shipped_configs()[name].read_text(encoding="utf-8"))["data"]["init_args"]
+    words = ["--data.root", str(root), "--data.image_size", "28" if fixture == "idx_folder" else "32", *SHORT]
+    given = sections(name)["data"]["init_args"]
     # The miniature has 200 and 50 images.
     sizes = {"train_size": 100, "val_size": 20, "test_size": 50} if "train_size" in given else {"val_size": 50}
     if fixture == "idx_folder":
         words += [f"--data.{size}={count}" for size, count in sizes.items() if size in given]
-    if name.endswith("distillation.yaml"):  # a student is its own teacher's like
-        alone = [callback for callback in callbacks if "Distillation" not in callback["class_path"]]
-        assert main([*words, "--trainer.callbacks", json.dumps(alone)]) == 0
-        (teacher,) = (tmp_path / "runs" / name.removesuffix(".yaml")).iterdir()
-        words += ["--trainer.callbacks.teacher", str(teacher.rename(tmp_path / "teacher"))]
-    assert main(words) == 0
+    return words
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_is_built(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    words = arguments(name, tmp_path, request)
+    with without_run(name, [*words, "--trainer.default_root_dir", str(tmp_path / "runs")], read_weights=False) as cli:
+        cli.datamodule.setup("fit")
+        images, labels = next(iter(cli.datamodule.train_dataloader()))
+        assert cli.model.network(images[:2]).shape == (2, cli.datamodule.num_classes)
+        assert labels.max() < cli.datamodule.num_classes
+    assert not (tmp_path / "runs").exists()
+
+
+def test_each_pair_of_task_and_datamodule_is_fitted() -> None:
+    pairs = {
+        name: (sections(name)["model"]["class_path"], sections(name)["data"]["class_path"]) for name in EXPERIMENTS
+    }
+    assert {pairs[name] for name in FITTED} == set(pairs.values())
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_runs_one_step(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    model = sections(name)["model"]["init_args"]
+    if model.get("weights") == "imagenet":  # from the cache of downloads, as nothing can be downloaded
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+        monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+        cache = tmp_path / "torch" / "hub" / "checkpoints"
+        cache.mkdir(parents=True)
+        source = PretrainedNetwork(2, 3, 32, model["backbone"]).features
+        state = {f"features.{key}": value for key, value in source.state_dict().items()}
+        torch.save(state, cache / Path(get_model_weights(model["backbone"]).DEFAULT.url).name)
+    words = arguments(name, tmp_path, request)
+    assert main(["fit", "--config", name, *words, "--trainer.default_root_dir", str(tmp_path / "runs")]) == 0
     (run,) = (tmp_path / "runs" / name.removesuffix(".yaml")).iterdir()
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["data"]["source"] == ("synthetic" if name == "surface_pretrain.yaml" else "real")
     assert metrics["test"]["n"] == sum(metrics["data"]["counts"]["test"].values())
     assert (run / "checkpoints" / "best.ckpt").is_file()
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    assert "base" not in config
+    if name == "mnist_ema.yaml":
+        callbacks = [callback["class_path"].rpartition(".")[2] for callback in config["trainer"]["callbacks"]]
+        assert callbacks == ["ModelCheckpoint", "EMA"]
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", ALONE)
 def test_is_complete_and_short(name: str) -> None:
     text = shipped_configs()[name].read_text(encoding="utf-8")
     assert len(text.splitlines()) < 50
@@ -83,6 +115,61 @@ def test_is_complete_and_short(name: str) -> None:
         # Pretraining, where no image comes twice, and an average, which is best at the end, go on to the end.
         last = {"surface_pretrain.yaml": set(), "mnist_small_resnet.yaml": {"EMA"}}.get(name, {"EarlyStopping"})
         assert callbacks == {"ModelCheckpoint"} | last
+
+
+# Overlays
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_an_overlay_shows_what_it_changes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = shipped_configs()[name].read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 12
+    assert text.startswith("# ")
+    assert main(["configs", name]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(text)
+    assert "--print_config" in printed
+    assert yaml.safe_load(printed) == yaml.safe_load(text)
+
+
+def test_an_overlay_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.yaml").write_text(shipped_configs()["mnist_plain.yaml"].read_text(encoding="utf-8"))
+    overlay = tmp_path / "less.yaml"
+    overlay.write_text("base: mine.yaml\ntrainer: {max_epochs: 3}\n", encoding="utf-8")
+    words, name = resolve_config_arguments(["--config", str(overlay), "--trainer.max_epochs", "2"])
+    assert name == "less"
+    assert words[:3] == ["--config", str(tmp_path / "mine.yaml"), "--config"]
+    assert words[4:] == ["--trainer.max_epochs", "2"]
+    with pytest.raises(SystemExit):
+        main(["fit", f"--config={overlay}", "--print_config"])
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["trainer"]["max_epochs"] == 3
+    assert shown["model"]["init_args"]["network"]["class_path"].endswith("LeNet5")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: nowhere.yaml", "base is nowhere.yaml: expected the name of a YAML file beside it"),
+        ("base: [a, b]", "expected the name of a YAML file"),
+        ("base: a.yaml", "its base a.yaml has a base itself"),
+        ("base: mnist_ema.yaml", "its base mnist_ema.yaml has a base itself"),
+        ("base: mnist_plain.yaml\ntrainer: {callbacks: []}", "would drop those of its base: write callbacks+"),
+    ],
+)
+def test_an_overlay_that_cannot_be_laid_over_anything(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(text + "\n", encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        resolve_config_arguments(["--config", str(tmp_path / "a.yaml")])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["LeNet5", "{}"])
+def test_a_typo_in_an_overlay_is_an_error(value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overlay = tmp_path / "a.yaml"
+    overlay.write_text(f"base: mnist_plain.yaml\nmodel:\n  init_args:\n    netwrok: {value}\n", encoding="utf-8")
+    assert main(["fit", "--config", str(overlay), "--trainer.default_root_dir", str(tmp_path / "runs")]) == 1
+    assert "unknown key model.netwrok: did you mean network?" in capsys.readouterr().err
 
 
 def test_no_two_have_the_same_name() -> None:

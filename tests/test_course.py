@@ -19,7 +19,7 @@ from defectlab.runs import RunFolder, csv_text
 from defectlab.utils.resources import shipped_configs
 
 SHORT = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.accelerator", "cpu"]
-README = Path(__file__).parents[1] / "README.md"
+COURSE = Path(__file__).parents[1] / "docs" / "course.md"
 
 
 def rows(folder: Path) -> dict[str, Row]:
@@ -216,8 +216,8 @@ def test_a_table_survives_its_csv(tmp_path: Path) -> None:
         read_rows(path)
 
 
-def test_the_readme_shows_the_shipped_table() -> None:
-    assert markdown(read_rows(RESULTS)) in README.read_text(encoding="utf-8")
+def test_the_course_page_shows_the_shipped_table() -> None:
+    assert markdown(read_rows(RESULTS)) in COURSE.read_text(encoding="utf-8")
     with RESULTS.open(newline="", encoding="utf-8") as file:
         assert {row["source"] for row in csv.DictReader(file)} == {"real"}
     assert not re.search(r"-dirty", RESULTS.read_text(encoding="utf-8"))

@@ -29,6 +29,9 @@ class Fail(Callback):
 """
 
 
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups and signals of POSIX")
+
+
 @pytest.fixture
 def config(tmp_path: Path, class_folders: Path) -> Path:
     return write_config(tmp_path, class_folders)

@@ -12,7 +12,6 @@ import pytest
 import sklearn.datasets
 import torch
 from conftest import striped
-from helpers import write_config
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -102,19 +101,6 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
         return said[0]
 
     return run
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of three classes."""
-    folder = tmp_path_factory.mktemp("run")
-    for label, name in enumerate(("good", "hole", "scratch")):
-        (folder / "images" / name).mkdir(parents=True)
-        for index in range(8):
-            Image.fromarray(striped(label, index)).save(folder / "images" / name / f"{index}.png")
-    assert main(["fit", "--config", str(write_config(folder, folder / "images")), "--trainer.max_epochs=1"]) == 0
-    (path,) = (folder / "runs" / "tiny").iterdir()
-    return path
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -226,7 +212,9 @@ def test_names_that_mean_no_network(photo: Path, refused: Refused) -> None:
     assert "expected a run folder" in refused("export", "imagenet/resnet18", "--output", "x.ckpt")
 
 
-def test_weights_that_cannot_be_used(cache: Path, photo: Path, tmp_path: Path, run: Path, refused: Refused) -> None:
+def test_weights_that_cannot_be_used(
+    cache: Path, photo: Path, tmp_path: Path, finished: Path, refused: Refused
+) -> None:
     def predict(backbone: str, *words: str) -> str:
         return refused("predict", f"imagenet/{backbone}", str(photo), *words)
 
@@ -248,8 +236,8 @@ def test_weights_that_cannot_be_used(cache: Path, photo: Path, tmp_path: Path, r
     resnet.write_bytes(resnet.read_bytes()[:1000])
     assert "is damaged" in predict("resnet18", "--weights", str(resnet))
     assert "delete it to download it anew" in predict("resnet18")
-    assert "leave it out" in refused("predict", str(run), str(photo), "--weights", str(resnet))
-    assert "leave it out" in refused("explain", str(run), str(photo), "--weights", str(resnet))
+    assert "leave it out" in refused("predict", str(finished), str(photo), "--weights", str(resnet))
+    assert "leave it out" in refused("explain", str(finished), str(photo), "--weights", str(resnet))
     assert "max_error needs a run folder" in predict("resnet18", "--max-error", "0.1")
     assert "--sets needs a run folder" in predict("resnet18", "--sets", "0.9")
 
@@ -266,9 +254,9 @@ def test_weights_from_a_file(cache: Path, photo: Path, tmp_path: Path) -> None:
     assert load_imagenet_classifier("mobilenet_v2", older)[1].resize_size == 256
 
 
-def test_a_run_prints_every_class(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pictures = run.parents[2] / "images"
-    words = ["predict", str(run), str(pictures / "hole" / "0.png")]
+def test_a_run_prints_every_class(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = finished.parents[2] / "images"
+    words = ["predict", str(finished), str(pictures / "hole" / "0.png")]
     figure = tmp_path / "answer.png"
     assert main([*words, "--figure", str(figure), "--sets", "0.5"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -282,26 +270,26 @@ def test_a_run_prints_every_class(run: Path, tmp_path: Path, capsys: pytest.Capt
     assert list(row) == ["file", "predicted", "confidence", "p_good", "p_hole", "p_scratch"]
 
 
-def test_a_terminal_without_blocks(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = run.parents[2] / "images"
+def test_a_terminal_without_blocks(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = finished.parents[2] / "images"
     strange = pictures.parent / "schräg\n.png"
     Image.fromarray(striped(0, 0)).save(strange)
     for images in ([strange], [strange, pictures]):
         raw = io.BytesIO()
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-        assert main(["predict", str(run), *map(str, images)]) == 0
+        assert main(["predict", str(finished), *map(str, images)]) == 0
         sys.stdout.flush()
         said = raw.getvalue().decode("ascii")
         assert "schr?g?.png" in said
         assert ("#" in said) == (len(images) == 1)
 
 
-def test_figures_that_cannot_be_drawn(run: Path, tmp_path: Path, refused: Refused) -> None:
-    pictures = run.parents[2] / "images"
+def test_figures_that_cannot_be_drawn(finished: Path, tmp_path: Path, refused: Refused) -> None:
+    pictures = finished.parents[2] / "images"
     image = pictures / "good" / "0.png"
 
     def predict(*words: object) -> str:
-        return refused("predict", str(run), str(image), *map(str, words))
+        return refused("predict", str(finished), str(image), *map(str, words))
 
     (tmp_path / "a.png").mkdir()
     assert "PNG file" in predict("--figure", tmp_path / "a.png")
@@ -311,7 +299,7 @@ def test_figures_that_cannot_be_drawn(run: Path, tmp_path: Path, refused: Refuse
     before = image.read_bytes()
     assert "one of the images" in predict("--figure", image)
     assert image.read_bytes() == before
-    assert "at most 12 images, and 24" in predict(pictures, "--figure", tmp_path / "b.png")
+    assert "at most 12 images, and 36" in predict(pictures, "--figure", tmp_path / "b.png")
     assert "cannot be written" in predict("--figure", image / "b.png")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 

@@ -1,7 +1,7 @@
 """`defectlab configs [NAME]`: list the shipped configs, or print one."""
 
 from defectlab.cli.arguments import CommandParser
-from defectlab.engine.configs import find_config
+from defectlab.engine.configs import base_of, find_config
 from defectlab.utils.resources import _COURSE, shipped_configs
 
 __all__ = ["run"]
@@ -13,7 +13,10 @@ def run(words: list[str]) -> int:
     parser.add_argument("name", nargs="?", help="of the config to print")
     name = parser.parse_args(words).name
     if name:
-        print(find_config(name).read_text(encoding="utf-8"), end="")
+        path = find_config(name)
+        print(path.read_text(encoding="utf-8"), end="")
+        if base_of(path) is not None:
+            print(f"# Laid over its base; the two as one: defectlab fit --config {name} --print_config")
         return 0
     configs = shipped_configs()
     course = [config for config, path in configs.items() if path.parent.name == _COURSE]

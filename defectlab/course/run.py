@@ -10,7 +10,7 @@ from pathlib import Path
 
 from defectlab.course.programs import PROGRAMS, Program, Set
 from defectlab.course.table import Row, markdown, summarise
-from defectlab.engine.configs import find_config, override_words
+from defectlab.engine.configs import base_of, find_config, override_words
 from defectlab.engine.jobs import Job, check_at_least, check_own_settings, run_jobs
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, csv_text, write_text
@@ -160,7 +160,9 @@ def _words(program: Program, place: str | Path | None, more: Sequence[str]) -> t
 
 
 def _made_with(program: Program, words: Sequence[str]) -> str:
-    digest = hashlib.sha256(find_config(program.config).read_bytes()).hexdigest()
+    config = find_config(program.config)
+    base = base_of(config)
+    digest = hashlib.sha256((base.read_bytes() if base else b"") + config.read_bytes()).hexdigest()
     return json.dumps({"config_sha256": digest, "words": ["--config", program.config, *words]}, indent=2) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Find configs, and turn nested Python values into the words that a command takes."""
+"""Find configs, whose overlays bring their base, and turn Python values into the words that a command takes."""
 
 import inspect
 import json
@@ -14,7 +14,15 @@ from defectlab.errors import InputError
 from defectlab.tasks.hparams import NetworkSpec
 from defectlab.utils.resources import shipped_configs
 
-__all__ = ["config_sections", "find_config", "override_words", "own_network", "resolve_config_arguments", "upgraded"]
+__all__ = [
+    "base_of",
+    "config_sections",
+    "find_config",
+    "override_words",
+    "own_network",
+    "resolve_config_arguments",
+    "upgraded",
+]
 
 _FIRST = ["num_classes", "in_channels", "image_size"]
 _DISTILLATION = (
@@ -22,6 +30,7 @@ _DISTILLATION = (
     "as the last of trainer.callbacks, or --trainer.callbacks+=defectlab.callbacks.Distillation "
     "--trainer.callbacks.teacher=RUN"
 )
+_BASE = "base"
 
 
 def find_config(name: str) -> Path:
@@ -44,8 +53,32 @@ def find_config(name: str) -> Path:
     raise InputError(f"no config {name}: expected a YAML file or the name of a shipped one; {hint}")
 
 
+def base_of(path: Path) -> Path | None:
+    """Find the config that an overlay changes: the one its key `base` names, beside it or shipped.
+
+    Raises:
+        InputError: the base cannot be found, or is an overlay itself.
+    """
+    return _base_of(path, _read(str(path)))
+
+
+def _base_of(path: Path, content: dict[str, Any]) -> Path | None:
+    if _BASE not in content:
+        return None
+    name = content[_BASE]
+    beside = path.parent / str(name)
+    found = beside if beside.is_file() else shipped_configs().get(str(name))
+    if not isinstance(name, str) or found is None:
+        raise InputError(f"{path}: base is {name}: expected the name of a YAML file beside it, or of a shipped one")
+    if _BASE in _read(str(found)):
+        raise InputError(f"{path}: its base {name} has a base itself: expected a config that stands alone")
+    return found
+
+
 def resolve_config_arguments(words: list[str]) -> tuple[list[str], str | None]:
     """Replace the value of every `--config`; also the name of the first one, which names the run.
+
+    An overlay becomes two: the path of its base, and its own sections as text.
 
     Raises:
         InputError: a config that cannot be found.
@@ -57,7 +90,17 @@ def resolve_config_arguments(words: list[str]) -> tuple[list[str], str | None]:
         option, equals, value = word.partition("=")
         if expecting or (option in ("--config", "-c") and equals):
             path = find_config(word if expecting else value)
-            resolved += [str(path)] if expecting else ["--config", str(path)]
+            if expecting:
+                resolved.pop()
+            content = _read(str(path))
+            base = _base_of(path, content)
+            if base is None:
+                resolved += ["--config", str(path)]
+            else:
+                del content[_BASE]
+                if "callbacks" in (content.get("trainer") or {}):
+                    raise InputError(f"{path}: trainer.callbacks would drop those of its base: write callbacks+ to add")
+                resolved += ["--config", str(base), "--config", yaml.safe_dump(content)]
             first = first or _name(path)
             expecting = False
         else:
@@ -77,10 +120,10 @@ def upgraded(words: list[str]) -> list[str]:
         if word.partition("=")[0].startswith("--model.distillation"):
             raise InputError(_DISTILLATION)
         if place and words[place - 1] == "--config":
-            content = yaml.safe_load(Path(word).read_text(encoding="utf-8"))
+            content = _read(word)
             arguments = (content.get("model") or {}).get("init_args") or {}
             if arguments.get("distillation") is not None:
-                raise InputError(f"{word}: {_DISTILLATION}")
+                raise InputError(_DISTILLATION)
             if "distillation" in arguments:
                 del arguments["distillation"]
                 result[place] = yaml.safe_dump(content)  # a text will do in place of a file

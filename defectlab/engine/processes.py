@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -57,7 +58,8 @@ def guarded(trainer: Trainer, advice: str) -> Iterator[None]:
         raise SystemExit(143) from None
     except SystemExit:  # Lightning's answer to Ctrl-C; it leaves the signal switched off
         _end_children(trainer)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if threading.current_thread() is threading.main_thread():  # no other may set a handler
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt(advice) from None
     except MisconfigurationException as error:
         _end_children(trainer)
