@@ -150,7 +150,7 @@ def markdown(rows: Sequence[Row]) -> str:
         published = "" if row.published is None else f"{row.published:g}"
         cells = (
             f"{row.name}: {row.title}", f"`{row.command}`", f"{row.test_images:,}", figure(row), published,
-            f"{row.worst_class} {row.worst_accuracy:.1f}", f"{row.parameters:,}", f"{row.seconds:.0f}",
+            f"{row.worst_class} {row.worst_accuracy:.1f}" if row.worst_accuracy < 100 else "none", f"{row.parameters:,}", f"{row.seconds:.0f}",
         )  # fmt: skip
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     seeds, threads = ({getattr(row, name) for row in rows} for name in ("seeds", "threads"))
