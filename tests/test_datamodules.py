@@ -17,6 +17,7 @@ from helpers import Server, refusal
 from PIL import Image
 from torch import Tensor
 from torchvision import datasets
+from torchvision.transforms import v2
 
 from defectlab.data import (
     Augmentation,
@@ -215,7 +216,7 @@ def test_constant_pictures_give_numbers(tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", np.full((30, 8, 8), 90, np.uint8))
     np.save(tmp_path / "labels.npy", np.arange(30) % 2)
     data = folder(tmp_path, image_size=8, channels=1, augmentation=Augmentation(brightness=0.1, contrast=0.5))
-    assert data.std == [1.0]
+    assert data.card.std == (1.0,)
     images, _ = everything(data.train_dataloader())
     assert images.abs().max() <= 0.11
 
@@ -609,3 +610,47 @@ def test_real_mnist(real_data: Path) -> None:
     assert [sum(data.class_counts(part)) for part in PARTS] == [55_000, 5_000, 10_000]
     assert data.describe()["mean"] == pytest.approx([0.1307], abs=1e-3)
     assert data.describe()["std"] == pytest.approx([0.3081], abs=1e-3)
+
+
+def test_a_loader_asked_for_again_is_a_new_epoch(class_folders: Path) -> None:
+    data, once = (
+        ImageFolderDataModule(str(class_folders), image_size=16, augmentation=Augmentation(rotation=20))
+        for _ in range(2)
+    )
+    for module in (data, once):
+        module.setup()
+    loader = once.train_dataloader()
+    epochs = [everything(data.train_dataloader()) for _ in range(3)]
+    assert not torch.equal(epochs[0][1], epochs[1][1])
+    for images, labels in epochs:
+        same, same_labels = everything(loader)
+        assert torch.equal(images, same)
+        assert torch.equal(labels, same_labels)
+
+
+def test_a_transform_of_the_batch(class_folders: Path) -> None:
+    seen: list[torch.Tensor] = []
+
+    def keep(images: torch.Tensor) -> torch.Tensor:
+        seen.append(images)
+        return images.flip(3) + 0 * torch.rand(1)
+
+    data, plain = (
+        ImageFolderDataModule(str(class_folders), image_size=16, mean=[0.5] * 3, std=[0.5] * 3, transform=transform)
+        for transform in (keep, None)
+    )
+    for module in (data, plain):
+        module.setup()
+    state = torch.get_rng_state()
+    changed, _ = everything(data.train_dataloader())
+    assert torch.equal(state, torch.get_rng_state())
+    torch.testing.assert_close(changed, everything(plain.train_dataloader())[0].flip(3))
+    assert seen[0].shape[1:] == (3, 16, 16)
+    assert 0 <= seen[0].min() <= seen[0].max() <= 1
+    assert torch.equal(everything(data.val_dataloader())[0], everything(plain.val_dataloader())[0])
+    flip = v2.RandomHorizontalFlip(1.0)
+    data.transform = flip
+    torch.testing.assert_close(everything(data.train_dataloader())[0].shape, changed.shape)
+    data.transform = v2.CenterCrop(8)
+    refusal(lambda: everything(data.train_dataloader()), "data.transform gives")
+    refusal(lambda: ImageFolderDataModule(str(class_folders), augmentation=flip), "data.transform")

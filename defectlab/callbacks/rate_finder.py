@@ -86,6 +86,9 @@ class RateFinder(pl.Callback):
         optimizer = dataclasses.replace(task.optimizer, lr=1.0).build_for(task.parameter_modules())
         factors = [group["lr"] for group in optimizer.param_groups]
         setup_training_data(trainer)
+        loader: Any = trainer.train_dataloader
+        if isinstance(getattr(loader, "epoch", None), int):  # a look at the images may have come before
+            loader.epoch = trainer.current_epoch
         rates, losses = [], []
         task.train()
         for step, batch in enumerate(itertools.islice(_endless(trainer.train_dataloader), self.steps)):

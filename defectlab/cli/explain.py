@@ -23,7 +23,6 @@ _LEGEND = (
     "Holm over all classes and methods; centre: hits of the middle of the image; others: hits of the points of other "
     "images of the class, and p of knowing no more than those; energy: share of the map's sum inside boxes."
 )
-_LONGEST = 512  # px of an image under fixed kernels; a larger one is made smaller
 
 
 def run(words: list[str]) -> int:
@@ -130,12 +129,10 @@ def _kernels(words: list[str]) -> int:
     given = parser.parse_args(words)
     if given.output.is_dir() or given.output.suffix.lower() != ".png":
         raise InputError(f"--output is {given.output}: expected the name of a PNG file, such as kernels.png")
-    from defectlab.data.sources.images import read_grey
-    from defectlab.explain.kernels import KERNELS, kernels_figure, parse_kernel
+    from defectlab.explain.kernels import KERNELS, explain_kernels
     from defectlab.figures.style import save_png
 
-    kernels = [parse_kernel(text) for text in given.kernel] or KERNELS
-    figure = kernels_figure(read_grey(given.image, _LONGEST), kernels)
-    save_png(figure, given.output)
-    print(f"{len(kernels)} kernel{'s' if len(kernels) > 1 else ''} on {given.image} -> {given.output}")
+    save_png(explain_kernels(given.image, given.kernel), given.output)
+    count = len(given.kernel) or len(KERNELS)
+    print(f"{count} kernel{'s' if count > 1 else ''} on {given.image} -> {given.output}")
     return 0

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.lib.stride_tricks import sliding_window_view
 
+from defectlab.data.sources.images import read_grey
 from defectlab.errors import InputError
 from defectlab.figures.style import INK, SMALL, TITLE, frame_image, place_axes, place_text, short_label
 from defectlab.figures.tiles import SIGNED
 
-__all__ = ["KERNELS", "Kernel", "apply_kernel", "kernels_figure", "parse_kernel"]
+__all__ = ["KERNELS", "Kernel", "apply_kernel", "explain_kernels", "kernels_figure", "parse_kernel"]
 
 _NUMBERED = 7  # a kernel with more columns is shown by colour alone
+
+_LONGEST = 512  # px; a larger image is made smaller
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,19 @@ KERNELS = (
     Kernel("Sobel y", ((-1, -2, -1), (0, 0, 0), (1, 2, 1))),
     Kernel("Laplacian", ((0, 1, 0), (1, -4, 1), (0, 1, 0))),
 )  # fmt: skip
+
+
+def explain_kernels(image: str | Path, kernels: Sequence[str] = ()) -> Figure:
+    """Draw what fixed kernels make of an image, read as grey and made smaller than 512 px.
+
+    Args:
+        image: its file.
+        kernels: rows of numbers in place of the fixed ones, see `parse_kernel`.
+
+    Raises:
+        InputError: no image, or a kernel that cannot be used.
+    """
+    return kernels_figure(read_grey(Path(image), _LONGEST), [parse_kernel(text) for text in kernels] or KERNELS)
 
 
 def parse_kernel(text: str) -> Kernel:

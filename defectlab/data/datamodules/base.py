@@ -13,7 +13,7 @@ from torch import Tensor
 
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.duplicates import groups, near_duplicates
-from defectlab.data.pipeline.loader import BatchLoader, EvalLoader, TrainLoader
+from defectlab.data.pipeline.loader import BatchLoader, EpochLoader, EvalLoader, TrainLoader
 from defectlab.data.pipeline.splits import Split, fixed_split, fold_split, keep_together, split_hash, stratified_split
 from defectlab.data.pipeline.statistics import channel_statistics, check_statistics, is_grey, pixel_statistics
 from defectlab.data.sources.images import ImageSet
@@ -54,6 +54,8 @@ class ImageDataModule(pl.LightningDataModule):
         augmentation: None for none.
         mean: a value a channel on [0, 1]; None measures the training part.
         std: likewise.
+        transform: of a training batch `(N, C, H, W)` of floats in [0, 1], after `augmentation`; any callable that keeps the
+            shape, such as torchvision's v2 transforms, which draw once for the whole batch.
 
     Raises:
         InputError: an argument out of range, or images that cannot be read or split as asked.
@@ -74,8 +76,14 @@ class ImageDataModule(pl.LightningDataModule):
         augmentation: Augmentation | None,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
+        transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
+        if augmentation is not None and not isinstance(augmentation, Augmentation):
+            raise InputError(
+                f"data.augmentation is a {type(augmentation).__name__}: expected an Augmentation; give a transform of the "
+                "batch, such as one of torchvision's v2, as data.transform"
+            )
         sizes = {"image_size": image_size, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
         for name, value in sizes.items():
             if value < 1:
@@ -96,6 +104,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.split = split
         self.group_duplicates = group_duplicates
         self.augmentation = augmentation
+        self.transform = transform
         self.mean = mean
         self.std = std
         self._statistics: tuple[Sequence[float], Sequence[float]] | None = None
@@ -104,6 +113,7 @@ class ImageDataModule(pl.LightningDataModule):
         self._parts: Split | None = None
         self._on_device: Tensor | None = None
         self._features: Tensor | None = None
+        self._train_loader: EpochLoader | None = None
 
     @property
     @abstractmethod
@@ -238,10 +248,22 @@ class ImageDataModule(pl.LightningDataModule):
         device, rank, world_size = self._place()
         images = self._images(device) if self._features is None else self._features
         indices = torch.from_numpy(self.parts.train)
-        return TrainLoader(
-            images, self.data.labels, indices, self.batch_size, self.card.normalise, device, rank,
-            world_size, self.seed, self.num_classes, self.augmentation,
+        self._train_loader = TrainLoader(
+            images=images, labels=self.data.labels, indices=indices, batch_size=self.batch_size,
+            normalise=self.card.normalise, device=device, rank=rank, world_size=world_size, seed=self.seed,
+            num_classes=self.num_classes, augmentation=self.augmentation,
+            transform=self._transform_channels if self.transform else None, epoch=self._next_epoch(),
         )  # fmt: skip
+        return self._train_loader
+
+    def _next_epoch(self) -> int:
+        """A loader that is asked for again goes on where the last one was."""
+        return 0 if self._train_loader is None else self._train_loader.epoch
+
+    def _transform_channels(self, images: Tensor) -> Tensor:
+        """Grey images that stand for RGB are transformed as such."""
+        assert self.transform is not None
+        return self.transform(images.expand(-1, self.channels, -1, -1))
 
     def val_dataloader(self) -> EvalLoader:
         """In order, without augmentation; features in place of images while `cache_features` holds some."""

@@ -1,9 +1,11 @@
 """Anybody's own images, in one folder a class."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
+
+from torch import Tensor
 
 from defectlab.data.datamodules.base import ImageDataModule, check_class_names
 from defectlab.data.pipeline.augment import Augmentation
@@ -42,6 +44,8 @@ class ImageFolderDataModule(ImageDataModule):
         std: likewise.
         class_names: names of the classes, in the order that their labels get: of an array's numbers from 0, or the class
             folders' names. None takes the folders in natural order, and calls numbers by themselves.
+        transform: of a training batch `(N, C, H, W)` of floats in [0, 1], after `augmentation`; any callable that keeps the
+            shape, such as torchvision's v2 transforms, which draw once for the whole batch.
     """
 
     def __init__(
@@ -61,12 +65,12 @@ class ImageFolderDataModule(ImageDataModule):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         class_names: Sequence[str] | None = None,
+        transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(
             image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
             seed=seed, val_size=val_size, test_size=test_size, split=split, group_duplicates=group_duplicates,
-            augmentation=augmentation,
-            mean=mean, std=std,
+            augmentation=augmentation, mean=mean, std=std, transform=transform,
         )  # fmt: skip
         self.root = root
         self._given_names = check_class_names(class_names)

@@ -1,12 +1,13 @@
 """NEU-CLS: six surface defects of hot-rolled steel strip (Song & Yan 2013), 300 images a class."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from defectlab.data.datamodules.base import ImageDataModule, check_class_names
 from defectlab.data.pipeline.augment import Augmentation
@@ -64,6 +65,8 @@ class NEUDataModule(ImageDataModule):
         class_names: the six in the order that their labels get, and that an array's numbers from 0 mean; any name in use
             will do, such as Cr. None takes the alphabet; numbers then stay numbers, but for those of
             `NEU_train_labels.npy` and `NEU_test_labels.npy`, whose order is known.
+        transform: of a training batch `(N, C, H, W)` of floats in [0, 1], after `augmentation`; any callable that keeps the
+            shape, such as torchvision's v2 transforms, which draw once for the whole batch.
     """
 
     def __init__(
@@ -86,12 +89,12 @@ class NEUDataModule(ImageDataModule):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         class_names: Sequence[str] | None = None,
+        transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(
             image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
             seed=seed, val_size=val_size, test_size=test_size, split=split, group_duplicates=group_duplicates,
-            augmentation=augmentation,
-            mean=mean, std=std,
+            augmentation=augmentation, mean=mean, std=std, transform=transform,
         )  # fmt: skip
         if synthetic_per_class < 1:
             raise InputError(f"data.synthetic_per_class is {synthetic_per_class}: expected at least 1")

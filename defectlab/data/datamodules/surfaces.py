@@ -122,10 +122,12 @@ class SurfacesDataModule(ImageDataModule):
     def train_dataloader(self) -> "SurfaceLoader":
         """New images every epoch, in batches like everybody's."""
         device, rank, world_size = self._place()
-        return SurfaceLoader(
-            self._painter(), self.images_per_epoch, self.batch_size, self.card.normalise, device, rank, world_size,
-            self.seed,
+        self._train_loader = SurfaceLoader(
+            painter=self._painter(), images_per_epoch=self.images_per_epoch, batch_size=self.batch_size,
+            normalise=self.card.normalise, device=device, rank=rank, world_size=world_size, seed=self.seed,
+            epoch=self._next_epoch(),
         )  # fmt: skip
+        return self._train_loader
 
     def _painter(self) -> "SurfacePainter":
         points = torch.rand(self.surfaces, DIMENSIONS, generator=random_generator(self.seed, 0))

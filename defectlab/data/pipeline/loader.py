@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from defectlab.data.pipeline.augment import Augmentation, augment, draw, mix, random_generator
+from defectlab.errors import InputError
 
 __all__ = ["ArrayLoader", "BatchLoader", "EpochLoader", "EvalLoader", "TrainLoader"]
 
@@ -108,12 +109,15 @@ class TrainLoader(ArrayLoader, EpochLoader):
         seed: of the order and of the augmentation, at least 0.
         num_classes: width of the soft labels that MixUp and CutMix make.
         augmentation: None leaves the images alone.
+        transform: applied to a batch `(N, C, H, W)` of floats in [0, 1], after `augmentation`, with torch's random numbers
+            seeded by the batch; None for none.
         epoch: the epoch that the next pass belongs to; each pass counts it on.
     """
 
     seed: int
     num_classes: int
     augmentation: Augmentation | None
+    transform: Callable[[Tensor], Tensor] | None = None
     epoch: int = 0
 
     def __len__(self) -> int:
@@ -143,12 +147,29 @@ class TrainLoader(ArrayLoader, EpochLoader):
         draws = draw(len(self.images), (self.seed, epoch)) if settings else torch.empty(0)
         for step, batch in enumerate(torch.split(self._order(epoch), self._batch_sizes())):
             images, labels = self._fetch(batch)
-            if settings:
-                images = augment(images.float().div_(255), draws.index_select(0, batch), settings)
+            if images.dtype == torch.uint8:
+                if settings:
+                    images = augment(images.float().div_(255), draws.index_select(0, batch), settings)
+                if self.transform:
+                    images = self._transformed(images, (self.seed, epoch, step, self.rank))
                 images = self.normalise(images)
-                if settings.mixup or settings.cutmix:
-                    seed = (self.seed, epoch, step, self.rank)
-                    images, labels = mix(images, labels, self.num_classes, settings, seed)
-            elif images.dtype == torch.uint8:
-                images = self.normalise(images)
+            if settings and (settings.mixup or settings.cutmix):
+                seed = (self.seed, epoch, step, self.rank)
+                images, labels = mix(images, labels, self.num_classes, settings, seed)
             yield images, labels
+
+    def _transformed(self, images: Tensor, key: tuple[int, ...]) -> Tensor:
+        assert self.transform is not None
+        if images.dtype == torch.uint8:
+            images = images.float().div_(255)
+        with torch.random.fork_rng([images.device] if images.is_cuda else []):
+            torch.manual_seed(random_generator(*key).initial_seed())
+            result = self.transform(images)
+        expected = images[:, 0].shape
+        if not isinstance(result, Tensor) or not result.is_floating_point() or result[:, 0].shape != expected:
+            found = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+            raise InputError(
+                f"data.transform gives {found} for floats of shape {tuple(images.shape)}: expected the same; "
+                "data.image_size is for another size, and the images are normalised afterwards"
+            )
+        return result
