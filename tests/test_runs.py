@@ -46,6 +46,7 @@ def test_names_the_newest_run_in_a_folder_of_runs(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"does not exist.*20260301-090000"):
         RunFolder.open(tmp_path / "runs/a/20260301-09000")
+    assert RunFolder.open(tmp_path / "runs/a").path == newest, "a folder of runs means its newest"
     (newest / "checkpoints").mkdir()
     with pytest.raises(InputError, match=r"mean .*20260301-090000\?"):
         RunFolder.open(newest / "checkpoints")

@@ -74,10 +74,11 @@ class RateFinder(pl.Callback):
         pl_module.set_rate(self.found)
         rebuild_optimizers(trainer)
         if trainer.is_global_zero:
-            print(
-                f"learning rate {self.found:.2g}, a tenth of the one with the lowest loss in a test of {len(rates)} steps",
-                flush=True,
-            )
+            if trainer.progress_bar_callback is not None:
+                print(
+                    f"learning rate {self.found:.2g}, a tenth of the one with the lowest loss in a test of {len(rates)} steps",
+                    flush=True,
+                )
             save_png(_figure(rates, losses, self.found), Path(trainer.default_root_dir) / "lr_finder.png")
 
     def _try_rates(self, trainer: pl.Trainer, task: ClassificationTask) -> tuple[list[float], list[float]]:

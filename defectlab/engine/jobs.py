@@ -15,7 +15,7 @@ from pathlib import Path
 from defectlab.engine.configs import resolve_config_arguments
 from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.fit import train_and_test
-from defectlab.engine.warnings import quieten
+from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
 
@@ -99,12 +99,11 @@ def _note(job: Job, reason: str | None, continue_on_error: bool, wrong: dict[str
 
 def _run(job: Job, more: tuple[str, ...] = ()) -> str | None:
     """None, or why the job could not be run."""
-    quieten()
     shutil.rmtree(job.folder, ignore_errors=True)
     job.folder.mkdir(parents=True)
     words, _ = resolve_config_arguments([*job.words, *more])
     try:
-        with (job.folder / _LOG).open("w", encoding="utf-8") as log, redirect_stdout(log):
+        with as_guest(), (job.folder / _LOG).open("w", encoding="utf-8") as log, redirect_stdout(log):
             cli = DefectCLI("fit", [*words, "--trainer.enable_progress_bar", "false"], run=job.folder)
             cli.datamodule.prepare_data()
             cli.datamodule.setup("fit")

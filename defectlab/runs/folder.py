@@ -25,6 +25,7 @@ from defectlab.runs.metrics import RunMetrics, check_metrics
 from defectlab.runs.predictions import PredictionTable, read_prediction_table, write_prediction_table
 from defectlab.utils.text import write_text
 
+_STAMP = re.compile(r"\d{8}-\d{6}")
 SECTIONS = ("data", "val", "test", "calibration", "environment", "run")
 
 
@@ -39,7 +40,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path | RunFolder) -> RunFolder:
-        """Check that `path` is a run folder, which is one that holds a config.yaml.
+        """Check that `path` is a run folder, which is one that holds a config.yaml; a folder of runs means its newest.
 
         Raises:
             InputError: it is not; the message names the newest run nearby where there is one.
@@ -47,6 +48,9 @@ class RunFolder:
         path = (path.path if isinstance(path, RunFolder) else Path(path)).expanduser()
         if (path / "config.yaml").is_file():
             return cls(path)
+        dated = [run for run in path.glob("*/config.yaml") if _STAMP.match(run.parent.name)]
+        if dated:
+            return cls(max(run.parent for run in dated))
         if path.is_dir():
             found = f"{path} is not a run folder: it has no config.yaml"
         elif path.exists():
@@ -206,7 +210,7 @@ def find_runs(folder: Path) -> list[Path]:
     """
 
     def age(run: Path) -> str:
-        if re.match(r"\d{8}-\d{6}", run.name):
+        if _STAMP.match(run.name):
             return run.name
         return time.strftime("%Y%m%d-%H%M%S", time.localtime((run / "config.yaml").stat().st_mtime))
 

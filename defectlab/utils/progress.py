@@ -20,9 +20,9 @@ _shown = ContextVar("_shown", default=True)
 
 
 @contextmanager
-def progress_shown(shown: bool) -> Iterator[None]:
-    """Say whether bars may be drawn inside."""
-    token = _shown.set(shown)
+def progress_shown(shown: bool | None) -> Iterator[None]:
+    """Say whether bars may be drawn inside; None leaves it as it is."""
+    token = _shown.set(_shown.get() if shown is None else shown)
     try:
         yield
     finally:
