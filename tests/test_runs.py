@@ -51,6 +51,7 @@ def test_a_folder_of_runs_stands_for_its_newest(tmp_path: Path, monkeypatch: pyt
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"does not exist.*20260301-090000"):
         RunFolder.open(tmp_path / "runs/a/20260301-09000")
+    assert RunFolder.open(tmp_path / "runs/a").path == newest, "a folder of runs means its newest"
     (newest / "checkpoints").mkdir()
     with pytest.raises(InputError, match=r"mean .*20260301-090000\?"):
         RunFolder.open(newest / "checkpoints")

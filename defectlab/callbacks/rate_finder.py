@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -74,11 +73,12 @@ class RateFinder(pl.Callback):
         pl_module.set_rate(self.found)
         rebuild_optimizers(trainer)
         if trainer.is_global_zero:
-            print(
-                f"learning rate {self.found:.2g}, a tenth of the one with the lowest loss in a test of {len(rates)} steps",
-                flush=True,
-            )
-            save_png(_figure(rates, losses, self.found), RunFolder(Path(trainer.default_root_dir)).lr_finder_png)
+            if trainer.progress_bar_callback is not None:
+                print(
+                    f"learning rate {self.found:.2g}, a tenth of the one with the lowest loss in a test of {len(rates)} steps",
+                    flush=True,
+                )
+            save_png(_figure(rates, losses, self.found), RunFolder(trainer.default_root_dir).lr_finder_png)
 
     def _try_rates(self, trainer: pl.Trainer, task: ClassificationTask) -> tuple[list[float], list[float]]:
         """The rates of the steps, and the training loss before each; the task is left as it was."""

@@ -20,6 +20,7 @@ from defectlab.callbacks.progress import EpochLines
 from defectlab.data import ImageDataModule
 from defectlab.engine.checkpoint_io import AtomicCheckpointIO
 from defectlab.engine.configs import config_sections, own_network, resolve_config_arguments, upgraded
+from defectlab.engine.host import as_guest
 from defectlab.engine.loggers import EpochCSVLogger, EventsLogger
 from defectlab.engine.messages import explain, unknown_key
 from defectlab.errors import InputError
@@ -230,11 +231,12 @@ class DefectCLI(LightningCLI):
 def without_run(config: str, more: Sequence[str], read_weights: bool = True) -> Iterator[DefectCLI]:
     """What a config and arguments of fit describe, for a command that trains nothing: no run folder is left."""
     words, _ = resolve_config_arguments(["--config", config, *more])
-    cli = DefectCLI("fit", [*words, "--trainer.logger", "false"], read_weights=read_weights)
-    try:
-        yield cli
-    finally:
-        cli.discard()
+    with as_guest():
+        cli = DefectCLI("fit", [*words, "--trainer.logger", "false"], read_weights=read_weights)
+        try:
+            yield cli
+        finally:
+            cli.discard()
 
 
 def _check_empty_sections(given: Any, config: Any, *place: str) -> None:

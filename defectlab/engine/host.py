@@ -17,14 +17,14 @@ __all__ = ["as_guest"]
 
 
 @contextmanager
-def as_guest(progress: bool = False) -> Iterator[None]:
+def as_guest(progress: bool | None = None) -> Iterator[None]:
     """Restore log levels, warnings filters, environment, random numbers, thread count and denormals at the end.
 
     A command owns its process and sets all of these; a function called from Python is a guest in one. The
     allocator's settings stay: glibc does not tell what they were.
 
     Args:
-        progress: whether bars may be drawn meanwhile.
+        progress: whether bars may be drawn meanwhile; None leaves that to the caller.
     """
     environment = dict(os.environ)
     levels = {name: logging.getLogger(name).level for name in LIGHTNING_LOGGERS}

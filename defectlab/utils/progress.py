@@ -25,9 +25,9 @@ _shown: ContextVar[bool] = ContextVar("shown", default=True)
 
 
 @contextmanager
-def progress_bars(shown: bool) -> Iterator[None]:
-    """Hide every bar that is begun inside, however deep, unless `shown`."""
-    token = _shown.set(shown and _shown.get())
+def progress_bars(shown: bool | None) -> Iterator[None]:
+    """Hide every bar that is begun inside, however deep, unless `shown`; None leaves it as it is."""
+    token = _shown.set(_shown.get() if shown is None else shown and _shown.get())
     try:
         yield
     finally:
