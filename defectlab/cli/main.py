@@ -1,6 +1,7 @@
 """`defectlab`: one program, its commands. Nothing heavy is imported before a command needs it."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -57,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"defectlab {defectlab.__version__}")
         return 0
     _speak()
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())  # own networks and data sets are found in the current folder
     try:
         return _run(words[0], words[1:])
     except InputError as error:

@@ -20,7 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from defectlab.callbacks.progress import EpochLines
 from defectlab.data import ImageDataModule
 from defectlab.engine.checkpoint_io import AtomicCheckpointIO
-from defectlab.engine.configs import own_network, resolve_config_arguments, upgraded
+from defectlab.engine.configs import check_imports, import_folders, own_network, resolve_config_arguments, upgraded
 from defectlab.engine.loggers import EpochCSVLogger, EventsLogger
 from defectlab.engine.messages import explain, unknown_key
 from defectlab.errors import InputError
@@ -81,6 +81,7 @@ class DefectCLI(LightningCLI):
                 auto_configure_optimizers=False,
             )
         except jsonargparse.ArgumentError as error:
+            check_imports(words)
             raise InputError(explain(str(error))) from None
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
@@ -90,6 +91,7 @@ class DefectCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """CPU settings, and what the model learns from the data."""
         parser.add_class_arguments(CPUSettings, "cpu")
+        parser.add_argument("--python_path", type=list[str] | None, help="folders that own modules are imported from")
         for source, target in _LINKS.items():
             parser.link_arguments(f"data.{source}", f"model.init_args.{target}", apply_on="instantiate")
 
@@ -191,6 +193,9 @@ class DefectCLI(LightningCLI):
         parser, config = self._parser(self.command), self.config[self.command].clone()
         for key in ("config", "ckpt_path", "weights_only"):
             config.pop(key, None)
+        config.python_path = import_folders(yaml.safe_load(parser.dump(config, skip_validation=True))) or None
+        if config.python_path is None:
+            del config["python_path"]
         model: Any = config.model.init_args or {}
         data = config.data.init_args
         if "weights" in model and self.weights is not None:
