@@ -162,3 +162,41 @@ def test_a_data_set_or_loaders(tmp_path: Path) -> None:
     )
     trainer.fit(task, datamodule=both)
     refusal(lambda: DatasetDataModule([(pixels[0] / 255 - 1, 0)]), "data.train[0]")  # type: ignore[arg-type]
+
+
+def test_callbacks_and_loggers_are_added_to_ours(class_folders: Path, tmp_path: Path) -> None:
+    config, overlay = write_config(tmp_path, class_folders), tmp_path / "mine.yaml"
+    logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": str(tmp_path / "csv")}}
+    callbacks = [
+        {"class_path": "lightning.pytorch.callbacks.ModelSummary"},
+        {
+            "class_path": "lightning.pytorch.callbacks.EarlyStopping",
+            "init_args": {"monitor": "val/loss", "patience": 7},
+        },
+        {
+            "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+            "init_args": {"monitor": "val/accuracy", "mode": "max", "filename": "sharpest"},
+        },
+    ]
+    overlay.write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks, "logger": logger}}))
+    assert main(["fit", "--config", str(config), "--config", str(overlay)]) == 0
+    (run,) = (tmp_path / "runs" / "tiny").iterdir()
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "sharpest.ckpt"}
+    assert (run / "metrics.csv").is_file()
+    saved = yaml.safe_load((run / "config.yaml").read_text())["trainer"]["callbacks"]
+    assert [callback["class_path"].rpartition(".")[2] for callback in saved] == [
+        "ModelCheckpoint", "EarlyStopping", "ModelSummary", "ModelCheckpoint",
+    ]  # fmt: skip
+    assert saved[1]["init_args"]["patience"] == 7
+    (table,) = (tmp_path / "csv").rglob("metrics.csv")
+    assert "final/test_accuracy" in table.read_text()
+    (given,) = (tmp_path / "csv").rglob("hparams.yaml")
+    assert "num_classes" in given.read_text() or "batch_size" in given.read_text()
+
+
+def test_a_best_checkpoint_is_kept_whatever_callbacks_there_are(class_folders: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, class_folders)
+    words = ["--trainer.callbacks", '[{"class_path": "lightning.pytorch.callbacks.ModelSummary"}]']
+    assert main(["fit", "--config", str(config), *words]) == 0
+    (run,) = (tmp_path / "runs" / "tiny").iterdir()
+    assert (run / "checkpoints" / "best.ckpt").is_file()

@@ -72,12 +72,16 @@ def resolve_config_arguments(words: list[str]) -> tuple[list[str], str | None]:
 
 
 def upgraded(words: list[str]) -> list[str]:
-    """Answer what configs no longer have: an unused `model.distillation` is dropped, a used one refused.
+    """Join the callbacks of several configs, and answer what configs no longer have.
+
+    A later config's callback takes the place of an earlier one of its class, a checkpoint of its file name; any other is
+    added. An unused `model.distillation` is dropped.
 
     Raises:
         InputError: a teacher is given the old way.
     """
     result = list(words)
+    callbacks: list[Any] = []
     for place, word in enumerate(words):
         if word.partition("=")[0].startswith("--model.distillation"):
             raise InputError(_DISTILLATION)
@@ -87,10 +91,28 @@ def upgraded(words: list[str]) -> list[str]:
             arguments = (content.get("model") or {}).get("init_args") or {}
             if arguments.get("distillation") is not None:
                 raise InputError(f"{word}: {_DISTILLATION}")
-            if "distillation" in arguments:
-                del arguments["distillation"]
-                result[place] = yaml.safe_dump(content)  # a text will do in place of a file
+            trainer = content.get("trainer") or {}
+            added: Any = trainer.get("callbacks")
+            joins = bool(callbacks) and isinstance(added, list)
+            if joins:
+                added = trainer["callbacks"] = _joined(callbacks, added)
+            callbacks = added if isinstance(added, list) else callbacks
+            if joins or "distillation" in arguments:
+                arguments.pop("distillation", None)
+                result[place] = yaml.safe_dump(content, sort_keys=False)  # a text will do in place of a file
     return result
+
+
+def _joined(earlier: list[Any], later: list[Any]) -> list[Any]:
+    """The callbacks of two configs."""
+
+    def key(callback: Any) -> tuple[str, str]:
+        spec = callback if isinstance(callback, dict) else {"class_path": callback}
+        name = str(spec.get("class_path")).rpartition(".")[2]
+        return name, str((spec.get("init_args") or {}).get("filename") if name == "ModelCheckpoint" else "")
+
+    places = {key(callback): callback for callback in earlier}
+    return list((places | {key(callback): callback for callback in later}).values())
 
 
 def import_folders(config: Any) -> list[str]:

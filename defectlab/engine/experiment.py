@@ -154,11 +154,11 @@ class DefectCLI(LightningCLI):
             self.run, self._made = new_run_folder(Path(config["default_root_dir"]).expanduser().resolve(), self.name)
         callbacks = config["callbacks"] or []
         callbacks = [*callbacks] if isinstance(callbacks, list) else [callbacks]
-        loggers: Any = config["logger"]
-        if loggers in (None, True):
-            loggers = False
-            if self.command == "fit" and not config["fast_dev_run"] and not config["barebones"]:
-                loggers = [EventsLogger(self.run.parent, "", self.run.name), EpochCSVLogger(self.run / "metrics.csv")]
+        given: Any = config["logger"]
+        own = given if isinstance(given, list) else [] if given in (None, True, False) else [given]
+        loggers: list[Any] = own
+        if self.command == "fit" and given is not False and not config["fast_dev_run"] and not config["barebones"]:
+            loggers = [EventsLogger(self.run.parent, "", self.run.name), EpochCSVLogger(self.run / "metrics.csv"), *own]
         if config["enable_progress_bar"] is not False and not config["barebones"]:
             callbacks.append(EpochLines())
         if self.command == "fit" and config["enable_checkpointing"] is not False and not config["barebones"]:
@@ -168,7 +168,7 @@ class DefectCLI(LightningCLI):
         try:
             return super().instantiate_trainer(
                 default_root_dir=str(self.run),
-                logger=loggers,
+                logger=loggers or False,
                 callbacks=callbacks,
                 plugins=[*plugins, AtomicCheckpointIO()],
                 enable_model_summary=False,
@@ -232,7 +232,10 @@ def _check_empty_sections(given: Any, config: Any, *place: str) -> None:
 
 
 def _with_last(callbacks: list[Any], folder: Path) -> list[Any]:
-    """Add what writes last.ckpt after every epoch; `save_last` would leave it as old as the best."""
+    """Add what writes best.ckpt, unless there is one, and last.ckpt; `save_last` would leave that as old as the best."""
+    if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
+        best = ModelCheckpoint(folder, filename="best", monitor="val/loss", enable_version_counter=False)
+        callbacks = [*callbacks, best]
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint):
             callback.dirpath = callback.dirpath or str(folder)
