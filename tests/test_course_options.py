@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -20,7 +20,7 @@ from defectlab.data import ImageFolderDataModule, MNISTDataModule
 from defectlab.errors import InputError
 from defectlab.networks import LabCNN, LeNet5, PretrainedNetwork
 from defectlab.runs import RunFolder, read_prediction_table
-from defectlab.tasks import OptimizerSettings, SchedulerSettings, SmallCNNTask
+from defectlab.tasks import ClassificationTask, OptimizerSettings, PretrainedTask, SchedulerSettings, SmallCNNTask
 from defectlab.tasks.checkpoint import load_task, read_checkpoint
 from defectlab.tasks.tta import tta_logits
 
@@ -30,7 +30,10 @@ def lab(**arguments: Any) -> SmallCNNTask:
     return SmallCNNTask(LabCNN, num_classes=3, in_channels=1, image_size=16, **arguments)
 
 
-def fit(task: SmallCNNTask, pictures: Path, folder: Path, epochs: int = 2, *callbacks: Callback) -> SmallCNNTask:
+Task = TypeVar("Task", bound=ClassificationTask)
+
+
+def fit(task: Task, pictures: Path, folder: Path, epochs: int = 2, *callbacks: Callback) -> Task:
     """Train without the command line."""
     data = ImageFolderDataModule(str(pictures), image_size=16, channels=1, batch_size=8, val_size=3, test_size=4)
     pl.Trainer(
@@ -297,3 +300,21 @@ def test_patience_ends_a_run(class_folders: Path, tmp_path: Path) -> None:
     run = run_of([*words, "--trainer.callbacks", callbacks], class_folders, tmp_path)
     assert read(run)["run"]["epochs"] == 3, "a first one, and two without anything better"
     assert read(run)["run"]["best_epoch"] == 0
+
+
+def test_features_are_computed_once_where_a_rate_is_searched(
+    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    fill = ImageFolderDataModule.cache_features
+
+    def count(data: ImageFolderDataModule, encode: Any) -> None:
+        calls.append(1)
+        fill(data, encode)
+
+    monkeypatch.setattr(ImageFolderDataModule, "cache_features", count)
+    task = PretrainedTask(3, 1, 16, cache_features=True)
+    task.restored = True  # as if its weights had been read
+    for fits in (1, 2):
+        fit(task, class_folders, tmp_path, 1, RateFinder(steps=18))
+        assert len(calls) == fits

@@ -1,6 +1,7 @@
 """`defectlab`: one program, its commands. Nothing heavy is imported before a command needs it."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -58,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"defectlab {defectlab.__version__}")
         return 0
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())  # own networks and data sets are found in the current folder
     with _speaking():
         return _status(words)
 

@@ -1,6 +1,7 @@
 """LightningDataModules, and where their images come from."""
 
 from defectlab.data.datamodules.base import ImageDataModule
+from defectlab.data.datamodules.dataset import DatasetDataModule
 from defectlab.data.datamodules.flowers import FlowersDataModule
 from defectlab.data.datamodules.folder import ImageFolderDataModule
 from defectlab.data.datamodules.mnist import FashionMNISTDataModule, MNISTDataModule
@@ -9,6 +10,6 @@ from defectlab.data.datamodules.surfaces import SurfacesDataModule
 from defectlab.data.pipeline.augment import Augmentation
 
 __all__ = [
-    "Augmentation", "FashionMNISTDataModule", "FlowersDataModule", "ImageDataModule", "ImageFolderDataModule",
-    "MNISTDataModule", "NEUDataModule", "SurfacesDataModule",
+    "Augmentation", "DatasetDataModule", "FashionMNISTDataModule", "FlowersDataModule", "ImageDataModule",
+    "ImageFolderDataModule", "MNISTDataModule", "NEUDataModule", "SurfacesDataModule",
 ]  # fmt: skip

@@ -1,7 +1,13 @@
 """Find configs, whose overlays bring their base, and turn Python values into the words that a command takes."""
 
+import importlib.util
 import inspect
+import itertools
 import json
+import re
+import sys
+import sysconfig
+import traceback
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -11,19 +17,22 @@ from typing import Any
 import yaml
 
 from defectlab.errors import InputError
-from defectlab.tasks.hparams import NetworkSpec
+from defectlab.tasks.hparams import NetworkSpec, add_import_folders, named_classes
 from defectlab.utils.resources import shipped_configs
 
 __all__ = [
     "base_of",
+    "check_imports",
     "config_sections",
     "find_config",
+    "import_folders",
     "override_words",
     "own_network",
     "resolve_config_arguments",
     "upgraded",
 ]
 
+_CLASS = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+"
 _FIRST = ["num_classes", "in_channels", "image_size"]
 _DISTILLATION = (
     "model.distillation is now a callback: write {class_path: defectlab.callbacks.Distillation, init_args: {teacher: RUN}} "
@@ -110,24 +119,86 @@ def resolve_config_arguments(words: list[str]) -> tuple[list[str], str | None]:
 
 
 def upgraded(words: list[str]) -> list[str]:
-    """Answer what configs no longer have: an unused `model.distillation` is dropped, a used one refused.
+    """Join the callbacks of several configs, and answer what configs no longer have.
+
+    A later config's callback takes the place of an earlier one of its class, a checkpoint of its file name; any other is
+    added. An unused `model.distillation` is dropped.
 
     Raises:
         InputError: a teacher is given the old way.
     """
     result = list(words)
+    callbacks: list[Any] = []
     for place, word in enumerate(words):
         if word.partition("=")[0].startswith("--model.distillation"):
             raise InputError(_DISTILLATION)
         if place and words[place - 1] == "--config":
             content = _read(word)
+            add_import_folders(content.get("python_path") or [])
             arguments = (content.get("model") or {}).get("init_args") or {}
             if arguments.get("distillation") is not None:
                 raise InputError(_DISTILLATION)
-            if "distillation" in arguments:
-                del arguments["distillation"]
-                result[place] = yaml.safe_dump(content)  # a text will do in place of a file
+            trainer = content.get("trainer") or {}
+            added: Any = trainer.get("callbacks")
+            joins = bool(callbacks) and isinstance(added, list)
+            if joins:
+                added = trainer["callbacks"] = _joined(callbacks, added)
+            callbacks = added if isinstance(added, list) else callbacks
+            if joins or "distillation" in arguments:
+                arguments.pop("distillation", None)
+                result[place] = yaml.safe_dump(content, sort_keys=False)  # a text will do in place of a file
     return result
+
+
+def _joined(earlier: list[Any], later: list[Any]) -> list[Any]:
+    """The callbacks of two configs."""
+
+    def key(callback: Any) -> tuple[str, str]:
+        spec = callback if isinstance(callback, dict) else {"class_path": callback}
+        name = str(spec.get("class_path")).rpartition(".")[2]
+        return name, str((spec.get("init_args") or {}).get("filename") if name == "ModelCheckpoint" else "")
+
+    places = {key(callback): callback for callback in earlier}
+    return list((places | {key(callback): callback for callback in later}).values())
+
+
+def import_folders(config: Any) -> list[str]:
+    """Find the folders that a config's own modules were imported from: not those of installed packages."""
+    installed = {Path(folder).resolve() for folder in sysconfig.get_paths().values()}
+    found: list[str] = []
+    for path in sorted(named_classes(config)):
+        file = getattr(sys.modules.get(path.split(".")[0]), "__file__", None)
+        if file is None or path.split(".")[0] in ("defectlab", "__main__"):
+            continue
+        folder = Path(file).resolve().parents[1 if Path(file).name == "__init__.py" else 0]
+        if not {folder, *folder.parents} & installed and str(folder) not in found:
+            found.append(str(folder))
+    return found
+
+
+def check_imports(words: list[str]) -> None:
+    """Tell what is wrong within an own module that a command names.
+
+    Raises:
+        InputError: it cannot be imported; holds its own error, file and line.
+    """
+    classes = {word.rpartition("=")[2] for word in words if re.fullmatch(_CLASS, word.rpartition("=")[2])}
+    for option, word in itertools.pairwise(words):
+        if option == "--config":
+            classes |= named_classes(yaml.safe_load(Path(word).read_text(encoding="utf-8")))
+    for path in sorted(classes):
+        module = path.rpartition(".")[0]
+        try:
+            if module and importlib.util.find_spec(module.split(".")[0]):
+                import_module(module)
+        except Exception as error:  # whatever a module of somebody's raises
+            if isinstance(error, ModuleNotFoundError) and error.name and module.startswith(error.name):
+                continue
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{last.filename}, line {last.lineno}"
+            if isinstance(error, SyntaxError):
+                place = f"{error.filename}, line {error.lineno}"
+            raise InputError(f"{module} cannot be imported: {type(error).__name__}: {error} ({place})") from None
 
 
 def own_network(value: Any) -> NetworkSpec:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jsonargparse
 import jsonargparse.typing
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -19,7 +20,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from defectlab.callbacks.progress import EpochLines
 from defectlab.data import ImageDataModule
 from defectlab.engine.checkpoint_io import AtomicCheckpointIO
-from defectlab.engine.configs import config_sections, own_network, resolve_config_arguments, upgraded
+from defectlab.engine.configs import (
+    check_imports,
+    config_sections,
+    import_folders,
+    own_network,
+    resolve_config_arguments,
+    upgraded,
+)
 from defectlab.engine.host import as_guest
 from defectlab.engine.loggers import EpochCSVLogger, EventsLogger
 from defectlab.engine.messages import explain, unknown_key
@@ -94,6 +102,7 @@ class DefectCLI(LightningCLI):
                 auto_configure_optimizers=False,
             )
         except jsonargparse.ArgumentError as error:
+            check_imports(words)
             raise InputError(explain(str(error))) from None
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
@@ -103,6 +112,7 @@ class DefectCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """CPU settings, and what the model learns from the data."""
         parser.add_class_arguments(CPUSettings, "cpu")
+        parser.add_argument("--python_path", type=list[str] | None, help="folders that own modules are imported from")
         for source, target in LINKS.items():
             parser.link_arguments(f"data.{source}", f"model.init_args.{target}", apply_on="instantiate")
 
@@ -170,11 +180,11 @@ class DefectCLI(LightningCLI):
                 self.run, self._made = new_run_folder(root, self.name or "run")
         callbacks = config["callbacks"] or []
         callbacks = [*callbacks] if isinstance(callbacks, list) else [callbacks]
-        loggers: Any = config["logger"]
-        if loggers in (None, True):
-            loggers = False
-            if self.command == "fit" and not config["fast_dev_run"] and not config["barebones"]:
-                loggers = [EventsLogger(self.run.parent, "", self.run.name), EpochCSVLogger(self.run / "metrics.csv")]
+        given: Any = config["logger"]
+        own = given if isinstance(given, list) else [] if given in (None, True, False) else [given]
+        loggers: list[Any] = own
+        if self.command == "fit" and given is not False and not config["fast_dev_run"] and not config["barebones"]:
+            loggers = [EventsLogger(self.run.parent, "", self.run.name), EpochCSVLogger(self.run / "metrics.csv"), *own]
         if not self.progress:
             kwargs["enable_progress_bar"] = False
         elif config["enable_progress_bar"] is not False and not config["barebones"]:
@@ -186,7 +196,7 @@ class DefectCLI(LightningCLI):
         try:
             return super().instantiate_trainer(
                 default_root_dir=str(self.run),
-                logger=loggers,
+                logger=loggers or False,
                 callbacks=callbacks,
                 plugins=[*plugins, AtomicCheckpointIO()],
                 enable_model_summary=False,
@@ -211,6 +221,11 @@ class DefectCLI(LightningCLI):
         config: jsonargparse.Namespace = self.config[self.command].clone()
         for key in ("config", "ckpt_path", "weights_only"):
             config.pop(key, None)
+        config.python_path = (
+            import_folders(yaml.safe_load(cli_parser(self, self.command).dump(config, skip_validation=True))) or None
+        )
+        if config.python_path is None:
+            del config["python_path"]
         model: Any = config.model.init_args or {}
         data = config.data.init_args
         if "weights" in model and self.weights is not None:
@@ -252,7 +267,10 @@ def _check_empty_sections(given: Any, config: Any, *place: str) -> None:
 
 
 def _with_last(callbacks: list[Any], folder: Path) -> list[Any]:
-    """Add what writes last.ckpt after every epoch; `save_last` would leave it as old as the best."""
+    """Add what writes best.ckpt, unless there is one, and last.ckpt; `save_last` would leave that as old as the best."""
+    if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
+        best = ModelCheckpoint(folder, filename="best", monitor="val/loss", enable_version_counter=False)
+        callbacks = [*callbacks, best]
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint):
             callback.dirpath = callback.dirpath or str(folder)

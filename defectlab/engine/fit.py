@@ -23,7 +23,7 @@ from defectlab.engine.loggers import EpochCSVLogger
 from defectlab.engine.outcome import earlier_metrics, write_outcome
 from defectlab.engine.processes import guarded
 from defectlab.engine.record import best_checkpoint, fit_objects
-from defectlab.engine.tensorboard import add_augmented, events_logger
+from defectlab.engine.tensorboard import add_augmented
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, write_text
 from defectlab.runs.locate import open_trained_run
@@ -186,10 +186,9 @@ def train_and_test(cli: DefectCLI) -> RunFolder | None:
             trainer.log_every_n_steps = min(_MOST_STEPS_BETWEEN_LOGS, max(1, steps // _LOGS_AN_EPOCH))  # type: ignore[attr-defined]
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             write_text(run_folder.config, cli.dump())
-        logger = events_logger(trainer)
-        if logger is not None and given.ckpt_path is None and not _uses_features(task):
+        if trainer.loggers and given.ckpt_path is None and not _uses_features(task):
             images, _ = next(iter(loader))
-            add_augmented(logger, images[:_ON_SHEET], data.card)
+            add_augmented(trainer.loggers, images[:_ON_SHEET], data.card)
     advice = f"go on with: defectlab resume {shown_path(run_folder.path)}"
     with guarded(trainer, advice):
         trainer.fit(task, datamodule=data, ckpt_path=given.ckpt_path, weights_only=True)

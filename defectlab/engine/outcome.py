@@ -94,10 +94,11 @@ def write_outcome(
         save_png(sheet, run.misclassified_png, data.source == "synthetic")
     else:
         run.misclassified_png.unlink(missing_ok=True)
+    if trainer.is_global_zero:
+        add_figures(trainer.loggers, task.results, sheet, trainer.global_step)
+        add_hparams(trainer.loggers, config, judged, task.results[judged])
     logger = events_logger(trainer)
     if logger is not None:
-        add_figures(logger, task.results, sheet, trainer.global_step)
-        add_hparams(logger, config, judged, task.results[judged])
         logger.experiment.close()
     write_report(run)
 

@@ -1,5 +1,6 @@
-"""Figures for TensorBoard, beside the curves that Lightning draws."""
+"""Figures and hyper-parameters for the trainer's loggers, beside the curves that Lightning draws."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -21,28 +22,45 @@ def events_logger(trainer: pl.Trainer) -> TensorBoardLogger | None:
     return loggers[0] if loggers and trainer.is_global_zero else None
 
 
-def add_augmented(logger: TensorBoardLogger, images: Tensor, card: DataCard) -> None:
+def _add_figure(loggers: Sequence[Any], name: str, figure: Figure, step: int) -> None:
+    """Log a figure by every logger that can: TensorBoard's, W&B's and MLflow's ways."""
+    for logger in loggers:
+        if hasattr(logger.experiment, "add_figure"):
+            logger.experiment.add_figure(name, figure, step, close=False)
+        elif hasattr(logger, "log_image"):
+            logger.log_image(name, [figure], step=step)
+        elif hasattr(logger.experiment, "log_figure"):
+            logger.experiment.log_figure(logger.run_id, figure, f"{name}.png")
+
+
+def add_augmented(loggers: Sequence[Any], images: Tensor, card: DataCard) -> None:
     """A sheet of training images `(N, C, H, W)` as the network sees them, brought back to [0, 1]."""
-    logger.experiment.add_figure("images/augmented", image_sheet(card.denormalise(images).clamp(0, 1).cpu()), 0)
+    _add_figure(loggers, "images/augmented", image_sheet(card.denormalise(images).clamp(0, 1).cpu()), 0)
 
 
 def add_figures(
-    logger: TensorBoardLogger, results: dict[str, SplitMetrics], misclassified: Figure | None, step: int
+    loggers: Sequence[Any], results: dict[str, SplitMetrics], misclassified: Figure | None, step: int
 ) -> None:
     """Confusion matrix of each evaluated part, and the misclassified images if there are any."""
     for stage, result in results.items():
         figure = confusion_matrix_figure(result["confusion_matrix"], list(result["per_class"]))
-        logger.experiment.add_figure(f"{stage}/confusion_matrix", figure, step)
+        _add_figure(loggers, f"{stage}/confusion_matrix", figure, step)
     if misclassified is not None:
-        logger.experiment.add_figure("images/misclassified", misclassified, step)
+        _add_figure(loggers, "images/misclassified", misclassified, step)
 
 
-def add_hparams(logger: TensorBoardLogger, config: dict[str, Any], stage: str, result: SplitMetrics) -> None:
+def add_hparams(loggers: Sequence[Any], config: dict[str, Any], stage: str, result: SplitMetrics) -> None:
     """What was set and what came out of the test, or of another stage, for the HPARAMS tab."""
     metrics = {
         f"hp/{stage}_{name}": float(result[name]) for name in ("accuracy", "balanced_accuracy", "macro_f1", "loss")
     }
-    logger.log_hyperparams(_flat(config), metrics)
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(_flat(config), metrics)
+        else:
+            logger.log_hyperparams(_flat(config))
+            logger.log_metrics({name.replace("hp/", "final/"): value for name, value in metrics.items()})
+            logger.save()
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -24,7 +24,7 @@ from defectlab.tasks.tta import Views, check_tta, tta_logits
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["ClassificationTask", "ExtraLoss", "LabelledData"]
+__all__ = ["ClassificationTask", "CountedData", "ExtraLoss", "NamedData"]
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +36,17 @@ ExtraLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @runtime_checkable
-class LabelledData(Protocol):
-    """What a task asks of its datamodule when it has one of that kind."""
+class NamedData(Protocol):
+    """A datamodule that names its classes."""
 
     @property
     def class_names(self) -> Sequence[str]:
         """In the order of the labels."""
+
+
+@runtime_checkable
+class CountedData(Protocol):
+    """A datamodule that knows how many images a class has."""
 
     def class_counts(self, part: Literal["train", "val", "test"]) -> list[int]:
         """Images a class."""
@@ -156,7 +161,7 @@ class ClassificationTask(pl.LightningModule):
     def class_names(self) -> Sequence[str]:
         """The datamodule's, or numbers."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        return data.class_names if isinstance(data, LabelledData) else [str(i) for i in range(self.num_classes)]
+        return data.class_names if isinstance(data, NamedData) else [str(i) for i in range(self.num_classes)]
 
     def metric_names(self, class_names: Sequence[str]) -> list[str]:
         """What a callback or a scheduler can watch; a task that logs more adds its own."""
@@ -209,7 +214,7 @@ class ClassificationTask(pl.LightningModule):
             return None
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         counts = None
-        if isinstance(data, LabelledData):
+        if isinstance(data, CountedData):
             counts = torch.tensor(data.class_counts("train"), dtype=torch.float32, device=self.device)
         if isinstance(self.class_weights, str):
             if counts is None:

@@ -12,7 +12,7 @@ import yaml
 
 from defectlab.errors import InputError
 from defectlab.tasks.base import ClassificationTask
-from defectlab.tasks.hparams import add_import_folders, find_class, find_network
+from defectlab.tasks.hparams import add_import_folders, find_class, find_network, named_classes
 from defectlab.utils.card import DataCard
 from defectlab.utils.text import first_line
 
@@ -127,15 +127,6 @@ def _trusted(path: Path) -> set[str]:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return set()
-    found: set[str] = set()
-    waiting: list[Any] = [content]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            found |= {value["class_path"]} if isinstance(value.get("class_path"), str) else set()
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
     if isinstance(content, dict):
         add_import_folders(content.get("python_path") or [])
-    return found
+    return named_classes(content)

@@ -12,7 +12,7 @@ from torch import nn
 
 from defectlab.errors import InputError
 
-__all__ = ["NetworkSpec", "add_import_folders", "class_path", "find_class", "find_network", "plain"]
+__all__ = ["NetworkSpec", "add_import_folders", "class_path", "find_class", "find_network", "named_classes", "plain"]
 
 
 class NetworkSpec:
@@ -59,6 +59,16 @@ def plain(value: Any) -> Any:
     return ...
 
 
+def named_classes(config: Any) -> set[str]:
+    """Collect the class paths in a config, at any depth."""
+    if isinstance(config, list):
+        return set().union(*map(named_classes, config))
+    if not isinstance(config, Mapping):
+        return set()
+    own = {value for key, value in config.items() if key in ("class_path", "network") and isinstance(value, str)}
+    return own.union(*map(named_classes, config.values()))
+
+
 def class_path(cls: Any) -> str:
     """The path that a class or function is imported by; of defectlab's, that of the room: `defectlab.tasks.PretrainedTask`."""
     module, name = str(cls.__module__), str(cls.__qualname__)
@@ -83,7 +93,7 @@ def find_class(path: str, base: type, trusted: Collection[str] = ()) -> Any:
             room = importlib.import_module(".".join(module.split(".")[:2]))
             # Where a class lies within its room is nobody's business, and has changed.
             found = getattr(room, name, None) or getattr(importlib.import_module(module), name)
-        elif path in trusted:
+        elif package in {other.partition(".")[0] for other in trusted}:
             found = getattr(importlib.import_module(module), name)
         else:
             found = getattr(sys.modules[module], name)
