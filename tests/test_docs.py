@@ -13,6 +13,7 @@ from conftest import write_class_folders
 from helpers import write_config
 from nbclient import NotebookClient
 from PIL import Image
+from test_layers import FLOORS
 
 import defectlab
 from defectlab.cli.main import COMMANDS, main
@@ -111,3 +112,10 @@ def test_every_room_has_a_page_of_reference() -> None:
         for name in re.findall(r"^::: defectlab\.(\w+)$", page.read_text(encoding="utf-8"), re.M)
     }
     assert shown == rooms
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/design.md"])
+def test_the_floors_are_those_that_are_enforced(page: str) -> None:
+    rows = re.findall(r"^\| \d+ \| (.*?) \|", (DOCS.parent / page).read_text(encoding="utf-8"), flags=re.M)
+    shown = [{re.sub(r"/$|\.py$", "", room) for room in re.findall(r"`(.*?)`", row)} for row in rows]
+    assert shown == [rooms for rooms in reversed(FLOORS) if rooms != {"__main__"}]

@@ -12,7 +12,7 @@ from defectlab.utils._compat import vgg_features
 
 Backbone = Literal["mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "resnet18", "resnet50", "vgg16"]
 BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
-# MobileNets: chosen on validation images of NEU-CLS: mean and sd of these maps beat the last map's mean (README).
+# MobileNets: chosen on validation images of NEU-CLS: mean and sd of these maps beat the last map's mean (benchmarks).
 # The others are not measured: ResNet's stages before the last; VGG's pools before the last, whose statistics describe
 # texture (Gatys, Ecker & Bethge 2015).
 MIDDLE_STAGES: dict[Backbone, list[int]] = {
