@@ -1,6 +1,8 @@
 """`predict` and `load` as functions: files, arrays and lists; thresholds, sets and a table."""
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,11 @@ from helpers import refusal, write_config
 from PIL import Image
 
 from defectlab.cli.main import main
+from defectlab.inference.network import InferenceNetwork
 from defectlab.inference.predict import predict
 from defectlab.inference.predictor import Predictor, load
 from defectlab.runs import RunFolder, read_prediction_table, write_prediction_table
+from defectlab.tasks.checkpoint import load_task
 
 
 @pytest.fixture
@@ -80,3 +84,18 @@ def test_a_table_with_decisions(run: RunFolder, class_folders: Path, tmp_path: P
     assert "decision" in repr(found)
     refusal(lambda: predict(run, class_folders, max_error=0.2, costs="costs.csv"), "both decide")
     refusal(lambda: predict(run.best, class_folders, sets=0.8), "sets needs a run folder")
+
+
+def test_one_image_needs_no_lightning(run: RunFolder, class_folders: Path) -> None:
+    code = (
+        "import sys; from defectlab.cli.main import main; status = main(sys.argv[1:]); "
+        "print(status, sorted({'lightning', 'matplotlib', 'scipy', 'torchvision'} & set(sys.modules)))"
+    )
+    words = ["predict", str(run.path), str(class_folders / "good" / "0.png")]
+    result = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "0 []"
+    task, card = load_task(run.best)
+    quick = load(run, "cpu")
+    slow = Predictor("task", (task,), (card,))
+    assert isinstance(quick.tasks[0], InferenceNetwork)
+    np.testing.assert_array_equal(quick(class_folders).probabilities, slow(class_folders).probabilities)

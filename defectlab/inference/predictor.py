@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,14 @@ from defectlab.data.sources.files import expand_images
 from defectlab.data.sources.images import Skipped, read_images
 from defectlab.errors import InputError
 from defectlab.inference.abstention import Threshold
+from defectlab.inference.network import InferenceNetwork, load_network
 from defectlab.runs import write_prediction_table
 from defectlab.runs.locate import checkpoints_of, imagenet_name
-from defectlab.tasks import ClassificationTask
-from defectlab.tasks.checkpoint import load_task
-from defectlab.tasks.imagenet import load_imagenet_classifier
 from defectlab.utils.card import DataCard
 from defectlab.utils.progress import progress_bar
+
+if TYPE_CHECKING:
+    from defectlab.tasks import ClassificationTask
 
 __all__ = ["REVIEW", "Images", "Predictions", "Predictor", "load", "read_images_for"]
 
@@ -114,12 +115,12 @@ class Predictor:
 
     Args:
         name: of the run, the checkpoint or the ensemble.
-        tasks: in evaluation mode, on their device.
+        tasks: networks in evaluation mode, on their device.
         cards: the data card of each, all with the same classes.
     """
 
     name: str
-    tasks: tuple[ClassificationTask, ...]
+    tasks: "tuple[InferenceNetwork | ClassificationTask, ...]"
     cards: tuple[DataCard, ...]
 
     @property
@@ -201,9 +202,10 @@ def load(run: str | PathLike[str], device: str | None = None, weights: str | Pat
     file = None if weights is None else Path(weights)
     network = imagenet_name(name, file)
     paths = checkpoints_of(name) if network is None else [Path(name)]
-    tasks, cards = [], []
+    tasks: list[InferenceNetwork | ClassificationTask] = []
+    cards: list[DataCard] = []
     for path in paths:
-        task, card = load_task(path) if network is None else load_imagenet_classifier(network, file)
+        task, card = _load(path, network, file)
         try:
             task.to(device)
         except (RuntimeError, AssertionError) as error:
@@ -213,6 +215,22 @@ def load(run: str | PathLike[str], device: str | None = None, weights: str | Pat
         if card.class_names != cards[0].class_names:
             raise InputError(f"{path} and {paths[0]} know other classes: expected an ensemble of the same")
     return Predictor(name, tuple(tasks), tuple(cards))
+
+
+def _load(
+    path: Path, network: str | None, weights: Path | None
+) -> "tuple[InferenceNetwork | ClassificationTask, DataCard]":
+    """A checkpoint's network or torchvision's; a task, which needs Lightning, where nothing less will do."""
+    if network is not None:
+        from defectlab.tasks.imagenet import load_imagenet_classifier
+
+        return load_imagenet_classifier(network, weights)
+    found = load_network(path)
+    if found is None:
+        from defectlab.tasks.checkpoint import load_task
+
+        return load_task(path)
+    return found
 
 
 def read_images_for(

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 from defectlab.errors import InputError
-from defectlab.networks.backbones import BACKBONES
 from defectlab.runs import RunFolder, members_of
 from defectlab.runs.folder import LATEST
 from defectlab.utils.resources import shipped_files
@@ -43,8 +42,11 @@ def checkpoint_of(name: str | os.PathLike[str]) -> Path:
         raise InputError(
             f"{name} is no run: expected a run folder or a .ckpt file; predict and explain take such a name"
         )
-    if name in BACKBONES and not Path(name).exists():
-        raise InputError(f"there is no run {name}: did you mean imagenet/{name}, which predict and explain take?")
+    if not Path(name).exists():
+        from defectlab.networks.backbones import BACKBONES  # and torchvision, which a run need not wait for
+
+        if name in BACKBONES:
+            raise InputError(f"there is no run {name}: did you mean imagenet/{name}, which predict and explain take?")
     if Path(name).suffix == ".ckpt" and Path(name).parent in (Path(), Path("checkpoints")):
         found = shipped_files(Path(name).name)
         if found:
