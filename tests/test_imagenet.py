@@ -239,7 +239,7 @@ def test_weights_that_cannot_be_used(
     assert "leave it out" in refused("predict", str(finished), str(photo), "--weights", str(resnet))
     assert "leave it out" in refused("explain", str(finished), str(photo), "--weights", str(resnet))
     assert "max_error needs a run folder" in predict("resnet18", "--max-error", "0.1")
-    assert "--sets needs a run folder" in predict("resnet18", "--sets", "0.9")
+    assert "sets needs a run folder" in predict("resnet18", "--sets", "0.9")
 
 
 def test_weights_from_a_file(cache: Path, photo: Path, tmp_path: Path) -> None:
