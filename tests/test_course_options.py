@@ -219,8 +219,10 @@ class Rates(Callback):
 
 @pytest.mark.parametrize("schedule", ["onecycle", "constant"])
 def test_the_rate_found_is_the_peak_and_the_search_leaves_no_trace(
-    schedule: Any, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    schedule: Any, class_folders: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="defectlab")
+
     def train(lr: float, *callbacks: Callback) -> tuple[SmallCNNTask, list[list[float]]]:
         rates = Rates()
         task = lab(optimizer=OptimizerSettings(lr=lr), scheduler=SchedulerSettings(schedule))
@@ -229,7 +231,7 @@ def test_the_rate_found_is_the_peak_and_the_search_leaves_no_trace(
     finder = RateFinder(steps=40)
     searched, rates = train(1.0, finder)
     assert finder.found is not None
-    assert f"learning rate {finder.found:.2g}" in capsys.readouterr().out
+    assert f"learning rate {finder.found:.2g}" in caplog.text
     assert (tmp_path / "lr_finder.png").is_file()
     assert searched.optimizer.lr == searched.hparams["optimizer"].lr == finder.found
     assert max(rates)[0] == pytest.approx(finder.found)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import logging
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,8 @@ from defectlab.tasks import ClassificationTask
 from defectlab.utils._compat import rebuild_optimizers, setup_training_data
 
 __all__ = ["RateFinder", "suggested"]
+
+log = logging.getLogger(__name__)
 
 _WINDOW = 9  # steps that a loss is smoothed over
 
@@ -73,11 +76,11 @@ class RateFinder(pl.Callback):
         pl_module.set_rate(self.found)
         rebuild_optimizers(trainer)
         if trainer.is_global_zero:
-            if trainer.progress_bar_callback is not None:
-                print(
-                    f"learning rate {self.found:.2g}, a tenth of the one with the lowest loss in a test of {len(rates)} steps",
-                    flush=True,
-                )
+            log.info(
+                "learning rate %.2g, a tenth of the one with the lowest loss in a test of %d steps",
+                self.found,
+                len(rates),
+            )
             save_png(_figure(rates, losses, self.found), RunFolder(trainer.default_root_dir).lr_finder_png)
 
     def _try_rates(self, trainer: pl.Trainer, task: ClassificationTask) -> tuple[list[float], list[float]]:

@@ -185,7 +185,7 @@ def check_imports(words: list[str]) -> None:
     classes = {word.rpartition("=")[2] for word in words if re.fullmatch(_CLASS, word.rpartition("=")[2])}
     for option, word in itertools.pairwise(words):
         if option == "--config":
-            classes |= named_classes(yaml.safe_load(Path(word).read_text(encoding="utf-8")))
+            classes |= named_classes(_read(word))
     for path in sorted(classes):
         module = path.rpartition(".")[0]
         try:
