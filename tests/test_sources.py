@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 
 from defectlab.data.sources.archive import extract_zip, open_root, publish
-from defectlab.data.sources.arrays import find_arrays, find_idx, load_arrays, read_idx, read_idx_pair
-from defectlab.data.sources.images import expand_images, image_files, read_image, read_images, read_listing
+from defectlab.data.sources.arrays import find_arrays, load_arrays
+from defectlab.data.sources.files import expand_images, image_files
+from defectlab.data.sources.idx import find_idx, read_idx, read_idx_pair
+from defectlab.data.sources.images import read_image, read_images, read_listing
 from defectlab.data.sources.layouts import NEU_CLASSES, Listing, list_folders, list_neu
 from defectlab.errors import InputError
 from defectlab.utils import progress

@@ -15,8 +15,6 @@ from defectlab.errors import InputError
 from defectlab.tasks import ClassificationTask
 from defectlab.utils._compat import add_averaged_step, averaged_model, drop_averaged_model, last_averaged_step
 
-__all__ = ["EMA", "SWA", "AveragedWeights"]
-
 _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 

@@ -16,8 +16,6 @@ from defectlab.tasks import ClassificationTask
 from defectlab.tasks.checkpoint import load_task
 from defectlab.utils.card import DataCard
 
-__all__ = ["DescribedData", "Distillation", "distillation_loss"]
-
 log = logging.getLogger(__name__)
 
 

@@ -9,8 +9,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-__all__ = ["EpochLines"]
-
 
 class EpochLines(ProgressBar):
     """A line an epoch on standard output; if that is a terminal, a bar for the pass that runs.

@@ -18,8 +18,6 @@ from defectlab.runs import RunFolder
 from defectlab.tasks import ClassificationTask
 from defectlab.utils._compat import rebuild_optimizers, setup_training_data
 
-__all__ = ["RateFinder", "suggested"]
-
 _WINDOW = 9  # steps that a loss is smoothed over
 
 

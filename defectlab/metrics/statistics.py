@@ -8,8 +8,6 @@ from scipy.stats import binomtest, t
 
 from defectlab.errors import InputError
 
-__all__ = ["corrected_interval", "corrected_t_test", "holm", "images_needed", "mcnemar"]
-
 
 def mcnemar(first_only: int, second_only: int) -> float:
     """Two-sided exact p-value that two classifiers err equally often on the same images.

@@ -8,8 +8,6 @@ from torch import nn
 
 from defectlab.errors import InputError
 
-__all__ = ["Norm", "activated", "convolution", "normalisation"]
-
 Norm = Literal["none", "batch", "layer", "group"]
 
 

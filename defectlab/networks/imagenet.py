@@ -15,8 +15,6 @@ from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, Backbone
 from defectlab.networks.base import Network
 from defectlab.networks.weights import COUNTER, cached_imagenet, first_mismatch, read_state
 
-__all__ = ["ImageNetClassifier", "Preprocessing", "check_backbone", "load_imagenet_network"]
-
 _ALTERNATIVES = "or give the file of torchvision's whole network by --weights"
 
 

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-__all__ = ["StandardScaler"]
-
 
 class StandardScaler(nn.Module):
     """Subtracts a mean image and divides by an image of scales: scikit-learn's StandardScaler on flattened images.

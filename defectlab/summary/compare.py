@@ -20,8 +20,6 @@ from defectlab.summary.subject import NetworkRef, is_config, resolve_network
 from defectlab.summary.trace import summarize
 from defectlab.utils.progress import progress_bars
 
-__all__ = ["NetworkRow", "compare_networks"]
-
 _STANDARD: dict[str, Callable[[int, int, int], nn.Module]] = {
     "SimpleDefectCNN": SimpleDefectCNN,
     "LeNet-5": LeNet5,

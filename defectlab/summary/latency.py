@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from defectlab.utils.progress import progress_bar
 
-__all__ = ["latencies"]
-
 WARM_UP = 3  # first passes choose kernels and lay out weights
 
 

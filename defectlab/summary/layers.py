@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from defectlab.summary.receptive_field import ReceptiveField
 
-__all__ = ["Layer", "NetworkSummary", "Separable", "Window", "shape_text"]
-
 
 @dataclass(frozen=True)
 class Window:

@@ -11,8 +11,6 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from defectlab.utils._compat import TorchDispatchMode, operator_name
 
-__all__ = ["ReachTracker", "ReceptiveField"]
-
 # Each position of the result is made from the same position of what goes in. Statistics of a normalisation are
 # not counted: in BatchNorm they are constants of the trained network.
 _PLACED = ("batch_norm", "layer_norm", "group_norm", "rms_norm", "pad", "dropout", "channel_shuffle", "prelu", "rrelu")

@@ -13,8 +13,6 @@ from defectlab.runs.locate import checkpoint_of
 from defectlab.tasks.checkpoint import load_task
 from defectlab.utils.resources import shipped_configs
 
-__all__ = ["NetworkRef", "is_config", "resolve_network"]
-
 
 @dataclass(frozen=True)
 class NetworkRef:

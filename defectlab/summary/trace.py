@@ -14,8 +14,6 @@ from defectlab.summary.receptive_field import ReachTracker
 from defectlab.utils._compat import operator_name
 from defectlab.utils.text import first_line
 
-__all__ = ["summarize"]
-
 
 def summarize(network: nn.Module, image: tuple[int, int, int]) -> NetworkSummary:
     """Show a network one black image (C, H, W), and write down what happens; it is left as it was.

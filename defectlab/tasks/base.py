@@ -24,8 +24,6 @@ from defectlab.tasks.tta import Views, check_tta, tta_logits
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["ClassificationTask", "CountedData", "ExtraLoss", "NamedData"]
-
 log = logging.getLogger(__name__)
 
 # Logged for each evaluation, beside its loss and the accuracy of each class.

@@ -16,8 +16,6 @@ from defectlab.tasks.hparams import add_import_folders, find_class, find_network
 from defectlab.utils.card import DataCard
 from defectlab.utils.text import first_line
 
-__all__ = ["check_fit", "data_state", "load_task", "read_checkpoint"]
-
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The contents of a checkpoint: tensors and plain values.

@@ -12,8 +12,6 @@ from torch import nn
 
 from defectlab.errors import InputError
 
-__all__ = ["NetworkSpec", "add_import_folders", "class_path", "find_class", "find_network", "named_classes", "plain"]
-
 
 class NetworkSpec:
     """Name a network of one's own as a config does; what it names is imported when `load` is called.

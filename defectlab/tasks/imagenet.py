@@ -6,8 +6,6 @@ from defectlab.networks.imagenet import check_backbone, load_imagenet_network
 from defectlab.tasks.base import ClassificationTask
 from defectlab.utils.card import DataCard
 
-__all__ = ["load_imagenet_classifier"]
-
 
 def load_imagenet_classifier(name: str, weights: Path | None = None) -> tuple[ClassificationTask, DataCard]:
     """Load one of torchvision's networks before any training: what `load_task` gives of a checkpoint.

@@ -3,8 +3,6 @@
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["weighted_cross_entropy"]
-
 
 def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None, label_smoothing: float) -> Tensor:
     """Compute the mean cross-entropy over a batch, each image's smoothed loss times the weight of its class.

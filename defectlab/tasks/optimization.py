@@ -13,8 +13,6 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 from defectlab.errors import InputError
 from defectlab.utils._compat import without_length
 
-__all__ = ["OptimizerSettings", "SchedulerSettings", "decayed", "parameter_groups"]
-
 
 @dataclass(frozen=True)
 class OptimizerSettings:

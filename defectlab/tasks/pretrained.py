@@ -18,8 +18,6 @@ from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
 from defectlab.tasks.tta import Views
 from defectlab.utils._compat import finds_unused_parameters
 
-__all__ = ["FeatureCache", "PretrainedTask"]
-
 
 @runtime_checkable
 class FeatureCache(Protocol):

@@ -12,8 +12,6 @@ from defectlab.tasks.hparams import NetworkSpec
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
 from defectlab.tasks.tta import Views
 
-__all__ = ["PixelStatistics", "SmallCNNTask"]
-
 
 @runtime_checkable
 class PixelStatistics(Protocol):

@@ -10,8 +10,6 @@ from torch.nn import functional
 
 from defectlab.errors import InputError
 
-__all__ = ["Views", "check_tta", "tta_logits"]
-
 Views = Literal["none", "flip", "dihedral", "shift"]
 
 

@@ -25,29 +25,9 @@ if TYPE_CHECKING:
 
 try:
     # Named in torch's notes on extending it, though its module is private.
-    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 except ImportError:  # pragma: no cover
     raise ImportError("torch.utils._python_dispatch.TorchDispatchMode is gone: install an older torch") from None
-
-__all__ = [
-    "ArgumentMessage",
-    "TorchDispatchMode",
-    "add_averaged_step",
-    "averaged_model",
-    "check_cli",
-    "cli_parser",
-    "cli_section",
-    "drop_averaged_model",
-    "finds_unused_parameters",
-    "last_averaged_step",
-    "operator_name",
-    "rebuild_optimizers",
-    "relocate_checkpoints",
-    "script_children",
-    "setup_training_data",
-    "vgg_features",
-    "without_length",
-]
 
 
 def _require(found: bool, package: str, part: str) -> None:

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from defectlab.errors import InputError
 
-__all__ = ["DataCard"]
-
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow makes grey of RGB
 
 

@@ -9,8 +9,6 @@ import torch
 
 from defectlab.errors import InputError
 
-__all__ = ["CPUSettings"]
-
 # Numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 

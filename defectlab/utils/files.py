@@ -8,8 +8,6 @@ from pathlib import Path
 
 from defectlab.errors import InputError
 
-__all__ = ["atomic"]
-
 
 @contextmanager
 def atomic(path: Path, advice: str = "choose another place", sync: bool = False) -> Iterator[Path]:

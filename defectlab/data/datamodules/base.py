@@ -21,8 +21,6 @@ from defectlab.errors import InputError
 from defectlab.utils.card import DataCard
 from defectlab.utils.progress import progress_bar
 
-__all__ = ["ImageDataModule", "check_class_names"]
-
 log = logging.getLogger(__name__)
 
 Part = Literal["train", "val", "test"]

@@ -14,8 +14,6 @@ from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.sources.images import ImageSet
 from defectlab.errors import InputError
 
-__all__ = ["DatasetDataModule"]
-
 Source = Dataset[Any] | DataLoader[Any]
 
 

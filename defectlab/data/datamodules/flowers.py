@@ -22,8 +22,6 @@ from defectlab.data.sources.images import ImageSet, read_listing
 from defectlab.data.sources.layouts import Listing
 from defectlab.errors import InputError
 
-__all__ = ["FlowersDataModule"]
-
 # In the order of the labels. torchvision 0.21 does not have them.
 FLOWERS = (
     "pink primrose", "hard-leaved pocket orchid", "canterbury bells", "sweet pea", "english marigold",

@@ -14,8 +14,6 @@ from defectlab.data.sources.arrays import array_classes, find_arrays, load_array
 from defectlab.data.sources.images import CACHE, ImageSet, read_listing
 from defectlab.data.sources.layouts import Listing, list_folders
 
-__all__ = ["ImageFolderDataModule"]
-
 
 class ImageFolderDataModule(ImageDataModule):
     """Class folders, or train/val/test folders of class folders, or .npy arrays, or a .zip of any of them.

@@ -15,11 +15,10 @@ from defectlab.data.datamodules.base import ImageDataModule
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.splits import hold_out
 from defectlab.data.sources.archive import open_root
-from defectlab.data.sources.arrays import ArrayFiles, find_arrays, find_idx, load_arrays, read_idx_pair
+from defectlab.data.sources.arrays import ArrayFiles, find_arrays, load_arrays
+from defectlab.data.sources.idx import find_idx, read_idx_pair
 from defectlab.data.sources.images import CACHE, ImageSet
 from defectlab.errors import InputError
-
-__all__ = ["FashionMNISTDataModule", "MNISTDataModule"]
 
 log = logging.getLogger(__name__)
 

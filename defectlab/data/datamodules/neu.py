@@ -19,8 +19,6 @@ from defectlab.data.sources.layouts import NEU_ALIASES, NEU_CLASSES, list_neu, n
 from defectlab.data.synthesis.strip import strip_images
 from defectlab.errors import InputError
 
-__all__ = ["NEUDataModule"]
-
 log = logging.getLogger(__name__)
 
 DEFAULT_ROOT = "data/neu-cls"

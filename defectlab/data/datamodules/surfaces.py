@@ -16,8 +16,6 @@ from defectlab.data.synthesis.surfaces import DIMENSIONS, draw_surfaces
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
 
-__all__ = ["SurfacesDataModule"]
-
 _CHUNK = 64  # evaluation images drawn at a time
 _VIEWS = 2  # cut-outs of one scene of strip, whose 200 × 200 px cost more to draw than a training step
 _VIEW = Augmentation(horizontal_flip=0.5, vertical_flip=0.5, crop=0.5, brightness=0.1, contrast=0.3)

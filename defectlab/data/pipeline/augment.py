@@ -16,8 +16,6 @@ from torch import Tensor
 
 from defectlab.errors import InputError
 
-__all__ = ["COLUMNS", "MIXING", "QUIET", "Augmentation", "augment", "draw", "mix", "random_generator"]
-
 # One uniform number each for an image and an epoch.
 COLUMNS = (
     "angle", "shear", "zoom", "side", "flip_x", "flip_y", "shift_x", "shift_y", "brightness", "contrast",

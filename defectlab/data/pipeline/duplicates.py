@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Duplicate", "exact_duplicates", "groups", "near_duplicates"]
-
 _SMALL, _LARGE = 32, 96  # px of the first and of the second look
 _CANDIDATE, _SURE = 0.4, 0.7  # correlations that lead to the second look, and that count there
 _ROOM = 6  # px at the second size by which two cut-outs of one image may be shifted against each other

@@ -14,8 +14,6 @@ from torch import Tensor
 from defectlab.data.pipeline.augment import Augmentation, augment, draw, mix, random_generator
 from defectlab.errors import InputError
 
-__all__ = ["ArrayLoader", "BatchLoader", "EpochLoader", "EvalLoader", "TrainLoader"]
-
 
 class BatchLoader(Protocol):
     """What every datamodule's loaders are: finished batches."""

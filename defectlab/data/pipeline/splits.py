@@ -12,9 +12,6 @@ import numpy as np
 
 from defectlab.errors import InputError
 
-__all__ = ["Split", "fixed_split", "fold_split", "hold_out", "keep_together", "split_hash", "stratified_split"]
-
-
 _NOTHING = np.empty(0, dtype=np.int64)
 
 

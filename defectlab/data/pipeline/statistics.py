@@ -8,8 +8,6 @@ from torch import Tensor
 
 from defectlab.errors import InputError
 
-__all__ = ["channel_statistics", "check_statistics", "is_grey", "pixel_statistics"]
-
 _SLICE_BYTES = 64 * 2**20
 
 

@@ -17,8 +17,6 @@ from typing import NamedTuple
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
 
-__all__ = ["MAX_BYTES", "MAX_FILES", "extract_zip", "open_root", "publish"]
-
 MAX_BYTES = 20 * 2**30
 MAX_FILES = 1_000_000
 

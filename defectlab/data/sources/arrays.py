@@ -19,13 +19,10 @@ from torch import Tensor
 from defectlab.data.sources.archive import open_root
 from defectlab.data.sources.decode import to_square
 from defectlab.data.sources.files import image_files, is_ignored, natural_key
-from defectlab.data.sources.idx import find_idx, read_idx, read_idx_pair
 from defectlab.data.sources.images import CACHE, ImageSet, check_shape
 from defectlab.data.sources.layouts import SPLITS
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
-
-__all__ = ["ArrayFiles", "array_classes", "find_arrays", "find_idx", "load_arrays", "read_idx", "read_idx_pair"]
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,6 @@ from defectlab.data.sources.files import natural_key
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
 
-__all__ = ["NEU_URL", "ManifestCheck", "check_files", "fetch", "fetch_neu", "load_manifest"]
-
 # NEU-CLS as the IMAGES and Validation_Images of the NEU-DET release; the commit pins the bytes.
 NEU_URL = (
     "https://github.com/siddhartamukherjee/NEU-DET-Steel-Surface-Defect-Detection/archive/"

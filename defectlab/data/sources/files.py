@@ -14,8 +14,6 @@ from tempfile import mkdtemp
 
 from defectlab.errors import InputError
 
-__all__ = ["SUFFIXES", "expand_images", "image_files", "is_ignored", "natural_key", "new_folder"]
-
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm")
 
 _IGNORED = ("__macosx", "thumbs.db")  # what macOS and Windows leave in folders and archives

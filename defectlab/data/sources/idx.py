@@ -16,8 +16,6 @@ from torch import Tensor
 
 from defectlab.errors import InputError
 
-__all__ = ["find_idx", "read_idx", "read_idx_pair"]
-
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CHUNK_BYTES = 16 * 2**20
 _PARTS: tuple[Literal["train", "t10k"], ...] = ("train", "t10k")

@@ -15,24 +15,10 @@ import torch
 from torch import Tensor
 
 from defectlab.data.sources.decode import BadImage, Pixels, decode, decode_grey
-from defectlab.data.sources.files import expand_images, image_files
 from defectlab.data.sources.layouts import Listing
 from defectlab.data.sources.pixel_cache import build_cache, fingerprint, map_cache, skipped_in_cache
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
-
-__all__ = [
-    "CACHE",
-    "ImageSet",
-    "Skipped",
-    "check_shape",
-    "expand_images",
-    "image_files",
-    "read_grey",
-    "read_image",
-    "read_images",
-    "read_listing",
-]
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "defectlab"
 

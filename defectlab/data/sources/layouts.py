@@ -10,8 +10,6 @@ from pathlib import Path
 from defectlab.data.sources.files import SUFFIXES, image_files, is_ignored, natural_key
 from defectlab.errors import InputError
 
-__all__ = ["NEU_ALIASES", "NEU_CLASSES", "SPLITS", "Listing", "list_folders", "list_neu", "neu_class"]
-
 NEU_CLASSES = ("crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches")
 
 # Every name in use for a NEU class, without separators, case and numbers; the short ones are of the

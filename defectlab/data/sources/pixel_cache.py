@@ -15,8 +15,6 @@ from torch import Tensor
 from defectlab.data.sources.decode import Pixels
 from defectlab.utils.files import atomic
 
-__all__ = ["build_cache", "fingerprint", "map_cache", "skipped_in_cache"]
-
 _VERSION = 1  # part of the fingerprint: raise it when decoding gives other pixels
 
 

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from defectlab.data.synthesis.textures import contours, highest
 
-__all__ = ["OBJECTS", "Traits"]
-
 _CELLS = 48  # most cells in an image
 
 

@@ -18,8 +18,6 @@ from torch import Tensor
 from defectlab.data.synthesis.objects import OBJECTS, Traits
 from defectlab.data.synthesis.textures import blur
 
-__all__ = ["DIMENSIONS", "draw_surfaces"]
-
 DIMENSIONS = 64  # coordinates of a point; those beyond the last property are spare
 _FIELDS = 3
 

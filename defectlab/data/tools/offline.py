@@ -20,8 +20,6 @@ from defectlab.data.sources.files import SUFFIXES, new_folder
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar, progress_bars
 
-__all__ = ["NOTE", "augment_to_folder"]
-
 NOTE = "augmentation.json"
 _BLOCK = 128  # images in memory at a time, as floats
 

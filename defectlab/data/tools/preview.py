@@ -16,8 +16,6 @@ from defectlab.data.pipeline.augment import COLUMNS, MIXING, QUIET, Augmentation
 from defectlab.errors import InputError
 from defectlab.figures.tiles import Tile, grey_or_colour, tile_grid
 
-__all__ = ["PreviewRow", "mixed_row", "operation_row", "preview", "training_row", "typical"]
-
 STEPS = 6
 _CLASSES = 6  # of which images are shown
 _TOGETHER = 4  # rows of all operations together
