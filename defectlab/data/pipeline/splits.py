@@ -24,6 +24,20 @@ class Split:
     test: np.ndarray
 
 
+def parse_fold(split: str) -> tuple[int, int] | None:
+    """Return which fold of how many `2/5` means; None for `auto` and `random`.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if split in ("auto", "random"):
+        return None
+    fold, _, folds = split.partition("/")
+    if not (fold.isdecimal() and folds.isdecimal() and 1 <= int(fold) <= int(folds) and int(folds) >= 2):
+        raise InputError(f"data.split is {split!r}: expected auto, random or a fold such as 2/5")
+    return int(fold), int(folds)
+
+
 def hold_out(
     indices: np.ndarray, labels: np.ndarray, size: int | float, seed: int, name: str, keep: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:

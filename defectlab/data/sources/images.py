@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -52,6 +52,22 @@ class ImageSet:
     files: list[str]
     splits: list[str] | None
     skipped: list[Skipped]
+
+    def reordered(self, class_names: Sequence[str]) -> ImageSet:
+        """Return the same images with labels that are indices into `class_names`.
+
+        Raises:
+            InputError: other classes, or one given twice.
+        """
+        if self.class_names == list(class_names):
+            return self
+        if sorted(self.class_names) != sorted(class_names):
+            raise InputError(
+                f"data.class_names is {', '.join(class_names)}: expected the classes of the data, "
+                f"{', '.join(self.class_names)}, each once and in any order"
+            )
+        order = torch.tensor([list(class_names).index(name) for name in self.class_names])
+        return replace(self, labels=order[self.labels], class_names=list(class_names))
 
 
 def read_image(path: Path, size: int, channels: int) -> Tensor:
