@@ -109,9 +109,7 @@ def test_all_together_is_what_training_gives(data: ImageFolderDataModule) -> Non
     index = int(data.parts.train[3])
     row = training_row(data.data.images[index].float() / 255, index, "hole", data.augmentation, data.seed)
     loader = data.train_dataloader()
-    mean, std = data.mean, data.std
-    assert mean is not None
-    assert std is not None
+    mean, std = data.card.mean, data.card.std
     for shown in row.images[1:3]:
         wanted = (shown - mean[0]) / std[0]
         batches = torch.cat([images for images, _ in loader])

@@ -1,4 +1,4 @@
-"""torchvision's ImageNet classifiers as a task and its data card, as a trained run gives them."""
+"""torchvision's ImageNet classifiers as a task and its data card."""
 
 from pathlib import Path
 
@@ -8,15 +8,14 @@ from defectlab.utils.card import DataCard
 
 
 def load_imagenet_classifier(name: str, weights: Path | None = None) -> tuple[ClassificationTask, DataCard]:
-    """Load one of torchvision's networks before any training: what `load_task` gives of a checkpoint.
+    """Load one of torchvision's networks with its ImageNet weights, as `load_task` loads a checkpoint.
 
     Args:
         name: One of `defectlab.networks.backbones.BACKBONES`, such as mobilenet_v2.
         weights: File of torchvision's whole network; None for torchvision's cache, else a download.
 
     Returns:
-        The task in evaluation mode on the CPU, and its data card: the thousand class names in torchvision's order,
-        mean, std, image_size, channels, and resize_size, which asks for a centre crop in place of a stretch.
+        The task in evaluation mode on the CPU, and its data card, whose `resize_size` asks for a centre crop.
 
     Raises:
         InputError: An unknown name, or weights that cannot be had, read or used.
