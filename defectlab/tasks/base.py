@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -30,23 +30,6 @@ _LOGGED = ("accuracy", "balanced_accuracy", "macro_f1", "cross_entropy", "ece")
 _MAX_LOGGED_CLASSES = 100  # above, the accuracy of each class is not logged: too many curves
 
 ExtraLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-
-
-@runtime_checkable
-class NamedData(Protocol):
-    """A datamodule that names its classes."""
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """Return the names in the order of the labels."""
-
-
-@runtime_checkable
-class CountedData(Protocol):
-    """A datamodule that knows the number of images of each class."""
-
-    def class_counts(self, part: Literal["train", "val", "test"]) -> list[int]:
-        """Return the number of images of each class."""
 
 
 class ClassificationTask(SavedTask):
@@ -154,8 +137,8 @@ class ClassificationTask(SavedTask):
     @property
     def class_names(self) -> Sequence[str]:
         """Return the datamodule's names, or numbers."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        return data.class_names if isinstance(data, NamedData) else [str(i) for i in range(self.num_classes)]
+        numbers = [str(index) for index in range(self.num_classes)]
+        return getattr(self.trainer.datamodule, "class_names", numbers)  # type: ignore[attr-defined]
 
     def metric_names(self, class_names: Sequence[str]) -> list[str]:
         """Return what a callback or a scheduler can monitor; a task that logs more adds its own."""
@@ -191,7 +174,7 @@ class ClassificationTask(SavedTask):
         if self.class_weights is None:
             return None
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        counts = data.class_counts("train") if isinstance(data, CountedData) else None
+        counts = data.class_counts("train") if hasattr(data, "class_counts") else None
         return class_weight_tensor(self.class_weights, counts, self.device)
 
     def on_train_epoch_start(self) -> None:

@@ -1,7 +1,6 @@
 """Transfer learning with a MobileNet, ResNet or VGG-16: the head alone, all layers, or one after the other."""
 
-from collections.abc import Callable
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
@@ -18,21 +17,6 @@ from defectlab.tasks.loss import ClassWeights
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
 from defectlab.tasks.tta import Views
 from defectlab.utils._compat import finds_unused_parameters
-
-
-@runtime_checkable
-class FeatureCache(Protocol):
-    """A datamodule that can yield features in place of images."""
-
-    def cache_features(self, encode: Callable[[Tensor], Tensor]) -> None:
-        """Replace train and val batches by `encode(images)`, computed once."""
-
-    def clear_features(self) -> None:
-        """Yield images again."""
-
-    @property
-    def has_features(self) -> bool:
-        """Return whether batches are features."""
 
 
 class PretrainedTask(ClassificationTask):
@@ -124,7 +108,7 @@ class PretrainedTask(ClassificationTask):
     def setup(self, stage: str) -> None:
         """Drop the features of an earlier fit that was stopped: they may be of other weights."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if stage == "fit" and isinstance(data, FeatureCache):
+        if stage == "fit" and hasattr(data, "cache_features"):
             data.clear_features()
 
     def on_fit_start(self) -> None:
@@ -144,7 +128,7 @@ class PretrainedTask(ClassificationTask):
             if self.hparams.get("weights") is None and not self.restored:
                 raise InputError("model.cache_features on random weights learns nothing: give model.weights")
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            if not isinstance(data, FeatureCache):
+            if not hasattr(data, "cache_features"):
                 raise InputError(
                     f"model.cache_features needs one of defectlab's datamodules, found {type(data).__name__}: "
                     "set it to false"
@@ -174,5 +158,5 @@ class PretrainedTask(ClassificationTask):
     def on_fit_end(self) -> None:
         """Drop the cache: the test reads images."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self.cache_features and isinstance(data, FeatureCache):
+        if self.cache_features and hasattr(data, "cache_features"):
             data.clear_features()

@@ -1,9 +1,8 @@
 """Train one of the small CNNs of courses, or a user's network."""
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
 
-from torch import Tensor, nn
+from torch import nn
 
 from defectlab.errors import InputError
 from defectlab.networks import Network, PretrainedNetwork
@@ -12,14 +11,6 @@ from defectlab.tasks.hparams import NetworkSpec
 from defectlab.tasks.loss import ClassWeights
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
 from defectlab.tasks.tta import Views
-
-
-@runtime_checkable
-class PixelStatistics(Protocol):
-    """A datamodule that measures each pixel over the training images."""
-
-    def pixel_statistics(self) -> tuple[Tensor, Tensor]:
-        """Return mean and scale `(C, H, W)` of the normalised training images."""
 
 
 class SmallCNNTask(ClassificationTask):
@@ -66,6 +57,6 @@ class SmallCNNTask(ClassificationTask):
         if stage != "fit" or scaler is None:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, PixelStatistics):
+        if not hasattr(data, "pixel_statistics"):
             raise InputError("model.standard_scaler needs one of defectlab's datamodules to measure: set it to false")
         scaler.fit(*data.pixel_statistics())
