@@ -1,7 +1,6 @@
 """torchvision's ImageNet classifiers with their own heads, and the preprocessing of their weights."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,9 @@ from defectlab.errors import InputError
 from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, Backbone
 from defectlab.networks.base import Network
 from defectlab.networks.weights import COUNTER, cached_imagenet, first_mismatch, read_state
+from defectlab.utils.card import DataCard
 
 _ALTERNATIVES = "or give the file of torchvision's whole network by --weights"
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """Class names, and how RGB images are prepared: resized, centre-cropped, normalised (see `DataCard`)."""
-
-    class_names: tuple[str, ...]
-    resize_size: int
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 class ImageNetClassifier(Network):
@@ -68,8 +57,8 @@ def check_backbone(name: str) -> Backbone:
     raise InputError(f"there is no network imagenet/{name}: {hint}")
 
 
-def load_imagenet_network(backbone: Backbone, weights: Path | None = None) -> tuple[ImageNetClassifier, Preprocessing]:
-    """Load one of torchvision's classifiers of ImageNet and its preprocessing.
+def load_imagenet_network(backbone: Backbone, weights: Path | None = None) -> tuple[ImageNetClassifier, DataCard]:
+    """Load one of torchvision's classifiers of ImageNet and its data card.
 
     Args:
         backbone: Which network.
@@ -92,9 +81,11 @@ def load_imagenet_network(backbone: Backbone, weights: Path | None = None) -> tu
         chosen = next((kind for kind in kinds if Path(kind.url).name == source.name), chosen)
     preset = chosen.transforms()
     (resize_size,), (image_size,) = preset.resize_size, preset.crop_size
-    names = tuple(chosen.meta["categories"])
-    wanted = Preprocessing(names, resize_size, image_size, tuple(preset.mean), tuple(preset.std))
-    return ImageNetClassifier(backbone, _whole(content, backbone, source), image_size), wanted
+    card = DataCard(
+        class_names=tuple(chosen.meta["categories"]), mean=tuple(preset.mean), std=tuple(preset.std),
+        image_size=image_size, channels=3, source="imagenet", resize_size=resize_size,
+    )  # fmt: skip
+    return ImageNetClassifier(backbone, _whole(content, backbone, source), image_size), card
 
 
 def _empty(backbone: Backbone) -> Any:

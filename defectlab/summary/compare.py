@@ -91,7 +91,8 @@ def compare_networks(
         first = named[0] if named else NetworkRef("", nn.Identity(), (1, 200, 200), 6)
         side = image_size if image_size is not None else first.image[1]
         image = (channels if channels is not None else first.image[0], side, side)
-        known = _well_known(image, classes if classes is not None else first.classes)
+        count = classes if classes is not None else first.classes
+        known = [NetworkRef(name, build(count, image[0], side), image, count) for name, build in _STANDARD.items()]
         return _measure([*named, *known], len(named), turns, progress)
 
 
@@ -102,10 +103,6 @@ def _named(name: str, more: Sequence[str]) -> NetworkRef:
         shown = f"{Path(name).resolve().name}, {len(seeds)} seeds"
         return replace(resolve_network(str(seeds[0].path), []), name=shown, runs=seeds)
     return resolve_network(name, more if is_config(name) else [])
-
-
-def _well_known(image: tuple[int, int, int], classes: int) -> list[NetworkRef]:
-    return [NetworkRef(name, build(classes, image[0], image[1]), image, classes) for name, build in _STANDARD.items()]
 
 
 def _measure(networks: Sequence[NetworkRef], named: int, turns: int, progress: bool) -> list[NetworkRow]:

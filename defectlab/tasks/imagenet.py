@@ -20,15 +20,5 @@ def load_imagenet_classifier(name: str, weights: Path | None = None) -> tuple[Cl
     Raises:
         InputError: An unknown name, or weights that cannot be had, read or used.
     """
-    network, wanted = load_imagenet_network(check_backbone(name), weights)
-    task = ClassificationTask(network, len(wanted.class_names), channels_last=False)
-    card = DataCard(
-        class_names=tuple(wanted.class_names),
-        mean=tuple(wanted.mean),
-        std=tuple(wanted.std),
-        image_size=wanted.image_size,
-        channels=3,
-        source="imagenet",
-        resize_size=wanted.resize_size,
-    )
-    return task.eval(), card
+    network, card = load_imagenet_network(check_backbone(name), weights)
+    return ClassificationTask(network, len(card.class_names), channels_last=False).eval(), card

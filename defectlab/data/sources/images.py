@@ -69,15 +69,6 @@ class ImageSet:
         return replace(self, labels=order[self.labels], class_names=list(class_names))
 
 
-def read_image(path: Path, size: int, channels: int) -> Tensor:
-    """Read one image as (channels, size, size) uint8, whole and upright; InputError if it cannot be read."""
-    check_shape(size, channels)
-    try:
-        return torch.from_numpy(decode(path, size, channels))
-    except BadImage as error:
-        raise InputError(f"{path}: {error}; replace or remove the file") from None
-
-
 def read_grey(path: Path, longest: int) -> Pixels:
     """Read one image as (H, W) uint8, at most `longest` pixels a side; InputError if it cannot be read."""
     try:
