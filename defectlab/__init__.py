@@ -1,7 +1,7 @@
 """Classify surface defects with small CNNs and MobileNets.
 
-Every command is a function here, and what one builds with is, too. A name is imported when it is first used, so that
-`import defectlab` and `defectlab --help` need no torch.
+Every command is a function here. A name is imported when it is first used, so that `import defectlab` and
+`defectlab --help` need no torch.
 """
 
 import sys
@@ -116,7 +116,7 @@ class _Face(ModuleType):
     """This package: Python sets each room as an attribute when it is imported, whichever import comes first."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Make a room callable that shares its name with a function."""
+        """Make a package callable that has the name of a function."""
         if name in _PLACES and type(value) is ModuleType:
             value.__class__ = _Room
         super().__setattr__(name, value)

@@ -37,7 +37,7 @@ def confusion_matrix_figure(matrix: npt.ArrayLike, class_names: Sequence[str]) -
     norm = PowerNorm(1.0 if numbered else 0.5, vmin=0, vmax=1)
     image = axes.imshow(fractions, cmap="Blues", norm=norm, interpolation="nearest")
     bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02, format=PercentFormatter(1))
-    bar.set_label("share of the true class")
+    bar.set_label("fraction of the true class")
     bar.outline.set_visible(False)
 
     step = 1 if numbered else math.ceil(classes / NUMBERED_CLASSES)

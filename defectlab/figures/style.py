@@ -20,7 +20,7 @@ TITLE, TEXT, SMALL = 11, 8.5, 7  # points
 DPI = 144
 
 _NOTE = "synthetic data: made by the generator, not real steel"
-# Okabe and Ito's, told apart by colour-blind eyes.
+# Okabe and Ito's, for colour-blind eyes.
 _DISTINCT = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000", "#b8a800")
 
 

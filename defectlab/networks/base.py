@@ -80,7 +80,7 @@ def build_network(
         image_size: side in pixels, None if it is not known.
 
     Raises:
-        InputError: it takes other arguments, or gives other logits: of shape (2, num_classes) for two black images.
+        InputError: it takes other arguments, or its logits of two black images are not of shape (2, num_classes).
     """
     if isinstance(network, nn.Module):
         module = network

@@ -24,21 +24,17 @@ class PretrainedNetwork(Network):
     network for 6 classes 930,470, and 1,524,006, torchvision's own number, with `hidden=1024`.
 
     Args:
-        num_classes: Number of logits.
-        in_channels: Channels of the images; the first convolution is made for them.
         backbone: Which of torchvision's networks.
         width: Multiplier of the channels of every layer, of MobileNets alone. ImageNet weights exist for 1.0.
         dropout: Probability of dropping a feature before the last linear layer, in [0, 1).
-        batch_norm_momentum: Weight of the newest batch in the running statistics, in (0, 1]. torchvision's
-            0.01 for V3 is right for ImageNet: with 50 steps an epoch, validation stays at chance for epochs.
+        batch_norm_momentum: Weight of the newest batch in the running statistics, in (0, 1].
         hidden: Units of a hidden linear layer and Hardswish, as torchvision's V3 has (1024 in small, 1280
-            in large); 0 for none. It adds two thirds to the parameters of the small one.
+            in large); 0 for none.
         stages: What is embedded: the mean over space of the `last` layer's channels, or the mean and the
             standard deviation of `middle` layers (`MIDDLE_STAGES`), or of the layers of `features` with
             these indices, ascending. Layers after the deepest one are left out. Middle layers separate
             surfaces better than the last.
-        freeze_batch_norm: Whether the backbone's BatchNorm layers keep their running statistics while
-            training, for fine-tuning with small batches. Their scale and shift are still learned.
+        freeze_batch_norm: Keep the running statistics of the backbone's BatchNorm in training.
 
     Attributes:
         embedding_size: Length E of an embedding.

@@ -29,8 +29,8 @@ class SmallResNet(Network):
     """A stage for each width: a 3×3 convolution to that width, a residual block; a 2×2 max pool between stages.
 
     Global average pooling and one linear layer follow, so the parameters do not depend on the image size: at 1
-    channel and 10 classes 84,154 for the default widths, 9,464 for 8, 12, 13. It is what the residual networks
-    for CIFAR-10 (He et al. 2016, section 4.2) become with one block a stage and pools in place of strides.
+    channel and 10 classes 84,154 for the default widths, 9,464 for 8, 12, 13. As the residual networks for
+    CIFAR-10 (He et al. 2016, section 4.2), with one block per stage and pools in place of strides.
 
     Args:
         widths: Channels of each stage.

@@ -21,7 +21,7 @@ _TAPS = {"nearest": 1, "bilinear": 2, "bicubic": 4}  # neighbours that each kind
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """The receptive field of one position of a feature map, as the arithmetic of kernels and strides gives it.
+    """The receptive field of one position of a feature map, by the arithmetic of kernels and strides.
 
     Padding is counted as if it were image, so a field may be larger than the image.
 

@@ -22,7 +22,7 @@ class NetworkSpec:
 
     Args:
         class_path: of a class, or of a function that returns a network.
-        init_args: its arguments besides those that `build_network` gives.
+        init_args: its arguments besides those of `build_network`.
     """
 
     def __init__(self, class_path: str, init_args: Mapping[str, Any] | None = None) -> None:

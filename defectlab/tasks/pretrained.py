@@ -34,7 +34,7 @@ class PretrainedTask(ClassificationTask):
         cache_features: compute the frozen backbone's features once and train the head on them, which implies
             `trainable: head` and no augmentation: seconds in place of minutes on a CPU.
         stages: `last` embeds the mean over space of the last layer, `middle` the mean and sd of middle layers;
-            or a list of layers. Texture is told apart better in the middle.
+            or a list of layers. Middle layers separate textures better.
         hidden: units of a hidden layer in the head, 0 for none.
         dropout: probability of dropping a feature before the last layer, in [0, 1).
         batch_norm_momentum: weight of the newest batch in the running statistics; torchvision's 0.01 for V3

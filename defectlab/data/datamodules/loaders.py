@@ -24,7 +24,7 @@ ON_DEVICE_BYTES = 2 * 2**30  # a set up to this size lives on the GPU as a whole
 
 
 class ImageLoaders(pl.LightningDataModule):
-    """What `ImageDataModule` gives after `setup`: images, labels and loaders of each part of the split."""
+    """Images, labels and loaders of each part of the split, for `ImageDataModule` after `setup`."""
 
     batch_size: int
     eval_batch_size: int

@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 class MNISTDataModule(ImageDataModule):
     """Ten handwritten digits. Validation comes out of the official training images; the test set stays whole.
 
-    NumPy's arrays will do in place of the IDX files, such as `mnist_train_features.npy`, `mnist_train_targets.npy`,
+    NumPy's arrays may replace the IDX files, such as `mnist_train_features.npy`, `mnist_train_targets.npy`,
     `mnist_test_features.npy` and `mnist_test_targets.npy`, or `mnist.npz`. Of their training images the first `val_size`
-    are for validation, and sizes above what there is take all.
+    are for validation; sizes above what there is take all.
 
     Args:
         root: folder with the four IDX files (plain or .gz, there or in `MNIST/raw`) or with arrays (there or in

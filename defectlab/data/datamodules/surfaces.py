@@ -81,9 +81,7 @@ class SurfacesDataModule(ImageDataModule):
     @property
     def class_names(self) -> Sequence[str]:
         """Return a number for each surface, then the classes of strip."""
-        return [f"surface_{index:04}" for index in range(self.surfaces)] + list(
-            strip.CLASS_NAMES if self.strip_share else ()
-        )
+        return [f"surface_{i:04}" for i in range(self.surfaces)] + list(strip.CLASS_NAMES if self.strip_share else ())
 
     @property
     def source(self) -> str:

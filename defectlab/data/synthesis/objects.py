@@ -79,8 +79,8 @@ def dents(t: Traits) -> Tensor:
 def roll_marks(t: Traits) -> Tensor:
     """Bars at equal distances, broken."""
     x, y = t.axes()
-    place = (x * t.angle.cos() + y * t.angle.sin()) * t.shape.shape[-1] / 2
-    wave = torch.sin(2 * math.pi * place / (0.7 * t.size) + 0.6 * t.shape)
+    position = (x * t.angle.cos() + y * t.angle.sin()) * t.shape.shape[-1] / 2
+    wave = torch.sin(2 * math.pi * position / (0.7 * t.size) + 0.6 * t.shape)
     return torch.sigmoid((wave - 0.8 + t.fraction) / (0.1 + t.edge)) * torch.sigmoid(2 * t.cloud + t.clustering)
 
 

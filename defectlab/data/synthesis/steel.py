@@ -1,6 +1,6 @@
 """The six surface defects of hot-rolled steel strip, drawn: one function a class of NEU-CLS.
 
-Each takes a Sampler and gives a chunk of images, shape (n, 200, 200), on [0, 1], not clipped. An
+Each takes a Sampler and returns a chunk of images, shape (n, 200, 200), on [0, 1], not clipped. An
 image is light × (1 + texture) × (1 − defects): what darkens a bright strip by 60 grey levels darkens a dark
 one by 20. The ranges were tuned by eye and by statistics (grey levels, spectra) against the real images;
 none of these is used.

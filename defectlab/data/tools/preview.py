@@ -205,10 +205,10 @@ def mixed_row(
         if soft[0, partner] > 0:
             mixtures.append(mixed[0])
             parts = ((float(soft[0, index]), class_names[index]) for index in (0, partner))
-            captions.append(" +\n".join(f"{share:.2f} {part}" for share, part in parts))
+            captions.append(" +\n".join(f"{weight:.2f} {part}" for weight, part in parts))
     alpha = getattr(settings, name)
     title, what = {"mixup": ("MixUp", "two images blended"), "cutmix": ("CutMix", "a window of another image")}[name]
-    detail = f"{what}, shares from Beta({alpha:g}, {alpha:g}), one a batch{note}"
+    detail = f"{what}, weights from Beta({alpha:g}, {alpha:g}), one per batch{note}"
     return PreviewRow(title, detail, torch.stack(mixtures), captions)
 
 
