@@ -108,7 +108,7 @@ class PretrainedTask(ClassificationTask):
     def setup(self, stage: str) -> None:
         """Drop the features of an earlier fit that was stopped: they may be of other weights."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if stage == "fit" and hasattr(data, "cache_features"):
+        if stage == "fit" and hasattr(data, "clear_features"):
             data.clear_features()
 
     def on_fit_start(self) -> None:
@@ -128,7 +128,7 @@ class PretrainedTask(ClassificationTask):
             if self.hparams.get("weights") is None and not self.restored:
                 raise InputError("model.cache_features on random weights learns nothing: give model.weights")
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            if not hasattr(data, "cache_features"):
+            if not hasattr(data, "clear_features"):
                 raise InputError(
                     f"model.cache_features needs one of defectlab's datamodules, found {type(data).__name__}: "
                     "set it to false"
@@ -158,5 +158,5 @@ class PretrainedTask(ClassificationTask):
     def on_fit_end(self) -> None:
         """Drop the cache: the test reads images."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self.cache_features and hasattr(data, "cache_features"):
+        if self.cache_features and hasattr(data, "clear_features"):
             data.clear_features()

@@ -102,9 +102,7 @@ def _chunk(label: int, seed: int, index: int, size: int) -> Tensor:
 
 @contextmanager
 def _workers() -> Iterator[ThreadPoolExecutor]:
-    """Yield a pool of as many threads as torch uses, with torch itself on one: faster for small operations, and bits
-    do not depend on the number of threads.
-    """
+    """Yield a pool of torch's number of threads, torch on one: faster, and equal bits for any number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     pool = ThreadPoolExecutor(threads)
