@@ -1,13 +1,14 @@
 """Classify surface defects with small CNNs and MobileNets.
 
-Every command is a function here, and what one builds with is, too. A name is imported when it is first used, so that
-`import defectlab` and `defectlab --help` need no torch.
+Every command is a function here. A name is imported when it is first used, so that `import defectlab` and
+`defectlab --help` need no torch.
 """
 
-import importlib
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from defectlab.utils.lazy import lazy_names, name_places, resolve
 
 if TYPE_CHECKING:
     from defectlab.callbacks import EMA, SWA, RateFinder
@@ -70,67 +71,22 @@ __all__ = [  # noqa: RUF022 (by use)
     "EMA", "SWA", "RateFinder",
 ]  # fmt: skip
 
-_PLACES = {  # module, and name in it where that is another
-    "fit": "engine.fit",
-    "resume": "engine.fit",
-    "test": "engine.evaluate",
-    "validate": "engine.evaluate",
-    "record_run": "engine.record",
-    "open_run": "runs.folder",
-    "report": "report:write_report",
-    "predict": "inference.predict",
-    "load": "inference.predictor",
-    "load_task": "tasks.checkpoint",
-    "export": "inference.export",
-    "cross_validate": "evaluate.crossval",
-    "compare": "evaluate.comparison",
-    "ensemble": "evaluate.ensemble",
-    "robustness": "evaluate.robustness",
-    "label_budget": "evaluate.budget",
-    "explain": "explain.run",
-    "explain_kernels": "explain.kernels",
-    "summarize": "summary.trace",
-    "compare_networks": "summary.compare",
-    "course": "course.run:run_course",
-    "fetch": "data.sources.fetch:fetch_neu",
-    "synthesize": "data.synthesis.strip",
-    "inspect_data": "evaluate.inspection",
-    "preview": "data.tools.preview",
-    "augment_to_folder": "data.tools.offline",
-    "RunFolder": "runs",
-    "Run": "runs:RunFolder",
-    "Evaluation": "engine.evaluate",
-    "Predictor": "inference.predictor",
-    "DataCard": "utils.card",
-    "InputError": "errors",
-    "NEUDataModule": "data",
-    "MNISTDataModule": "data",
-    "FashionMNISTDataModule": "data",
-    "ImageFolderDataModule": "data",
-    "FlowersDataModule": "data",
-    "Augmentation": "data",
-    "ClassificationTask": "tasks",
-    "SmallCNNTask": "tasks",
-    "PretrainedTask": "tasks",
-    "OptimizerSettings": "tasks",
-    "SchedulerSettings": "tasks",
-    "EMA": "callbacks",
-    "SWA": "callbacks",
-    "RateFinder": "callbacks",
-}
-
-
-def _resolve(name: str) -> Any:
-    module, _, attribute = _PLACES[name].partition(":")
-    return getattr(importlib.import_module(f"{__name__}.{module}"), attribute or name)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = _resolve(name)
-    # A function that has its name from a room (report, explain, course) stays that room; see _Room.
-    return globals().setdefault(name, value)
+_PLACES = name_places({
+    "engine.fit": "fit resume", "engine.evaluate": "test validate Evaluation", "engine.record": "record_run",
+    "runs.folder": "open_run", "runs": "RunFolder Run=RunFolder", "report": "report=write_report",
+    "inference.predict": "predict", "inference.predictor": "load Predictor", "inference.export": "export",
+    "evaluate.crossval": "cross_validate", "evaluate.comparison": "compare", "evaluate.ensemble": "ensemble",
+    "evaluate.robustness": "robustness", "evaluate.budget": "label_budget", "evaluate.inspection": "inspect_data",
+    "explain.run": "explain", "explain.kernels": "explain_kernels",
+    "summary.trace": "summarize", "summary.compare": "compare_networks", "course.run": "course=run_course",
+    "data.sources.fetch": "fetch=fetch_neu", "data.synthesis.strip": "synthesize",
+    "data.tools.preview": "preview", "data.tools.offline": "augment_to_folder",
+    "utils.card": "DataCard", "errors": "InputError", "callbacks": "EMA SWA RateFinder",
+    "data": "NEUDataModule MNISTDataModule FashionMNISTDataModule ImageFolderDataModule FlowersDataModule Augmentation",
+    "tasks": "ClassificationTask SmallCNNTask PretrainedTask OptimizerSettings SchedulerSettings",
+    "tasks.checkpoint": "load_task",
+})  # fmt: skip
+__getattr__ = lazy_names(globals(), _PLACES, together=False)
 
 
 def __dir__() -> list[str]:
@@ -141,22 +97,26 @@ class _Room(ModuleType):
     """A package that is called as the function of its name: `defectlab.report(run)`, beside `defectlab.report.page`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function that `_PLACES` names."""
-        return _resolve(self.__name__.rpartition(".")[2])(*args, **kwargs)
+        """Call the function of the same name."""
+        return _function(self)(*args, **kwargs)
 
     @property
     def __signature__(self) -> Any:
-        """Signature of that function."""
+        """Return its signature."""
         import inspect
 
-        return inspect.signature(_resolve(self.__name__.rpartition(".")[2]))
+        return inspect.signature(_function(self))
+
+
+def _function(room: ModuleType) -> Any:
+    return resolve(__name__, _PLACES[room.__name__.rpartition(".")[2]])
 
 
 class _Face(ModuleType):
     """This package: Python sets each room as an attribute when it is imported, whichever import comes first."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Make a room callable that shares its name with a function."""
+        """Make a package callable that has the name of a function."""
         if name in _PLACES and type(value) is ModuleType:
             value.__class__ = _Room
         super().__setattr__(name, value)

@@ -284,16 +284,16 @@ def test_image_sheet_shows_each_image_as_it_is(tmp_path: Path, dtype: npt.DTypeL
     levels = [0, 64, 255]
     images = np.stack([np.full((channels, 8, 16), level) for level in levels])
     images = images.astype(np.uint8) if dtype == np.uint8 else (images / 255).astype(np.float32)
-    figure = image_sheet(images, titles=["a", "b\n0.9", "c"], colours=["red", "green", "red"], columns=2)
+    figure = image_sheet(images, titles=["a", "b\n0.9", "c"], columns=2)
     save_png(figure, tmp_path / "sheet.png")
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("L")).astype(int)
-    for axes, level in zip(figure.axes, levels, strict=True):
-        box = axes.get_position()
-        x = round(sheet.shape[1] * (box.x0 + box.x1) / 2)
-        y = round(sheet.shape[0] * (1 - (box.y0 + box.y1) / 2))
+    wide, high = figure.get_size_inches()
+    for image, level in zip(figure.axes[0].images, levels, strict=True):
+        left, right, bottom, top = image.get_extent()  # inches from the upper left
+        x = round(sheet.shape[1] * (left + right) / 2 / wide)
+        y = round(sheet.shape[0] * (bottom + top) / 2 / high)
         assert abs(sheet[y, x] - level) <= 1
-    tensor = image_sheet(torch.from_numpy(images))
-    assert len(tensor.axes) == 3
+    assert len(image_sheet(torch.from_numpy(images)).axes[0].images) == 3
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from defectlab.data.sources.archive import extract_zip, open_root, publish
-from defectlab.data.sources.arrays import find_arrays, find_idx, load_arrays, read_idx, read_idx_pair
-from defectlab.data.sources.images import expand_images, image_files, read_image, read_images, read_listing
+from defectlab.data.sources.arrays import find_arrays, load_arrays
+from defectlab.data.sources.files import expand_images, image_files
+from defectlab.data.sources.idx import find_idx, read_idx, read_idx_pair
+from defectlab.data.sources.images import read_images, read_listing
 from defectlab.data.sources.layouts import NEU_CLASSES, Listing, list_folders, list_neu
 from defectlab.errors import InputError
 from defectlab.utils import progress
+
+
+def read_image(path: Path, size: int, channels: int) -> Tensor:
+    return read_images([path], size, channels)[0][0]
 
 
 def picture(path: Path, value: int = 100, size: tuple[int, int] = (8, 8), mode: str = "L") -> Path:

@@ -56,8 +56,8 @@ def shown(name: str, side: int = 64) -> NetworkSummary:
 
 
 def field(layer: Layer) -> tuple[int, int] | None:
-    assert layer.reach is not None
-    return layer.reach.field
+    assert layer.receptive_field is not None
+    return layer.receptive_field.field
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -79,8 +79,8 @@ def test_counts_and_sizes_agree_with_torch(name: str) -> None:
 def test_receptive_fields_are_the_published_ones(name: str) -> None:
     maps = [layer for layer in shown(name).layers if len(layer.output) == 3 and field(layer) is not None]
     side, jump = FIELDS[name]
-    assert maps[-1].reach is not None
-    assert (maps[-1].reach.field, maps[-1].reach.jump) == ((side, side), (jump, jump))
+    assert maps[-1].receptive_field is not None
+    assert (maps[-1].receptive_field.field, maps[-1].receptive_field.jump) == ((side, side), (jump, jump))
 
 
 def test_published_sizes_of_whole_networks() -> None:
@@ -124,7 +124,7 @@ def test_a_field_is_where_the_gradient_is() -> None:
 
 
 def test_a_gate_sees_the_whole_image_beside_its_window() -> None:
-    layers = {(layer.name, layer.kind): layer.reach for layer in shown("v3 middle").layers}
+    layers = {(layer.name, layer.kind): layer.receptive_field for layer in shown("v3 middle").layers}
     before, pool = layers["features.1.block.0.0", "Conv2d"], layers["features.1.block.1.avgpool", "AdaptiveAvgPool2d"]
     after = layers["features.1.block.1", "mul"]
     assert before is not None and pool is not None and after is not None  # noqa: PT018 (for the type checker)

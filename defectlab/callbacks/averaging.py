@@ -1,4 +1,4 @@
-"""Averages of the weights along a training run, which validation, checkpoints and the test then use."""
+"""Averages of the weights during training, which validation, checkpoints and the test use."""
 
 import itertools
 import math
@@ -15,21 +15,19 @@ from defectlab.errors import InputError
 from defectlab.tasks import ClassificationTask
 from defectlab.utils._compat import add_averaged_step, averaged_model, drop_averaged_model, last_averaged_step
 
-__all__ = ["EMA", "SWA", "AveragedWeights"]
-
 _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class AveragedWeights(WeightAveraging):
-    """Lightning's callback, made fit for runs that end with a look at their best checkpoint.
+    """Lightning's callback, for runs that end with a test of their best checkpoint.
 
     A checkpoint holds the average in `state_dict`, which is what was validated and what `predict` loads, and the
-    current weights in `current_model_state`, which is where `resume` goes on. Otherwise than Lightning's:
+    current weights in `current_model_state`, which is where `resume` goes on. Unlike in Lightning's:
 
-    - validation sees the current weights until there is an average, not those from before training;
-    - it judges the current weights, too: `val/loss_raw` and `val/accuracy_raw`;
-    - `validate` after `fit` judges the checkpoint that was loaded, not the last average in its place;
-    - the average lives on the network's device and takes one fused operation an update, without waiting for it.
+    - validation uses the current weights until there is an average, not those from before training;
+    - it evaluates the current weights, too: `val/loss_raw` and `val/accuracy_raw`;
+    - `validate` after `fit` evaluates the checkpoint that was loaded, not the last average in its place;
+    - the average is on the network's device and takes one fused operation per update.
     """
 
     def __init__(self) -> None:
@@ -45,7 +43,7 @@ class AveragedWeights(WeightAveraging):
         self.updates = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Follow the task to its device, and to what its `setup` made of it; Lightning copied it before both."""
+        """Move the average to the device and copy the weights again: Lightning copied them before the task's `setup`."""
         average = averaged_model(self)
         assert average is not None
         average.to(pl_module.device)
@@ -56,57 +54,57 @@ class AveragedWeights(WeightAveraging):
         if not self.updates:
             self._mix(1)
 
-    def _mix(self, share: float) -> None:
-        """Move the average to the current weights, by this share of the way."""
-        get_ema_multi_avg_fn(1 - share)(self._averaged, self._current, None)  # type: ignore[no-untyped-call]
+    def _mix(self, weight: float) -> None:
+        """Give the current weights this weight in the average."""
+        get_ema_multi_avg_fn(1 - weight)(self._averaged, self._current, None)  # type: ignore[no-untyped-call]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Nothing: an update after the epoch's validation would be one that nobody has judged."""
+        """Do nothing: an update after the epoch's validation would not have been evaluated."""
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Judge the current weights, then put the average in their place."""
+        """Evaluate the current weights, then put the average in their place."""
         if self.updates:
             if isinstance(pl_module, ClassificationTask):
-                self._raw = _judge(trainer, pl_module)
+                self._raw = _evaluate_current(trainer, pl_module)
             super().on_validation_epoch_start(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log, and take the current weights back."""
+        """Log, and restore the current weights."""
         if self.updates:
             pl_module.log_dict(self._raw)
             super().on_validation_epoch_end(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the average in the task."""
+        """Put the average into the task."""
         if self.updates:
             super().on_train_end(trainer, pl_module)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Stay out of what follows training."""
+        """Drop the average."""
         drop_averaged_model(self)
         self.updates = 0
         self._averaged, self._current = [], []
 
     def state_dict(self) -> dict[str, Any]:
-        """Also how many updates there were."""
+        """Return Lightning's state and the number of updates."""
         return {**super().state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Load the number of updates, too."""
         super().load_state_dict(state_dict)
         self.updates = state_dict["updates"]
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Put the average first, if there is one."""
+        """Save the average as the task's weights, if there is one."""
         if self.updates:
             super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take both up again; after a checkpoint without an average one begins with what the task is then."""
+        """Load both; without an average in the checkpoint, averaging begins with the task's weights."""
         if averaged_model(self) is not None and "current_model_state" in checkpoint:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
@@ -114,11 +112,10 @@ class AveragedWeights(WeightAveraging):
 class EMA(AveragedWeights):
     """Exponential moving average of the weights and of BatchNorm's statistics, after every optimiser step.
 
-    Early on it forgets faster, by min(decay, (1 + n) / (10 + n)) in step n, so that a short run does not carry its
-    first weights along; it always reaches back over about a ninth of the steps so far, at most 1 / (1 - decay).
+    The decay of step n is min(decay, (1 + n) / (10 + n)), so that a short run does not keep its first weights.
 
     Args:
-        decay: of the weights that are in the average at each step, at least 0 and below 1.
+        decay: of the average at each step, at least 0 and below 1.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -141,26 +138,24 @@ class EMA(AveragedWeights):
 class SWA(AveragedWeights):
     """Stochastic weight averaging (Izmailov et al. 2018): the mean of the weights after each of the last epochs.
 
-    The rate has to stay up meanwhile, for the weights to wander: `model.scheduler.name constant`. BatchNorm's
-    statistics, which belong to no average of weights, are measured anew by a pass over the training images.
-
-    Lightning's StochasticWeightAveraging validates the current weights alone and fills in the average after the last
-    checkpoint, so that no best.ckpt would ever hold it.
+    It needs a high learning rate to the end: `model.scheduler.name constant`. BatchNorm's statistics are measured anew
+    by a pass over the training images. Lightning's StochasticWeightAveraging sets the average after the last
+    checkpoint, so that no best.ckpt would hold it.
 
     Args:
-        start: share of all epochs that pass before the first that counts, at least 0 and below 1.
+        start: fraction of all epochs before the first that counts, at least 0 and below 1.
     """
 
     def __init__(self, start: float = 0.75) -> None:
         if not 0 <= start < 1:
-            raise InputError(f"trainer.callbacks SWA.start is {start}: expected a share of at least 0 and below 1")
+            raise InputError(f"trainer.callbacks SWA.start is {start}: expected a fraction of at least 0 and below 1")
         super().__init__()
         self.start = start
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse a run without an end."""
         if trainer.max_epochs is None or trainer.max_epochs < 1:
-            raise InputError("SWA begins at a share of all epochs: give trainer.max_epochs")
+            raise InputError("SWA begins after a fraction of all epochs: give trainer.max_epochs")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -186,8 +181,8 @@ def _first(batches: Iterable[Any], count: int | float) -> Iterator[Any]:
     return itertools.islice(batches, None if count == math.inf else int(count))
 
 
-def _judge(trainer: pl.Trainer, task: ClassificationTask) -> dict[str, float]:
-    """Loss and accuracy of the task as it is on the validation images of all processes."""
+def _evaluate_current(trainer: pl.Trainer, task: ClassificationTask) -> dict[str, float]:
+    """Compute loss and accuracy of the current weights on the validation images of all processes."""
     sums = torch.zeros(3, device=task.device)
     batches: Any = trainer.val_dataloaders
     for batch in _first(batches, min(trainer.num_val_batches)):
@@ -203,10 +198,7 @@ def _judge(trainer: pl.Trainer, task: ClassificationTask) -> dict[str, float]:
 
 @torch.no_grad()
 def _measure_batch_norm(trainer: pl.Trainer, average: nn.Module) -> None:
-    """The running statistics of one epoch of training images; frozen layers keep theirs.
-
-    torch's `update_bn` would reset frozen ones, too, and leave them so.
-    """
+    """Measure the running statistics over one epoch of training images; frozen ones, unlike by `update_bn`, stay."""
     average.train()  # a network with frozen layers leaves those alone
     layers = [layer for layer in average.modules() if isinstance(layer, _BATCH_NORM) and layer.training]
     momenta = [layer.momentum for layer in layers]

@@ -1,9 +1,8 @@
-"""Knowledge distillation: a network learns from labels and from what a trained one makes of the same images."""
+"""Knowledge distillation: train a network on labels and on a trained network's predictions."""
 
 import logging
 import math
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 import torch
@@ -16,31 +15,18 @@ from defectlab.tasks import ClassificationTask
 from defectlab.tasks.checkpoint import load_task
 from defectlab.utils.card import DataCard
 
-__all__ = ["DescribedData", "Distillation", "distillation_loss"]
-
 log = logging.getLogger(__name__)
 
 
-@runtime_checkable
-class DescribedData(Protocol):
-    """What a student asks of its datamodule."""
-
-    @property
-    def card(self) -> DataCard:
-        """How batches were normalised, and of which images."""
-
-
 class Distillation(pl.Callback):
-    """Train a network on a trained one's answers besides the labels (Hinton, Vinyals & Dean 2015).
+    """Train a network on a teacher's predictions besides the labels (Hinton, Vinyals & Dean 2015).
 
     The teacher is no part of the task: neither the optimiser nor a checkpoint sees it, and only `fit` loads it.
 
     Args:
-        teacher: .ckpt file, or a run folder, whose best checkpoint is taken. One of larger images sees the student's
-            enlarged, and so blurred.
-        temperature: what both networks' logits are divided by, above 0. From 2 on the teacher also tells which wrong
-            classes are nearly right.
-        weight: share of the teacher in the loss, in [0, 1]; the labels have the rest.
+        teacher: .ckpt file, or a run folder, whose best checkpoint is used; images are enlarged where it needs that.
+        temperature: of both networks' logits, above 0; at 2 and more the teacher also tells similar classes.
+        weight: of the teacher in the loss, in [0, 1]; the labels have the rest.
 
     Raises:
         InputError: an argument out of range; in `fit` also a teacher that cannot be used, or one of other classes.
@@ -50,16 +36,16 @@ class Distillation(pl.Callback):
         if not 0 < temperature < math.inf:
             raise InputError(f"Distillation.temperature is {temperature}: expected a number above 0")
         if not 0 <= weight <= 1:
-            raise InputError(f"Distillation.weight is {weight}: expected a share from 0 to 1")
+            raise InputError(f"Distillation.weight is {weight}: expected a number from 0 to 1")
         self.teacher, self.temperature, self.weight = teacher, temperature, weight
         self._task: ClassificationTask | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Load the teacher, and join the task's losses before any other callback asks for them."""
+        """Load the teacher, and add its loss before any other callback computes the task's."""
         if stage != "fit":
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(pl_module, ClassificationTask) or not isinstance(data, DescribedData):
+        if not isinstance(pl_module, ClassificationTask) or not isinstance(getattr(data, "card", None), DataCard):
             raise InputError("Distillation is for defectlab's tasks on defectlab's datamodules: leave it out")
         if getattr(pl_module, "cache_features", False):
             raise InputError("model.cache_features leaves a teacher no images: set it to false, or drop Distillation")
@@ -77,7 +63,7 @@ class Distillation(pl.Callback):
         if card.split_hash != data.card.split_hash:
             log.warning(
                 "the teacher was trained with another split of the data (%s, here %s): unless the test set is an "
-                "official one, images judged here may be among those it has learned",
+                "official one, images evaluated here may be among those it was trained on",
                 card.split_hash, data.card.split_hash,
             )  # fmt: skip
         self._task = task.to(trainer.strategy.root_device).requires_grad_(False)
@@ -85,7 +71,7 @@ class Distillation(pl.Callback):
         pl_module.extra_losses.append(self._blend)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let the teacher go."""
+        """Drop the teacher."""
         if self._task is not None and isinstance(pl_module, ClassificationTask):
             pl_module.extra_losses.remove(self._blend)
         self._task = None
@@ -107,7 +93,7 @@ class Distillation(pl.Callback):
         return logits
 
     def _blend(self, loss: Tensor, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss on labels, joined with the one on the teacher's answers."""
+        """Return the weighted mean of the loss on labels and the one on the teacher's predictions."""
         soft = distillation_loss(logits.float(), self.teacher_logits(images).float(), self.temperature)
         return (1 - self.weight) * loss + self.weight * soft
 

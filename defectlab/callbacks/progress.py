@@ -1,4 +1,4 @@
-"""Progress on the terminal: a line an epoch, a bar for the pass that runs."""
+"""Progress on the terminal: a line per epoch, and a bar for the current pass."""
 
 import math
 import sys
@@ -9,13 +9,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-__all__ = ["EpochLines"]
-
 
 class EpochLines(ProgressBar):
-    """A line an epoch on standard output; if that is a terminal, a bar for the pass that runs.
+    """Print a line per epoch; on a terminal, draw a bar for the current pass.
 
-    Lightning's own bars read every logged value at every step, which on a GPU waits for each.
+    Lightning's own bars read every logged value at every step, and a GPU waits for each.
     """
 
     def __init__(self) -> None:
@@ -31,11 +29,11 @@ class EpochLines(ProgressBar):
         self._enabled = True
 
     def disable(self) -> None:
-        """Show nothing: Lightning asks for this in all processes but the first."""
+        """Show nothing, as in all processes but the first."""
         self._enabled = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say how the last epoch went, and start a bar."""
+        """Print the last epoch's line, and start a bar."""
         self._end_epoch(trainer, trainer.current_epoch - 1)
         self._began = time.monotonic()
         self._start(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}", self.total_train_batches)
@@ -47,11 +45,11 @@ class EpochLines(ProgressBar):
         self._move(batch_idx)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say how the last epoch went."""
+        """Print the last epoch's line."""
         self._end_epoch(trainer, trainer.current_epoch - 1)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start a bar, unless the one of the epoch is there."""
+        """Start a bar, but not within an epoch."""
         if trainer.state.fn == "validate":
             self._start("validating", sum(trainer.num_val_batches))
 
@@ -75,11 +73,11 @@ class EpochLines(ProgressBar):
         self._move(batch_idx)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave no bar behind, however it ended."""
+        """Remove the bar."""
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no bar behind."""
+        """Remove the bar."""
         self._stop()
 
     def _start(self, description: str, total: float) -> None:

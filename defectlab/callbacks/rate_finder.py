@@ -1,4 +1,4 @@
-"""A learning rate from a range test before training."""
+"""Find a learning rate by a range test before training."""
 
 import dataclasses
 import itertools
@@ -19,9 +19,7 @@ from defectlab.runs import RunFolder
 from defectlab.tasks import ClassificationTask
 from defectlab.utils._compat import rebuild_optimizers, setup_training_data
 
-__all__ = ["RateFinder", "suggested"]
-
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _WINDOW = 9  # steps that a loss is smoothed over
 
@@ -30,13 +28,10 @@ class RateFinder(pl.Callback):
     """Raise the rate with every step from the lowest to the highest (Smith 2017, section 3.3), and train with a tenth
     of the one at which the loss was lowest: it becomes `model.optimizer.lr`, the peak of the schedule.
 
-    The steps are taken before training and undone: weights, random numbers and the order of the images are those of a
-    run without them. What was found is printed, drawn in `lr_finder.png` in the run folder, and kept in metrics.json
-    and in the checkpoints; `resume` goes on with it without another search.
-
-    Lightning's LearningRateFinder sets the rate of the optimiser alone, which a one-cycle schedule overwrites at its
-    first step, drops the factor of a backbone, and takes the slope by the rate itself and not its logarithm, which
-    favours the lowest rates whatever the loss does.
+    The steps are undone before training: weights, random numbers and the order of the images are those of a run without
+    them. The rate is printed, drawn in `lr_finder.png` in the run folder, and kept in metrics.json and the checkpoints;
+    `resume` uses it without another search. Lightning's LearningRateFinder sets the rate of the optimiser alone, which
+    a one-cycle schedule overwrites, and drops the factor of a backbone.
 
     Args:
         lowest: rate of the first step.
@@ -55,15 +50,15 @@ class RateFinder(pl.Callback):
         self.found: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The rate."""
+        """Return the rate."""
         return {"found": self.found}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The rate of the run that is resumed."""
+        """Load the rate of the run that is resumed."""
         self.found = state_dict["found"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Search, and build optimiser and schedule anew."""
+        """Search, then build optimiser and schedule again."""
         if not isinstance(pl_module, ClassificationTask):
             raise InputError("RateFinder is for defectlab's tasks")
         if self.found is not None:
@@ -76,7 +71,7 @@ class RateFinder(pl.Callback):
         pl_module.set_rate(self.found)
         rebuild_optimizers(trainer)
         if trainer.is_global_zero:
-            log.info(
+            _log.info(
                 "learning rate %.2g, a tenth of the one with the lowest loss in a test of %d steps",
                 self.found,
                 len(rates),
@@ -84,13 +79,13 @@ class RateFinder(pl.Callback):
             save_png(_figure(rates, losses, self.found), RunFolder(trainer.default_root_dir).lr_finder_png)
 
     def _try_rates(self, trainer: pl.Trainer, task: ClassificationTask) -> tuple[list[float], list[float]]:
-        """The rates of the steps, and the training loss before each; the task is left as it was."""
+        """Return the rates of the steps, and the training loss before each; the task is left as it was."""
         kept = {name: tensor.clone() for name, tensor in task.state_dict().items()}
         optimizer = dataclasses.replace(task.optimizer, lr=1.0).build_for(task.parameter_modules())
         factors = [group["lr"] for group in optimizer.param_groups]
         setup_training_data(trainer)
         loader: Any = trainer.train_dataloader
-        if isinstance(getattr(loader, "epoch", None), int):  # a look at the images may have come before
+        if isinstance(getattr(loader, "epoch", None), int):  # a loader that was used before continues its epochs
             loader.epoch = trainer.current_epoch
         rates, losses = [], []
         task.train()
@@ -115,10 +110,10 @@ class RateFinder(pl.Callback):
 
 
 def suggested(rates: list[float], losses: list[float]) -> float:
-    """A tenth of the rate at which the smoothed loss is lowest: beyond that one it grows again.
+    """Return a tenth of the rate at which the smoothed loss is lowest.
 
-    The steepest place, which others take, moved by a factor of 100 between seeds where this moves by 2 (LeNet-5 and a
-    residual network on MNIST, adam and sgd, three seeds each).
+    It varies by a factor of 2 between seeds where the steepest slope varies by 100 (LeNet-5 and a residual network on
+    MNIST, adam and sgd, three seeds each).
 
     Raises:
         InputError: the loss falls nowhere.
@@ -133,7 +128,7 @@ def suggested(rates: list[float], losses: list[float]) -> float:
 
 
 def _smooth(losses: list[float]) -> Tensor:
-    """Means of as many neighbours on either side: no lag."""
+    """Return centred running means of the finite losses."""
     finite = torch.tensor([loss for loss in losses if math.isfinite(loss)], dtype=torch.float64)
     return finite.unfold(0, _WINDOW, 1).mean(dim=1) if len(finite) >= _WINDOW else finite[:0]
 
@@ -144,7 +139,7 @@ def _endless(loader: Any) -> Iterator[Any]:
 
 
 def _figure(rates: list[float], losses: list[float], found: float) -> Figure:
-    """Loss by rate, and the rate that was taken."""
+    """Draw the loss by rate, and the rate that was taken."""
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     axes = figure.subplots()
     smooth, half = _smooth(losses), _WINDOW // 2

@@ -2,7 +2,7 @@
 
 from defectlab.cli.arguments import CommandParser
 from defectlab.engine.configs import base_of, find_config
-from defectlab.utils.resources import _COURSE, shipped_configs
+from defectlab.utils.resources import shipped_configs
 
 __all__ = ["run"]
 
@@ -19,7 +19,7 @@ def run(words: list[str]) -> int:
             print(f"# Laid over its base; the two as one: defectlab fit --config {name} --print_config")
         return 0
     configs = shipped_configs()
-    course = [config for config, path in configs.items() if path.parent.name == _COURSE]
+    course = [config for config, path in configs.items() if path.parent.name == "course"]
     for config, path in configs.items():
         if course and config == course[0]:
             print("\nThe course, one option a config (docs/course.md):")

@@ -68,7 +68,7 @@ def run(words: list[str]) -> int:
 
 
 def _row(layer: Layer) -> Row:
-    window, reach = layer.window, layer.reach
+    window, reach = layer.window, layer.receptive_field
     local = reach is not None and reach.field is not None
     return Row(
         layer=layer.name,

@@ -41,7 +41,7 @@ def print_layers(title: str, whole: NetworkSummary) -> None:
         "field, jump    pixels of the image: the side of what a position sees, by the longest path where branches meet, and "
         "the way to the next position"
     )
-    reaches = [layer.reach for layer in whole.layers if layer.reach is not None]
+    reaches = [layer.receptive_field for layer in whole.layers if layer.receptive_field is not None]
     if any(reach.whole and reach.field is not None for reach in reaches):
         print("*              beside this window a summary of the whole image, through a global pool in some branch")
 
@@ -142,11 +142,11 @@ def _cells(group: Sequence[Layer]) -> list[str]:
             + (f"d{_side(first.window.dilation)} " if first.window.dilation != (1, 1) else "")
             + kernel
         )
-    if first.reach is not None:
+    if first.receptive_field is not None:
         field = "image"
-        if first.reach.field is not None:
-            field = _side(first.reach.field) + ("*" if first.reach.whole else "")
-            jump = _side(first.reach.jump)
+        if first.receptive_field.field is not None:
+            field = _side(first.receptive_field.field) + ("*" if first.receptive_field.whole else "")
+            jump = _side(first.receptive_field.jump)
     return [
         escape(first.name or "(network)"), escape(", ".join(layer.kind for layer in group)), shape_text(first.input),
         shape_text(first.output), kernel, stride, padding, _count(sum(layer.parameters for layer in group)),

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from defectlab.utils.lazy import lazy_names
+from defectlab.utils.lazy import lazy_names, name_places
 
 if TYPE_CHECKING:
     from defectlab.data.datamodules.base import ImageDataModule
@@ -19,14 +19,13 @@ __all__ = [
     "ImageFolderDataModule", "MNISTDataModule", "NEUDataModule", "SurfacesDataModule",
 ]  # fmt: skip
 
-__getattr__ = lazy_names(globals(), {
-    "ImageDataModule": "datamodules.base",
-    "DatasetDataModule": "datamodules.dataset",
-    "FlowersDataModule": "datamodules.flowers",
-    "ImageFolderDataModule": "datamodules.folder",
-    "FashionMNISTDataModule": "datamodules.mnist",
-    "MNISTDataModule": "datamodules.mnist",
-    "NEUDataModule": "datamodules.neu",
-    "SurfacesDataModule": "datamodules.surfaces",
-    "Augmentation": "pipeline.augment",
-})  # fmt: skip
+__getattr__ = lazy_names(globals(), name_places({
+    "datamodules.base": "ImageDataModule",
+    "datamodules.dataset": "DatasetDataModule",
+    "datamodules.flowers": "FlowersDataModule",
+    "datamodules.folder": "ImageFolderDataModule",
+    "datamodules.mnist": "FashionMNISTDataModule MNISTDataModule",
+    "datamodules.neu": "NEUDataModule",
+    "datamodules.surfaces": "SurfacesDataModule",
+    "pipeline.augment": "Augmentation",
+}))  # fmt: skip

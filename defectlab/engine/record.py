@@ -30,7 +30,7 @@ from defectlab.errors import InputError
 from defectlab.metrics.classification import SplitMetrics, evaluate_predictions
 from defectlab.runs import RunFolder, write_text
 from defectlab.tasks import ClassificationTask
-from defectlab.tasks.hparams import plain
+from defectlab.tasks.hparams import NOT_PLAIN, to_plain_values
 from defectlab.utils.text import shown_path
 
 __all__ = ["best_checkpoint", "fit_objects", "record_run"]
@@ -300,5 +300,5 @@ def _arguments(value: Any) -> dict[str, Any]:
     saved = dict(getattr(value, "hparams", {})) or {
         name: getattr(value, name) for name in names if hasattr(value, name)
     }
-    found = {str(name): plain(item) for name, item in saved.items()}
-    return {name: item for name, item in found.items() if item is not ...}
+    found = {str(name): to_plain_values(item) for name, item in saved.items()}
+    return {name: item for name, item in found.items() if item is not NOT_PLAIN}

@@ -1,4 +1,4 @@
-"""The figures of a report, each a matplotlib Figure made without pyplot, so that nothing is global."""
+"""The figures of a report, each a matplotlib Figure without pyplot."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ LISTED_CLASSES = 40  # above this, a row for each class does not fit a page
 
 
 def confusion_matrix_figure(matrix: npt.ArrayLike, class_names: Sequence[str]) -> Figure:
-    """Counts `(C, C)`, rows true and columns predicted, coloured by the share of the true class.
+    """Draw counts `(C, C)`, rows true and columns predicted, coloured by the fraction of the true class.
 
-    Up to 25 classes each cell that is not empty shows its count and share; above, colour alone speaks,
-    on a scale that brings out small shares, and only some classes are named.
+    Up to 25 classes each cell that is not empty shows its count and fraction; above, there is colour alone, on a
+    scale that brings out small fractions, and only some classes are named.
     """
     counts = np.asarray(matrix, dtype=np.int64)
     classes = len(class_names)
     if counts.shape != (classes, classes):
         raise InputError(f"matrix of shape {counts.shape}: expected ({classes}, {classes}), a row a class name")
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     numbered = classes <= NUMBERED_CLASSES
     side = min(max(0.62 * classes, 2.6), 9.0)
     figure = Figure(figsize=(side + 2.4, side + 1.6), layout="compressed")
     axes = figure.subplots()
     norm = PowerNorm(1.0 if numbered else 0.5, vmin=0, vmax=1)
-    image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
+    image = axes.imshow(fractions, cmap="Blues", norm=norm, interpolation="nearest")
     bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02, format=PercentFormatter(1))
-    bar.set_label("share of the true class")
+    bar.set_label("fraction of the true class")
     bar.outline.set_visible(False)
 
     step = 1 if numbered else math.ceil(classes / NUMBERED_CLASSES)
@@ -52,15 +52,15 @@ def confusion_matrix_figure(matrix: npt.ArrayLike, class_names: Sequence[str]) -
     style_axes(axes, spines=())
     if numbered:
         for true, predicted in zip(*np.nonzero(counts), strict=True):
-            share = shares[true, predicted]
-            text = f"{counts[true, predicted]}" + (f"\n{_rounded(share)}" if classes <= 15 else "")
-            colour, size = "white" if share > 0.55 else INK, TEXT if classes <= 10 else 6.5
+            fraction = fractions[true, predicted]
+            text = f"{counts[true, predicted]}" + (f"\n{_rounded(fraction)}" if classes <= 15 else "")
+            colour, size = "white" if fraction > 0.55 else INK, TEXT if classes <= 10 else 6.5
             axes.text(predicted, true, text, ha="center", va="center", fontsize=size, color=colour)
     return figure
 
 
 def curves_figure(rows: Sequence[Mapping[str, str]], best_epoch: int | None = None) -> Figure:
-    """Loss and accuracy by epoch, training and validation, from the rows of metrics.csv.
+    """Draw loss and accuracy by epoch, training and validation, from the rows of metrics.csv.
 
     Both the file and `best_epoch`, which gets a line, count epochs from 0; the figure counts from 1.
 
@@ -91,7 +91,7 @@ def curves_figure(rows: Sequence[Mapping[str, str]], best_epoch: int | None = No
 
 
 def steps_figure(losses: Mapping[int, float]) -> Figure:
-    """Training loss of single batches by step, and its running mean over a twentieth of them."""
+    """Draw the training loss by step, and its running mean over a twentieth of the steps."""
     figure = Figure(figsize=(9.5, 2.6), layout="constrained")
     axes = figure.subplots()
     steps, values = np.array(list(losses)), np.array(list(losses.values()))
@@ -107,7 +107,7 @@ def steps_figure(losses: Mapping[int, float]) -> Figure:
 
 
 def per_class_figure(per_class: Mapping[str, ClassMetrics]) -> Figure:
-    """Recall with its 95 % Wilson interval, and precision, of each class, the lowest recall on top.
+    """Draw recall with its 95 % Wilson interval, and precision, of each class, the lowest recall on top.
 
     Above 40 classes the 40 lowest are shown. Classes without images are left out.
     """
@@ -135,12 +135,12 @@ def per_class_figure(per_class: Mapping[str, ClassMetrics]) -> Figure:
 
 
 def reliability_figure(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> Figure:
-    """Accuracy against confidence in 15 equal bins, above how many images fall into each.
+    """Draw accuracy by confidence in 15 equal bins, above the number of images in each.
 
     `probabilities` `(N, C)` in [0, 1], `labels` `(N,)`. Bars below the diagonal are over-confidence.
     """
-    shares, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
-    confidence, right = shares.max(axis=1), shares.argmax(axis=1) == truth
+    values = np.asarray(probabilities, dtype=np.float64)
+    confidence, right = values.max(axis=1), values.argmax(axis=1) == np.asarray(labels)
     edges = np.linspace(0, 1, ECE_BINS + 1)
     bins = np.minimum(np.digitize(confidence, edges) - 1, ECE_BINS - 1)
     counts = np.bincount(bins, minlength=ECE_BINS)
@@ -166,15 +166,15 @@ def reliability_figure(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> F
     return figure
 
 
-def _rounded(share: float) -> str:
-    """Whole per cent, and neither 0 nor 100 of what is not."""
-    if 0 < share < 0.01:
+def _rounded(fraction: float) -> str:
+    """Return whole per cent, with <1% and >99% next to the ends."""
+    if 0 < fraction < 0.01:
         return "<1%"
-    return ">99%" if 0.99 < share < 1 else f"{share:.0%}"
+    return ">99%" if 0.99 < fraction < 1 else f"{fraction:.0%}"
 
 
 def _by_epoch(rows: Sequence[Mapping[str, str]], column: str) -> dict[int, float]:
-    """The last value of each epoch, counted from 1, without cells that are empty or not finite."""
+    """Return the last finite value of each epoch, counted from 1."""
     values = {}
     for row in rows:
         epoch, cell = row.get("epoch", ""), row.get(column, "")

@@ -1,4 +1,4 @@
-"""One style for all figures: colours, sizes, axes, how a PNG is written."""
+"""The style of all figures: colours, sizes, axes, and how a PNG is written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TITLE, TEXT, SMALL = 11, 8.5, 7  # points
 DPI = 144
 
 _NOTE = "synthetic data: made by the generator, not real steel"
-# Okabe and Ito's, told apart by colour-blind eyes.
+# Okabe and Ito's, for colour-blind eyes.
 _DISTINCT = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000", "#b8a800")
 
 
@@ -31,7 +31,7 @@ def save_png(figure: Figure, path: Path, synthetic: bool = False) -> None:
         InputError: the place cannot be written to.
     """
     if synthetic:
-        # By hand where no layout engine does it: two per cent below the top would be inside a tall sheet.
+        # Without a layout engine matplotlib's place, two per cent below the top, is inside a tall sheet.
         top = 1 - 0.05 / figure.get_figheight() if figure.get_layout_engine() is None else None
         figure.suptitle(_NOTE, y=top, color=RED, fontsize=10, fontweight="bold")
     with atomic(path) as draft:
@@ -40,7 +40,7 @@ def save_png(figure: Figure, path: Path, synthetic: bool = False) -> None:
 
 
 def short_label(text: str, width: int = 24) -> str:
-    """Text that matplotlib takes as it is: no mathematics between dollars, no stray bytes, not too long."""
+    """Return text for matplotlib: dollars escaped, invalid bytes replaced, shortened to `width`."""
     text = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
     if len(text) > width:  # both ends of a path or a name say more than its middle
         text = f"{text[: width // 2]}…{text[len(text) - (width - width // 2 - 1) :]}"
@@ -48,7 +48,7 @@ def short_label(text: str, width: int = 24) -> str:
 
 
 def class_colours(count: int) -> list[str]:
-    """Return `count` different colours: of up to 8 and up to 20 easily told apart, of more a continuous scale."""
+    """Return `count` colours: distinct ones up to 8 and up to 20, a continuous scale above."""
     if count <= len(_DISTINCT):
         return list(_DISTINCT[:count])
     if count <= 20:
@@ -70,13 +70,13 @@ def style_axes(
 
 
 def place_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Add axes at a place given in inches from the upper left: a layout engine takes seconds for a hundred."""
+    """Add axes, in inches from the upper left: a layout engine takes seconds for a hundred."""
     wide, high = figure.get_size_inches()
     return figure.add_axes((left / wide, 1 - (top + height) / high, width / wide, height / high))
 
 
 def place_text(figure: Figure, left: float, top: float, text: str, size: float, bold: bool = False) -> None:
-    """Write text below a place given in inches from the upper left."""
+    """Write text, its upper left corner in inches from that of the figure."""
     wide, high = figure.get_size_inches()
     weight = "bold" if bold else "normal"
     figure.text(

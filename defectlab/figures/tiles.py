@@ -1,8 +1,7 @@
-"""Rows of small images with a title a row: the one look of all sheets."""
+"""Sheets of small images in rows."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
 from defectlab.errors import InputError
-from defectlab.figures.style import GREY, INK, ORANGE, SMALL, TEXT, TITLE, frame_image, place_axes, short_label
+from defectlab.figures.style import GREY, INK, ORANGE, SMALL, TEXT, TITLE, short_label
 
-# Both read the same to colour-blind eyes: from none to much, and from negative over white to positive.
+# Both suit colour-blind eyes: from none to much, and from negative over white to positive.
 AMOUNT, SIGNED = "viridis", "RdBu_r"
 _LINE = 0.135  # inches a line of small text
 _GAP = 0.08
@@ -41,7 +40,7 @@ def tile_grid(
     title: str, rows: Sequence[tuple[str, Sequence[Tile]]], tile: float = 1.0, label: float = 1.7,
     heads: Sequence[str] = (),
 ) -> Figure:  # fmt: skip
-    """A figure of rows, each its title (may have several lines, the first in bold) and its tiles.
+    """Draw rows of tiles, each with its title (may have several lines, the first in bold).
 
     Args:
         title: of the figure.
@@ -62,7 +61,7 @@ def tile_grid(
     heights = [_height(text, tiles, tile) for text, tiles in rows]
     high = top + sum(heights) + _GAP
     figure = Figure(figsize=(wide, high))
-    # One for all, in inches from the upper left: an axes a tile takes seconds for a sheet.
+    # One axes for all, in inches from the upper left: one per tile takes seconds.
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
 
@@ -89,16 +88,16 @@ def tile_grid(
 
 
 def grey_or_colour(image: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-    """Pixels `(1 or 3, H, W)` as what a tile takes: `(H, W)` or `(H, W, 3)` in [0, 1]."""
+    """Turn pixels `(1 or 3, H, W)` into those of a tile: `(H, W)` or `(H, W, 3)` in [0, 1]."""
     pixels = image.astype(np.float32) / 255
     shown: npt.NDArray[Any] = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
     return shown
 
 
 def value_range(maps: npt.NDArray[np.floating[Any]]) -> tuple[str, float, float]:
-    """Colour map, low and high for maps of one kind: signed around 0 if there is anything below it.
+    """Return colour map, low and high for maps of one kind: signed around 0 if there are negative values.
 
-    The highest half per cent is cut off, so that a single bright pixel does not darken all others.
+    The highest half per cent is clipped, so that a single bright pixel does not darken all others.
     """
     high = float(np.quantile(np.abs(maps), 0.995)) or float(np.abs(maps).max()) or 1.0
     return (SIGNED, -high, high) if maps.min() < 0 else (AMOUNT, 0.0, high)
@@ -110,12 +109,12 @@ def _tall(item: Tile, tile: float) -> float:
 
 
 def _height(text: str, tiles: Sequence[Tile], tile: float) -> float:
-    pictures = max(_tall(item, tile) + _LINE * len(item.caption.splitlines()) for item in tiles)
-    return max(pictures, _LINE * 1.15 * (text.count("\n") + 1)) + _GAP + 0.04
+    images = max(_tall(item, tile) + _LINE * len(item.caption.splitlines()) for item in tiles)
+    return max(images, _LINE * 1.15 * (text.count("\n") + 1)) + _GAP + 0.04
 
 
 def _draw(axes: Axes, item: Tile, extent: tuple[float, float, float, float]) -> None:
-    """The image, its frame and its mark; `extent` is left, right, bottom, top."""
+    """Draw the image, its frame and its mark; `extent` is left, right, bottom, top."""
     left, right, bottom, top = extent
     axes.imshow(item.pixels, cmap=item.colormap, vmin=item.low, vmax=item.high, extent=extent, interpolation="nearest")
     axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=GREY, linewidth=0.8))
@@ -126,52 +125,25 @@ def _draw(axes: Axes, item: Tile, extent: tuple[float, float, float, float]) -> 
         ring.set_clip_path(Rectangle((left, top), right - left, bottom - top, transform=axes.transData))
 
 
-def image_sheet(
-    images: npt.ArrayLike,
-    titles: Sequence[str] | None = None,
-    colours: Sequence[str] | None = None,
-    columns: int = 8,
-) -> Figure:
-    """Images side by side, each with a caption below it.
+def image_sheet(images: npt.ArrayLike, titles: Sequence[str] | None = None, columns: int = 8) -> Figure:
+    """Draw images side by side, each with a caption below it.
 
     Args:
         images: `(N, C, H, W)` with one or three channels, uint8 or float in [0, 1], array or CPU tensor.
-        titles: N captions; lines above 24 characters lose their middle.
-        colours: N colours of caption and frame; grey without.
+        titles: N captions.
         columns: images in a row.
 
     Raises:
-        InputError: no images, another shape, or as many captions or colours as there are not images.
+        InputError: no images, another shape, or another number of captions.
     """
     pixels = np.asarray(images)
     if pixels.ndim != 4 or len(pixels) == 0 or pixels.shape[1] not in (1, 3):
         raise InputError(f"images of shape {pixels.shape}: expected (N, 1 or 3, H, W) with N of 1 or more")
-    n, _, height, width = pixels.shape
-    for name, given in (("titles", titles), ("colours", colours)):
-        if given is not None and len(given) != n:
-            raise InputError(f"{name}: {len(given)} given for {n} images; expected one an image")
+    if titles is not None and len(titles) != len(pixels):
+        raise InputError(f"titles: {len(titles)} given for {len(pixels)} images; expected one an image")
     if pixels.dtype != np.uint8:
-        pixels = np.clip(pixels.astype(np.float32), 0, 1)
-
-    columns = min(columns, n)
-    lines = max((title.count("\n") + 1 for title in titles), default=0) if titles else 0
-    tile, gap = 1.5, 0.1
-    tall, caption = tile * height / width, 0.13 * lines + (0.06 if lines else 0)
-    rows = math.ceil(n / columns)
-    head = 0.22  # room for a note
-    wide = columns * (tile + gap) + gap
-    high = head + rows * (tall + caption + gap) + gap
-    figure = Figure(figsize=(wide, high))
-    for index in range(n):
-        row, column = divmod(index, columns)
-        top = head + gap + row * (tall + caption + gap)
-        axes = place_axes(figure, gap + column * (tile + gap), top, tile, tall)
-        picture = pixels[index].transpose(1, 2, 0)
-        axes.imshow(picture, cmap="gray", vmin=0, vmax=255 if pixels.dtype == np.uint8 else 1, aspect="auto")
-        colour = GREY if colours is None else colours[index]
-        frame_image(axes, colour, 0.8 if colours is None else 2)
-        if titles is not None:
-            text = "\n".join(short_label(line) for line in titles[index].split("\n"))
-            ink = INK if colours is None else colour
-            axes.text(0, -0.05 / tall, text, transform=axes.transAxes, va="top", fontsize=SMALL, color=ink)
-    return figure
+        pixels = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
+    captions = titles or [""] * len(pixels)
+    tiles = [Tile(grey_or_colour(image), caption) for image, caption in zip(pixels, captions, strict=True)]
+    rows = [("", tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
+    return tile_grid("", rows, tile=1.5, label=0)

@@ -1,6 +1,5 @@
 """A checkpoint's network without the task that trained it: Lightning takes two seconds to import, and predicts nothing."""
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from defectlab.networks import HOMES
 from defectlab.tasks.tta import Views, check_tta, tta_logits
 from defectlab.utils.card import DataCard
+from defectlab.utils.lazy import resolve
 
 __all__ = ["InferenceNetwork", "load_network"]
 
@@ -87,7 +87,7 @@ def _build(task: str, given: Mapping[str, Any]) -> nn.Module | None:
     module, _, cls = str(given["network"]["class_path"]).rpartition(".")
     if name != "SmallCNNTask" or not f"{module}.".startswith("defectlab.networks.") or cls not in HOMES:
         return None
-    make = getattr(importlib.import_module(f"defectlab.networks.{HOMES[cls]}"), cls)  # it alone, without torchvision
+    make = resolve("defectlab.networks", HOMES[cls])  # it alone, without torchvision
     shape = given["num_classes"], given["in_channels"], given["image_size"]
     network: nn.Module = make(*shape, **given["network"].get("init_args") or {})
     if given.get("standard_scaler"):

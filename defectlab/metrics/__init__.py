@@ -1,4 +1,4 @@
-"""Figures of classification and their statistics, from logits, labels and counts."""
+"""Metrics of classification and their statistics, from logits, labels and counts."""
 
 from defectlab.metrics.classification import (
     ClassMetrics,

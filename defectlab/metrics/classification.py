@@ -1,7 +1,6 @@
-"""How good the predictions on one split are, computed once from all logits.
+"""Metrics of the predictions on one split, from all its logits.
 
-torch and torchmetrics are imported where they are used: together they take seconds, and a report needs
-only `accuracy_interval`.
+torch and torchmetrics, which take seconds to import, are imported where they are used.
 """
 
 from __future__ import annotations
@@ -23,12 +22,7 @@ ECE_BINS = 15
 
 
 class ClassMetrics(TypedDict):
-    """Figures for one class in [0, 1]; NaN (null in JSON) where the denominator is zero.
-
-    `accuracy` is the share of the class's images that were recognised, which is its recall: the two are
-    equal, and both names are given because people look for both. `precision` is NaN for a class that was
-    never predicted, `recall` and `accuracy` for one without images, `f1` for one with neither.
-    """
+    """Metrics of one class in [0, 1]; NaN (null in JSON) where the denominator is zero. `accuracy` is the recall."""
 
     accuracy: float
     precision: float
@@ -38,16 +32,13 @@ class ClassMetrics(TypedDict):
 
 
 class SplitMetrics(TypedDict):
-    """Figures for one split, in plain values that go into JSON as they are.
+    """Metrics of one split, in plain values.
 
-    - `loss`: mean cross-entropy in nats, without class weights or label smoothing.
-    - `training_loss`: the same with them, the loss that training minimises; equal to `loss` where neither is set.
-    - `accuracy`: micro, the share of images that are right.
-    - `macro_f1`: plain mean over the classes that occur among the labels or the predictions, which is
-      what torchmetrics and scikit-learn call macro.
-    - `balanced_accuracy`: plain mean of the recalls of the classes that have images; also called macro recall, a name
-      under which it is given, too.
-    - `majority_share`: share of the most frequent class, the accuracy of always predicting it.
+    - `loss`: mean cross-entropy in nats, without class weights or label smoothing; `training_loss`: with them.
+    - `accuracy`: fraction of images that are right (micro).
+    - `macro_f1`: mean over the classes that occur among labels or predictions, as in torchmetrics and scikit-learn.
+    - `balanced_accuracy`, also `macro_recall`: mean recall of the classes that have images.
+    - `majority_share`: fraction of the most frequent class, the accuracy of always predicting it.
     - `ece`: expected calibration error of the top probability, 15 equal bins, L1
       (Guo et al. 2017, On Calibration of Modern Neural Networks, eq. 3).
     - `confusion_matrix`: image counts, rows are true classes, columns predicted ones.
@@ -67,9 +58,7 @@ class SplitMetrics(TypedDict):
 
 
 def evaluate_predictions(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> SplitMetrics:
-    """Judge the logits `(N, C)` of a whole split against its labels `(N,)`, int64 in [0, C).
-
-    Computed on the CPU from logits in float64, so the same input gives the same bits.
+    """Compute the metrics of a split from logits `(N, C)` and labels `(N,)`, int64 in [0, C), on the CPU in float64.
 
     Raises:
         InputError: no images, shapes that do not fit together, labels out of range, repeated class
@@ -77,10 +66,7 @@ def evaluate_predictions(logits: Tensor, labels: Tensor, class_names: Sequence[s
     """
     import torch
     from torch.nn.functional import cross_entropy
-    from torchmetrics.functional.classification import (
-        multiclass_calibration_error,
-        multiclass_confusion_matrix,
-    )
+    from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
 
     _check(logits, labels, class_names)
     logits = logits.detach().to("cpu", torch.float64)
@@ -124,10 +110,9 @@ def evaluate_predictions(logits: Tensor, labels: Tensor, class_names: Sequence[s
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """What to divide logits `(N, C)` by, so that labels `(N,)` of a validation split get the largest likelihood.
+    """Return the temperature in [0.05, 20] that logits `(N, C)` are divided by for the largest likelihood of labels `(N,)`.
 
-    In [0.05, 20], and at the lower end where no label is missed; predictions stay as they are, only their confidence
-    moves (Guo et al. 2017, section 4.2).
+    Guo et al. 2017, section 4.2; the lower bound where no label is missed.
     """
     from scipy.optimize import minimize_scalar
     from torch.nn.functional import cross_entropy
@@ -151,9 +136,7 @@ def confident_mistakes(
 
 
 def accuracy_interval(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Lower and upper bound, in [0, 1], of the accuracy behind `correct` right images of `n`.
-
-    The score interval of Wilson (1927), which stays sensible near 0 and 1 and for small n.
+    """Compute Wilson's score interval (1927), in [0, 1], of an accuracy of `correct` out of `n` images.
 
     Raises:
         InputError: counts that are not 0 <= correct <= n with n >= 1, or a level outside (0, 1).
@@ -161,14 +144,14 @@ def accuracy_interval(correct: int, n: int, level: float = 0.95) -> tuple[float,
     if n < 1 or not 0 <= correct <= n:
         raise InputError(f"{correct} correct of n = {n}: expected 0 <= correct <= n and n >= 1")
     if not 0 < level < 1:
-        raise InputError(f"level = {level}: expected a share between 0 and 1, such as 0.95")
+        raise InputError(f"level = {level}: expected a fraction between 0 and 1, such as 0.95")
     z = NormalDist().inv_cdf((1 + level) / 2)
-    share = correct / n
-    centre = share + z * z / (2 * n)
-    reach = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    accuracy = correct / n
+    centre = accuracy + z * z / (2 * n)
+    half = z * math.sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    low = 0.0 if correct == 0 else (centre - reach) / scale
-    high = 1.0 if correct == n else (centre + reach) / scale
+    low = 0.0 if correct == 0 else (centre - half) / scale
+    high = 1.0 if correct == n else (centre + half) / scale
     return low, high
 
 
@@ -191,7 +174,7 @@ def _check(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
             f"expected (N, {classes}) and (N,), as there are {classes} class names"
         )
     if len(labels) == 0:
-        raise InputError("the split holds no images, so there is nothing to judge; check the data folder")
+        raise InputError("the split holds no images, so there is nothing to evaluate; check the data folder")
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest >= classes:
         raise InputError(f"labels run from {lowest} to {highest}: expected 0 to {classes - 1}")

@@ -8,18 +8,14 @@ from scipy.stats import binomtest, t
 
 from defectlab.errors import InputError
 
-__all__ = ["corrected_interval", "corrected_t_test", "holm", "images_needed", "mcnemar"]
-
 
 def mcnemar(first_only: int, second_only: int) -> float:
-    """Two-sided exact p-value that two classifiers err equally often on the same images.
+    """Compute the two-sided exact p-value that two classifiers err equally often on the same images.
 
     McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 12 (1947),
     with the binomial distribution in place of the chi-square.
 
-    Args:
-        first_only: Images that the first alone had right.
-        second_only: Images that the second alone had right.
+    `first_only` and `second_only` count the images that one of them alone had right.
     """
     if min(first_only, second_only) < 0:
         raise InputError(f"{first_only} and {second_only} images: expected counts of at least 0")
@@ -29,7 +25,7 @@ def mcnemar(first_only: int, second_only: int) -> float:
 
 
 def images_needed(first_only: int, second_only: int, n: int, level: float = 0.05, power: float = 0.8) -> int | None:
-    """About how many images would show the difference seen on `n`, if it is the true one; None if there is none.
+    """Estimate how many images would show the difference seen on `n`; None if there is none.
 
     Connor, "Sample size for testing differences in proportions for the paired-sample design", Biometrics 43 (1987).
     """
@@ -43,25 +39,25 @@ def images_needed(first_only: int, second_only: int, n: int, level: float = 0.05
 
 
 def corrected_interval(scores: Sequence[float], test_to_train: float, level: float = 0.95) -> tuple[float, float]:
-    """Bounds of the mean score of repeated splits, whose training sets overlap.
+    """Compute the bounds of the mean score of repeated splits, whose training sets overlap.
 
     The variance of the mean is that of the scores times 1/J + n_test/n_train in place of 1/J: Nadeau & Bengio,
     "Inference for the generalization error", Machine Learning 52 (2003), section 3.
 
     Args:
-        scores: One a split, J in all.
+        scores: One per split, J in all.
         test_to_train: Test images for each training image, such as 0.25 for five folds.
         level: Of confidence, in (0, 1).
 
     Raises:
         InputError: fewer than two scores, or a ratio that is not above 0.
     """
-    reach = float(t.ppf((1 + level) / 2, len(scores) - 1)) * _corrected_error(scores, test_to_train)
-    return fmean(scores) - reach, fmean(scores) + reach
+    half = float(t.ppf((1 + level) / 2, len(scores) - 1)) * _corrected_error(scores, test_to_train)
+    return fmean(scores) - half, fmean(scores) + half
 
 
 def corrected_t_test(differences: Sequence[float], test_to_train: float) -> float:
-    """Two-sided p-value that the mean difference of two procedures on the same J splits is 0.
+    """Compute the two-sided p-value that the mean difference of two procedures on the same J splits is 0.
 
     Nadeau & Bengio (2003), as in `corrected_interval`; Bouckaert & Frank (PAKDD 2004) for repeated cross-validation.
     """
@@ -73,7 +69,7 @@ def corrected_t_test(differences: Sequence[float], test_to_train: float) -> floa
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values that stay valid together: Holm, "A simple sequentially rejective multiple test procedure" (1979)."""
+    """Adjust p-values for multiple tests: Holm, "A simple sequentially rejective multiple test procedure" (1979)."""
     adjusted = [0.0] * len(p_values)
     largest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):

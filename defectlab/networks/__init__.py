@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from defectlab.utils.lazy import lazy_names
+from defectlab.utils.lazy import lazy_names, name_places
 
 if TYPE_CHECKING:
     from defectlab.networks.base import Network
@@ -15,34 +15,20 @@ if TYPE_CHECKING:
     from defectlab.networks.weights import load_backbone_weights
 
 __all__ = [
-    "BipyramidalCNN",
-    "CompactCNN",
-    "DepthwiseSeparableConv",
-    "LabCNN",
-    "LeNet5",
-    "MobileNetV1",
-    "Network",
-    "PretrainedNetwork",
-    "ResidualBlock",
-    "SimpleDefectCNN",
-    "SmallResNet",
-    "StandardScaler",
-    "load_backbone_weights",
-]
+    "BipyramidalCNN", "CompactCNN", "DepthwiseSeparableConv", "LabCNN", "LeNet5", "MobileNetV1", "Network",
+    "PretrainedNetwork", "ResidualBlock", "SimpleDefectCNN", "SmallResNet", "StandardScaler", "load_backbone_weights",
+]  # fmt: skip
 
-HOMES = {
-    "Network": "base",
-    "BipyramidalCNN": "bipyramidal",
-    "DepthwiseSeparableConv": "depthwise",
-    "MobileNetV1": "depthwise",
-    "PretrainedNetwork": "pretrained",
-    "StandardScaler": "scaler",
-    "CompactCNN": "small_cnn",
-    "LabCNN": "small_cnn",
-    "LeNet5": "small_cnn",
-    "SimpleDefectCNN": "small_cnn",
-    "ResidualBlock": "small_resnet",
-    "SmallResNet": "small_resnet",
-    "load_backbone_weights": "weights",
-}
+HOMES = name_places(
+    {
+        "base": "Network",
+        "bipyramidal": "BipyramidalCNN",
+        "depthwise": "DepthwiseSeparableConv MobileNetV1",
+        "pretrained": "PretrainedNetwork",
+        "scaler": "StandardScaler",
+        "small_cnn": "CompactCNN LabCNN LeNet5 SimpleDefectCNN",
+        "small_resnet": "ResidualBlock SmallResNet",
+        "weights": "load_backbone_weights",
+    }
+)
 __getattr__ = lazy_names(globals(), HOMES)

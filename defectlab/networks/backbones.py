@@ -12,9 +12,8 @@ from defectlab.utils._compat import vgg_features
 
 Backbone = Literal["mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "resnet18", "resnet50", "vgg16"]
 BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
-# MobileNets: chosen on validation images of NEU-CLS: mean and sd of these maps beat the last map's mean (benchmarks).
-# The others are not measured: ResNet's stages before the last; VGG's pools before the last, whose statistics describe
-# texture (Gatys, Ecker & Bethge 2015).
+# MobileNets: chosen on validation images of NEU-CLS (benchmarks). Not measured: ResNet's stages and VGG's pools before
+# the last, whose statistics describe texture (Gatys, Ecker & Bethge 2015).
 MIDDLE_STAGES: dict[Backbone, list[int]] = {
     "mobilenet_v2": [6, 9, 12, 15],
     "mobilenet_v3_small": [3, 6, 8, 11],
@@ -66,12 +65,12 @@ def backbone_features(
 
 
 def has_widths(backbone: Backbone) -> bool:
-    """Whether the network comes with a multiplier of its channels."""
+    """Return whether the network comes with a multiplier of its channels."""
     return backbone.startswith("mobilenet")
 
 
 def layer_channels(features: nn.Sequential) -> list[int]:
-    """Channels of the map that each layer of a backbone gives."""
+    """Return the channels of each layer's output."""
     found = []
     channels = 0
     for layer in features:
@@ -83,29 +82,31 @@ def layer_channels(features: nn.Sequential) -> list[int]:
 
 
 def smallest_image(features: nn.Sequential) -> int:
-    """Side in pixels that leaves one pixel at the end: unpadded pools halve it, padded layers never reach zero."""
+    """Return the smallest side in pixels: unpadded pools halve it, padded layers never reach zero."""
     pools = [layer for layer in features if isinstance(layer, nn.MaxPool2d) and layer.padding == 0]
     return int(2 ** len(pools))
 
 
 def _vgg16() -> nn.Sequential:
-    """The layers alone: torchvision's own constructor draws the 124 million numbers of the classifier, too."""
+    """Build the layers alone: torchvision's constructor draws the 124 million numbers of the classifier, too."""
     features = vgg_features("D")
     for layer in features:
         if isinstance(layer, nn.Conv2d):
-            assert layer.bias is not None
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
-            nn.init.zeros_(layer.bias)
+            _initialise(layer)
     return features
 
 
+def _initialise(layer: nn.Conv2d) -> None:
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
 def _take_channels(features: nn.Sequential, in_channels: int) -> None:
-    """Replace the first convolution by one of the same shape for other images."""
+    """Replace the first convolution by one for images of so many channels."""
     first = features[0]
     parent = first if isinstance(first, nn.Sequential) else features
     old: Any = parent[0]
     new = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)
-    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
-    if new.bias is not None:
-        nn.init.zeros_(new.bias)
+    _initialise(new)
     parent[0] = new

@@ -1,4 +1,4 @@
-"""What every network shares: its first three arguments, its two halves, and the checks on arguments."""
+"""The base class of networks, how a network is built from a class or function, and checks of arguments."""
 
 import inspect
 from collections.abc import Callable
@@ -14,17 +14,14 @@ from defectlab.utils.text import first_line
 class Network(nn.Module):
     """An image classifier: `features` up to the last feature map, `head` from there to the logits.
 
-    A subclass sets both in its constructor, which begins with the same three arguments. `standardise_pixels` puts a
-    `StandardScaler` before the features.
+    A subclass sets both in its constructor, which begins with the same three arguments and raises InputError for any
+    that is out of range. `standardise_pixels` puts a `StandardScaler` before the features.
 
     Args:
         num_classes: Number of logits, at least 2.
         in_channels: Channels of the images, 1 for grey and 3 for colour.
         image_size: Height and width of the square images, in pixels.
         smallest: The smallest image size that leaves at least one pixel after all pools.
-
-    Raises:
-        InputError: If an argument is out of its range.
     """
 
     features: nn.Sequential
@@ -46,7 +43,7 @@ class Network(nn.Module):
         self.scaler = None
 
     def standardise_pixels(self) -> StandardScaler:
-        """Give the network a scaler, which leaves images as they are until it is fitted, and return it."""
+        """Add a scaler, which does nothing until it is fitted, and return it."""
         self.scaler = StandardScaler(self.in_channels, self.image_size)
         return self.scaler
 
@@ -73,17 +70,17 @@ def build_network(
 ) -> nn.Module:
     """Build a network from its class, or from a function that returns it; a ready one is returned as it is.
 
-    Of `num_classes`, `in_channels` (or timm's `in_chans`) and `image_size` it is given the ones that it has arguments for;
-    all three by place if it has none by these names, and `num_classes` if it takes any.
+    Of `num_classes`, `in_channels` (or timm's `in_chans`) and `image_size` it is given those that it has arguments for;
+    all three by position if it has none of these names, and `num_classes` if it takes any keyword.
 
     Args:
-        network: a module, or what makes one.
+        network: a module, class or function.
         num_classes: number of logits.
         in_channels: channels of the images, None if they are not known.
         image_size: side in pixels, None if it is not known.
 
     Raises:
-        InputError: it takes other arguments, or gives other logits: of shape (2, num_classes) for two black images.
+        InputError: it takes other arguments, or its logits of two black images are not of shape (2, num_classes).
     """
     if isinstance(network, nn.Module):
         module = network
@@ -97,8 +94,8 @@ def build_network(
             names |= {"num_classes"}
             if "model_name" in parameters:  # timm's create_model
                 names |= {"in_chans"}
-        by_place = inspect.Parameter.VAR_POSITIONAL in kinds or len(parameters) >= 3
-        positional = (num_classes, in_channels, image_size) if not names and by_place else ()
+        by_position = inspect.Parameter.VAR_POSITIONAL in kinds or len(parameters) >= 3
+        positional = (num_classes, in_channels, image_size) if not names and by_position else ()
         try:
             module = network(*positional, **{name: offered[name] for name in names if offered[name] is not None})
         except TypeError as error:
@@ -116,7 +113,7 @@ def _name(network: object) -> str:
 
 
 def _check_logits(network: nn.Module, num_classes: int, shape: tuple[int, int, int, int]) -> None:
-    """Show the network two black images: a class that is no classifier is told before any data is read."""
+    """Raise InputError unless two black images give logits: before any data is read."""
     name = type(network).__name__
     training = network.training
     try:

@@ -17,17 +17,11 @@ class BipyramidalCNN(Network):
     10,333,574 at 200 px, 1 channel, 6 classes.
 
     Args:
-        num_classes: Number of logits.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images in pixels, at least 2 ** depth.
         channels: Channels of the first block.
         depth: Number of blocks.
         hidden: Units of the hidden linear layer.
-        norm: What stands between each convolution (then without bias) and its ReLU; see `normalisation`.
+        norm: Normalisation after each convolution, which then has no bias; see `normalisation`.
         dropout: Probability of dropping one of the hidden units, in [0, 1).
-
-    Raises:
-        InputError: If an argument is out of its range.
     """
 
     def __init__(

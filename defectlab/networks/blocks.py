@@ -1,4 +1,4 @@
-"""What the small CNNs of the courses are built of."""
+"""Blocks of the small CNNs of the courses."""
 
 import math
 from collections.abc import Callable
@@ -8,13 +8,11 @@ from torch import nn
 
 from defectlab.errors import InputError
 
-__all__ = ["Norm", "activated", "convolution", "normalisation"]
-
 Norm = Literal["none", "batch", "layer", "group"]
 
 
 def normalisation(norm: Norm, channels: int) -> list[nn.Module]:
-    """The layer that normalises feature maps (N, channels, h, w), in a list that is empty for `none`.
+    """Return the layer that normalises feature maps (N, channels, h, w), in a list that is empty for `none`.
 
     - `batch`: each channel over the batch (Ioffe & Szegedy 2015), by running statistics in evaluation;
     - `layer`: each image over all its channels and pixels (Ba et al. 2016), a gain and a shift a channel: what
@@ -45,7 +43,7 @@ def convolution(
     norm: Norm,
     activation: Callable[[], nn.Module] = nn.ReLU,
 ) -> list[nn.Module]:
-    """A convolution, its normalisation, which takes the place of its bias, and its activation."""
+    """Return a convolution, its normalisation, which replaces its bias, and its activation."""
     return [
         nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=norm == "none"),
         *normalisation(norm, out_channels),
@@ -54,5 +52,10 @@ def convolution(
 
 
 def activated(activation: Callable[[], nn.Module], dropout: float) -> nn.Module:
-    """An activation with dropout behind it, as one layer: names of weights do not depend on whether there is any."""
+    """Return an activation, with dropout if any, as one layer: names of weights do not depend on dropout."""
     return nn.Sequential(activation(), nn.Dropout(dropout)) if dropout else activation()
+
+
+def pooled_head(channels: int, dropout: float, num_classes: int) -> nn.Sequential:
+    """Return global average pooling, dropout and one linear layer."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels, num_classes))

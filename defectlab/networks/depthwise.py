@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from defectlab.networks.base import Network, check_at_least, check_dropout, check_width
+from defectlab.networks.blocks import pooled_head
 
 
 class DepthwiseSeparableConv(nn.Module):
@@ -16,9 +17,6 @@ class DepthwiseSeparableConv(nn.Module):
         in_channels: Channels of the input, M.
         out_channels: Channels of the output, N.
         stride: Step of the depthwise convolution; 2 halves the size, rounding up.
-
-    Raises:
-        InputError: If an argument is below 1.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
@@ -32,9 +30,7 @@ class DepthwiseSeparableConv(nn.Module):
             nn.ReLU(),
         )
         self.pointwise = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, 1, bias=False),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(),
+            nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU()
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -56,24 +52,13 @@ class MobileNetV1(Network):
     214,470 at width 0.25, 821,382 at 0.5 and 3,212,550 at 1.0.
 
     Args:
-        num_classes: Number of logits.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images in pixels.
         width: Multiplier of every layer's channels, the paper's α. The default makes the smallest network
             of the paper, right for a few thousand images and for training on a CPU.
         dropout: Probability of dropping a pooled feature before the linear layer, in [0, 1).
-
-    Raises:
-        InputError: If an argument is out of its range.
     """
 
     def __init__(
-        self,
-        num_classes: int,
-        in_channels: int,
-        image_size: int,
-        width: float = 0.25,
-        dropout: float = 0.0,
+        self, num_classes: int, in_channels: int, image_size: int, width: float = 0.25, dropout: float = 0.0
     ) -> None:
         super().__init__(num_classes, in_channels, image_size)
         check_width(width)
@@ -89,12 +74,7 @@ class MobileNetV1(Network):
             layers.append(DepthwiseSeparableConv(channels, out_channels, stride))
             channels = out_channels
         self.features = nn.Sequential(*layers)
-        self.head = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Dropout(dropout),
-            nn.Linear(channels, num_classes),
-        )
+        self.head = pooled_head(channels, dropout, num_classes)
 
 
 def _scaled(channels: int, width: float) -> int:

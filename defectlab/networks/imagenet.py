@@ -1,7 +1,6 @@
-"""torchvision's ImageNet classifiers whole: their own heads, and the preprocessing that their weights want."""
+"""torchvision's ImageNet classifiers with their own heads, and the preprocessing of their weights."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -14,25 +13,9 @@ from defectlab.errors import InputError
 from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, Backbone
 from defectlab.networks.base import Network
 from defectlab.networks.weights import COUNTER, cached_imagenet, first_mismatch, read_state
-
-__all__ = ["ImageNetClassifier", "Preprocessing", "check_backbone", "load_imagenet_network"]
+from defectlab.utils.card import DataCard
 
 _ALTERNATIVES = "or give the file of torchvision's whole network by --weights"
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What torchvision's weights want of an RGB image, and the names of their classes.
-
-    The shorter side is resized to `resize_size` pixels, the centre cropped to `image_size`, and each channel, in
-    [0, 1], normalised by `mean` and `std`.
-    """
-
-    class_names: tuple[str, ...]
-    resize_size: int
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 class ImageNetClassifier(Network):
@@ -40,8 +23,8 @@ class ImageNetClassifier(Network):
 
     Args:
         backbone: Which network.
-        state: The tensors of the whole network under torchvision's names, which it takes as they are, uncopied.
-        image_size: Side of the images that the weights want, in pixels.
+        state: The tensors of the whole network under torchvision's names; they are not copied.
+        image_size: Side of the images in pixels.
     """
 
     def __init__(self, backbone: Backbone, state: Mapping[str, Tensor], image_size: int) -> None:
@@ -74,14 +57,14 @@ def check_backbone(name: str) -> Backbone:
     raise InputError(f"there is no network imagenet/{name}: {hint}")
 
 
-def load_imagenet_network(backbone: Backbone, weights: Path | None = None) -> tuple[ImageNetClassifier, Preprocessing]:
-    """Load one of torchvision's classifiers of ImageNet, and what it wants of images.
+def load_imagenet_network(backbone: Backbone, weights: Path | None = None) -> tuple[ImageNetClassifier, DataCard]:
+    """Load one of torchvision's classifiers of ImageNet and its data card.
 
     Args:
         backbone: Which network.
         weights: A .pth, .pt or .safetensors file of torchvision's whole network; None for torchvision's default
-            weights, downloaded once and kept in the cache of torch.hub. A file under one of torchvision's names
-            is preprocessed as those weights want, any other as the default ones.
+            weights, downloaded once and kept in the cache of torch.hub. The file's name tells the preprocessing,
+            where it is one of torchvision's.
 
     Raises:
         InputError: The weights cannot be had, cannot be read without running code, or are another network's.
@@ -96,20 +79,17 @@ def load_imagenet_network(backbone: Backbone, weights: Path | None = None) -> tu
             raise InputError(f"--weights is {weights}, and no such file exists: name one, or leave it out to download")
         content = read_state(source, f"or give another file by --weights, such as {Path(chosen.url).name}")
         chosen = next((kind for kind in kinds if Path(kind.url).name == source.name), chosen)
-    network = ImageNetClassifier(backbone, _whole(content, backbone, source), chosen.transforms().crop_size[0])
-    return network, _preprocessing(chosen)
-
-
-def _preprocessing(weights: Any) -> Preprocessing:
-    preset = weights.transforms()
+    preset = chosen.transforms()
     (resize_size,), (image_size,) = preset.resize_size, preset.crop_size
-    return Preprocessing(
-        tuple(weights.meta["categories"]), resize_size, image_size, tuple(preset.mean), tuple(preset.std)
-    )
+    card = DataCard(
+        class_names=tuple(chosen.meta["categories"]), mean=tuple(preset.mean), std=tuple(preset.std),
+        image_size=image_size, channels=3, source="imagenet", resize_size=resize_size,
+    )  # fmt: skip
+    return ImageNetClassifier(backbone, _whole(content, backbone, source), image_size), card
 
 
 def _empty(backbone: Backbone) -> Any:
-    """torchvision's network without numbers: VGG-16 takes seconds to draw what is then replaced."""
+    """Build torchvision's network without tensors: drawing those of VGG-16 takes seconds."""
     with torch.device("meta"):
         return get_model(backbone, weights=None)
 
@@ -119,7 +99,7 @@ def _classes(whole: nn.Module) -> int:
 
 
 def _whole(content: Mapping[str, object], backbone: Backbone, source: Path) -> dict[str, Tensor]:
-    """The tensors of `backbone` in float32, checked by name and shape."""
+    """Return the tensors of `backbone` in float32, checked by name and shape."""
     # Prefixes of torch.compile and DataParallel.
     named = {str(key).replace("_orig_mod.", "").removeprefix("module."): value for key, value in content.items()}
     state = {key: value for key, value in named.items() if isinstance(value, Tensor)}

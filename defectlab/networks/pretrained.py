@@ -16,38 +16,28 @@ Stages = list[int] | Literal["last", "middle"]
 class PretrainedNetwork(Network):
     """A backbone that torchvision has ImageNet weights for (see `backbone_features`), and a head.
 
-    The backbone is torchvision's layers up to the last feature map, under the name `features`. The head
-    standardises each pooled feature with a BatchNorm that has no parameters, so that one learning rate suits
-    features of any scale, frozen ones above all, then applies dropout and a linear layer.
+    The head standardises each pooled feature with a BatchNorm without parameters, so that one learning rate suits
+    features of any scale, then applies dropout and a linear layer. Any image size runs, but for VGG-16, whose pools
+    need 32; at 32 or less the last map is one pixel, and training then needs at least two images per batch.
 
     The backbone of `mobilenet_v3_small` has 927,008 parameters at width 1.0 and 3 channels; the whole
     network for 6 classes 930,470, and 1,524,006, torchvision's own number, with `hidden=1024`.
 
     Args:
-        num_classes: Number of logits.
-        in_channels: Channels of the images; the first convolution is made for them.
-        image_size: Height and width of the images in pixels. Any size runs, but for the pools of VGG-16, all
-            five of which take 32. At 32 or less the last map is one pixel, and training then needs at least
-            two images a batch.
         backbone: Which of torchvision's networks.
         width: Multiplier of the channels of every layer, of MobileNets alone. ImageNet weights exist for 1.0.
         dropout: Probability of dropping a feature before the last linear layer, in [0, 1).
-        batch_norm_momentum: Weight of the newest batch in the running statistics, in (0, 1]. torchvision's
-            0.01 for V3 is right for ImageNet: with 50 steps an epoch, validation stays at chance for epochs.
+        batch_norm_momentum: Weight of the newest batch in the running statistics, in (0, 1].
         hidden: Units of a hidden linear layer and Hardswish, as torchvision's V3 has (1024 in small, 1280
-            in large); 0 for none. It adds two thirds to the parameters of the small one.
+            in large); 0 for none.
         stages: What is embedded: the mean over space of the `last` layer's channels, or the mean and the
             standard deviation of `middle` layers (`MIDDLE_STAGES`), or of the layers of `features` with
-            these indices, ascending. Layers after the deepest one are left out. Surfaces are told apart
-            better by the statistics of middle layers than by the last.
-        freeze_batch_norm: Whether the backbone's BatchNorm layers keep their running statistics while
-            training, for fine-tuning with small batches. Their scale and shift are still learned.
+            these indices, ascending. Layers after the deepest one are left out. Middle layers separate
+            surfaces better than the last.
+        freeze_batch_norm: Keep the running statistics of the backbone's BatchNorm in training.
 
     Attributes:
         embedding_size: Length E of an embedding.
-
-    Raises:
-        InputError: If an argument is out of its range.
     """
 
     def __init__(
@@ -151,17 +141,13 @@ class Standardise(nn.BatchNorm1d):
     """Subtract each feature's mean and divide by its standard deviation: a BatchNorm without parameters.
 
     A training batch of one image, which has no deviation, is standardised with the running statistics.
-
-    Args:
-        num_features: Length E of the embeddings.
-        momentum: Weight of the newest batch in the running statistics, in (0, 1].
     """
 
     def __init__(self, num_features: int, momentum: float = 0.1) -> None:
         super().__init__(num_features, momentum=momentum, affine=False)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """Turn embeddings (N, E) into standardised ones (N, E)."""
+        """Standardise embeddings (N, E)."""
         if self.training and embeddings.shape[0] == 1:
             return F.batch_norm(embeddings, self.running_mean, self.running_var, eps=self.eps)
         return super().forward(embeddings)

@@ -3,17 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-__all__ = ["StandardScaler"]
-
 
 class StandardScaler(nn.Module):
-    """Subtracts a mean image and divides by an image of scales: scikit-learn's StandardScaler on flattened images.
+    """Subtract a mean image and divide by an image of scales: scikit-learn's StandardScaler on flattened images.
 
-    Both are buffers, so they are in the checkpoint, and whatever runs the network runs them too.
-
-    Args:
-        in_channels: Channels of the images.
-        image_size: Height and width of the images, in pixels.
+    Both are buffers `(in_channels, image_size, image_size)`, and so in the checkpoint and in every export.
     """
 
     mean: Tensor
@@ -25,7 +19,7 @@ class StandardScaler(nn.Module):
         self.register_buffer("scale", torch.ones(in_channels, image_size, image_size))
 
     def fit(self, mean: Tensor, scale: Tensor) -> None:
-        """Take over what was measured on training images, (in_channels, image_size, image_size) each."""
+        """Set the mean and scale of the training images."""
         self.mean.copy_(mean)
         self.scale.copy_(scale)
 

@@ -14,14 +14,8 @@ class SimpleDefectCNN(Network):
     10,245,702 parameters at 200 px, 1 channel, 6 classes; all but 5,574 sit in the two linear layers.
 
     Args:
-        num_classes: Number of logits.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images in pixels, at least 4.
         dropout: Probability of dropping one of the 128 hidden units, in [0, 1).
-        norm: What stands between each convolution (then without bias) and its activation; see `normalisation`.
-
-    Raises:
-        InputError: If an argument is out of its range.
+        norm: Normalisation after each convolution, which then has no bias; see `normalisation`.
     """
 
     def __init__(
@@ -29,10 +23,7 @@ class SimpleDefectCNN(Network):
     ) -> None:
         super().__init__(num_classes, in_channels, image_size, smallest=4)
         check_dropout(dropout)
-        self.features = nn.Sequential(
-            *_block(in_channels, 16, 3, norm),
-            *_block(16, 32, 3, norm),
-        )
+        self.features = nn.Sequential(*_block(in_channels, 16, 3, norm), *_block(16, 32, 3, norm))
         self.head = nn.Sequential(
             nn.Flatten(),
             nn.Linear(32 * (image_size // 4) ** 2, 128),
@@ -47,14 +38,8 @@ class CompactCNN(Network):
     78,714 parameters at 28 px, 1 channel, 10 classes.
 
     Args:
-        num_classes: Number of logits.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images in pixels, at least 4.
         dropout: Probability of dropping one of the 64 hidden units, in [0, 1).
-        norm: What stands between each convolution (then without bias) and its activation; see `normalisation`.
-
-    Raises:
-        InputError: If an argument is out of its range.
+        norm: Normalisation after each convolution, which then has no bias; see `normalisation`.
     """
 
     def __init__(
@@ -62,10 +47,7 @@ class CompactCNN(Network):
     ) -> None:
         super().__init__(num_classes, in_channels, image_size, smallest=4)
         check_dropout(dropout)
-        self.features = nn.Sequential(
-            *_block(in_channels, 12, 3, norm),
-            *_block(12, 24, 3, norm),
-        )
+        self.features = nn.Sequential(*_block(in_channels, 12, 3, norm), *_block(12, 24, 3, norm))
         self.head = nn.Sequential(
             nn.Flatten(),
             nn.Linear(24 * (image_size // 4) ** 2, 64),
@@ -81,21 +63,12 @@ class LabCNN(Network):
     28,938 parameters at 28 px, 1 channel, 10 classes.
 
     Args:
-        num_classes: Number of logits.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images in pixels, at least 4.
-        norm: What stands between each convolution (then without bias) and its activation; see `normalisation`.
-
-    Raises:
-        InputError: If an argument is out of its range.
+        norm: Normalisation after each convolution, which then has no bias; see `normalisation`.
     """
 
     def __init__(self, num_classes: int, in_channels: int, image_size: int, norm: Norm = "none") -> None:
         super().__init__(num_classes, in_channels, image_size, smallest=4)
-        self.features = nn.Sequential(
-            *_block(in_channels, 16, 5, norm),
-            *_block(16, 32, 5, norm),
-        )
+        self.features = nn.Sequential(*_block(in_channels, 16, 5, norm), *_block(16, 32, 5, norm))
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(32 * (image_size // 4) ** 2, num_classes))
 
 
@@ -107,17 +80,10 @@ class LeNet5(Network):
     28 px image to the paper's 32 px, every map of C3 sees all six of S2, and the output is linear.
 
     Args:
-        num_classes: Number of logits.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images in pixels, at least 12.
         variant: `modern` has ReLU and max pools. `classic` is nearer to the paper: tanh and average pools
             (which there have a weight and a bias for each map; here they have none).
-        dropout: Probability of dropping one of the 120 and one of the 84 hidden units, after each of the two
-            dense layers, in [0, 1).
-        norm: What stands between each convolution (then without bias) and its activation; see `normalisation`.
-
-    Raises:
-        InputError: If an argument is out of its range.
+        dropout: Probability of dropping a unit of either hidden layer, in [0, 1).
+        norm: Normalisation after each convolution, which then has no bias; see `normalisation`.
     """
 
     def __init__(
@@ -149,5 +115,5 @@ class LeNet5(Network):
 
 
 def _block(in_channels: int, out_channels: int, kernel_size: int, norm: Norm) -> list[nn.Module]:
-    """A convolution that keeps the size, ReLU, and a pool that halves it."""
+    """Return a convolution that keeps the size, ReLU, and a pool that halves it."""
     return [*convolution(in_channels, out_channels, kernel_size, kernel_size // 2, norm), nn.MaxPool2d(2)]

@@ -1,4 +1,4 @@
-"""Pretrained weights for a backbone: torchvision's, ours, or a file's; no code is executed."""
+"""Pretrained weights of a backbone: torchvision's, shipped ones, or a file's; no code is executed."""
 
 import pickle
 from collections.abc import Mapping
@@ -27,17 +27,17 @@ USUAL_WIDTHS = (1.0, 0.25, 0.35, 0.5, 0.75, 1.3, 1.4)
 def load_backbone_weights(network: PretrainedNetwork, weights: str) -> None:
     """Load pretrained weights into `network.features`; the head stays as it is.
 
-    A kernel for RGB is summed over its channels for a network of one: what the same grey image in all three
-    channels would give, if all three are normalised alike. A kernel for grey is shared evenly among three.
+    A kernel for RGB is summed over its channels for grey images, a kernel for grey divided by three for RGB: the
+    response to grey images stays the same, if all channels are normalised equally.
 
     Args:
         network: The network to fill, of the backbone and width that the weights were trained with.
         weights: `imagenet` for torchvision's weights, downloaded once and kept in the cache of torch.hub;
             `surface` for those shipped with this package; or the path of a .safetensors, .pth, .pt or .ckpt
-            file, which holds torchvision's whole network, its `features.*` alone, or a checkpoint of ours.
+            file with torchvision's whole network, its `features.*` alone, or a checkpoint of defectlab's.
 
     Raises:
-        InputError: If the weights cannot be had, cannot be read without running code, or do not fit.
+        InputError: If the weights cannot be found, cannot be read without running code, or do not fit.
     """
     if weights == "imagenet":
         if network.width != 1:

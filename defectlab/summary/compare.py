@@ -20,8 +20,6 @@ from defectlab.summary.subject import NetworkRef, is_config, resolve_network
 from defectlab.summary.trace import summarize
 from defectlab.utils.progress import progress_bars
 
-__all__ = ["NetworkRow", "compare_networks"]
-
 _STANDARD: dict[str, Callable[[int, int, int], nn.Module]] = {
     "SimpleDefectCNN": SimpleDefectCNN,
     "LeNet-5": LeNet5,
@@ -70,15 +68,15 @@ def compare_networks(
     overrides: Sequence[str] = (),
     progress: bool = False,
 ) -> list[NetworkRow]:
-    """Measure the networks that are named, then the well-known ones.
+    """Compare the named networks, then the well-known ones.
 
-    Accuracy stands where a run was tested, and nowhere else; a folder of `course run` has the mean of its seeds.
+    Accuracy is that of tested runs, the mean over seeds for a folder of `course run`.
 
     Args:
         names: run folders, .ckpt files and configs.
-        image_size: of the well-known ones; None for that of the first that is named, else 200.
-        channels: of the well-known ones; None for those of the first that is named, else 1.
-        classes: of the well-known ones; None for those of the first that is named, else 6.
+        image_size: of the well-known networks; None for that of the first named, else 200.
+        channels: of the well-known networks; None for those of the first named, else 1.
+        classes: of the well-known networks; None for those of the first named, else 6.
         turns: timed passes of each network, at least 1.
         overrides: arguments of `fit` for the configs, such as `("--data.image_size", "64")`.
         progress: draw a bar for work of more than a second.
@@ -93,12 +91,13 @@ def compare_networks(
         first = named[0] if named else NetworkRef("", nn.Identity(), (1, 200, 200), 6)
         side = image_size if image_size is not None else first.image[1]
         image = (channels if channels is not None else first.image[0], side, side)
-        known = _well_known(image, classes if classes is not None else first.classes)
+        count = classes if classes is not None else first.classes
+        known = [NetworkRef(name, build(count, image[0], side), image, count) for name, build in _STANDARD.items()]
         return _measure([*named, *known], len(named), turns, progress)
 
 
 def _named(name: str, more: Sequence[str]) -> NetworkRef:
-    """The network of a name; of a program of `course run`, that of its first finished run, standing for all."""
+    """Return the network of a name; of a program of `course run`, that of its first finished run."""
     seeds = tuple(run for run in map(RunFolder, sorted(Path(name).glob("seed-*"))) if run.finished)
     if seeds:  # of one config: the networks differ in their numbers alone
         shown = f"{Path(name).resolve().name}, {len(seeds)} seeds"
@@ -106,12 +105,8 @@ def _named(name: str, more: Sequence[str]) -> NetworkRef:
     return resolve_network(name, more if is_config(name) else [])
 
 
-def _well_known(image: tuple[int, int, int], classes: int) -> list[NetworkRef]:
-    return [NetworkRef(name, build(classes, image[0], image[1]), image, classes) for name, build in _STANDARD.items()]
-
-
 def _measure(networks: Sequence[NetworkRef], named: int, turns: int, progress: bool) -> list[NetworkRow]:
-    """The rows, without the well-known networks that are among the first `named`."""
+    """Return the rows, without well-known networks that are among the first `named`."""
     wholes = [summarize(one.network, one.image) for one in networks]
     costs = [
         (type(one.network), one.classes, whole.image, whole.parameters, whole.multiply_adds)
@@ -136,7 +131,7 @@ def _measure(networks: Sequence[NetworkRef], named: int, turns: int, progress: b
 
 
 def _tested(runs: Sequence[RunFolder]) -> tuple[float | None, float | None, int, int | None, str]:
-    """Mean and sd of test accuracy, number of runs, images of a test and kind of data, of the runs that were tested."""
+    """Return mean and sd of test accuracy, number of runs, images per test and data source of the tested runs."""
     metrics = [run.read_metrics() for run in runs if run.metrics_json.is_file()]
     tested = [sections for sections in metrics if "test" in sections]
     if not tested:

@@ -1,14 +1,12 @@
-"""How long one image takes, on the CPU, measured in turns."""
+"""Latency of single images on the CPU."""
 
 import time
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from defectlab.utils.progress import progress_bar
-
-__all__ = ["latencies"]
 
 WARM_UP = 3  # first passes choose kernels and lay out weights
 
@@ -19,16 +17,10 @@ def latencies(
     turns: int,
     progress: bool = False,
 ) -> list[list[float]]:
-    """Seconds of single-image forward passes on the CPU, a list of `turns` for each network.
+    """Measure the seconds of `turns` single-image forward passes on the CPU, a list for each network.
 
-    The networks take turns, so that a slow second of the machine hits all of them. They run in evaluation mode, in
-    the channels_last memory format, on random pixels, with as many threads as torch is set to.
-
-    Args:
-        networks: put into evaluation mode and channels_last.
-        images: (C, H, W) for each network.
-        turns: measured passes of each network.
-        progress: draw a bar for work of more than a second.
+    The networks take turns, so that a slow moment of the machine affects all. They are put into evaluation mode and
+    channels_last, and see random pixels `(C, H, W)` of their entry in `images`, with torch's number of threads.
     """
     for network in networks:
         network.eval().cpu().to(memory_format=torch.channels_last)
@@ -39,14 +31,9 @@ def latencies(
     with torch.inference_mode(), progress_bar("timing", passes, shown=progress) as advance:
         for turn in range(WARM_UP + turns):
             for network, batch, values in zip(networks, batches, seconds, strict=True):
-                took = _one_pass(network, batch)
+                began = time.perf_counter()
+                network(batch)
                 if turn >= WARM_UP:
-                    values.append(took)
+                    values.append(time.perf_counter() - began)
                 advance(1)
     return seconds
-
-
-def _one_pass(network: nn.Module, batch: Tensor) -> float:
-    began = time.perf_counter()
-    network(batch)
-    return time.perf_counter() - began

@@ -1,12 +1,10 @@
-"""What a network is made of: sizes, parameters, multiply-adds and receptive field of every layer."""
+"""Sizes, parameters, multiply-adds and receptive field of every layer of a network."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from defectlab.summary.receptive_field import ReceptiveField
-
-__all__ = ["Layer", "NetworkSummary", "Separable", "Window", "shape_text"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +18,7 @@ class Window:
     ceil_mode: bool
 
     def output(self, size: Sequence[int]) -> tuple[int, int]:
-        """Height and width by ⌊(W - K + 2P) / S⌋ + 1, where a dilated kernel covers dilation · (K - 1) + 1 pixels."""
+        """Return height and width: ⌊(W - K + 2P) / S⌋ + 1, where a dilated kernel covers dilation · (K - 1) + 1 pixels."""
         sides = []
         for w, k, s, p, d in zip(size, self.kernel, self.stride, self.padding, self.dilation, strict=True):
             steps = (w - (d * (k - 1) + 1) + 2 * p) / s
@@ -38,12 +36,12 @@ class Layer:
         name: dotted path in the network; of the module around it for an operation.
         kind: class of the layer, such as `Conv2d`; ATen's name for an operation, such as `add`.
         input: shape without the batch, (C, H, W) or (F,).
-        output: likewise.
+        output: shape without the batch, (C, H, W) or (F,).
         window: of a convolution or pool; None for others.
         groups: of a convolution, else 1.
         parameters: numbers of weights and biases; 0 in a second call of the same layer.
         multiply_adds: for one image, of convolutions and linear layers; a bias is not counted.
-        reach: what a position of the output sees of the image; None if it does not hang on it.
+        receptive_field: of a position of the output; None if it does not depend on the image.
     """
 
     name: str
@@ -54,30 +52,29 @@ class Layer:
     groups: int
     parameters: int
     multiply_adds: int
-    reach: ReceptiveField | None
+    receptive_field: ReceptiveField | None
 
     @property
     def expected(self) -> tuple[int, int] | None:
-        """Height and width of the output by the formula; None without a window."""
+        """Return height and width of the output by the formula; None without a window."""
         return None if self.window is None else self.window.output(self.input[1:])
 
     @property
     def agrees(self) -> bool:
-        """Whether the formula gives the size that came out."""
+        """Return whether the formula gives the output's size."""
         return self.expected is None or self.expected == self.output[1:]
 
     @property
     def is_depthwise(self) -> bool:
-        """Whether each channel is convolved by itself."""
+        """Return whether each channel is convolved by itself."""
         return self.kind.startswith("Conv") and 1 < self.groups == self.input[0] == self.output[0]
 
 
 @dataclass(frozen=True)
 class Separable:
-    """A depthwise convolution and the 1×1 convolution after it, beside the convolution they stand for.
+    """A depthwise convolution and the 1×1 convolution after it, beside the standard convolution of the same shapes.
 
-    The M channels in, the N out, the kernel and the output size are the same on both sides; biases and
-    normalisation are left out (Howard et al. 2017, "MobileNets", section 3.1).
+    M channels in, N out; biases and normalisation are not counted (Howard et al. 2017, "MobileNets", section 3.1).
     """
 
     depthwise: Layer
@@ -85,28 +82,28 @@ class Separable:
 
     @property
     def kernel(self) -> int:
-        """Weights of one channel's kernel, k²."""
+        """Return the weights of one channel's kernel, k²."""
         assert self.depthwise.window is not None
         return math.prod(self.depthwise.window.kernel)
 
     @property
     def weights(self) -> int:
-        """k² · M + M · N."""
+        """Return k² · M + M · N."""
         return self.kernel * self.depthwise.output[0] + self.depthwise.output[0] * self.pointwise.output[0]
 
     @property
     def standard_weights(self) -> int:
-        """k² · M · N."""
+        """Return k² · M · N."""
         return self.kernel * self.depthwise.output[0] * self.pointwise.output[0]
 
     @property
     def positions(self) -> int:
-        """Height times width of the output: multiply-adds are this many times the weights."""
+        """Return height times width of the output: multiply-adds are this many times the weights."""
         return math.prod(self.pointwise.output[1:])
 
     @property
     def ratio(self) -> float:
-        """Of the weights, and as well of the multiply-adds: 1/N + 1/k²."""
+        """Return the ratio of the weights, and of the multiply-adds: 1/N + 1/k²."""
         return self.weights / self.standard_weights
 
 
@@ -115,8 +112,8 @@ class NetworkSummary:
     """All layers in the order in which they were called.
 
     Args:
-        image: (C, H, W) that the network was shown.
-        layers: one entry a call.
+        image: (C, H, W).
+        layers: one entry per call.
         parameters: of the whole network, each counted once.
         multiply_adds: of the whole network for one image, half the operations that torch's FlopCounterMode counts.
     """
@@ -128,25 +125,22 @@ class NetworkSummary:
 
     @property
     def parameters_elsewhere(self) -> int:
-        """Parameters that belong to no layer of the list."""
+        """Return the parameters that belong to no layer of the list."""
         return self.parameters - sum(layer.parameters for layer in self.layers)
 
     @property
     def multiply_adds_elsewhere(self) -> int:
-        """Multiply-adds by FlopCounterMode that belong to no layer of the list; other than 0 in attention, for one."""
+        """Return the multiply-adds that belong to no layer of the list, as of attention."""
         return self.multiply_adds - sum(layer.multiply_adds for layer in self.layers)
 
     def separable(self) -> list[Separable]:
-        """Each depthwise convolution with the 1×1 convolution that takes up its channels.
-
-        The small layers of a squeeze-and-excitation block between them see pooled channels: they are passed over.
-        """
+        """Return each depthwise convolution with the 1×1 convolution of its channels, past squeeze-and-excitation."""
         pairs = []
         for index, layer in enumerate(self.layers):
             if not layer.is_depthwise:
                 continue
             for later in self.layers[index + 1 :]:
-                local = later.reach is not None and later.reach.field is not None
+                local = later.receptive_field is not None and later.receptive_field.field is not None
                 pointwise = later.window is not None and later.window.kernel == (1, 1) and later.groups == 1
                 if pointwise and local and later.kind.startswith("Conv") and later.input == layer.output:
                     pairs.append(Separable(layer, later))
@@ -155,5 +149,5 @@ class NetworkSummary:
 
 
 def shape_text(shape: Sequence[float]) -> str:
-    """`16×100×100`; the channels come first."""
+    """Return `16×100×100`; the channels come first."""
     return "×".join(f"{side:g}" for side in shape)

@@ -1,4 +1,4 @@
-"""What one position of a feature map sees of the image, followed through every operation of a forward pass."""
+"""Receptive fields, computed through every operation of a forward pass."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from defectlab.utils._compat import TorchDispatchMode, operator_name
 
-__all__ = ["ReachTracker", "ReceptiveField"]
-
-# Each position of the result is made from the same position of what goes in. Statistics of a normalisation are
-# not counted: in BatchNorm they are constants of the trained network.
+# Operations that read the same position. Statistics of a normalisation are not counted: they are constants in BatchNorm.
 _PLACED = ("batch_norm", "layer_norm", "group_norm", "rms_norm", "pad", "dropout", "channel_shuffle", "prelu", "rrelu")
 # Pointwise, views or joins, without torch's own tag of it.
 _UNTAGGED = ("cat", "stack", "copy", "_to_copy", "_unsafe_view", "hardswish", "hardtanh", "mish", "threshold")
@@ -24,7 +21,7 @@ _TAPS = {"nearest": 1, "bilinear": 2, "bicubic": 4}  # neighbours that each kind
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """The receptive field of one position of a feature map, as the arithmetic of kernels and strides gives it.
+    """The receptive field of one position of a feature map, by the arithmetic of kernels and strides.
 
     Padding is counted as if it were image, so a field may be larger than the image.
 
@@ -41,51 +38,47 @@ class ReceptiveField:
     whole: bool = False
 
 
-class ReachTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside this context, the reach of every tensor that is computed from `image` is known.
+class ReceptiveFieldTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Context that computes the receptive field of every tensor that depends on `image` `(N, C, H, W)`.
 
-    Where branches meet, the larger field is kept. An operation of a kind not known here is taken to see the
-    whole image, which is never too small.
-
-    Args:
-        image: what the network will be given, (N, C, H, W).
+    Where branches meet, the larger field is kept. An unknown operation counts as one over all positions.
     """
 
     def __init__(self, image: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._reaches: Any = WeakTensorKeyDictionary()
-        self._reaches[image] = ReceptiveField((1, 1), (1.0, 1.0))
+        self._fields: Any = WeakTensorKeyDictionary()
+        self._fields[image] = ReceptiveField((1, 1), (1.0, 1.0))
 
-    def reach(self, tensor: Tensor) -> ReceptiveField | None:
-        """The reach of a tensor; None if it does not hang on the image."""
-        found: ReceptiveField | None = self._reaches.get(tensor)
+    def field_of(self, tensor: Tensor) -> ReceptiveField | None:
+        """Return the receptive field of a tensor; None if it does not depend on the image."""
+        found: ReceptiveField | None = self._fields.get(tensor)
         return found
 
-    def set_reach(self, tensor: Tensor, reach: ReceptiveField) -> None:
-        """Say what is known better than from the operations."""
-        self._reaches[tensor] = reach
+    def set_field(self, tensor: Tensor, known: ReceptiveField) -> None:
+        """Set a field that the operations do not tell."""
+        self._fields[tensor] = known
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run the operation, and note the reach of what it gives."""
+        """Run the operation, and note the receptive field of its results."""
         result = func(*args, **(kwargs or {}))
         sources = self.sources(args)
         if sources:
-            reach = _after(func, args, result, _join([found for _, found in sources]))
+            known = _after(func, args, result, _join([found for _, found in sources]))
             for tensor in _tensors(result):
-                self._reaches[tensor] = reach
+                self._fields[tensor] = known
         self.note(func, [tensor for tensor, _ in sources], result)
         return result
 
     def sources(self, args: Any) -> list[tuple[Tensor, ReceptiveField]]:
-        """The tensors among the arguments that hang on the image, each once, with their reach."""
+        """Return the tensors among the arguments that depend on the image, each once, with their fields."""
         unique = {id(tensor): tensor for tensor in _tensors(args)}
-        pairs = [(tensor, self.reach(tensor)) for tensor in unique.values()]
+        pairs = [(tensor, self.field_of(tensor)) for tensor in unique.values()]
         return [(tensor, found) for tensor, found in pairs if found is not None]
 
     def note(self, func: Any, sources: list[Tensor], result: Any) -> None:
-        """For a subclass that wants to see every operation; does nothing here."""
+        """Handle an operation in a subclass; does nothing here."""
 
 
 def _tensors(values: Any) -> list[Tensor]:
@@ -96,38 +89,38 @@ def _tensors(values: Any) -> list[Tensor]:
     return []
 
 
-def _join(reaches: list[ReceptiveField]) -> ReceptiveField:
-    """Of the sum, product or concatenation of several maps: the largest field."""
-    local = [reach for reach in reaches if reach.field is not None]
-    widest = max(local or reaches, key=lambda reach: (reach.field or (0, 0), reach.jump))
-    return ReceptiveField(widest.field, widest.jump, any(reach.whole for reach in reaches))
+def _join(fields: list[ReceptiveField]) -> ReceptiveField:
+    """Return the largest field of several maps that are added, multiplied or joined."""
+    local = [known for known in fields if known.field is not None]
+    widest = max(local or fields, key=lambda known: (known.field or (0, 0), known.jump))
+    return ReceptiveField(widest.field, widest.jump, any(known.whole for known in fields))
 
 
 def _window(
-    reach: ReceptiveField, kernel: Sequence[int], stride: Sequence[float], dilation: Sequence[int]
+    known: ReceptiveField, kernel: Sequence[int], stride: Sequence[float], dilation: Sequence[int]
 ) -> ReceptiveField:
-    """Of a map made from windows of another one: the field grows by (K - 1) · dilation jumps."""
+    """Return the field after a window: it grows by (K - 1) · dilation jumps."""
     field = None
-    if reach.field is not None:
+    if known.field is not None:
         grown = [
-            f + round((k - 1) * d * j) for f, k, d, j in zip(reach.field, kernel, dilation, reach.jump, strict=True)
+            f + round((k - 1) * d * j) for f, k, d, j in zip(known.field, kernel, dilation, known.jump, strict=True)
         ]
         field = (grown[0], grown[1])
-    jump = [j * s for j, s in zip(reach.jump, stride, strict=True)]
-    return ReceptiveField(field, (jump[0], jump[1]), reach.whole)
+    jump = [j * s for j, s in zip(known.jump, stride, strict=True)]
+    return ReceptiveField(field, (jump[0], jump[1]), known.whole)
 
 
 def _after(func: Any, args: Sequence[Any], result: Any, before: ReceptiveField) -> ReceptiveField:
-    """The reach after one operation of ATen, from the joined reach of what went in."""
+    """Return the field after one operation of ATen, from the joined field of its arguments."""
     name = operator_name(func)
     source = next(iter(_tensors(args)))
     kernel: Sequence[int]
     if name == "convolution" and not args[6] and source.ndim == 4:
         return _window(before, args[1].shape[2:], args[3], args[5])
     if name in ("max_pool2d_with_indices", "max_pool2d", "avg_pool2d"):
-        kernel = _pair(args[1])
-        stride = _pair(args[2]) if len(args) > 2 and args[2] else kernel
-        dilation = _pair(args[4]) if name != "avg_pool2d" and len(args) > 4 else (1, 1)
+        kernel = as_pair(args[1])
+        stride = as_pair(args[2]) if len(args) > 2 and args[2] else kernel
+        dilation = as_pair(args[4]) if name != "avg_pool2d" and len(args) > 4 else (1, 1)
         return _window(before, kernel, stride, dilation)
     if "adaptive" in name or "upsample" in name:
         given, made = source.shape[-2:], _tensors(result)[0].shape[-2:]
@@ -153,5 +146,6 @@ def _after(func: Any, args: Sequence[Any], result: Any, before: ReceptiveField) 
     return ReceptiveField(None, before.jump, whole=True)
 
 
-def _pair(value: Sequence[int]) -> tuple[int, int]:
-    return (value[0], value[-1])
+def as_pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """Return a size for both axes as (down, across)."""
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])

@@ -1,4 +1,4 @@
-"""The network that a name on the command line means: a run folder, a checkpoint, or a config."""
+"""Find the network that a name means: of a run folder, a checkpoint, or a config."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,10 @@ from defectlab.runs.locate import checkpoint_of
 from defectlab.tasks.checkpoint import load_task
 from defectlab.utils.resources import shipped_configs
 
-__all__ = ["NetworkRef", "is_config", "resolve_network"]
-
 
 @dataclass(frozen=True)
 class NetworkRef:
-    """A network, the image (C, H, W) and number of classes that it is made for, and the runs it stands for."""
+    """A network, its image (C, H, W) and number of classes, and the runs that tested it."""
 
     name: str
     network: nn.Module
@@ -28,14 +26,14 @@ class NetworkRef:
 
 
 def is_config(name: str) -> bool:
-    """Whether a name on the command line means a config, rather than a run folder or a checkpoint."""
+    """Return whether a name means a config rather than a run folder or a checkpoint."""
     path = Path(name)
     is_named_so = path.suffix in (".yaml", ".yml") or f"{name}.yaml" in shipped_configs()
     return not path.is_dir() and path.suffix != ".ckpt" and (is_named_so or path.is_file())
 
 
 def resolve_network(name: str, more: Sequence[str]) -> NetworkRef:
-    """The network of a run folder or a .ckpt file, trained, or of a config with further arguments of fit, untrained.
+    """Load the network of a run folder or a .ckpt file, or build that of a config with further arguments of fit.
 
     A config's pretrained weights are neither read nor downloaded.
 

@@ -1,6 +1,5 @@
-"""A network taken apart: one image goes through, and every layer is written down as it is called."""
+"""Record every layer of a network as one image passes through it."""
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,18 +9,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from defectlab.errors import InputError
 from defectlab.summary.layers import Layer, NetworkSummary, Window
-from defectlab.summary.receptive_field import ReachTracker
+from defectlab.summary.receptive_field import ReceptiveFieldTracker, as_pair
 from defectlab.utils._compat import operator_name
 from defectlab.utils.text import first_line
 
-__all__ = ["summarize"]
-
 
 def summarize(network: nn.Module, image: tuple[int, int, int]) -> NetworkSummary:
-    """Show a network one black image (C, H, W), and write down what happens; it is left as it was.
+    """Summarise the layers of any module for one black image (C, H, W); the module is left as it was.
 
-    Any module will do. Layers are modules without further ones inside; what happens between them is in the
-    receptive field, and has an entry of its own where maps are joined or change their size.
+    Layers are modules without submodules; operations between them have an entry where maps are joined or resized.
 
     Raises:
         InputError: the network cannot take such an image.
@@ -33,9 +29,9 @@ def summarize(network: nn.Module, image: tuple[int, int, int]) -> NetworkSummary
     hooks = [hook for name, module in network.named_modules() for hook in recorder.watch(name, module)]
     counter = FlopCounterMode(display=False)
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one operation in it, which nothing counts
+    torch.backends.mha.set_fastpath_enabled(False)  # a single operation, which nothing counts
     try:
-        # A compiled network has no layers to be seen.
+        # A compiled network shows no layers.
         with torch.compiler.set_stance("force_eager"), torch.no_grad(), counter, recorder:
             network.eval()(black)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -53,8 +49,8 @@ def summarize(network: nn.Module, image: tuple[int, int, int]) -> NetworkSummary
     return NetworkSummary(image, recorder.layers, total, counter.get_total_flops() // 2)
 
 
-class _Recorder(ReachTracker):  # type: ignore[no-untyped-call]
-    """Writes down each call of a layer, and the operations between layers that join or resize maps."""
+class _Recorder(ReceptiveFieldTracker):  # type: ignore[no-untyped-call]
+    """Record each call of a layer, and the operations between layers that join or resize maps."""
 
     def __init__(self, image: Tensor) -> None:
         super().__init__(image)
@@ -64,7 +60,7 @@ class _Recorder(ReachTracker):  # type: ignore[no-untyped-call]
         self._counted: set[int] = set()
 
     def watch(self, name: str, module: nn.Module) -> list[Any]:
-        """The hooks of one module."""
+        """Return the hooks of one module."""
         is_layer = not any(True for _ in module.children())
         return [
             module.register_forward_pre_hook(partial(self._enter, name, is_layer)),
@@ -80,9 +76,9 @@ class _Recorder(ReachTracker):  # type: ignore[no-untyped-call]
         self._in_layer = False
         if not is_layer or not isinstance(result, Tensor) or not given or not isinstance(given[0], Tensor):
             return
-        source = self.reach(given[0])
+        source = self.field_of(given[0])
         if isinstance(module, nn.Linear) and result.ndim > 2 and source is not None:
-            self.set_reach(result, source)  # at each position by itself; the product of matrices cannot know
+            self.set_field(result, source)  # position by position, unlike other matrix products
         multiply_adds = 0
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
             multiply_adds = result.numel() * module.weight[0].numel()
@@ -92,35 +88,31 @@ class _Recorder(ReachTracker):  # type: ignore[no-untyped-call]
         shapes = tuple(given[0].shape[1:]), tuple(result.shape[1:])
         numbers = groups, sum(new.values()), multiply_adds
         self.layers.append(
-            Layer(name, type(module).__name__, *shapes, _window_of(module), *numbers, self.reach(result))
+            Layer(name, type(module).__name__, *shapes, _window_of(module), *numbers, self.field_of(result))
         )
 
     def note(self, func: Any, sources: list[Tensor], result: Any) -> None:
-        """Keep what joins two maps or changes a size, views apart."""
+        """Record what joins two maps or changes a size, but no views."""
         if self._in_layer or func.is_view or not sources or not isinstance(result, Tensor):
             return
         if len(sources) > 1 or sources[0].numel() != result.numel():
             widest = max(sources, key=Tensor.numel)
             kind = operator_name(func).strip("_")
             shapes = tuple(widest.shape[1:]), tuple(result.shape[1:])
-            self.layers.append(Layer(self._inside[-1], kind, *shapes, None, 1, 0, 0, self.reach(result)))
+            self.layers.append(Layer(self._inside[-1], kind, *shapes, None, 1, 0, 0, self.field_of(result)))
 
 
 def _window_of(module: nn.Module) -> Window | None:
     if isinstance(module, nn.Conv2d):
-        dilation = _pair(module.dilation)
-        kernel = _pair(module.kernel_size)
+        dilation = as_pair(module.dilation)
+        kernel = as_pair(module.kernel_size)
         if module.padding == "same":
             padding = (dilation[0] * (kernel[0] - 1) / 2, dilation[1] * (kernel[1] - 1) / 2)
-            return Window(kernel, _pair(module.stride), padding, dilation, False)
-        given = (0, 0) if isinstance(module.padding, str) else _pair(module.padding)
-        return Window(kernel, _pair(module.stride), given, dilation, False)
+            return Window(kernel, as_pair(module.stride), padding, dilation, False)
+        given = (0, 0) if isinstance(module.padding, str) else as_pair(module.padding)
+        return Window(kernel, as_pair(module.stride), given, dilation, False)
     if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
-        kernel, stride, padding = _pair(module.kernel_size), _pair(module.stride), _pair(module.padding)
-        dilation = _pair(module.dilation) if isinstance(module, nn.MaxPool2d) else (1, 1)
+        kernel, stride, padding = as_pair(module.kernel_size), as_pair(module.stride), as_pair(module.padding)
+        dilation = as_pair(module.dilation) if isinstance(module, nn.MaxPool2d) else (1, 1)
         return Window(kernel, stride, padding, dilation, module.ceil_mode)
     return None
-
-
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[-1])

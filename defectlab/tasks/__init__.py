@@ -1,8 +1,8 @@
-"""LightningModules: what is trained, with which loss, judged how."""
+"""LightningModules: what is trained, with which loss, and how it is evaluated."""
 
 from typing import TYPE_CHECKING
 
-from defectlab.utils.lazy import lazy_names
+from defectlab.utils.lazy import lazy_names, name_places
 
 if TYPE_CHECKING:
     from defectlab.tasks.base import ClassificationTask
@@ -14,10 +14,9 @@ __all__ = [
     "ClassificationTask", "OptimizerSettings", "PretrainedTask", "SchedulerSettings", "SmallCNNTask",
 ]  # fmt: skip
 
-__getattr__ = lazy_names(globals(), {
-    "ClassificationTask": "base",
-    "OptimizerSettings": "optimization",
-    "SchedulerSettings": "optimization",
-    "PretrainedTask": "pretrained",
-    "SmallCNNTask": "small_cnn",
-})  # fmt: skip
+__getattr__ = lazy_names(globals(), name_places({
+    "base": "ClassificationTask",
+    "optimization": "OptimizerSettings SchedulerSettings",
+    "pretrained": "PretrainedTask",
+    "small_cnn": "SmallCNNTask",
+}))  # fmt: skip

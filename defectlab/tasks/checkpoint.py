@@ -1,4 +1,4 @@
-"""From a .ckpt file back to a task and what it knows about its data, without running code from the file."""
+"""Read a task and its data card from a .ckpt file without running code from it."""
 
 import inspect
 import pickle
@@ -16,11 +16,9 @@ from defectlab.tasks.hparams import add_import_folders, find_class, find_network
 from defectlab.utils.card import DataCard
 from defectlab.utils.text import first_line
 
-__all__ = ["check_fit", "data_state", "load_task", "read_checkpoint"]
-
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The contents of a checkpoint: tensors and plain values.
+    """Read a checkpoint: tensors and plain values.
 
     Raises:
         InputError: no such file, a damaged one, one that carries code, or no checkpoint of Lightning's.
@@ -69,10 +67,10 @@ def check_fit(task: ClassificationTask, checkpoint: dict[str, Any], path: Path) 
 
 
 def data_state(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What the datamodule left in the checkpoint: see `ImageDataModule.describe`.
+    """Return what the datamodule wrote into the checkpoint: see `ImageDataModule.describe`.
 
     Raises:
-        InputError: nothing.
+        InputError: it wrote nothing.
     """
     for value in checkpoint.values():
         if isinstance(value, dict) and {"class_names", "mean", "std", "image_size", "channels"} <= set(value):
@@ -83,8 +81,7 @@ def data_state(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
 def load_task(path: str | Path) -> tuple[ClassificationTask, DataCard]:
     """Load the task of a checkpoint, in evaluation mode on the CPU, and its data card.
 
-    Classes of one's own are found if they are imported already, or if the checkpoint lies in a run folder whose
-    config.yaml names them.
+    A user's classes are found if they are imported already, or named by the config.yaml of the checkpoint's run folder.
 
     Raises:
         InputError: as `read_checkpoint`; or a class that may not be used, or does not fit the tensors.
@@ -102,7 +99,7 @@ def load_task(path: str | Path) -> tuple[ClassificationTask, DataCard]:
         arguments = {name: value for name, value in given.items() if name in inspect.signature(cls).parameters}
         if isinstance(arguments.get("network"), Mapping):
             arguments["network"] = find_network(arguments["network"], trusted)
-        elif arguments.get("network", ...) is None:
+        elif "network" in arguments and arguments["network"] is None:
             raise InputError("its network was given as a module, which the class alone does not make")
     except InputError as error:
         raise InputError(f"{path} cannot be loaded: {error}") from None
@@ -121,7 +118,7 @@ def load_task(path: str | Path) -> tuple[ClassificationTask, DataCard]:
 
 
 def _trusted(path: Path) -> set[str]:
-    """The class paths in the config of the checkpoint's run folder, whose own modules can be imported from now on."""
+    """Return the class paths in the run folder's config, and add its import folders to Python's import path."""
     config = path.resolve().parent.parent / "config.yaml"
     try:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))

@@ -6,42 +6,44 @@ import importlib
 import inspect
 import sys
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
+import torch
 from torch import nn
 
 from defectlab.errors import InputError
+from defectlab.networks.base import build_network
 
-__all__ = ["NetworkSpec", "add_import_folders", "class_path", "find_class", "find_network", "named_classes", "plain"]
+NOT_PLAIN: Final = object()  # of `to_plain_values`: the value is neither plain nor a class
 
 
 class NetworkSpec:
-    """Name a network of one's own as a config does; what it names is imported when `load` is called.
+    """A network by its import path, as in a config; it is imported when `load` is called.
 
     Args:
         class_path: of a class, or of a function that returns a network.
-        init_args: its arguments besides those that `build_network` gives.
+        init_args: its arguments besides those of `build_network`.
     """
 
     def __init__(self, class_path: str, init_args: Mapping[str, Any] | None = None) -> None:
         self.class_path, self.init_args = class_path, dict(init_args or {})
 
     def as_dict(self) -> dict[str, Any]:
-        """As in a config."""
+        """Return it as in a config."""
         return {"class_path": self.class_path, "init_args": self.init_args}
 
     def load(self) -> functools.partial[nn.Module]:
-        """Find it; see `find_network`."""
+        """Import it; see `find_network`."""
         return find_network(self.as_dict(), {self.class_path})
 
 
 def add_import_folders(folders: Iterable[str]) -> None:
-    """Let Python find modules in these folders, after everything that is installed."""
+    """Add these folders to the end of Python's import path."""
     sys.path.extend(folder for folder in folders if folder not in sys.path)
 
 
-def plain(value: Any) -> Any:
-    """The value as None, numbers, strings, lists and dicts, a class as its `class_path`; `...` if it is neither."""
+def to_plain_values(value: Any) -> Any:
+    """Turn a value into None, numbers, strings, lists and dicts, a class into its `class_path`; else `NOT_PLAIN`."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if inspect.isclass(value) or inspect.isfunction(value):
@@ -49,14 +51,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, NetworkSpec):
         return value.as_dict()
     if isinstance(value, functools.partial):
-        return {**plain(value.func), "init_args": plain(value.keywords)}
+        return {**to_plain_values(value.func), "init_args": to_plain_values(value.keywords)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_plain_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return ...
+        return [to_plain_values(item) for item in value]
+    return NOT_PLAIN
 
 
 def named_classes(config: Any) -> set[str]:
@@ -70,7 +72,7 @@ def named_classes(config: Any) -> set[str]:
 
 
 def class_path(cls: Any) -> str:
-    """The path that a class or function is imported by; of defectlab's, that of the room: `defectlab.tasks.PretrainedTask`."""
+    """Return the import path of a class or function; of defectlab's, its public one: `defectlab.tasks.PretrainedTask`."""
     module, name = str(cls.__module__), str(cls.__qualname__)
     room = ".".join(module.split(".")[:2])
     public = room.startswith("defectlab.") and getattr(sys.modules.get(room), name, None) is cls
@@ -80,8 +82,7 @@ def class_path(cls: Any) -> str:
 def find_class(path: str, base: type, trusted: Collection[str] = ()) -> Any:
     """Find the class of a path in a checkpoint: one of defectlab's, one that is imported already, or one of `trusted`.
 
-    A checkpoint is data, and what it names must not be run for that: nothing else is imported. A function, which builds
-    what it returns with the checkpoint's arguments, has to be trusted by name.
+    A checkpoint is data, so nothing else is imported for it. A function has to be among `trusted`.
 
     Raises:
         InputError: it is none of these, cannot be imported, or is no subclass of `base`.
@@ -91,7 +92,7 @@ def find_class(path: str, base: type, trusted: Collection[str] = ()) -> Any:
     try:
         if package == "defectlab":
             room = importlib.import_module(".".join(module.split(".")[:2]))
-            # Where a class lies within its room is nobody's business, and has changed.
+            # The public path first: modules within a package may move.
             found = getattr(room, name, None) or getattr(importlib.import_module(module), name)
         elif package in {other.partition(".")[0] for other in trusted}:
             found = getattr(importlib.import_module(module), name)
@@ -118,3 +119,17 @@ def find_network(spec: Mapping[str, Any], trusted: Collection[str] = ()) -> func
         InputError: as `find_class`.
     """
     return functools.partial(find_class(str(spec["class_path"]), nn.Module, trusted), **spec.get("init_args") or {})
+
+
+def module_spec(
+    network: nn.Module, num_classes: int, in_channels: int | None, image_size: int | None
+) -> dict[str, Any] | None:
+    """Return the class path of a module if its class alone makes one of the same tensors, else None."""
+    try:
+        with torch.device("meta"):
+            again = build_network(type(network), num_classes, in_channels, image_size)
+    except Exception:  # of any constructor
+        return None
+    shapes = [{name: value.shape for name, value in net.state_dict().items()} for net in (again, network)]
+    path = class_path(type(network))
+    return {"class_path": path} if shapes[0] == shapes[1] and "<" not in path else None

@@ -1,4 +1,4 @@
-"""torchvision's ImageNet classifiers as a task and its data card, as a trained run gives them."""
+"""torchvision's ImageNet classifiers as a task and its data card."""
 
 from pathlib import Path
 
@@ -6,32 +6,19 @@ from defectlab.networks.imagenet import check_backbone, load_imagenet_network
 from defectlab.tasks.base import ClassificationTask
 from defectlab.utils.card import DataCard
 
-__all__ = ["load_imagenet_classifier"]
-
 
 def load_imagenet_classifier(name: str, weights: Path | None = None) -> tuple[ClassificationTask, DataCard]:
-    """Load one of torchvision's networks before any training: what `load_task` gives of a checkpoint.
+    """Load one of torchvision's networks with its ImageNet weights, as `load_task` loads a checkpoint.
 
     Args:
         name: One of `defectlab.networks.backbones.BACKBONES`, such as mobilenet_v2.
         weights: File of torchvision's whole network; None for torchvision's cache, else a download.
 
     Returns:
-        The task in evaluation mode on the CPU, and its data card: the thousand class names in torchvision's order,
-        mean, std, image_size, channels, and resize_size, which asks for a centre crop in place of a stretch.
+        The task in evaluation mode on the CPU, and its data card, whose `resize_size` asks for a centre crop.
 
     Raises:
         InputError: An unknown name, or weights that cannot be had, read or used.
     """
-    network, wanted = load_imagenet_network(check_backbone(name), weights)
-    task = ClassificationTask(network, len(wanted.class_names), channels_last=False)
-    card = DataCard(
-        class_names=tuple(wanted.class_names),
-        mean=tuple(wanted.mean),
-        std=tuple(wanted.std),
-        image_size=wanted.image_size,
-        channels=3,
-        source="imagenet",
-        resize_size=wanted.resize_size,
-    )
-    return task.eval(), card
+    network, card = load_imagenet_network(check_backbone(name), weights)
+    return ClassificationTask(network, len(card.class_names), channels_last=False).eval(), card

@@ -1,9 +1,16 @@
-"""Cross-entropy with class weights and label smoothing that do not disturb each other."""
+"""Class weights, and a cross-entropy whose weights and label smoothing do not distort each other."""
 
+import math
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["weighted_cross_entropy"]
+from defectlab.errors import InputError
+
+ClassWeights: TypeAlias = Sequence[float] | Literal["balanced", "sqrt_balanced"] | None
 
 
 def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None, label_smoothing: float) -> Tensor:
@@ -19,7 +26,7 @@ def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | No
         logits: `(N, C)`.
         targets: class indices `(N,)`, or probabilities `(N, C)` as MixUp and CutMix give them.
         weights: `(C,)`, of mean 1 over the training images; None for 1 each.
-        label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016), in [0, 1).
+        label_smoothing: fraction of the target spread evenly over all classes (Szegedy et al. 2016), in [0, 1).
     """
     if weights is None:
         return functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
@@ -29,3 +36,35 @@ def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | No
     hard = functional.cross_entropy(logits, targets * weights, reduction="none")
     uniform = -logits.log_softmax(dim=1).mean(dim=1)
     return ((1 - label_smoothing) * hard + label_smoothing * (targets @ weights) * uniform).mean()
+
+
+def check_class_weights(weights: ClassWeights, num_classes: int) -> None:
+    """Raise InputError unless these are None, a known rule, or a usable weight for each class."""
+    if weights is None or weights in ("balanced", "sqrt_balanced"):
+        return
+    if isinstance(weights, str) or len(weights) != num_classes:
+        raise InputError(
+            f"model.class_weights is {weights}: expected balanced, sqrt_balanced, or a number for each of {num_classes} classes"
+        )
+    if min(weights) < 0 or not 0 < max(weights) < math.inf:
+        raise InputError(f"model.class_weights is {weights}: expected numbers of at least 0, one of them above 0")
+
+
+def class_weight_tensor(
+    weights: Sequence[float] | Literal["balanced", "sqrt_balanced"], counts: Sequence[int] | None, device: torch.device
+) -> Tensor | None:
+    """Return weights `(C,)` of mean 1 over the training images, or over the classes if there are no counts.
+
+    Args:
+        weights: a rule, which needs counts (else the result is None), or one weight per class.
+        counts: training images of each class, None if they are not known.
+        device: of the result.
+    """
+    sizes = None if counts is None else torch.tensor(counts, dtype=torch.float32, device=device)
+    if isinstance(weights, str):
+        if sizes is None:
+            return None
+        values = sizes.clamp(min=1) ** (-1.0 if weights == "balanced" else -0.5)
+    else:
+        values = torch.tensor(list(weights), dtype=torch.float32, device=device)
+    return values / (values.mean() if sizes is None else (values * sizes).sum() / sizes.sum())

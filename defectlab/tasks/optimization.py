@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule as plain values, so that they fit a YAML and a checkpoint."""
+"""Settings of the optimiser and of the learning-rate schedule."""
 
 import math
 from collections.abc import Sequence
@@ -13,20 +13,18 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 from defectlab.errors import InputError
 from defectlab.utils._compat import without_length
 
-__all__ = ["OptimizerSettings", "SchedulerSettings", "decayed", "parameter_groups"]
-
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """One of torch's optimisers.
+    """Settings of one of torch's optimisers.
 
     Args:
         name: torch's class of that name.
         lr: learning rate; with a one-cycle or cosine schedule, its peak.
-        weight_decay: L2, on weights alone; biases and normalisation are left out. adam, sgd and rmsprop add it times the
-            weight to the gradient, as a penalty of half of it times the sum of squares in the loss would; adamw takes it
-            times the rate off the weight itself, which an adaptive rate leaves alone (Loshchilov & Hutter 2019).
-        l1: times the sum of the absolute weights, the same ones, is added to the training loss.
+        weight_decay: L2, on weights alone, not on biases and normalisation. adam, sgd and rmsprop add it times the weight
+            to the gradient, as a penalty of half of it times the sum of squares would; adamw subtracts it times the
+            rate from the weight itself (Loshchilov & Hutter 2019).
+        l1: factor of the sum of the same weights' absolute values, which is added to the training loss.
         momentum: of sgd and rmsprop; a one-cycle schedule moves it between 0.85 and 0.95, unless it is 0.
         fused: one kernel for all parameters, faster on CPU and GPU; rmsprop has none.
     """
@@ -45,7 +43,7 @@ class OptimizerSettings:
                 raise InputError(f"model.optimizer.{name} is {value}: expected a number of at least 0")
 
     def build_for(self, modules: Sequence[tuple[nn.Module, float]]) -> Optimizer:
-        """The optimiser of these modules, each with the factor of its learning rate."""
+        """Build the optimiser of these modules, each with the factor of its learning rate."""
         groups = parameter_groups(modules, self)
         match self.name:
             case "adamw":
@@ -60,13 +58,13 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class SchedulerSettings:
-    """How the learning rate moves.
+    """Settings of the learning-rate schedule.
 
     Args:
         name: `onecycle` up and down once over the whole run, a step at a time (Smith & Topin 2018); `cosine`
             linear warm-up, then half a cosine down to zero; `plateau` times `factor` whenever `monitor` has not
             improved for `patience` epochs; `constant`.
-        warmup: share of all steps that the rate climbs, for onecycle and cosine.
+        warmup: fraction of all steps in which the rate rises, for onecycle and cosine.
         monitor: metric that plateau watches, lower is better for losses, higher for everything else.
         factor: of plateau.
         patience: epochs, of plateau.
@@ -80,27 +78,27 @@ class SchedulerSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:
-            raise InputError(f"model.scheduler.warmup is {self.warmup}: expected a share of at least 0 and below 1")
+            raise InputError(f"model.scheduler.warmup is {self.warmup}: expected a fraction of at least 0 and below 1")
         if not 0 < self.factor < 1:
             raise InputError(f"model.scheduler.factor is {self.factor}: expected a number between 0 and 1")
 
     @property
     def needs_end(self) -> bool:
-        """Whether the curve depends on the length of the run."""
+        """Return whether the schedule depends on the length of the run."""
         return self.name in ("onecycle", "cosine")
 
     def build(self, optimizer: Optimizer, total_steps: int) -> dict[str, Any] | None:
-        """Lightning's scheduler block, None for a constant rate; `total_steps` matters if `needs_end`."""
+        """Build Lightning's scheduler config, None for a constant rate; `total_steps` matters if `needs_end`."""
         match self.name:
             case "onecycle":
                 return {"scheduler": _OneCycle(optimizer, total_steps, self.warmup), "interval": "step"}
             case "cosine":
-                climb = max(1, round(total_steps * self.warmup))
+                rise = max(1, round(total_steps * self.warmup))
 
                 def factor(step: int) -> float:
-                    if step < climb:
-                        return (step + 1) / climb
-                    return (1 + math.cos(math.pi * min(1.0, (step - climb) / max(1, total_steps - climb)))) / 2
+                    if step < rise:
+                        return (step + 1) / rise
+                    return (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, total_steps - rise)))) / 2
 
                 return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
             case "plateau":
@@ -112,37 +110,31 @@ class SchedulerSettings:
 
 
 class _OneCycle(OneCycleLR):
-    """torch's, of any length, that follows its own length after a checkpoint of a shorter run was loaded.
-
-    Args:
-        optimizer: whose groups' rates are the peaks.
-        total_steps: of the whole run; the rate is back at its lowest after the last one.
-        warmup: share of them that the rate climbs.
-    """
+    """torch's schedule for any number of steps, which keeps its own length when a shorter run is resumed."""
 
     def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float) -> None:
         # torch divides by the length of each phase, so both need two steps.
-        share = min(max(warmup, 2 / total_steps), 1 - 2 / total_steps) if total_steps > 4 else 0.5
+        rising = min(max(warmup, 2 / total_steps), 1 - 2 / total_steps) if total_steps > 4 else 0.5
         super().__init__(
             optimizer,
             max_lr=[group["lr"] for group in optimizer.param_groups],
             total_steps=max(total_steps, 4),
-            pct_start=share,
+            pct_start=rising,
             cycle_momentum=optimizer.defaults.get("momentum", 0.9) > 0,
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the position, not the length: `resume` may be given more epochs."""
+        """Load the position, not the length: `resume` may be given more epochs."""
         super().load_state_dict(without_length(state_dict))
 
 
 def decayed(modules: Sequence[tuple[nn.Module, float]]) -> list[nn.Parameter]:
-    """The weights that L1 and L2 are about: no bias, no gain or shift of a normalisation, nothing frozen."""
+    """Return the weights that L1 penalises: no bias, no gain or shift of a normalisation, nothing frozen."""
     return [p for module, _ in modules for p in module.parameters() if p.ndim > 1 and p.requires_grad]
 
 
 def parameter_groups(modules: Sequence[tuple[nn.Module, float]], settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """Groups for `(module, factor of the learning rate)`; one-dimensional parameters get no weight decay."""
+    """Return the groups of `(module, factor of the learning rate)`; one-dimensional parameters get no weight decay."""
     groups: list[dict[str, Any]] = []
     for module, factor in modules:
         for decays in (True, False):

@@ -1,7 +1,6 @@
 """Transfer learning with a MobileNet, ResNet or VGG-16: the head alone, all layers, or one after the other."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
@@ -14,59 +13,35 @@ from defectlab.networks.backbones import Backbone
 from defectlab.networks.pretrained import Stages
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.tasks.base import ClassificationTask
+from defectlab.tasks.loss import ClassWeights
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
 from defectlab.tasks.tta import Views
 from defectlab.utils._compat import finds_unused_parameters
-
-__all__ = ["FeatureCache", "PretrainedTask"]
-
-
-@runtime_checkable
-class FeatureCache(Protocol):
-    """A datamodule that can give features in place of images."""
-
-    def cache_features(self, encode: Callable[[Tensor], Tensor]) -> None:
-        """Train and val batches become `encode(images)`, computed once."""
-
-    def clear_features(self) -> None:
-        """Batches are images again."""
-
-    @property
-    def has_features(self) -> bool:
-        """Whether batches are features."""
 
 
 class PretrainedTask(ClassificationTask):
     """A MobileNet, ResNet or VGG-16 from torchvision, from scratch or from weights.
 
     Args:
-        num_classes: taken from the data by the command line.
-        in_channels: likewise; RGB weights are summed for one channel, as if the grey were given three times.
-        image_size: side in pixels, likewise.
+        in_channels: from the data on the command line; RGB weights are summed for grey images.
         backbone: which of torchvision's networks.
         width: multiplier of the channels of a MobileNet's layers; weights fit one width alone.
-        weights: `imagenet` (torchvision's, downloaded once and cached), `surface` (shipped with defectlab), a
-            path to a .pth, .safetensors or .ckpt file, or None for random ones. A name that cannot be had is an
-            error, never a silent fallback.
+        weights: `imagenet` (torchvision's, downloaded once and cached), `surface` (shipped with defectlab), a path to a
+            .pth, .safetensors or .ckpt file, or null for random ones.
         trainable: `all` layers; the `head` alone; `head_then_all` unfreezes the backbone at `unfreeze_epoch`.
         unfreeze_epoch: first epoch in which the backbone learns, for `head_then_all`.
         backbone_lr_factor: the backbone's learning rate as a factor of the head's.
         cache_features: compute the frozen backbone's features once and train the head on them, which implies
             `trainable: head` and no augmentation: seconds in place of minutes on a CPU.
         stages: `last` embeds the mean over space of the last layer, `middle` the mean and sd of middle layers;
-            or a list of layers. Texture is told apart better in the middle.
+            or a list of layers. Middle layers separate textures better.
         hidden: units of a hidden layer in the head, 0 for none.
         dropout: probability of dropping a feature before the last layer, in [0, 1).
         batch_norm_momentum: weight of the newest batch in the running statistics; torchvision's 0.01 for V3
             leaves validation at chance for ten epochs of a set of 1,500.
         freeze_batch_norm: the backbone's BatchNorm keeps its running statistics while its layers learn.
-        optimizer: see `OptimizerSettings`; None for its defaults.
-        scheduler: see `SchedulerSettings`; None for its defaults.
-        label_smoothing: share of the target spread over all classes, in [0, 1).
-        class_weights: a weight a class in the loss, or `balanced` or `sqrt_balanced`; see `ClassificationTask`.
-        tta: views that every image is judged by in evaluation: `flip` (2), `dihedral` (8) or `shift` (5).
-        channels_last: memory format of network and images.
-        compile: pass the network through torch.compile.
+
+    The other arguments are those of `ClassificationTask`.
     """
 
     network: PretrainedNetwork
@@ -92,7 +67,7 @@ class PretrainedTask(ClassificationTask):
         optimizer: OptimizerSettings | None = None,
         scheduler: SchedulerSettings | None = None,
         label_smoothing: float = 0.0,
-        class_weights: Sequence[float] | Literal["balanced", "sqrt_balanced"] | None = None,
+        class_weights: ClassWeights = None,
         tta: Views = "none",
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002
@@ -121,23 +96,23 @@ class PretrainedTask(ClassificationTask):
             network.freeze_backbone()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `(N, num_classes)` of images `(N, C, H, W)`, or of cached features `(N, E)`."""
+        """Compute the logits `(N, num_classes)` of images `(N, C, H, W)`, or of cached features `(N, E)`."""
         return self.network.classify(images) if images.ndim == 2 else super().forward(images)
 
     def parameter_modules(self) -> list[tuple[nn.Module, float]]:
-        """The head, and the backbone with its own rate unless it stays frozen."""
+        """Return the head, and the backbone with its own rate unless it stays frozen."""
         if self.trainable == "head":
             return [(self.network.head, 1.0)]
         return [(self.network.head, 1.0), (self.network.features, self.backbone_lr_factor)]
 
     def setup(self, stage: str) -> None:
-        """Drop features that an earlier fit was stopped with: they may be of other weights."""
+        """Drop the features of an earlier fit that was stopped: they may be of other weights."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if stage == "fit" and isinstance(data, FeatureCache):
+        if stage == "fit" and hasattr(data, "clear_features"):
             data.clear_features()
 
     def on_fit_start(self) -> None:
-        """Refuse what DDP would hang on."""
+        """Refuse a strategy that DDP would hang with."""
         super().on_fit_start()
         if self.trainable == "head_then_all" and self.trainer.world_size > 1:
             strategy = self.trainer.strategy
@@ -148,12 +123,12 @@ class PretrainedTask(ClassificationTask):
                 )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Fill the feature cache first: from here on the trainer counts batches, and keeps the loader."""
+        """Fill the feature cache first: the trainer keeps the loader from here on."""
         if self.cache_features:
             if self.hparams.get("weights") is None and not self.restored:
                 raise InputError("model.cache_features on random weights learns nothing: give model.weights")
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            if not isinstance(data, FeatureCache):
+            if not hasattr(data, "clear_features"):
                 raise InputError(
                     f"model.cache_features needs one of defectlab's datamodules, found {type(data).__name__}: "
                     "set it to false"
@@ -166,7 +141,7 @@ class PretrainedTask(ClassificationTask):
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        """Embeddings `(N, E)` of images `(N, C, H, W)`, without gradients."""
+        """Compute the embeddings `(N, E)` of images `(N, C, H, W)` without gradients."""
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return self.network.embed(images)
@@ -183,5 +158,5 @@ class PretrainedTask(ClassificationTask):
     def on_fit_end(self) -> None:
         """Drop the cache: the test reads images."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self.cache_features and isinstance(data, FeatureCache):
+        if self.cache_features and hasattr(data, "clear_features"):
             data.clear_features()

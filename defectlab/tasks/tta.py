@@ -1,4 +1,4 @@
-"""Test-time augmentation: an image is judged by several views of it."""
+"""Test-time augmentation: predictions averaged over several views of an image."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,8 +10,6 @@ from torch.nn import functional
 
 from defectlab.errors import InputError
 
-__all__ = ["Views", "check_tta", "tta_logits"]
-
 Views = Literal["none", "flip", "dihedral", "shift"]
 
 
@@ -22,22 +20,21 @@ def check_tta(kind: Views) -> None:
 
 
 def tta_logits(network: Callable[[Tensor], Tensor], images: Tensor, kind: Views) -> Tensor:
-    """The log of the mean of the probabilities over all views, logits `(N, num_classes)` of the ensemble of views.
+    """Compute the log of the mean of the probabilities over all views, `(N, num_classes)`.
 
-    Probabilities are averaged, not logits, as `defectlab ensemble` does of several networks: no view counts for more
-    than 1, however large its logits, so that one that is sure and wrong does not outvote the rest.
+    Probabilities are averaged, not logits, so that one view with large logits does not outvote the rest.
 
     Args:
         network: turns images into logits.
         images: `(N, C, H, W)` with H = W, normalised; or cached features `(N, E)`, of which there is one view.
         kind: `flip` the image and its mirror image; `dihedral` its four rotations by 90 degrees and their mirror
-            images, for surfaces without an up; `shift` the image and it moved by a 28th of its side to each of
-            four sides, for what must not be turned.
+            images, for surfaces without an up; `shift` the image and four copies shifted by a 28th of its side,
+            for what must not be turned.
     """
     if kind == "none" or images.ndim == 2:
         return network(images)
-    shares = torch.stack([network(view).float().log_softmax(dim=1) for view in _views(images, kind)])
-    return shares.logsumexp(dim=0) - math.log(len(shares))
+    log_probabilities = torch.stack([network(view).float().log_softmax(dim=1) for view in _views(images, kind)])
+    return log_probabilities.logsumexp(dim=0) - math.log(len(log_probabilities))
 
 
 def _views(images: Tensor, kind: Views) -> Iterator[Tensor]:

@@ -1,7 +1,6 @@
-"""Every private or fragile part of a dependency, in one place, each with a check of the shape it relies on.
+"""Every private part of a dependency, each with a check of the shape it relies on: a change raises one line.
 
-A new release that changes one of them ends in one line that names it, and in a red test of `tests/test_compat.py`.
-Imports of heavy packages are inside the functions, as every room uses this module.
+Heavy packages are imported inside the functions, as every package of defectlab's uses this module.
 """
 
 from __future__ import annotations
@@ -25,37 +24,13 @@ if TYPE_CHECKING:
 
 try:
     # Named in torch's notes on extending it, though its module is private.
-    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 except ImportError:  # pragma: no cover
     raise ImportError("torch.utils._python_dispatch.TorchDispatchMode is gone: install an older torch") from None
 
-__all__ = [
-    "ArgumentMessage",
-    "TorchDispatchMode",
-    "add_averaged_step",
-    "averaged_model",
-    "check_cli",
-    "cli_parser",
-    "cli_section",
-    "drop_averaged_model",
-    "finds_unused_parameters",
-    "last_averaged_step",
-    "operator_name",
-    "rebuild_optimizers",
-    "relocate_checkpoints",
-    "script_children",
-    "setup_training_data",
-    "vgg_features",
-    "without_length",
-]
-
 
 def _require(found: bool, package: str, part: str) -> None:
-    """Say in one line which part of a release is not as expected.
-
-    Raises:
-        RuntimeError: it is not.
-    """
+    """Raise RuntimeError, which names the part of the release, unless it was found."""
     if not found:
         raise RuntimeError(
             f"{package} {metadata.version(package)} has no {part} as defectlab expects it: install an older {package}, "
@@ -105,7 +80,7 @@ def script_children(trainer: pl.Trainer) -> list[subprocess.Popen[bytes]] | None
 
 
 def setup_training_data(trainer: pl.Trainer) -> None:
-    """Make the training loader ready before Lightning does, which then keeps it."""
+    """Set up the training loader before Lightning does, which then keeps it."""
     _require(_takes(getattr(trainer.fit_loop, "setup_data", None)), "lightning", "fit_loop.setup_data")
     trainer.fit_loop.setup_data()
 
@@ -119,7 +94,7 @@ def rebuild_optimizers(trainer: pl.Trainer) -> None:
 
 
 def finds_unused_parameters(strategy: Any) -> bool:
-    """Whether a DDP strategy looks for parameters without a gradient."""
+    """Return whether a DDP strategy looks for parameters without a gradient."""
     _require(isinstance(getattr(strategy, "_ddp_kwargs", None), dict), "lightning", "DDPStrategy._ddp_kwargs")
     return bool(strategy._ddp_kwargs.get("find_unused_parameters"))
 
@@ -148,7 +123,7 @@ def averaged_model(callback: WeightAveraging) -> AveragedModel | None:
 
 
 def drop_averaged_model(callback: WeightAveraging) -> None:
-    """Keep the callback out of what follows training."""
+    """Remove the average."""
     averaged_model(callback)
     callback._average_model = None
 
@@ -160,7 +135,7 @@ def last_averaged_step(callback: WeightAveraging) -> int:
 
 
 def add_averaged_step(callback: WeightAveraging, step: int) -> None:
-    """Note the step of an update."""
+    """Set the step of the last update."""
     last_averaged_step(callback)
     callback._latest_update_step = step
 
@@ -196,13 +171,7 @@ def vgg_features(configuration: str) -> nn.Sequential:
 
 
 class ArgumentMessage:
-    """What an error of jsonargparse says, which has no structure besides its text.
-
-    A sentence that a release words otherwise is not found: the caller then shows the text as it is.
-
-    Args:
-        message: text of the error.
-    """
+    """The parts of an error message of jsonargparse; a part that a release words differently is None or empty."""
 
     _UNKNOWN = (
         r"ption '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: --([^\s=]+)|"
@@ -220,51 +189,51 @@ class ArgumentMessage:
 
     @property
     def place(self) -> str:
-        """Key of the argument, such as `model.optimizer`."""
+        """Return the key of the argument, such as `model.optimizer`."""
         return ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', self.head)))
 
     @property
     def class_paths(self) -> list[str]:
-        """Classes that were being given arguments, the innermost last."""
+        """Return the classes whose arguments were parsed, the innermost last."""
         found = re.findall(r"Got value: Namespace\(class_path='([\w.]+)'", self.head)
         return found or re.findall(r"given class_path '([\w.]+)'", self.head)
 
     @property
     def unknown_key(self) -> str | None:
-        """Key that nothing takes, below the group that was searched."""
+        """Return the unknown key, below its group."""
         key, group = self._first(self._UNKNOWN), self._first(r"Group '([\w.]+)'")
         return f"{group}.{key}" if key and group else key
 
     @property
     def missing_class(self) -> str | None:
-        """Name that no class has."""
+        """Return the name of a class that does not exist."""
         return self._first(self._NO_CLASS)
 
     @property
     def wrong_subclass(self) -> tuple[str, str] | None:
-        """Class that was given, and the base that was expected."""
+        """Return the class that was given, and the base that was expected."""
         found = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", self.head)
         return (found[1], found[2]) if found else None
 
     @property
     def missing_arguments(self) -> list[str]:
-        """Keys that have to be given and were not."""
+        """Return the keys of missing arguments."""
         found = self._first(r"the following arguments are required: ([\w., ]+?)(?: -|$)")
         return found.split(", ") if found else []
 
     @property
     def no_sections(self) -> str | None:
-        """Text that was given where a mapping was expected."""
+        """Return the text that was given where a mapping was expected."""
         return self._first(r"Unable to load config '?([^'\s]+)")
 
     @property
     def expected_types(self) -> list[str]:
-        """Types that were expected, as `<class 'int'>` or `typing.Literal['a']`."""
+        """Return the expected types, as `<class 'int'>` or `typing.Literal['a']`."""
         return re.findall(self._EXPECTED, self.head.partition(" Got value")[0])
 
     @property
     def given_value(self) -> str | None:
-        """Value that was of none of these types."""
+        """Return the value that has none of these types."""
         given = self._first(r"Got value: (.*?)(?:\. Got value.*)?(?: - .*)?$")
         if given:
             return given
@@ -273,12 +242,12 @@ class ArgumentMessage:
 
     @property
     def no_class_spec(self) -> str | None:
-        """Value that was given in place of a class."""
+        """Return the value that was given in place of a class."""
         return self._first(r"Expected an import path or a subclass spec, but got (\S+)\.")
 
     @property
     def stray_words(self) -> str | None:
-        """Words that follow no option."""
+        """Return the words that follow no option."""
         return self._first(r"^unrecognized arguments: (.*)")
 
     def _first(self, pattern: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The data card: what a network has to be given, and what its outputs are called."""
+"""The data card: how the images of a network are prepared, and its class names."""
 
 from __future__ import annotations
 
@@ -13,24 +13,22 @@ from torch import Tensor
 
 from defectlab.errors import InputError
 
-__all__ = ["DataCard"]
-
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow makes grey of RGB
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataCard:
-    """How images are prepared for one network; it rides in every checkpoint, and nothing else normalises.
+    """How images are prepared for one network; part of every checkpoint, and the only place that normalises.
 
     Args:
         class_names: in the order of the logits.
-        mean: a value a channel, for images in [0, 1].
-        std: a value a channel, above 0.
+        mean: one value per channel, for images in [0, 1].
+        std: one value per channel, above 0.
         image_size: side in pixels of the square that the network sees.
         channels: 1 (grey) or 3 (RGB).
         source: `real`, `synthetic`, or `imagenet` for a network of torchvision's.
-        split_hash: of the training set's split, see `split_hash`; None where there was none.
-        resize_size: the shorter side is resized to it and the centre cut out; None stretches the image to the square.
+        split_hash: of the split; None without one.
+        resize_size: of the shorter side before a centre crop; None stretches the image to the square.
 
     Raises:
         InputError: a value out of range, or of another length than the others.
@@ -65,7 +63,7 @@ class DataCard:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DataCard:
-        """Make a card of plain values such as a checkpoint's; other keys are passed over.
+        """Make a card of plain values such as a checkpoint's; other keys are ignored.
 
         Raises:
             InputError: a key is missing, or a value of another type or out of range.
@@ -85,10 +83,10 @@ class DataCard:
             raise InputError(f"data card: {error}") from None
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Turn images into what the network takes: mean 0 and sd 1 over the training set.
+        """Normalise images: mean 0 and sd 1 over the training set.
 
         Args:
-            images: `(N, C, H, W)`, uint8 or floats in [0, 1]; C of 1 goes out as `channels`.
+            images: `(N, C, H, W)`, uint8 or floats in [0, 1]; C of 1 is expanded to `channels`.
 
         Returns:
             float32 `(N, channels, H, W)`, on the device of `images`; a new tensor.
@@ -103,12 +101,12 @@ class DataCard:
         return images.sub(mean).mul_(scale)
 
     def denormalise(self, images: Tensor) -> Tensor:
-        """Turn normalised images `(N, channels, H, W)` back into floats in [0, 1]."""
+        """Undo `normalise`: floats `(N, channels, H, W)` in [0, 1]."""
         mean, scale = _constants(self.mean, self.std, 1, images.device)
         return images / scale + mean
 
     def convert_channels(self, images: Tensor) -> Tensor:
-        """Turn floats `(N, 1 or 3, H, W)` in [0, 1] into `channels` channels: grey by luma, or the same grey thrice."""
+        """Convert floats `(N, 1 or 3, H, W)` in [0, 1] to `channels` channels: grey by luma, RGB by repetition."""
         if images.shape[1] == 3 and self.channels == 1:
             return (images * images.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
         return images.expand(-1, self.channels, -1, -1)
@@ -118,7 +116,7 @@ class DataCard:
 def _constants(
     mean: tuple[float, ...], std: tuple[float, ...], largest: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Mean and one over sd `(1, C, 1, 1)` for images in [0, largest]."""
+    """Return mean and 1 / sd `(1, C, 1, 1)` for images in [0, largest]."""
     shift = torch.tensor(mean, device=device).view(1, -1, 1, 1) * largest
     scale = 1 / torch.tensor(std, device=device).view(1, -1, 1, 1) / largest
     return shift, scale

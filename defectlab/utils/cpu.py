@@ -1,4 +1,4 @@
-"""What makes small networks fast on a CPU: threads, the allocator, denormal numbers."""
+"""CPU settings that make small networks fast: threads, allocator, denormal numbers."""
 
 import ctypes
 import os
@@ -9,8 +9,6 @@ import torch
 
 from defectlab.errors import InputError
 
-__all__ = ["CPUSettings"]
-
 # Numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
@@ -20,10 +18,10 @@ class CPUSettings:
     """Process-wide settings, made before the first tensor.
 
     Args:
-        keep_memory: tell glibc to keep freed memory. By default it hands every large tensor back to the kernel
-            and pays page faults for it in the next step: up to twice the training time. No effect elsewhere.
+        keep_memory: let glibc keep freed memory. Else it returns every large tensor to the kernel, and page faults take
+            up to half of the training time. No effect elsewhere.
         flush_denormals: numbers below 1e-38 become 0; some processors are a hundred times slower with them.
-        threads: of one operation; None leaves torch's choice, the number of physical cores.
+        threads: of one operation; null leaves torch's choice, the number of physical cores.
     """
 
     keep_memory: bool = True
@@ -31,10 +29,9 @@ class CPUSettings:
     threads: int | None = None
 
     def apply(self) -> None:
-        """Set them."""
+        """Apply the settings to this process."""
         if not torch.cuda.is_available():
-            # Lightning has CUDA looked for through NVML, which without a driver is searched for again at every step
-            # of an optimiser: half a millisecond each time.
+            # Lightning's check through NVML costs half a millisecond per optimiser step where there is no driver.
             os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
         if self.keep_memory and sys.platform == "linux":
             _keep_memory()

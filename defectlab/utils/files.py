@@ -1,4 +1,4 @@
-"""Files that are replaced in one step."""
+"""Atomic replacement of files."""
 
 import os
 import uuid
@@ -8,19 +8,17 @@ from pathlib import Path
 
 from defectlab.errors import InputError
 
-__all__ = ["atomic"]
-
 
 @contextmanager
 def atomic(path: Path, advice: str = "choose another place", sync: bool = False) -> Iterator[Path]:
-    """Yield a new path beside `path` to write to: it replaces `path` if the block ends well, else it is removed.
+    """Yield a path beside `path` to write to: it replaces `path` if the block ends well, and is removed otherwise.
 
-    A reader finds the old file or the new one, never half of it. Missing folders are made.
+    A reader finds the old file or the new one, never a part. Missing folders are made.
 
     Args:
         path: The file to replace.
         advice: What to do about a file that cannot be written, for the end of the error.
-        sync: Wait for the disk before the replacement, which then survives a power cut.
+        sync: Flush to the disk before the replacement, against a power cut.
 
     Raises:
         InputError: The place cannot be written to, the disk is full, or the block raised OSError.

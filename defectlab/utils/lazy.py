@@ -1,28 +1,37 @@
-"""Names of a package that are imported when one of them is asked for, and not before."""
+"""Names of a package that are imported when one of them is first used."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-__all__ = ["lazy_names"]
+
+def name_places(modules: Mapping[str, str]) -> dict[str, str]:
+    """Return `module:attribute` by name, from the names in each module; `name=attribute` where the two differ."""
+    pairs = [(module, *name.partition("=")[::2]) for module, names in modules.items() for name in names.split()]
+    return {name: f"{module}:{attribute or name}" for module, name, attribute in pairs}
 
 
-def lazy_names(package: dict[str, Any], homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Give the `__getattr__` of a package.
+def resolve(package: str, place: str) -> Any:
+    """Import `module:attribute`, the module being relative to the package."""
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(f"{package}.{module}"), attribute)
 
-    The first name imports all: a config may name any class of the package, and is searched among those imported.
+
+def lazy_names(package: dict[str, Any], places: Mapping[str, str], together: bool = True) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a package.
 
     Args:
         package: `globals()` of its `__init__`.
-        homes: module of each name, below the package.
+        places: see `name_places`.
+        together: the first name imports all: a config may name any class, and is searched among those imported.
     """
 
     def find(name: str) -> Any:
-        if name not in homes:
+        if name not in places:
             raise AttributeError(f"module {package['__name__']!r} has no attribute {name!r}")
-        package.update(
-            {key: getattr(import_module(f"{package['__name__']}.{home}"), key) for key, home in homes.items()}
-        )
+        for key in places if together else (name,):
+            value = resolve(package["__name__"], places[key])
+            package.setdefault(key, value)  # a subpackage of the same name stays: the face makes it callable
         return package[name]
 
     return find

@@ -1,4 +1,4 @@
-"""Versions and hardware: the evidence that a figure travels with."""
+"""Versions and hardware of this machine."""
 
 import os
 import platform
@@ -12,12 +12,12 @@ from defectlab import __version__
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware that a figure was made with; None where something is not known.
+    """Return versions and hardware, None where unknown.
 
-    `cores` are the logical ones this process may use; `commit` is that of the git working tree the
-    process runs in, with `-dirty` where tracked files were changed.
+    `cores` are the logical ones this process may use; `commit` is that of the working folder, with `-dirty` where
+    tracked files were changed.
     """
-    import torch  # here, because most commands that read a run folder never need it
+    import torch  # here: most commands that read a run folder do not need it
 
     return {
         "python": platform.python_version(),

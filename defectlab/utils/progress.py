@@ -1,4 +1,4 @@
-"""A progress bar for work that takes long enough to make one wonder."""
+"""Progress bars for work of more than a second, and which process of a run this is."""
 
 from __future__ import annotations
 
@@ -12,21 +12,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-# Set by torchrun, by Lightning (the local one alone), by SLURM and by jsrun; all are 0 on rank zero.
-_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
-
-
-def is_rank_zero() -> bool:
-    """Whether this is the first or the only process of a run."""
-    return all(os.environ.get(name, "0") in ("0", "") for name in _RANK_VARIABLES)
-
-
+# Set by torchrun, by Lightning's launcher, by SLURM and by jsrun; absent or 0 in the first process.
+_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 _shown: ContextVar[bool] = ContextVar("shown", default=True)
 
 
 @contextmanager
 def progress_bars(shown: bool | None) -> Iterator[None]:
-    """Hide every bar that is begun inside, however deep, unless `shown`; None leaves it as it is."""
+    """Show or hide all bars inside the block; None leaves it as it is."""
     token = _shown.set(_shown.get() if shown is None else shown and _shown.get())
     try:
         yield
@@ -38,15 +31,14 @@ def progress_bars(shown: bool | None) -> Iterator[None]:
 def progress_bar(
     description: str, total: int | None, in_bytes: bool = False, after: float = 1.0, shown: bool = True
 ) -> Iterator[Callable[[int], None]]:
-    """Gives `advance(count)`, which draws on standard error once `after` seconds have gone by.
+    """Yield `advance(count)`, which draws a bar on standard error once `after` seconds have passed.
 
-    Short work shows nothing, and neither does any rank but zero. A `total` of None is one not known. Without `shown`
-    there is no bar, nor any that is begun inside.
+    Only the first process draws. `total` is None if it is not known. Without `shown` there is no bar, nor any inside.
     """
     began = time.monotonic()
     done = 0
     bar: Progress | None = None
-    shown = shown and _shown.get() and is_rank_zero()
+    shown = shown and _shown.get() and is_first_process()
 
     def advance(count: int) -> None:
         nonlocal done, bar
@@ -68,28 +60,13 @@ def progress_bar(
 
 def _new_bar(in_bytes: bool) -> Progress:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn() if in_bytes else MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-
-
-# Set by torchrun, by Lightning's launcher and by SLURM; absent or 0 in the first process.
-_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    count = DownloadColumn() if in_bytes else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True))
 
 
 def is_first_process() -> bool:
-    """Whether this is the first process of its run, or the only one."""
-    return all(os.environ.get(name, "0") in ("0", "") for name in _VARIABLES)
+    """Return whether this is the first process of a run, or its only one."""
+    return all(os.environ.get(name, "0") in ("0", "") for name in _RANK_VARIABLES)

@@ -1,4 +1,4 @@
-"""Text files that are replaced in one step, tables and errors as text."""
+"""Atomic text files; tables, errors and paths as text."""
 
 import csv
 import os
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file in one step: a reader finds the old text or the new, never half of it.
+    """Write a file atomically, see `atomic`.
 
     Raises:
         InputError: the place cannot be written to.
@@ -31,7 +31,7 @@ def first_line(error: Exception) -> str:
 
 
 def csv_text(kind: "type[DataclassInstance]", rows: "Sequence[DataclassInstance]") -> str:
-    """CSV of instances of one dataclass, a column a field, with a header even if there are no rows."""
+    """Return CSV of instances of one dataclass, a column per field, with a header even without rows."""
     text = StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")
     writer.writeheader()
@@ -40,6 +40,6 @@ def csv_text(kind: "type[DataclassInstance]", rows: "Sequence[DataclassInstance]
 
 
 def shown_path(path: Path) -> str:
-    """The path as one would type it here: relative if it is below the working folder."""
+    """Return the path relative to the working folder if it is below it."""
     here = Path(os.path.realpath(os.curdir))
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

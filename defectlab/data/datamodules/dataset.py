@@ -1,4 +1,4 @@
-"""A torch Dataset, or the data set of a DataLoader, with all that runs and reports need."""
+"""Any torch Dataset, or the data set of a DataLoader, as a datamodule."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -14,33 +14,24 @@ from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.sources.images import ImageSet
 from defectlab.errors import InputError
 
-__all__ = ["DatasetDataModule"]
-
 Source = Dataset[Any] | DataLoader[Any]
 
 
 class DatasetDataModule(ImageDataModule):
-    """Images and labels of anybody's torch Datasets, each item read once: random changes belong in `augmentation`.
+    """Images and labels of torch Datasets, each item read once: random changes belong in `augmentation`.
 
     An item is `(image, label)`: a PIL image, or an array or tensor `(H, W)`, `(C, H, W)` or `(H, W, C)`, uint8 or floats in
     [0, 1], not normalised; and a whole number from 0.
 
     Args:
         train: a Dataset with a length, or a DataLoader, of which the data set is taken.
-        val: likewise; None holds `val_size` of the training images out.
-        test: likewise; None holds `test_size` of them out, a fifth if that is None and there is no `val`.
+        val: a Dataset or DataLoader; None holds `val_size` of the training images out.
+        test: a Dataset or DataLoader; None holds `test_size` of them out, a fifth if that is None and there is no `val`.
         class_names: in the order of the labels; None takes the `classes` of the training set, else numbers.
         image_size: side in pixels of the square that images are stretched to; None takes that of the first image.
         channels: 1 (grey) or 3 (RGB); None takes those of the first image.
-        batch_size: images a step and process, for training.
-        eval_batch_size: the same for evaluation.
-        seed: of the split, the order and the augmentation.
-        val_size: share (below 1) or number of images held out for validation.
-        test_size: share (below 1) or number of images held out for the test; 0 takes none.
-        augmentation: None for none.
-        mean: a value a channel on [0, 1]; None measures the training part.
-        std: likewise.
-        transform: of a training batch, see `ImageDataModule`.
+
+    The other arguments are those of `ImageDataModule`.
 
     Raises:
         InputError: items of another form, or an argument out of range.
@@ -86,19 +77,14 @@ class DatasetDataModule(ImageDataModule):
 
     @property
     def class_names(self) -> Sequence[str]:
-        """Those given, else the data set's own, else numbers."""
+        """Return the names given, else the data set's own, else numbers."""
         if self._given_names is None:
             return [str(label) for label in range(max(int(label) for _, _, label in self._items) + 1)]
         return self._given_names
 
     @property
-    def source(self) -> str:
-        """Always `real`."""
-        return "real"
-
-    @property
     def location(self) -> str:
-        """The class of the training set."""
+        """Return the class of the training set."""
         return type(self._sets["train"]).__qualname__
 
     def load(self) -> ImageSet:
@@ -115,16 +101,16 @@ class DatasetDataModule(ImageDataModule):
 
     @cached_property
     def _items(self) -> list[tuple[str, Tensor, Tensor]]:
-        """Name, image and label of every item."""
+        """Return name, image and label of every item."""
         items = []
         for part, source in self._sets.items():
             for index in range(len(source)):
-                item, place = source[index], f"{part}[{index}]"
-                items.append((place, self._fitted(_pixels(item, f"data.{place}")), _label(item, f"data.{place}")))
+                item, name = source[index], f"{part}[{index}]"
+                items.append((name, self._fitted(_pixels(item, f"data.{name}")), _label(item, f"data.{name}")))
         return items
 
     def _fitted(self, image: Tensor) -> Tensor:
-        """uint8 `(channels, image_size, image_size)`."""
+        """Return it as uint8 `(channels, image_size, image_size)`."""
         if len(image) != self.channels:
             grey = (image.float() * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
             image = grey.round().to(torch.uint8) if self.channels == 1 else image.expand(3, -1, -1)
@@ -135,29 +121,29 @@ class DatasetDataModule(ImageDataModule):
         return resized.round().clamp(0, 255).to(torch.uint8)
 
 
-def _pixels(item: Any, place: str) -> Tensor:
-    """The image of an item, uint8 `(1 or 3, H, W)`."""
+def _pixels(item: Any, name: str) -> Tensor:
+    """Return the image of an item, uint8 `(1 or 3, H, W)`."""
     if not isinstance(item, tuple | list) or len(item) != 2:
-        raise InputError(f"{place} is a {type(item).__name__}: expected (image, label)")
+        raise InputError(f"{name} is a {type(item).__name__}: expected (image, label)")
     image = item[0] if isinstance(item[0], Tensor) else torch.from_numpy(np.array(item[0]))
     if image.ndim == 2:
         image = image[None]
     if image.ndim == 3 and image.shape[0] not in (1, 3) and image.shape[2] in (1, 3):
         image = image.permute(2, 0, 1)
     if image.ndim != 3 or image.shape[0] not in (1, 3):
-        raise InputError(f"{place} has an image of shape {tuple(image.shape)}: expected (C, H, W) with 1 or 3 channels")
+        raise InputError(f"{name} has an image of shape {tuple(image.shape)}: expected (C, H, W) with 1 or 3 channels")
     if image.is_floating_point() and image.min() >= 0 and image.max() <= 1:
         return (image * 255).round().to(torch.uint8)
     if image.dtype != torch.uint8:
-        raise InputError(f"{place} has {image.dtype} from {image.min():g} to {image.max():g}: expected uint8 or [0, 1]")
+        raise InputError(f"{name} has {image.dtype} from {image.min():g} to {image.max():g}: expected uint8 or [0, 1]")
     return image
 
 
-def _label(item: Any, place: str) -> Tensor:
+def _label(item: Any, name: str) -> Tensor:
     try:
         label = int(item[1])
     except (TypeError, ValueError):
         label = -1
     if label < 0:
-        raise InputError(f"{place} has the label {item[1]!r}: expected a whole number from 0")
+        raise InputError(f"{name} has the label {item[1]!r}: expected a whole number from 0")
     return torch.tensor(label)

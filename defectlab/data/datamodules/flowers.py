@@ -22,8 +22,6 @@ from defectlab.data.sources.images import ImageSet, read_listing
 from defectlab.data.sources.layouts import Listing
 from defectlab.errors import InputError
 
-__all__ = ["FlowersDataModule"]
-
 # In the order of the labels. torchvision 0.21 does not have them.
 FLOWERS = (
     "pink primrose", "hard-leaved pocket orchid", "canterbury bells", "sweet pea", "english marigold",
@@ -57,15 +55,9 @@ class FlowersDataModule(ImageDataModule):
             torchvision downloads them to the latter, checksums and all, if they are in neither: 345 MB.
         classes: names of some classes, in the order that their labels get; None takes all. The three with the
             most images are petunia (258), passion flower (251) and wallflower (196).
-        image_size: side in pixels; images, of 500 px and more, are stretched to this square.
-        channels: 3, or 1 for grey.
-        batch_size: images a step and process, for training.
-        eval_batch_size: the same for evaluation.
-        seed: of the order and the augmentation.
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
-        augmentation: None for none.
-        mean: a value a channel on [0, 1]; None measures the training part.
-        std: likewise.
+
+    The other arguments are those of `ImageDataModule`.
 
     Raises:
         InputError: a class that is none of the 102, or fewer than two.
@@ -88,8 +80,7 @@ class FlowersDataModule(ImageDataModule):
         super().__init__(
             image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
             seed=seed, val_size=0, test_size=None, split="auto", group_duplicates=False,
-            augmentation=augmentation,
-            mean=mean, std=std,
+            augmentation=augmentation, mean=mean, std=std,
         )  # fmt: skip
         self.root = root
         self.on_bad_image: Literal["error", "skip"] = on_bad_image
@@ -97,17 +88,12 @@ class FlowersDataModule(ImageDataModule):
 
     @property
     def class_names(self) -> Sequence[str]:
-        """The set's names, or those asked for."""
+        """Return the names of all kinds, or of those asked for."""
         return self._names
 
     @property
-    def source(self) -> str:
-        """Always `real`."""
-        return "real"
-
-    @property
     def location(self) -> str:
-        """The folder that holds the files."""
+        """Return the folder that holds the files."""
         found = self._find()
         return str(found) if found else self.root
 
@@ -119,7 +105,7 @@ class FlowersDataModule(ImageDataModule):
         return None
 
     def prepare_data(self) -> None:
-        """Download by torchvision if the files are nowhere; the whole set is there in the end, or nothing.
+        """Download the set by torchvision unless it is there: as a whole, or not at all.
 
         Raises:
             InputError: that fails.
@@ -152,12 +138,12 @@ class FlowersDataModule(ImageDataModule):
             raise InputError(f"no {_CONTENT} under {self.root}: call prepare_data() first, or set data.root")
         official = _numbers(folder / _LABELS, "labels", 1, len(FLOWERS))
         ids = {part: _numbers(folder / _SPLIT, key, 1, len(official)) for key, part in _PARTS.items()}
-        place = {FLOWERS.index(name) + 1: label for label, name in enumerate(self._names)}
+        label_of = {FLOWERS.index(name) + 1: label for label, name in enumerate(self._names)}
         listing = Listing(folder, [], [], list(self._names), [])
         assert listing.splits is not None
         for part, numbers in ids.items():
             for number in numbers:
-                label = place.get(official[number - 1])
+                label = label_of.get(official[number - 1])
                 if label is not None:
                     listing.files.append(folder / "jpg" / f"image_{number:05d}.jpg")
                     listing.labels.append(label)
@@ -177,7 +163,7 @@ def _checked(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _numbers(file: Path, key: str, low: int, high: int) -> list[int]:
-    """The row of whole numbers under `key` in a MATLAB file."""
+    """Read the row of whole numbers under `key` in a MATLAB file."""
     from scipy.io import loadmat
 
     try:

@@ -1,4 +1,4 @@
-"""Anybody's own images, in one folder a class."""
+"""Images in one folder per class."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -14,8 +14,6 @@ from defectlab.data.sources.arrays import array_classes, find_arrays, load_array
 from defectlab.data.sources.images import CACHE, ImageSet, read_listing
 from defectlab.data.sources.layouts import Listing, list_folders
 
-__all__ = ["ImageFolderDataModule"]
-
 
 class ImageFolderDataModule(ImageDataModule):
     """Class folders, or train/val/test folders of class folders, or .npy arrays, or a .zip of any of them.
@@ -24,28 +22,11 @@ class ImageFolderDataModule(ImageDataModule):
 
     Args:
         root: folder or .zip.
-        image_size: side in pixels; images are stretched to this square, nothing is cut off.
-        channels: 1 (grey) or 3 (RGB).
-        batch_size: images a step and process, for training.
-        eval_batch_size: the same for evaluation.
-        seed: of the split, the order and the augmentation.
-        val_size: share (below 1) or number of images held out for validation; of the training images where
-            the folders give a split without validation.
-        test_size: share (below 1) or number of images held out for the final test, of the training images where the
-            folders give a split without test; null takes a fifth where they give no split, and nothing where they give
-            train and val alone; 0 takes none. Folders that are given as test stay whole.
-        split: `auto` keeps a split that the folders give, `random` divides all images anew, `2/5` takes the second of
-            five folds for the test.
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
-        group_duplicates: keep images of the same place, such as cut-outs that overlap, in the same part of the split,
-            whose sizes then are not quite those asked for.
-        augmentation: None for none.
-        mean: a value a channel on [0, 1]; None measures the training part.
-        std: likewise.
         class_names: names of the classes, in the order that their labels get: of an array's numbers from 0, or the class
             folders' names. None takes the folders in natural order, and calls numbers by themselves.
-        transform: of a training batch `(N, C, H, W)` of floats in [0, 1], after `augmentation`; any callable that keeps the
-            shape, such as torchvision's v2 transforms, which draw once for the whole batch.
+
+    The other arguments are those of `ImageDataModule`.
     """
 
     def __init__(
@@ -78,19 +59,14 @@ class ImageFolderDataModule(ImageDataModule):
 
     @property
     def class_names(self) -> Sequence[str]:
-        """Those given, else names of the class folders in natural order."""
+        """Return the names given, else those of the class folders in natural order."""
         if self._given_names is not None:
             return self._given_names
         return self._listing.class_names if self._array_names is None else self._array_names
 
     @property
-    def source(self) -> str:
-        """Always `real`."""
-        return "real"
-
-    @property
     def location(self) -> str:
-        """The root as given."""
+        """Return the root as given."""
         return self.root
 
     @cached_property

@@ -15,11 +15,10 @@ from defectlab.data.datamodules.base import ImageDataModule
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.splits import hold_out
 from defectlab.data.sources.archive import open_root
-from defectlab.data.sources.arrays import ArrayFiles, find_arrays, find_idx, load_arrays, read_idx_pair
+from defectlab.data.sources.arrays import ArrayFiles, find_arrays, load_arrays
+from defectlab.data.sources.idx import find_idx, read_idx_pair
 from defectlab.data.sources.images import CACHE, ImageSet
 from defectlab.errors import InputError
-
-__all__ = ["FashionMNISTDataModule", "MNISTDataModule"]
 
 log = logging.getLogger(__name__)
 
@@ -27,25 +26,20 @@ log = logging.getLogger(__name__)
 class MNISTDataModule(ImageDataModule):
     """Ten handwritten digits. Validation comes out of the official training images; the test set stays whole.
 
-    NumPy's arrays will do in place of the IDX files, such as `mnist_train_features.npy`, `mnist_train_targets.npy`,
+    NumPy's arrays may replace the IDX files, such as `mnist_train_features.npy`, `mnist_train_targets.npy`,
     `mnist_test_features.npy` and `mnist_test_targets.npy`, or `mnist.npz`. Of their training images the first `val_size`
-    are for validation, and sizes above what there is take all.
+    are for validation; sizes above what there is take all.
 
     Args:
         root: folder with the four IDX files (plain or .gz, there or in `MNIST/raw`) or with arrays (there or in
             `MNIST`); torchvision downloads the former to it, checksums and all, if none are to be found.
         train_size: number of images to train on, drawn by class and `seed`; None takes all that remain.
-        val_size: share (below 1) or number of the 60,000 training images held out for validation, by class and `seed`; a
+        val_size: fraction (below 1) or number of the 60,000 training images held out for validation, by class and `seed`; a
             number with `train_size`.
         test_size: number of official test images, drawn by class and `seed`; None takes all 10,000, 0 none.
-        image_size: side in pixels; 28 leaves the images as they are.
-        channels: 1, or 3 for networks that want the same grey three times.
-        batch_size: images a step and process, for training.
-        eval_batch_size: the same for evaluation.
         seed: of the subsets, the split, the order and the augmentation.
-        augmentation: None for none.
-        mean: a value a channel on [0, 1]; None measures the training part.
-        std: likewise.
+
+    The other arguments are those of `ImageDataModule`.
     """
 
     _names: tuple[str, ...] = tuple("0123456789")
@@ -70,8 +64,7 @@ class MNISTDataModule(ImageDataModule):
         super().__init__(
             image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
             seed=seed, val_size=val_size, test_size=0 if test_size == 0 else None, split="auto", group_duplicates=False,
-            augmentation=augmentation,
-            mean=mean, std=std,
+            augmentation=augmentation, mean=mean, std=std,
         )  # fmt: skip
         self.root = root
         self.train_size = train_size
@@ -79,34 +72,25 @@ class MNISTDataModule(ImageDataModule):
 
     @property
     def class_names(self) -> Sequence[str]:
-        """Ten names, in the order of the labels."""
+        """Return the ten names, in the order of the labels."""
         return self._names
 
     @property
-    def source(self) -> str:
-        """Always `real`."""
-        return "real"
-
-    @property
     def location(self) -> str:
-        """The folder that holds the files."""
+        """Return the folder that holds the files."""
         found = self._find()
         return str(found) if isinstance(found, Path) else self.root
 
     def _find(self) -> Path | ArrayFiles | None:
-        """The folder of the IDX files, or arrays, under the root; else IDX files where a system keeps them."""
+        """Return the folder of the IDX files, or arrays, under the root; else IDX files where a system keeps them."""
         root, name = Path(self.root).expanduser(), self._torchvision.__name__
         folder = open_root(root, CACHE) if root.is_file() else root
-        for found in (
-            find_idx([folder], name),
-            *(find_arrays(place, wrapped=False) for place in (folder, folder / name)),
-        ):
-            if found is not None:
-                return found
-        return find_idx([*map(Path, self._folders)], name)
+        arrays = (find_arrays(path, wrapped=False) for path in (folder, folder / name))
+        candidates = (find_idx([folder], name), *arrays, find_idx([*map(Path, self._folders)], name))
+        return next((found for found in candidates if found is not None), None)
 
     def prepare_data(self) -> None:
-        """Download by torchvision if the files are nowhere.
+        """Download the files by torchvision unless they are there.
 
         Raises:
             InputError: that fails.
@@ -156,7 +140,7 @@ class MNISTDataModule(ImageDataModule):
             first = round(len(train) * self.val_size) if 0 < self.val_size < 1 else int(self.val_size)
             if not 1 <= first < len(train) or (self.val_size > 1 and self.val_size % 1):
                 raise InputError(
-                    f"data.val_size is {self.val_size}, {folder} has {len(train)} training images: expected a share, or "
+                    f"data.val_size is {self.val_size}, {folder} has {len(train)} training images: expected a fraction, or "
                     f"a number from 1 to {len(train) - 1}, of which the first are for validation"
                 )
             train, val = train[first:], train[:first]
@@ -170,20 +154,19 @@ class MNISTDataModule(ImageDataModule):
         )  # fmt: skip
 
     def _at_most(self, labels: Tensor, indices: np.ndarray, size: int | None, name: str) -> np.ndarray:
-        """So many of the indices, by class and seed; all, and a word about it, where there are fewer."""
-        if size is not None and size > len(indices):
+        """Draw `size` of the indices by class and seed; all, with a log entry, where there are fewer."""
+        if size is None or size == len(indices):
+            return indices
+        if size > len(indices):
             log.info("%s is %d: all %d images that are left were taken", name, size, len(indices))
-        return (
-            indices
-            if size is None or size >= len(indices)
-            else hold_out(indices, labels.numpy(), size, self.seed, name)[1]
-        )
+            return indices
+        return hold_out(indices, labels.numpy(), size, self.seed, name)[1]
 
     def _train_and_val(self, available: int) -> int | None:
         if self.train_size is None:
             return None
         if 0 < self.val_size < 1:
-            raise InputError("data.val_size is a share: with data.train_size give it as a number of images")
+            raise InputError("data.val_size is a fraction: with data.train_size give it as a number of images")
         if self.train_size < 1 or self.train_size + self.val_size > available:
             raise InputError(
                 f"data.train_size + data.val_size is {self.train_size} + {self.val_size}: expected at most "

@@ -19,8 +19,6 @@ from defectlab.data.sources.layouts import NEU_ALIASES, NEU_CLASSES, list_neu, n
 from defectlab.data.synthesis.strip import strip_images
 from defectlab.errors import InputError
 
-__all__ = ["NEUDataModule"]
-
 log = logging.getLogger(__name__)
 
 DEFAULT_ROOT = "data/neu-cls"
@@ -43,30 +41,14 @@ class NEUDataModule(ImageDataModule):
             generates images; `auto` tries the first, then the second, and says so. A `root` that is given
             has to work.
         url: where a download comes from; every file is checked against the shipped SHA-256 list.
-        synthetic_per_class: images a class that are generated.
-        image_size: side in pixels; images are resized to it.
-        channels: 1 (grey, as the camera saw them) or 3 (the same grey three times).
-        batch_size: images a step and process, for training.
-        eval_batch_size: the same for evaluation.
+        synthetic_per_class: generated images per class.
         seed: of the split, the order, the augmentation and the generator.
-        val_size: share (below 1) or number of images held out for validation; of the training images where
-            the folders give a split without validation.
-        test_size: share (below 1) or number of images held out for the final test, of the training images where the
-            folders give a split without test; null takes a fifth where they give no split, and nothing where they give
-            train and val alone; 0 takes none. Folders that are given as test stay whole.
-        split: `auto` keeps a split that the folders give, `random` divides all images anew, `2/5` takes the second of
-            five folds for the test.
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
-        group_duplicates: keep images of the same place, such as cut-outs that overlap, in the same part of the split,
-            whose sizes then are not quite those asked for.
-        augmentation: None for none.
-        mean: a value a channel on [0, 1]; None measures the training part.
-        std: likewise.
         class_names: the six in the order that their labels get, and that an array's numbers from 0 mean; any name in use
             will do, such as Cr. None takes the alphabet; numbers then stay numbers, but for those of
             `NEU_train_labels.npy` and `NEU_test_labels.npy`, whose order is known.
-        transform: of a training batch `(N, C, H, W)` of floats in [0, 1], after `augmentation`; any callable that keeps the
-            shape, such as torchvision's v2 transforms, which draw once for the whole batch.
+
+    The other arguments are those of `ImageDataModule`.
     """
 
     def __init__(
@@ -109,7 +91,7 @@ class NEUDataModule(ImageDataModule):
 
     @property
     def class_names(self) -> Sequence[str]:
-        """The six classes in the order given, else of the alphabet; numbers of arrays that nobody has named."""
+        """Return the six classes in the order given, else of the alphabet; or an array's numbers if they are not named."""
         if self._given_names is not None:
             return self._given_names
         names = None if self.source == "synthetic" else self._array_names
@@ -122,12 +104,12 @@ class NEUDataModule(ImageDataModule):
         return None if files is None else array_classes(files, self._numbers(files), NEU_ALIASES)
 
     def _numbers(self, files: ArrayFiles) -> Sequence[str] | None:
-        """What number labels mean, where that is known."""
+        """Return the classes of number labels, where they are known."""
         return _KNOWN_ORDER if self._given_names is None and files.names <= _KNOWN_FILES else self._given_names
 
     @property
     def source(self) -> str:
-        """`real` if files are read, else `synthetic`; settled once the images are loaded."""
+        """Return `real` if files are read, else `synthetic`; it does not change once the images are loaded."""
         if self._loaded_source is not None:
             return self._loaded_source
         if self.requested_source != "auto":
@@ -136,13 +118,13 @@ class NEUDataModule(ImageDataModule):
 
     @property
     def location(self) -> str:
-        """The root, or the generator's settings."""
+        """Return the root, or the generator's settings."""
         if self.source == "synthetic":
             return f"generator, {self.synthetic_per_class} a class, seed {self.seed}"
         return DEFAULT_ROOT if self.root is None else self.root
 
     def prepare_data(self) -> None:
-        """Download if files are asked for, none are there and no root was named.
+        """Download the files if they are asked for, none are there and no root was named.
 
         Raises:
             InputError: `source` is real and the download fails.
@@ -157,10 +139,10 @@ class NEUDataModule(ImageDataModule):
             log.warning("NEU-CLS could not be downloaded (%s)", failure)
 
     def load(self) -> ImageSet:
-        """Read the files, or generate."""
+        """Read the files, or generate images."""
         source = self.source
         data = self._generate() if source == "synthetic" else self._read()
-        self._loaded_source = source  # files that appear later do not change what the figures stand on
+        self._loaded_source = source  # files that appear later do not change it
         return data
 
     def _read(self) -> ImageSet:
@@ -186,7 +168,7 @@ class NEUDataModule(ImageDataModule):
 
 
 def _neu_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
-    """NEU's own names for the six given."""
+    """Return NEU's own names for the six given."""
     if names is None:
         return None
     found = tuple(neu_class(name) or name for name in names)
@@ -204,7 +186,7 @@ def _has_content(root: Path) -> bool:
 
 @cache
 def _download(target: Path, url: str) -> str | None:
-    """Why NEU-CLS could not be had, or None. One try a process: a dead network takes its time to say so."""
+    """Download NEU-CLS; return why that failed, or None. Cached, as a dead network takes long to time out."""
     try:
         fetch_neu(target, url)
     except InputError as error:

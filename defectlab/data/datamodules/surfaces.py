@@ -1,4 +1,4 @@
-"""Procedural surfaces without end, for pretraining: no files, no real image, new images in every step."""
+"""Procedural surfaces for pretraining: no files, no real image, new images in every step."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,35 +16,28 @@ from defectlab.data.synthesis.surfaces import DIMENSIONS, draw_surfaces
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
 
-__all__ = ["SurfacesDataModule"]
-
 _CHUNK = 64  # evaluation images drawn at a time
 _VIEWS = 2  # cut-outs of one scene of strip, whose 200 × 200 px cost more to draw than a training step
 _VIEW = Augmentation(horizontal_flip=0.5, vertical_flip=0.5, crop=0.5, brightness=0.1, contrast=0.3)
 
 
 class SurfacesDataModule(ImageDataModule):
-    """Images of procedural surfaces, to be told apart; each training image is drawn once and never again.
+    """Images of procedural surfaces to classify; each training image is drawn for one step only.
 
     A class is either a point of the cube of properties that `draw_surfaces` reads, so that hundreds of textures with
-    defects are told apart by their scale, direction, depth and density; or one of the six kinds of strip that also
-    stand in for NEU-CLS, each over its whole range. Their ranges follow what is known of real strip, but no real
-    image is read.
+    defects differ in scale, direction, depth and density; or one of the six synthetic classes of NEU-CLS.
 
-    The train part holds a sample of the training images, for statistics and for a look; the loader draws others.
+    The train part holds a sample of the training images, for statistics and inspection; the loader draws others.
 
     Args:
-        surfaces: number of points, a class each.
-        strip_share: share of the images that shows the six kinds of strip; 0 leaves these classes out.
-        jitter: standard deviation of an image's place about its class's point, in sides of the cube.
+        surfaces: number of points, one class each.
+        strip_share: fraction of the images that shows the six synthetic classes of strip; 0 leaves these out.
+        jitter: standard deviation of an image's point about that of its class, in sides of the cube.
         images_per_epoch: images drawn for an epoch, over all processes.
         eval_images: images each of the val and test parts, and of the sample of training.
-        image_size: side in pixels.
-        batch_size: images a step and process, for training.
-        eval_batch_size: the same for evaluation.
         seed: of the points and of every image; no image is in two of the parts.
-        mean: a value on [0, 1]; None measures the sample.
-        std: likewise.
+
+    The other arguments are those of `ImageDataModule`.
 
     Raises:
         InputError: an argument out of range.
@@ -87,23 +80,21 @@ class SurfacesDataModule(ImageDataModule):
 
     @property
     def class_names(self) -> Sequence[str]:
-        """A number a surface, then the kinds of strip."""
-        return [f"surface_{index:04}" for index in range(self.surfaces)] + list(
-            strip.CLASS_NAMES if self.strip_share else ()
-        )
+        """Return a number for each surface, then the classes of strip."""
+        return [f"surface_{i:04}" for i in range(self.surfaces)] + list(strip.CLASS_NAMES if self.strip_share else ())
 
     @property
     def source(self) -> str:
-        """Always `synthetic`."""
+        """Return `synthetic`."""
         return "synthetic"
 
     @property
     def location(self) -> str:
-        """The generator's settings."""
+        """Return the generator's settings."""
         return f"procedural surfaces, {self.num_classes} classes, seed {self.seed}"
 
     def load(self) -> ImageSet:
-        """Draw the images of evaluation."""
+        """Draw the images of evaluation and the sample of training."""
         parts = ("train", "val", "test")
         painter = self._painter()
         images, labels = [], []
@@ -120,8 +111,8 @@ class SurfacesDataModule(ImageDataModule):
         return ImageSet(torch.cat(images), torch.cat(labels), list(self.class_names), files, names, [])
 
     def train_dataloader(self) -> "SurfaceLoader":
-        """New images every epoch, in batches like everybody's."""
-        device, rank, world_size = self._place()
+        """Return a loader that draws new images every epoch."""
+        device, rank, world_size = self._device_and_rank()
         self._train_loader = SurfaceLoader(
             painter=self._painter(), images_per_epoch=self.images_per_epoch, batch_size=self.batch_size,
             normalise=self.card.normalise, device=device, rank=rank, world_size=world_size, seed=self.seed,
@@ -136,14 +127,7 @@ class SurfacesDataModule(ImageDataModule):
 
 @dataclass(frozen=True, eq=False)
 class SurfacePainter:
-    """Draws labelled images on a device: the same for the same key, and unrelated ones for another.
-
-    Args:
-        points: (K, 64), one a class; the kinds of strip are the classes after them.
-        strip_share: of the images of a batch.
-        jitter: see `draw_surfaces`.
-        side: in pixels.
-    """
+    """Draws labelled images; `points` (K, 64) has a row per class, `side` is in pixels, see `SurfacesDataModule`."""
 
     points: Tensor
     strip_share: float
@@ -151,7 +135,7 @@ class SurfacePainter:
     side: int
 
     def draw(self, count: int, key: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Images (count, 1, side, side) in [0, 1] and their classes (count,), strip at the end."""
+        """Draw images (count, 1, side, side) in [0, 1] and their classes (count,), strip last; equal keys, equal images."""
         strips = round(count * self.strip_share)
         generator = random_generator(*key)
         labels = torch.randint(len(self.points), (count - strips,), generator=generator)
@@ -170,19 +154,7 @@ class SurfacePainter:
 
 @dataclass(eq=False)
 class SurfaceLoader(EpochLoader):
-    """Finished batches as `TrainLoader` gives them, each image drawn for its step alone.
-
-    Args:
-        painter: draws.
-        images_per_epoch: over all processes.
-        batch_size: images a step and process.
-        normalise: of floats in [0, 1]: `DataCard.normalise`.
-        device: where images are drawn.
-        rank: of this process.
-        world_size: number of processes.
-        seed: at least 0.
-        epoch: the epoch that the next pass belongs to; each pass counts it on.
-    """
+    """Batches of new images on the device; fields as of `TrainLoader`, `images_per_epoch` over all processes."""
 
     painter: SurfacePainter
     images_per_epoch: int

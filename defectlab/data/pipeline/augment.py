@@ -1,8 +1,7 @@
 """Augmentation of a whole batch on its device, every image with its own draw.
 
-What happens to an image depends on the seed, the epoch and its place in the data set alone, so neither the
-batch size nor the number of processes changes it. All geometry is one resampling: `(x, y)` of the output is
-mapped to the input by one 2×3 matrix an image.
+What happens to an image depends on the seed, the epoch and its index in the data set alone, not on the batch size or
+the number of processes. All geometry is one resampling by a 2×3 output-to-input matrix per image.
 """
 
 import math
@@ -16,9 +15,7 @@ from torch import Tensor
 
 from defectlab.errors import InputError
 
-__all__ = ["COLUMNS", "MIXING", "QUIET", "Augmentation", "augment", "draw", "mix", "random_generator"]
-
-# One uniform number each for an image and an epoch.
+# One uniform number each per image and epoch.
 COLUMNS = (
     "angle", "shear", "zoom", "side", "flip_x", "flip_y", "shift_x", "shift_y", "brightness", "contrast",
     "crop_x", "crop_y", "noise", "noise_seed", "erase", "area", "ratio", "top", "left",
@@ -29,16 +26,16 @@ QUIET = 60.0  # dB, where noise is a thousandth of the signal
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training image. A zero (or a crop of 1) switches an operation off.
+    """Random changes of training images. A zero (or a crop of 1) switches an operation off.
 
     Args:
         horizontal_flip: probability of exchanging left and right.
         vertical_flip: probability of exchanging top and bottom.
         rotation: degrees; the angle is uniform in ±rotation.
-        translation: share of the side; the shift is uniform in ±translation, along x and y each.
+        translation: fraction of the side; the shift is uniform in ±translation, along x and y each.
         scale: the zoom is log-uniform in [1 / (1 + scale), 1 + scale].
         shear: degrees; uniform in ±shear.
-        crop: smallest share of the side that a random square crop keeps, in [0.05, 1]; 1 keeps everything.
+        crop: smallest fraction of the side that a random square crop keeps, in [0.05, 1]; 1 keeps everything.
         brightness: added to pixels in [0, 1], uniform in ±brightness.
         contrast: factor about the image's mean, uniform in 1 ± contrast.
         noise: largest standard deviation of Gaussian noise on [0, 1]; each image draws its own below it.
@@ -47,9 +44,8 @@ class Augmentation:
         erasing: probability that a rectangle of 2 to 20 % of the area is filled with the image's mean
             (Zhong et al. 2020, Random Erasing).
         interpolation: `nearest` is faster, `bilinear` smoother.
-        mixup: alpha of the Beta(alpha, alpha) that a batch's shares in MixUp are drawn from (Zhang et al.
-            2018); a batch has one share.
-        cutmix: the same for CutMix (Yun et al. 2019). With both on, each batch takes one at random.
+        mixup: alpha of the Beta(alpha, alpha) distribution of MixUp's weight, one per batch (Zhang et al. 2018).
+        cutmix: alpha of CutMix (Yun et al. 2019). With both on, each batch takes one at random.
     """
 
     horizontal_flip: float = 0.0
@@ -88,18 +84,18 @@ class Augmentation:
 
     @property
     def operations(self) -> list[str]:
-        """Names of the arguments that are switched on, in their order."""
+        """Return the names of the arguments that are switched on, in their order."""
         off = Augmentation()
         return [name for name in self.names() if getattr(self, name) != getattr(off, name)]
 
     @classmethod
     def names(cls) -> list[str]:
-        """Names of the arguments that switch an operation on, in their order."""
+        """Return the names of the arguments that switch an operation on, in their order."""
         return [field.name for field in fields(cls) if field.name != "interpolation"]
 
     @property
     def resamples(self) -> bool:
-        """Whether pixels land between pixels; flips alone do not need that."""
+        """Return whether pixels are interpolated; flips alone are exact."""
         return self.crop < 1 or any((self.rotation, self.translation, self.scale, self.shear))
 
 
@@ -109,23 +105,23 @@ def _within(name: str, value: float, low: float, high: float) -> None:
 
 
 def random_generator(*numbers: int) -> torch.Generator:
-    """A generator on the CPU for whole numbers of at least 0; other numbers, unrelated draws."""
-    # torch takes in 32 bits of a seed alone, so the numbers are hashed, not added up.
+    """Return a CPU generator seeded by whole numbers of at least 0; other numbers give unrelated draws."""
+    # torch uses 32 bits of a seed alone, so the numbers are hashed, not added up.
     return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
 
 def draw(count: int, seed: Sequence[int]) -> Tensor:
-    """Uniform numbers in [0, 1), shape `(count, 19)`, one row an image; `seed` is (seed, epoch).
+    """Draw uniform numbers in [0, 1), `(count, 19)`, one row per image; `seed` is (seed, epoch).
 
-    A row hangs on the seed and its own place alone: a longer table begins with a shorter one.
+    A row depends on the seed and its index alone: a longer table begins with a shorter one.
     """
     return torch.rand(count, len(COLUMNS), generator=random_generator(*seed))
 
 
 def augment(images: Tensor, draws: Tensor, settings: Augmentation) -> Tensor:
-    """Augment square images `(N, C, S, S)` in [0, 1] by the rows `(N, 19)` of `draw`; gives the same range.
+    """Augment square images `(N, C, S, S)` in [0, 1] by the rows `(N, 19)` of `draw`, in the same range.
 
-    MixUp and CutMix are for `mix`. The given tensor is left as it is.
+    MixUp and CutMix are done by `mix`. The given tensor is not changed.
     """
     u = dict(zip(COLUMNS, draws.to(images.device).unbind(dim=1), strict=True))
     given = images
@@ -144,7 +140,7 @@ def augment(images: Tensor, draws: Tensor, settings: Augmentation) -> Tensor:
         if settings.snr is not None:
             decibel = settings.snr + (QUIET - settings.snr) * u["noise"]
             deviation = (images.square().mean(dim=(1, 2, 3)) / 10 ** (decibel / 10)).sqrt()
-        # The seeds from `draws` itself: on the CPU, where it should be, reading them makes no GPU wait.
+        # Seeds are read from `draws` on the CPU, so that no GPU waits.
         noise = _noise(images, draws[:, COLUMNS.index("noise_seed")])
         images = noise.mul_(_per_image(deviation)).add_(images)
     if settings.erasing:
@@ -157,9 +153,9 @@ def _per_image(values: Tensor) -> Tensor:
 
 
 def _matrices(u: dict[str, Tensor], settings: Augmentation) -> Tensor:
-    """Output-to-input maps in coordinates of [-1, 1], y downwards, shape `(N, 2, 3)`.
+    """Return output-to-input maps in coordinates of [-1, 1], y downwards, `(N, 2, 3)`.
 
-    They flip, then shear, then zoom, then turn: a positive angle turns the image anticlockwise.
+    They flip, then shear, then zoom, then rotate; positive angles are anticlockwise.
     """
     angle = math.radians(settings.rotation) * (2 * u["angle"] - 1)
     shear = torch.tan(math.radians(settings.shear) * (2 * u["shear"] - 1))
@@ -167,7 +163,6 @@ def _matrices(u: dict[str, Tensor], settings: Augmentation) -> Tensor:
     side = settings.crop + (1 - settings.crop) * u["side"]
     flip_x = torch.where(u["flip_x"] < settings.horizontal_flip, -1.0, 1.0)
     flip_y = torch.where(u["flip_y"] < settings.vertical_flip, -1.0, 1.0)
-    # The crop window may lie anywhere inside the image; the translation adds to its centre.
     centre_x, centre_y = (
         (1 - side) * (2 * u[crop] - 1) + 2 * settings.translation * (2 * u[shift] - 1)
         for crop, shift in (("crop_x", "shift_x"), ("crop_y", "shift_y"))
@@ -185,16 +180,16 @@ def _resample(images: Tensor, matrices: Tensor, interpolation: str) -> Tensor:
     ys = (torch.arange(height, device=images.device) * 2 + 1) / height - 1
     along_x = matrices[:, :, 0:1] * xs
     along_y = matrices[:, :, 1:2] * ys + matrices[:, :, 2:3]
-    # Two outer sums, stored as a plane of x and one of y, take a fiftieth of affine_grid's time.
+    # Two outer sums take a fiftieth of affine_grid's time.
     grid = (along_y[:, :, :, None] + along_x[:, :, None, :]).permute(0, 2, 3, 1)
-    # Rotated corners show the mirrored surface: a black wedge would be a feature of its own.
+    # Reflection at rotated corners: a black wedge would be a feature.
     return torch.nn.functional.grid_sample(
         images, grid.to(images.dtype), mode=interpolation, padding_mode="reflection", align_corners=False
     )
 
 
 def _flip(images: Tensor, u: dict[str, Tensor], settings: Augmentation) -> Tensor:
-    """Exact, where resampling would round."""
+    """Flip exactly, where resampling would round."""
     if settings.horizontal_flip:
         images = torch.where(_per_image(u["flip_x"] < settings.horizontal_flip), images.flip(3), images)
     if settings.vertical_flip:
@@ -203,7 +198,7 @@ def _flip(images: Tensor, u: dict[str, Tensor], settings: Augmentation) -> Tenso
 
 
 def _noise(images: Tensor, seeds: Tensor) -> Tensor:
-    """Standard normal numbers, each image from its own seed in [0, 1)."""
+    """Draw standard normal numbers, each image from its own seed in [0, 1)."""
     noise = torch.empty(images.shape, dtype=images.dtype, device=images.device)
     generator = torch.Generator(device=images.device)
     for field, seed in zip(noise, seeds.mul(2**24).long().tolist(), strict=True):
@@ -228,24 +223,24 @@ def _erase(images: Tensor, u: dict[str, Tensor], probability: float) -> Tensor:
 def mix(
     images: Tensor, labels: Tensor, num_classes: int, settings: Augmentation, seed: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """MixUp or CutMix of a batch with its own shuffle: labels `(N,)` become shares `(N, num_classes)`.
+    """Apply MixUp or CutMix to a batch and its permutation: labels `(N,)` become probabilities `(N, num_classes)`.
 
-    `seed` names the batch. The given tensors are left as they are.
+    `seed` is that of the batch. The given tensors are not changed.
     """
     targets = torch.nn.functional.one_hot(labels, num_classes).to(images.dtype)
     rng = np.random.default_rng(list(seed))
     use_cutmix = settings.cutmix > 0 and (settings.mixup == 0 or rng.random() < 0.5)
     alpha = settings.cutmix if use_cutmix else settings.mixup
-    share = float(rng.beta(alpha, alpha))
+    weight = float(rng.beta(alpha, alpha))
     partner = torch.from_numpy(rng.permutation(len(images))).to(images.device)
     if use_cutmix:
         height, width = images.shape[-2:]
-        tall, wide = (round(side * math.sqrt(1 - share)) for side in (height, width))
+        tall, wide = (round(side * math.sqrt(1 - weight)) for side in (height, width))
         top, left = int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1))
         images = images.clone()
         window = images[..., top : top + tall, left : left + wide]
         window.copy_(window.index_select(0, partner))
-        share = 1 - tall * wide / (height * width)
+        weight = 1 - tall * wide / (height * width)
     else:
-        images = torch.lerp(images.index_select(0, partner), images, share)
-    return images, torch.lerp(targets.index_select(0, partner), targets, share)
+        images = torch.lerp(images.index_select(0, partner), images, weight)
+    return images, torch.lerp(targets.index_select(0, partner), targets, weight)

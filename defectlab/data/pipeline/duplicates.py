@@ -1,4 +1,4 @@
-"""Images that are in a set twice, byte for byte or nearly."""
+"""Find images that are in a set twice, byte for byte or nearly."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -8,17 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Duplicate", "exact_duplicates", "groups", "near_duplicates"]
-
-_SMALL, _LARGE = 32, 96  # px of the first and of the second look
-_CANDIDATE, _SURE = 0.4, 0.7  # correlations that lead to the second look, and that count there
-_ROOM = 6  # px at the second size by which two cut-outs of one image may be shifted against each other
+_COARSE_PX, _FINE_PX = 32, 96  # sides at which all pairs, then candidates are compared
+_COARSE_MIN_CORR, _FINE_MIN_CORR = 0.4, 0.7
+_MAX_SHIFT_PX = 6  # between two crops of one image, at the fine size
 _BLOCK = 512
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Images `first` < `second`, and how alike: 1 for the same bytes, else the best correlation of their details."""
+    """Images `first` < `second`; `similarity` is 1 for the same bytes, else the best correlation of their details."""
 
     first: int
     second: int
@@ -26,7 +24,7 @@ class Duplicate:
 
 
 def exact_duplicates(contents: Iterable[bytes]) -> list[Duplicate]:
-    """Which of the contents of files, or of images, are the same, by SHA-256."""
+    """Return which contents are the same, by SHA-256."""
     seen: dict[str, int] = {}
     found = []
     for index, content in enumerate(contents):
@@ -40,44 +38,38 @@ def exact_duplicates(contents: Iterable[bytes]) -> list[Duplicate]:
 
 @torch.no_grad()
 def near_duplicates(images: Tensor) -> list[Duplicate]:
-    """Pairs among images (N, C, S, S) uint8 that show the same place: brighter, compressed, slightly cut or shifted.
+    """Return pairs of images (N, C, S, S) uint8 of the same place: brighter, compressed, slightly cropped or shifted.
 
-    Uneven light is taken away, and what is left is correlated: at 32 px for every pair, then at 96 px under every
-    shift of up to 6 px for those that are alike there.
+    Details without slow changes of light are correlated: at 32 px for every pair, then for candidates at 96 px under
+    every shift of up to 6 px.
     """
-    small, large = _details(images, _SMALL), _details(images, _LARGE)
+    small, large = _details(images, _COARSE_PX), _details(images, _FINE_PX)
     flat = functional.normalize(small.flatten(1), dim=1)
     candidates: list[tuple[int, int]] = []
     for start in range(0, len(flat), _BLOCK):
-        alike = (flat[start : start + _BLOCK] @ flat.T) > _CANDIDATE
+        alike = (flat[start : start + _BLOCK] @ flat.T) > _COARSE_MIN_CORR
         rows, columns = alike.nonzero(as_tuple=True)
         rows = rows + start
         keep = rows < columns
         candidates += list(zip(rows[keep].tolist(), columns[keep].tolist(), strict=True))
-    return [Duplicate(i, j, s) for i, j in candidates if (s := _best_correlation(large[i], large[j])) > _SURE]
+    return [Duplicate(i, j, s) for i, j in candidates if (s := _best_correlation(large[i], large[j])) > _FINE_MIN_CORR]
 
 
 def groups(pairs: Sequence[Duplicate], count: int) -> list[list[int]]:
-    """Images that hang together by pairs, each group ascending, of two or more."""
-    leader = list(range(count))
+    """Return the images that pairs connect, each group ascending and of two or more, the groups by their first."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def lead(index: int) -> int:
-        while leader[index] != index:
-            leader[index] = leader[leader[index]]
-            index = leader[index]
-        return index
-
-    for pair in pairs:
-        first, second = sorted((lead(pair.first), lead(pair.second)))
-        leader[second] = first
+    ends = [pair.first for pair in pairs], [pair.second for pair in pairs]
     members: dict[int, list[int]] = {}
-    for index in range(count):
-        members.setdefault(lead(index), []).append(index)
+    labels = connected_components(coo_array(([1] * len(pairs), ends), (count, count)), directed=False)[1]
+    for index, label in enumerate(labels.tolist()):
+        members.setdefault(label, []).append(index)
     return [group for group in members.values() if len(group) > 1]
 
 
 def _details(images: Tensor, side: int) -> Tensor:
-    """Grey, `side` × `side`, without what varies slowly, of mean 0: (N, side, side)."""
+    """Return grey details (N, side, side) without slow changes of light, standardised."""
     blocks = []
     for block in torch.split(images, _BLOCK):
         grey = block.float().mean(dim=1, keepdim=True)
@@ -85,7 +77,7 @@ def _details(images: Tensor, side: int) -> Tensor:
         window = side // 4 + 1 - side // 4 % 2
         light = functional.avg_pool2d(functional.pad(grey, (window // 2,) * 4, mode="reflect"), window, stride=1)
         detail = (grey - light).squeeze(1)
-        # A line from border to border is like any other such line: it says nothing about the place.
+        # Lines from border to border are all alike.
         detail = detail - detail.mean(dim=1, keepdim=True) - detail.mean(dim=2, keepdim=True)
         deviation = detail.square().mean(dim=(1, 2), keepdim=True).sqrt() + 1e-3
         blocks.append((detail / deviation).clamp(-2, 2))
@@ -93,8 +85,8 @@ def _details(images: Tensor, side: int) -> Tensor:
 
 
 def _best_correlation(first: Tensor, second: Tensor) -> float:
-    """The largest correlation of the inner part of one with the other, over all shifts that leave it inside."""
-    inner = first[_ROOM:-_ROOM, _ROOM:-_ROOM]
+    """Return the largest correlation of the inner part of one with the other, over all shifts."""
+    inner = first[_MAX_SHIFT_PX:-_MAX_SHIFT_PX, _MAX_SHIFT_PX:-_MAX_SHIFT_PX]
     inner = inner - inner.mean()
     one = torch.ones_like(inner)[None, None] / inner.numel()
     products = functional.conv2d(second[None, None], inner[None, None])[0, 0]

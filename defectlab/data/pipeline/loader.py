@@ -1,8 +1,4 @@
-"""Batches straight from one uint8 tensor: no per-item Python, no worker processes.
-
-Ready batches come out: float images, augmented and normalised, already on the device. Under several processes
-every evaluation image is seen exactly once, and its batch holds the same images as in one process.
-"""
+"""Batches from one uint8 tensor, augmented and normalised on the device: no per-item Python, no worker processes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,46 +10,43 @@ from torch import Tensor
 from defectlab.data.pipeline.augment import Augmentation, augment, draw, mix, random_generator
 from defectlab.errors import InputError
 
-__all__ = ["ArrayLoader", "BatchLoader", "EpochLoader", "EvalLoader", "TrainLoader"]
-
 
 class BatchLoader(Protocol):
-    """What every datamodule's loaders are: finished batches."""
+    """An iterable of finished batches."""
 
     def __len__(self) -> int:
-        """Batches of this process."""
+        """Return the number of batches of this process."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels."""
+        """Yield images and labels."""
 
 
 class EpochLoader:
-    """A loader whose passes belong to epochs, and each epoch is another one."""
+    """A loader whose passes differ by epoch."""
 
     epoch: int
 
     @property
     def sampler(self) -> "EpochLoader":
-        """Lightning calls `set_epoch` of a loader's sampler before each epoch: a resumed run goes on."""
+        """Return this loader: Lightning calls `set_epoch` of a loader's sampler before each epoch."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next pass belongs to."""
+        """Set the epoch of the next pass."""
         self.epoch = epoch
 
 
 @dataclass(eq=False, repr=False)
 class ArrayLoader:
-    """What both loaders share.
+    """The fields of both loaders.
 
     Args:
-        images: `(N, C, H, W)` uint8, or features `(N, E)` float that go out as they are. One channel goes out
-            as many times as `normalise` makes of it.
+        images: `(N, C, H, W)` uint8, or features `(N, E)` float that are yielded as they are.
         labels: `(N,)` int64.
         indices: `(n,)` int64, the images of this part of the split.
-        batch_size: images a step and process.
-        normalise: turns uint8 images, or floats in [0, 1], into what goes out: `DataCard.normalise`.
-        device: where batches appear.
+        batch_size: images per step and process.
+        normalise: of uint8 images, or floats in [0, 1]: `DataCard.normalise`.
+        device: of the batches.
         rank: of this process.
         world_size: number of processes.
     """
@@ -77,8 +70,8 @@ class ArrayLoader:
 class EvalLoader(ArrayLoader):
     """Every image once, in order.
 
-    Batch k belongs to process k modulo `world_size`. A process that would be one batch short gets an empty
-    one, so that all make the same number of steps and collective operations never wait for each other.
+    Batch k belongs to process k modulo `world_size`. A process that is one batch short gets an empty one, so that all
+    make the same number of steps.
     """
 
     def __len__(self) -> int:
@@ -100,18 +93,17 @@ class TrainLoader(ArrayLoader, EpochLoader):
 
     A last batch of one image joins the one before it: BatchNorm cannot train on one.
 
-    Processes deal one common order out among them: their batches of a step together hold the images of one
-    process's batch of `world_size` times the size. An order that cannot be shared out equally goes on from
-    its own beginning, since every process has to make the same number of steps of equal size. What `augment`
-    does to an image is the same for any number of processes; MixUp and CutMix pair the images of one process.
+    Processes take turns in one common order, so that together they have the batches of one process with `world_size`
+    times the batch size; an order that does not divide evenly is continued from its beginning. What `augment` does to
+    an image is the same for any number of processes; MixUp and CutMix pair the images of one process.
 
     Args:
         seed: of the order and of the augmentation, at least 0.
         num_classes: width of the soft labels that MixUp and CutMix make.
-        augmentation: None leaves the images alone.
+        augmentation: None for none.
         transform: applied to a batch `(N, C, H, W)` of floats in [0, 1], after `augmentation`, with torch's random numbers
             seeded by the batch; None for none.
-        epoch: the epoch that the next pass belongs to; each pass counts it on.
+        epoch: of the next pass; each pass increases it by one.
     """
 
     seed: int
@@ -134,7 +126,7 @@ class TrainLoader(ArrayLoader, EpochLoader):
         return sizes
 
     def _order(self, epoch: int) -> Tensor:
-        """This process's images, in the order of their turn."""
+        """Return the indices of this process's images in their order."""
         count = len(self.indices)
         order = self.indices[torch.randperm(count, generator=random_generator(self.seed, epoch, 1))]
         turns = torch.arange(self.rank, -(-count // self.world_size) * self.world_size, self.world_size)

@@ -1,8 +1,4 @@
-"""Which image is for training, which for choosing, which for the final figure.
-
-A split is a pure function of the labels, the sizes asked for and a seed; `split_hash` names it, so two
-results can be known to stand on the same test images.
-"""
+"""Divide images into train, val and test: a pure function of labels, sizes and seed, named by `split_hash`."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,19 +8,30 @@ import numpy as np
 
 from defectlab.errors import InputError
 
-__all__ = ["Split", "fixed_split", "fold_split", "hold_out", "keep_together", "split_hash", "stratified_split"]
-
-
 _NOTHING = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Sorted, disjoint indices into one set of images, each of shape `(n,)` and int64; `test` may be empty."""
+    """Sorted, disjoint indices into one set of images, each `(n,)` int64; `test` may be empty."""
 
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
+
+
+def parse_fold(split: str) -> tuple[int, int] | None:
+    """Return which fold of how many `2/5` means; None for `auto` and `random`.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if split in ("auto", "random"):
+        return None
+    fold, _, folds = split.partition("/")
+    if not (fold.isdecimal() and folds.isdecimal() and 1 <= int(fold) <= int(folds) and int(folds) >= 2):
+        raise InputError(f"data.split is {split!r}: expected auto, random or a fold such as 2/5")
+    return int(fold), int(folds)
 
 
 def hold_out(
@@ -32,8 +39,8 @@ def hold_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divide indices `(n,)` into (the rest, the part held out), every class in proportion.
 
-    `size` is a share below 1 or a count of images. Each class gives its exact share up to less than one
-    image, but has at least one image held out and `keep` left. `name` is the argument that an InputError blames.
+    `size` is a fraction below 1 or a number of images. Of each class at least one image is held out and `keep` are
+    left. `name` is the argument that an InputError names.
     """
     return _divide(indices, labels, _count(size, len(indices), name), keep, seed, f"{name} is {size}")
 
@@ -41,7 +48,7 @@ def hold_out(
 def _divide(
     indices: np.ndarray, labels: np.ndarray, held: int, keep: int, seed: int, blame: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hold out so many, and keep at least `keep` of each class."""
+    """Hold out `held` images, and keep at least `keep` of each class."""
     count = len(indices)
     classes, members = np.unique(labels[indices], return_counts=True)
     smallest = members.min(initial=count)
@@ -51,39 +58,37 @@ def _divide(
             f"expected to take at least 1 a class and to leave at least {keep}; change it or add images"
         )
     rng = np.random.RandomState(seed)  # of NumPy's generators the one whose numbers no release changes
-    shares = _shares(members, held, keep)
-    part = [
-        rng.permutation(indices[labels[indices] == label])[:share] for label, share in zip(classes, shares, strict=True)
-    ]
+    counts = _counts_by_class(members, held, keep)
+    part = [rng.permutation(indices[labels[indices] == label])[:n] for label, n in zip(classes, counts, strict=True)]
     chosen = np.sort(np.concatenate(part))
     return np.setdiff1d(indices, chosen), chosen
 
 
 def _count(size: int | float, total: int, name: str) -> int:
-    """How many images a size means."""
+    """Return the number of images that a size means."""
     if 0 < size < 1:
         return round(total * size)
     if size >= 1 and size % 1 == 0:
         return int(size)
-    raise InputError(f"{name} is {size}: expected a share above 0 and below 1, or a whole number of images from 1")
+    raise InputError(f"{name} is {size}: expected a fraction above 0 and below 1, or a whole number of images from 1")
 
 
-def _shares(members: np.ndarray, held: int, keep: int) -> np.ndarray:
-    """Images to hold out of each class, `held` in all, by largest remainder within [1, members - keep]."""
+def _counts_by_class(members: np.ndarray, held: int, keep: int) -> np.ndarray:
+    """Return the images to hold out of each class, `held` in all, by largest remainder in [1, members - keep]."""
     most = members - keep
     quota = members * (held / members.sum())
-    shares: np.ndarray = np.clip(np.floor(quota), 1, most).astype(np.int64)
-    while shares.sum() < held:
-        shares[np.argmax(np.where(shares < most, quota - shares, -np.inf))] += 1
-    while shares.sum() > held:
-        shares[np.argmax(np.where(shares > 1, shares - quota, -np.inf))] -= 1
-    return shares
+    counts: np.ndarray = np.clip(np.floor(quota), 1, most).astype(np.int64)
+    while counts.sum() < held:
+        counts[np.argmax(np.where(counts < most, quota - counts, -np.inf))] += 1
+    while counts.sum() > held:
+        counts[np.argmax(np.where(counts > 1, counts - quota, -np.inf))] -= 1
+    return counts
 
 
 def stratified_split(labels: np.ndarray, val_size: int | float, test_size: int | float, seed: int) -> Split:
-    """Split `(N,)` labels by class; sizes are shares of all N images, or counts.
+    """Split `(N,)` labels by class; sizes are fractions of all N images, or counts.
 
-    The test part does not hang on `val_size`; a `test_size` of 0 leaves it empty.
+    The test part does not depend on `val_size`; a `test_size` of 0 leaves it empty.
     """
     if test_size == 0:
         train, val = hold_out(np.arange(len(labels)), labels, val_size, seed, "data.val_size")
@@ -105,8 +110,8 @@ def stratified_split(labels: np.ndarray, val_size: int | float, test_size: int |
 def fold_split(labels: np.ndarray, fold: int, folds: int, val_size: int | float, seed: int) -> Split:
     """Split `(N,)` labels by class into `folds` parts, of which number `fold`, from 1, is the test part.
 
-    Over all folds of one seed every image is tested once. `val_size`, a share of all N images or a count, is held out
-    of the others. Folds differ by at most one image, and so does each class in them.
+    Over all folds of one seed every image is tested once. `val_size`, a fraction of all N images or a count, is held
+    out of the others. Folds differ by at most one image, in all and in each class.
     """
     smallest = np.unique(labels, return_counts=True)[1].min(initial=len(labels))
     if smallest < folds:
@@ -115,7 +120,7 @@ def fold_split(labels: np.ndarray, fold: int, folds: int, val_size: int | float,
             "fewer folds or add images"
         )
     rng = np.random.RandomState(seed)
-    # Dealt out like cards, class after class: where one class ends, the next goes on.
+    # Dealt out in turn, class after class: where one class ends, the next goes on.
     order = np.concatenate([rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)])
     test = np.sort(order[fold - 1 :: folds])
     rest = np.setdiff1d(np.arange(len(labels)), test)
@@ -129,9 +134,9 @@ def fixed_split(
 ) -> Split:
     """Keep the split that the source gives, `train`, `val` or `test` for each of N images.
 
-    A missing validation part is held out of training; `val_size` is then a share of the training images, or a count. A
-    test part that is given stays whole. Where there is none, `test_size` is held out of training in the same way, and
-    None leaves the part empty. A `test_size` of 0 leaves it empty in any case.
+    A missing validation part is held out of training: `val_size` is a fraction of the training images, or a count; so
+    is `test_size` where there is no test part, None for an empty one. A given test part stays whole, or with a
+    `test_size` of 0 is left out.
     """
     given = {part: np.flatnonzero(np.asarray(names) == part) for part in ("train", "val", "test")}
     if not len(given["train"]):
@@ -151,18 +156,19 @@ def fixed_split(
 
 
 def keep_together(split: Split, groups: Sequence[Sequence[int]]) -> Split:
-    """Move the images of each group to the part of its first one: near-duplicates must not be on both sides."""
+    """Move the images of each group to the part of its first one, so that no near-duplicates are in two parts."""
     parts = {"train": split.train, "val": split.val, "test": split.test}
-    place = {int(index): name for name, indices in parts.items() for index in indices}
+    part_of = {int(index): name for name, indices in parts.items() for index in indices}
     for group in groups:
-        for index in group[1:]:
-            place[index] = place[group[0]]
-    chosen = {name: np.array(sorted(i for i, part in place.items() if part == name), dtype=np.int64) for name in parts}
+        part_of.update(dict.fromkeys(group[1:], part_of[group[0]]))
+    chosen = {
+        name: np.array(sorted(i for i, part in part_of.items() if part == name), dtype=np.int64) for name in parts
+    }
     return Split(**chosen)
 
 
 def split_hash(split: Split, labels: np.ndarray) -> str:
-    """Twelve hexadecimal digits that change with any index or label of any part."""
+    """Return twelve hexadecimal digits that change with any index or label of any part."""
     digest = hashlib.sha256()
     for part in (split.train, split.val, split.test):
         digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())

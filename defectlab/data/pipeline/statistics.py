@@ -1,4 +1,4 @@
-"""Mean and sd of the pixels of a set, a slice at a time so that a mapped file is never held whole."""
+"""Mean and sd of the pixels of a set, a slice at a time, as a mapped file may exceed memory."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,15 +8,13 @@ from torch import Tensor
 
 from defectlab.errors import InputError
 
-__all__ = ["channel_statistics", "check_statistics", "is_grey", "pixel_statistics"]
-
 _SLICE_BYTES = 64 * 2**20
 
 
 def channel_statistics(images: Tensor, indices: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and sd a channel, on [0, 1] and exact, of the images `(N, C, H, W)` uint8 at `indices` `(n,)`.
+    """Compute the exact mean and sd of each channel, on [0, 1], of images `(N, C, H, W)` uint8 at `indices` `(n,)`.
 
-    A channel of one single grey level has no scale to measure: its sd is given as 1.
+    The sd of a constant channel is 1.
     """
     counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
     for piece in _slices(images, indices):
@@ -32,23 +30,23 @@ def channel_statistics(images: Tensor, indices: Tensor) -> tuple[list[float], li
 
 
 def pixel_statistics(images: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and sd a pixel, `(C, H, W)` float64 on [0, 1] and exact, of the images `(N, C, H, W)` uint8 at `indices`.
+    """Compute the exact mean and sd of each pixel, `(C, H, W)` float64 on [0, 1], of images uint8 at `indices`.
 
-    A pixel that is the same in all images has an sd of 1, as scikit-learn's StandardScaler has it.
+    The sd of a constant pixel is 1, as in scikit-learn's StandardScaler.
     """
     count = len(indices)
     total, squares = torch.zeros((2, *images.shape[1:]), dtype=torch.int64).unbind()
     for piece in _slices(images, indices):
         total += piece.sum(dim=0, dtype=torch.int64)
         squares += piece.to(torch.int32).square().sum(dim=0, dtype=torch.int64)
-    # In whole numbers, so that there is no rounding to tell from a spread.
+    # In whole numbers: rounding cannot look like variance.
     spread = count * squares - total**2
     sd = spread.double().sqrt() / (255 * count)
     return total.double() / (255 * count), sd.where(spread > 0, 1.0)
 
 
 def check_statistics(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> None:
-    """InputError unless both are None, or have a usable value for each channel."""
+    """Raise InputError unless both are None, or have a usable value for each channel."""
     if (mean is None) != (std is None):
         raise InputError("data.mean and data.std go together: give both, or neither to measure them")
     for name, values in (("mean", mean), ("std", std)):
@@ -61,7 +59,7 @@ def check_statistics(mean: Sequence[float] | None, std: Sequence[float] | None, 
 
 
 def is_grey(images: Tensor) -> bool:
-    """Whether all channels of `(N, C, H, W)` are the same, image by image."""
+    """Return whether all channels of `(N, C, H, W)` are the same, image by image."""
     pieces = _slices(images, torch.arange(len(images)))
     return all(bool((piece[:, 1:] == piece[:, :1]).all()) for piece in pieces)
 

@@ -1,4 +1,4 @@
-"""Zip archives as data: unpacked whole or not at all, and never outside their folder."""
+"""Zip archives: unpacked as a whole or not at all, and never outside their folder."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ from typing import NamedTuple
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
 
-__all__ = ["MAX_BYTES", "MAX_FILES", "extract_zip", "open_root", "publish"]
-
 MAX_BYTES = 20 * 2**30
 MAX_FILES = 1_000_000
 
-# Images hardly shrink in a zip, and arrays seldom beyond tenfold: this much, in quantity, is a bomb.
+# Images hardly shrink in a zip, and arrays seldom beyond tenfold: more is a zip bomb.
 _MAX_RATIO = 200
 _RATIO_FREE_BYTES = 100 * 2**20
 _CHUNK_BYTES = 2**20
@@ -41,11 +39,13 @@ def extract_zip(
     max_files: int = MAX_FILES,
     only: Collection[str] | None = None,
 ) -> Path:
-    """Unpacks an archive into the new folder `target`, by way of a temporary folder beside it.
+    """Unpack an archive into the new folder `target`, through a temporary folder beside it; return `target`.
 
-    With `only`, files of other names (folders apart) are passed over. InputError, with nothing left behind,
-    for a member that leads outside the target, a link, an encrypted or damaged member, more than
-    `max_bytes` or `max_files`, a ratio that no honest archive has, a disk without room, a target in use.
+    With `only`, files of other names are left out.
+
+    Raises:
+        InputError: a member that leads outside the target, a link, an encrypted or damaged member, more than
+            `max_bytes` or `max_files`, a ratio as of a zip bomb, a full disk, a target in use; nothing is left behind.
     """
     if target.exists() and not (target.is_dir() and _is_empty(target)):
         raise InputError(f"{target}: exists, expected a new folder to unpack {archive.name} into; remove it")
@@ -67,14 +67,7 @@ def extract_zip(
         publish(unpacked, target)
     except InputError:
         raise
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        EOFError,
-        NotImplementedError,
-        ValueError,
-    ) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError) as error:
         raise InputError(
             f"{archive}: damaged, or no zip archive ({error}); expected a whole one, get it anew"
         ) from None
@@ -89,10 +82,10 @@ def extract_zip(
 
 
 def open_root(root: Path, cache: Path) -> Path:
-    """A data root as a folder: itself, or a .zip unpacked once into `cache` and reused from there.
+    """Return a data root as a folder: itself, or a .zip unpacked into `cache`, anew if its name, size or time changes.
 
-    The unpacked folder is named after the archive's name, size and time, so that a changed archive is
-    unpacked anew. InputError if there is nothing at `root`, or a file that is no usable zip.
+    Raises:
+        InputError: there is nothing at `root`, or a file that is no usable zip.
     """
     try:
         if root.is_dir():
@@ -109,7 +102,7 @@ def open_root(root: Path, cache: Path) -> Path:
 
 
 def publish(finished: Path, target: Path) -> None:
-    """Renames a finished folder to `target`; one that another process has just put there is as good."""
+    """Rename a finished folder to `target`, unless another process has just done so."""
     try:
         finished.rename(target)
     except OSError:
@@ -124,7 +117,7 @@ def _is_empty(folder: Path) -> bool:
 def _checked(
     archive: Path, source: zipfile.ZipFile, max_bytes: int, max_files: int, only: Collection[str] | None
 ) -> list[_Member]:
-    """The members to unpack, by what the archive declares; nothing has been written yet."""
+    """Return the members to unpack, checked by what the archive declares."""
     members = []
     for info in source.infolist():
         name = info.filename.replace("\\", "/")  # some programs on Windows write their own separator
@@ -158,7 +151,7 @@ def _checked(
 
 
 def _copy(archive: Path, source: zipfile.ZipFile, member: _Member, folder: Path, left: int) -> int:
-    """Writes one member, counting what really comes out; the number of bytes."""
+    """Write one member; return the bytes that really came out."""
     path = folder.joinpath(*member.parts)
     written = 0
     try:

@@ -1,4 +1,4 @@
-"""Image sets in NumPy's .npy files."""
+"""Read image sets in NumPy's .npy files."""
 
 from __future__ import annotations
 
@@ -19,13 +19,10 @@ from torch import Tensor
 from defectlab.data.sources.archive import open_root
 from defectlab.data.sources.decode import to_square
 from defectlab.data.sources.files import image_files, is_ignored, natural_key
-from defectlab.data.sources.idx import find_idx, read_idx, read_idx_pair
 from defectlab.data.sources.images import CACHE, ImageSet, check_shape
 from defectlab.data.sources.layouts import SPLITS
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
-
-__all__ = ["ArrayFiles", "array_classes", "find_arrays", "find_idx", "load_arrays", "read_idx", "read_idx_pair"]
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +46,7 @@ class ArrayFiles:
 
     @property
     def names(self) -> set[str]:
-        """Names of all files."""
+        """Return the names of all files."""
         return {path.name for pair in self.pairs.values() for path in pair}
 
 
@@ -58,7 +55,7 @@ def find_arrays(root: Path, wrapped: bool = True) -> ArrayFiles | None:
 
     The words of a file's name, in any order and case, tell what it is: images (x, image, imgs, features, data), labels (y,
     label, targets), and the part (train, val, valid, validation, test). A single .npz file of such arrays will do.
-    Arrays without a partner that lie among images are passed over, as is what cannot be read.
+    Arrays without a partner among images are ignored, as is what cannot be read.
 
     Raises:
         InputError: a partner that is missing, or two candidates for one part.
@@ -77,7 +74,7 @@ def find_arrays(root: Path, wrapped: bool = True) -> ArrayFiles | None:
 def array_classes(
     files: ArrayFiles, class_names: Sequence[str] | None = None, aliases: Mapping[str, str] | None = None
 ) -> list[str]:
-    """Names of the classes as `load_arrays` gives them; reads the labels alone.
+    """Return the class names of `load_arrays`, from the labels alone.
 
     Raises:
         InputError: as `load_arrays` for the labels.
@@ -113,7 +110,7 @@ def load_arrays(
     images = {split: _channels_last(path, _load(path)) for split, (path, _) in files.pairs.items()}
     factor = _factor([(path, images[split]) for split, (path, _) in files.pairs.items()])
     pixels = _resized(list(images.values()), factor, size, channels)
-    _tell_numbers(files, class_names, known)
+    _log_numbers(files, class_names, known)
     return ImageSet(
         images=pixels,
         labels=torch.tensor([index[name] for part in names.values() for name in part], dtype=torch.int64),
@@ -130,7 +127,7 @@ def _pairs_in(folder: Path) -> ArrayFiles | None:
     arrays, archives = _with_suffix(folder, ".npy"), _with_suffix(folder, ".npz")
     candidates: dict[tuple[str, str], list[Path]] = {}
     for path in arrays:
-        for what in _told_by(path.stem):
+        for what in _part_and_kind(path.stem):
             candidates.setdefault(what, []).append(path)
     whole = {part for part, _ in candidates if {(part, "images"), (part, "labels")} <= candidates.keys()}
     if not (arrays or archives) or (not whole and image_files(folder)):
@@ -164,8 +161,8 @@ def _with_suffix(folder: Path, suffix: str) -> list[Path]:
     return sorted(paths, key=lambda path: natural_key(path.name))
 
 
-def _told_by(stem: str) -> list[tuple[str, str]]:
-    """The part and the kind that a file's name tells; nothing if it tells no kind, or two parts."""
+def _part_and_kind(stem: str) -> list[tuple[str, str]]:
+    """Return the part and the kind in a file's name; nothing if it has no kind, or two parts."""
     words = re.split(r"[^a-z0-9]+", stem.lower())
     parts = {SPLITS[word] for word in words if word in SPLITS}
     kinds = ["images" if word in _IMAGE_WORDS else "labels" for word in words if word in _IMAGE_WORDS | _LABEL_WORDS]
@@ -198,7 +195,7 @@ def _load(path: Path) -> _Array:
 
 
 def _channels_last(path: Path, images: _Array) -> _Array:
-    """(N, H, W, C), with C of 1 or 3."""
+    """Return the images as (N, H, W, C), with C of 1 or 3."""
     if images.ndim == 2 and math.isqrt(images.shape[1]) ** 2 == images.shape[1]:
         images = images.reshape(len(images), math.isqrt(images.shape[1]), -1)
     if images.ndim == 3:
@@ -214,7 +211,7 @@ def _channels_last(path: Path, images: _Array) -> _Array:
 
 
 def _factor(found: Sequence[tuple[Path, _Array]]) -> float:
-    """What to multiply with for the range [0, 255], the same for all files."""
+    """Return the factor to the range [0, 255], the same for all files."""
     tops = []
     for path, images in found:
         if images.dtype.kind not in "uif":
@@ -234,7 +231,7 @@ def _factor(found: Sequence[tuple[Path, _Array]]) -> float:
 
 
 def _resized(parts: Sequence[_Array], factor: float, size: int, channels: int) -> Tensor:
-    """All parts as one (N, channels, size, size) uint8."""
+    """Join all parts to one (N, channels, size, size) uint8."""
     total = sum(len(images) for images in parts)
     out = np.empty((total, channels, size, size), dtype=np.uint8)
     done = 0
@@ -248,8 +245,8 @@ def _resized(parts: Sequence[_Array], factor: float, size: int, channels: int) -
                     out[done : done + len(block)] = block.transpose(0, 3, 1, 2)
                 else:
                     for row, image in enumerate(block, done):
-                        picture = Image.fromarray(np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image))
-                        out[row] = to_square(picture, size, channels)
+                        pixels = np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image)
+                        out[row] = to_square(Image.fromarray(pixels), size, channels)
                 done += len(block)
                 advance(len(block))
     return torch.from_numpy(out)
@@ -258,7 +255,7 @@ def _resized(parts: Sequence[_Array], factor: float, size: int, channels: int) -
 def _read_labels(
     files: ArrayFiles, class_names: Sequence[str] | None, aliases: Mapping[str, str] | None
 ) -> dict[str, list[str]]:
-    """The class name of each row, by part."""
+    """Read the class name of each row, by part."""
     found = {}
     for split, (path, label_path) in files.pairs.items():
         images, labels = _load(path), _load(label_path)
@@ -304,7 +301,7 @@ def _classes(
     class_names: Sequence[str] | None,
     aliases: Mapping[str, str] | None,
 ) -> list[str]:
-    """Those given, or those of the aliases if labels are texts, all of them trained on; else those trained on."""
+    """Return the names given, those of the aliases if labels are texts, else those of the training labels."""
     trained = set(names.get("train", names.get("", [])))
     if class_names is None and aliases is not None and not _are_numbers(files):
         class_names = list(dict.fromkeys(aliases.values()))
@@ -324,8 +321,8 @@ def _are_numbers(files: ArrayFiles) -> bool:
     return all(_load(path).dtype.kind not in "US" for _, path in files.pairs.values())
 
 
-def _tell_numbers(files: ArrayFiles, class_names: Sequence[str] | None, known: Sequence[str]) -> None:
-    """Say which number has become which name."""
+def _log_numbers(files: ArrayFiles, class_names: Sequence[str] | None, known: Sequence[str]) -> None:
+    """Log which number has which name."""
     if not _are_numbers(files):
         return
     path = next(iter(files.pairs.values()))[1]

@@ -1,4 +1,4 @@
-"""One image file as uint8 pixels: every bit depth, palette, transparency and orientation."""
+"""Decode one image file to uint8 pixels: every bit depth, palette, transparency and orientation."""
 
 from __future__ import annotations
 
@@ -18,33 +18,30 @@ _ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
 
 
 class BadImage(Exception):
-    """A file that cannot be used as an image; the text is the reason, without the name."""
+    """A file cannot be used as an image; the text is the reason, without the name."""
 
 
 def decode(path: Path, size: int, channels: int, resize_size: int | None = None) -> Pixels:
-    """The file's first image, upright, as `(channels, size, size)`; `BadImage` if there is none.
+    """Decode the file's first image, upright, to `(channels, size, size)`; `BadImage` if there is none.
 
-    Stretched by `to_square`, or with `resize_size` cut by `to_centre_crop`.
+    Stretched by `to_square`, or with `resize_size` cropped by `to_centre_crop`.
     """
     with _opened(path) as image:
-        if resize_size is None:  # else equal to torchvision's pixels, not close to them
-            # Decodes a JPEG as grey, and a large one at 1/2, 1/4 or 1/8, for less time. What is left of
-            # three times the final size stays within 3 of 255 of a full decode; of twice, within 9.
+        if resize_size is None:  # else the pixels have to equal torchvision's
+            # Decodes a JPEG as grey, and a large one at 1/2, 1/4 or 1/8: faster. At three times the final size or more
+            # pixels stay within 3 of 255 of a full decode.
             image.draft("L" if channels == 1 else "RGB", (3 * size, 3 * size))
         return _fitted(_upright(image), size, channels, resize_size)
 
 
 def decode_array(pixels: Pixels, size: int, channels: int, resize_size: int | None = None) -> Pixels:
-    """An image (H, W) or (H, W, 1 or 3) that is decoded already, as `decode` gives it: `(channels, size, size)`."""
+    """Turn a decoded image (H, W) or (H, W, 1 or 3) into what `decode` returns: `(channels, size, size)`."""
     grey = pixels.ndim == 3 and pixels.shape[2] == 1
     return _fitted(Image.fromarray(pixels[:, :, 0] if grey else pixels), size, channels, resize_size)
 
 
 def decode_grey(path: Path, longest: int) -> Pixels:
-    """The file's first image, upright and grey, as `(H, W)` in its own shape; `BadImage` if there is none.
-
-    Smaller if a side is longer than `longest` pixels.
-    """
+    """Decode the file's first image, upright and grey, to `(H, W)` of at most `longest` pixels; else `BadImage`."""
     with _opened(path) as image:
         grey = _eight_bit(_upright(image)).convert("L")
         grey.thumbnail((longest, longest), Image.Resampling.BILINEAR)
@@ -53,7 +50,7 @@ def decode_grey(path: Path, longest: int) -> Pixels:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The file as an image; whatever goes wrong with it is a `BadImage`."""
+    """Open the file as an image; any error is a `BadImage`."""
     try:
         with Image.open(path) as image:
             yield image
@@ -70,10 +67,9 @@ def _fitted(image: Image.Image, size: int, channels: int, resize_size: int | Non
 
 
 def to_square(image: Image.Image, size: int, channels: int) -> Pixels:
-    """The whole image stretched to `(channels, size, size)`: no crop, as defects sit at borders too.
+    """Stretch the whole image to `(channels, size, size)`: no crop, as defects occur at borders too.
 
-    Grey is ITU-R 601 luma. 16-bit pixels are divided by 257 whatever their range, so that images stay
-    comparable; transparent pixels become black.
+    Grey is ITU-R 601 luma. 16-bit pixels are divided by 257 whatever their range; transparent pixels become black.
     """
     image = _eight_bit(image).convert("L" if channels == 1 else "RGB")
     if image.size != (size, size):
@@ -84,14 +80,8 @@ def to_square(image: Image.Image, size: int, channels: int) -> Pixels:
 def to_centre_crop(image: Image.Image, size: int, channels: int, resize_size: int) -> Pixels:
     """Resize the shorter side to `resize_size` pixels and crop the centre to `(channels, size, size)`.
 
-    Equal to the last bit to torchvision's `ImageClassification(crop_size=size, resize_size=resize_size)` before it
-    normalises. Grey, 16-bit and transparent pixels as in `to_square`; `BadImage` if the sides are too unequal.
-
-    Args:
-        image: Of any size and mode.
-        size: Side of the crop, at most `resize_size`.
-        channels: 1 for grey, 3 for RGB.
-        resize_size: Of the shorter side before the crop.
+    Bit-equal to torchvision's `ImageClassification(crop_size=size, resize_size=resize_size)` before it normalises.
+    Grey, 16-bit and transparent pixels as in `to_square`; `BadImage` if the sides are too unequal.
     """
     shorter = min(image.size)
     wide, high = (int(resize_size * side / shorter) for side in image.size)
@@ -129,7 +119,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _scaled(values: npt.NDArray[np.generic]) -> Pixels:
-    """16-bit integers, or floats in [0, 1] or [0, 255], as uint8."""
+    """Turn 16-bit integers, or floats in [0, 1] or [0, 255], into uint8."""
     numbers = values.astype(np.float32)
     low, high = float(numbers.min()), float(numbers.max())
     whole = np.issubdtype(values.dtype, np.integer)

@@ -1,4 +1,4 @@
-"""Published data sets over the network: resumed, checked file by file, and complete or not there at all."""
+"""Download published data sets: resumed, checked file by file, and complete or not there at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -19,8 +19,6 @@ from defectlab.data.sources.archive import MAX_BYTES, extract_zip, publish
 from defectlab.data.sources.files import natural_key
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
-
-__all__ = ["NEU_URL", "ManifestCheck", "check_files", "fetch", "fetch_neu", "load_manifest"]
 
 # NEU-CLS as the IMAGES and Validation_Images of the NEU-DET release; the commit pins the bytes.
 NEU_URL = (
@@ -34,7 +32,7 @@ _RETRIED = (408, 425, 429)  # of the 4xx answers, those that another try may cha
 
 @dataclass
 class ManifestCheck:
-    """What a comparison with a manifest found, by file name: `matching` where the bytes are the published."""
+    """Result of a comparison with a manifest, by file name; `matching` files have the published bytes."""
 
     matching: dict[str, Path]
     differing: list[str]
@@ -50,15 +48,16 @@ def fetch(
     pause: float = 1.0,
     max_bytes: int = MAX_BYTES,
 ) -> Path:
-    """Downloads the zip at an http, https or file URL and unpacks it as the new folder `target`.
+    """Download the zip at an http, https or file URL and unpack it as the new folder `target`.
 
-    With `manifest` (file name to SHA-256) the folder holds exactly those files, side by side, all of them
-    checked; without, the archive as it is. A cut download is resumed, by this call or a later one, from a
-    hidden .part file beside the target. `timeout` and `pause` (before the second attempt, then doubled)
-    are in seconds. A target that is complete already is returned as it is.
+    With `manifest` (file name to SHA-256) the folder holds exactly those files, side by side and checked; without, the
+    archive as it is. A cut download is resumed, by this call or a later one, from a hidden .part file beside the
+    target. `timeout` and `pause` (before the second attempt, then doubled) are in seconds. A complete target is
+    returned as it is.
 
-    InputError, with no target made, if the server cannot be reached or refuses, or the content is not
-    that of the manifest; also for a target with something else in it.
+    Raises:
+        InputError: the server cannot be reached or refuses, the content is not that of the manifest, or the target
+            has other content; no target is made then.
     """
     if target.is_dir() and any(target.iterdir()) and manifest is not None:
         check = check_files(_all_files(target), manifest)
@@ -86,21 +85,18 @@ def fetch(
 
 
 def fetch_neu(target: str | Path, url: str = NEU_URL) -> Path:
-    """The 1,800 images of NEU-CLS (Song & Yan 2013) as files `target/crazing_1.jpg`, each one checked."""
+    """Download the 1,800 images of NEU-CLS (Song & Yan 2013) as files `target/crazing_1.jpg`, each one checked."""
     return fetch(url, Path(target), load_manifest())
 
 
 def load_manifest() -> dict[str, str]:
-    """SHA-256 by file name of the 1,800 JPEG files of NEU-CLS in the NEU-DET release."""
+    """Return the SHA-256 by file name of the 1,800 JPEG files of NEU-CLS in the NEU-DET release."""
     text = (package_files("defectlab.data") / "neu_cls_sha256.csv").read_text(encoding="utf-8")
     return {row["file"]: row["sha256"] for row in csv.DictReader(text.splitlines())}
 
 
 def check_files(files: Iterable[Path], manifest: Mapping[str, str]) -> ManifestCheck:
-    """Compares files with a manifest by name; of several with one name, one with the right bytes is enough.
-
-    Files of other names are passed over.
-    """
+    """Compare files with a manifest by name; of several with one name, one with the right bytes is enough."""
     check = ManifestCheck({}, [], [])
     present = set()
     for path in files:
@@ -116,7 +112,7 @@ def check_files(files: Iterable[Path], manifest: Mapping[str, str]) -> ManifestC
 
 
 def _download(url: str, part: Path, target: Path, timeout: float, attempts: int, pause: float, max_bytes: int) -> None:
-    """All of the URL's bytes into `part`, going on from what it holds."""
+    """Download the URL into `part`, from the end of what it holds."""
     if not url.startswith(("http://", "https://", "file:")):
         raise InputError(f"url: found {url!r}, expected an http://, https:// or file:// address of a zip archive")
     by_hand = f"or get the files elsewhere and put them in {target} by hand"
@@ -143,7 +139,7 @@ def _download(url: str, part: Path, target: Path, timeout: float, attempts: int,
 
 
 def _receive(url: str, part: Path, timeout: float, max_bytes: int) -> bool:
-    """One request; whether `part` is complete after it."""
+    """Make one request; return whether `part` is complete after it."""
     done = _size(part)
     request = urllib.request.Request(url, headers={"User-Agent": "defectlab"})
     if done:
@@ -209,14 +205,10 @@ def _all_files(folder: Path) -> list[Path]:
 
 def _summary(check: ManifestCheck, manifest: Mapping[str, str]) -> str:
     return ", ".join(
-        f"{len(names):,} of {len(manifest):,} files {verb}: {_some(names)}"
+        f"{len(names):,} of {len(manifest):,} files {verb}: {', '.join(names[:3])}{' and so on' if len(names) > 3 else ''}"
         for names, verb in ((check.differing, "differ"), (check.missing, "are missing"))
         if names
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (" and so on" if len(names) > 3 else "")
 
 
 def _size(path: Path) -> int:

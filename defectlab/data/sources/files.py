@@ -1,4 +1,4 @@
-"""Which image files there are in folders and behind patterns, in natural order; and a new folder of them."""
+"""Image files in folders and behind patterns, in natural order; new folders that appear as a whole."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from tempfile import mkdtemp
 
 from defectlab.errors import InputError
 
-__all__ = ["SUFFIXES", "expand_images", "image_files", "is_ignored", "natural_key", "new_folder"]
-
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm")
 
 _IGNORED = ("__macosx", "thumbs.db")  # what macOS and Windows leave in folders and archives
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Every image in and below a folder; hidden files and what systems leave behind are passed over.
+    """Return every image in and below a folder, linked folders included, hidden and system files left out.
 
-    Linked folders are followed. InputError if the folder, or one below it, is missing or cannot be read.
+    Raises:
+        InputError: the folder, or one below it, is missing or cannot be read.
     """
 
     def refuse(error: OSError) -> None:
@@ -40,9 +39,12 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def expand_images(patterns: str | PathLike[str] | Sequence[str | PathLike[str]]) -> list[Path]:
-    """Files, folders (with all below them) and globs, one or many, as one list in natural order, without duplicates.
+    """Return files, folders (with all below them) and globs as one list in natural order, without duplicates.
 
-    A file named outright is taken whatever its suffix. InputError names the pattern that finds nothing.
+    A file that is named itself may have any suffix.
+
+    Raises:
+        InputError: a pattern finds nothing.
     """
     if isinstance(patterns, str | PathLike):
         patterns = [patterns]
@@ -67,21 +69,22 @@ def expand_images(patterns: str | PathLike[str] | Sequence[str | PathLike[str]])
 
 
 def natural_key(text: str) -> tuple[list[str | int], str]:
-    """Sorts img_2 before img_10, and looks at upper and lower case only where all else is equal."""
+    """Return a key that sorts img_2 before img_10, and by case only where all else is equal."""
     pieces = re.split(r"([0-9]+)", text.lower())  # text and digits take turns
     return [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)], text
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a file or folder is hidden, or left there by an operating system."""
+    """Return whether a file or folder is hidden, or left there by an operating system."""
     return name.startswith(".") or name.lower() in _IGNORED
 
 
 @contextmanager
 def new_folder(directory: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `directory` when the block ends well; else nothing is left of it.
+    """Yield a folder to fill, which becomes `directory` when the block ends well and is removed otherwise.
 
-    InputError if `directory` is a file or holds anything, or if its place cannot be written to.
+    Raises:
+        InputError: `directory` is a file or not empty, or cannot be written.
     """
     directory = directory.expanduser().resolve()
     if directory.exists() and not directory.is_dir():
@@ -116,7 +119,7 @@ def _path_key(path: Path) -> tuple[list[str | int], str]:
 
 
 def _leads_up(parent: str, name: str) -> bool:
-    """Whether a folder is a link to one that it lies in: to follow it would never end."""
+    """Return whether a folder is a link to one that it lies in, which would be followed without end."""
     path = os.path.join(parent, name)
     if not os.path.islink(path):
         return False

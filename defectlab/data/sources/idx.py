@@ -16,17 +16,15 @@ from torch import Tensor
 
 from defectlab.errors import InputError
 
-__all__ = ["find_idx", "read_idx", "read_idx_pair"]
-
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CHUNK_BYTES = 16 * 2**20
 _PARTS: tuple[Literal["train", "t10k"], ...] = ("train", "t10k")
 
 
 def find_idx(folders: Sequence[Path], name: str) -> Path | None:
-    """The first folder that holds all four files: a given one, or its `raw`, `<name>` or `<name>/raw`.
+    """Return the first folder with all four files: a given one, or its `raw`, `<name>` or `<name>/raw`.
 
-    `name` is MNIST or FashionMNIST, as torchvision calls its folder; the files are called the same in both.
+    `name` is torchvision's folder, MNIST or FashionMNIST, whose files have the same names.
     """
     for folder in folders:
         for place in (folder, folder / "raw", folder / name, folder / name / "raw"):
@@ -36,9 +34,10 @@ def find_idx(folders: Sequence[Path], name: str) -> Path | None:
 
 
 def read_idx_pair(folder: Path, part: Literal["train", "t10k"]) -> tuple[Tensor, Tensor]:
-    """Images (N, H, W) uint8 and labels (N,) int64 of one part of a folder that `find_idx` gave.
+    """Read images (N, H, W) uint8 and labels (N,) int64 of one part of a folder that `find_idx` found.
 
-    InputError for a file that is missing, damaged or of another kind, and for unequal lengths.
+    Raises:
+        InputError: a file is missing, damaged or of another kind, or the lengths differ.
     """
     paths = []
     for kind in ("images-idx3", "labels-idx1"):
@@ -61,7 +60,7 @@ def read_idx_pair(folder: Path, part: Literal["train", "t10k"]) -> tuple[Tensor,
 
 
 def read_idx(path: Path) -> Tensor:
-    """The array in an IDX file, gzipped or not whatever its name; InputError if it is not whole."""
+    """Read the array in an IDX file, gzipped or not whatever its name; InputError if it is not whole."""
     try:
         with open(path, "rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"

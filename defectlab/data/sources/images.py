@@ -1,4 +1,4 @@
-"""Many image files as one uint8 tensor, in memory or memory-mapped."""
+"""Read many image files as one uint8 tensor, in memory or memory-mapped."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,24 +15,10 @@ import torch
 from torch import Tensor
 
 from defectlab.data.sources.decode import BadImage, Pixels, decode, decode_grey
-from defectlab.data.sources.files import expand_images, image_files
 from defectlab.data.sources.layouts import Listing
 from defectlab.data.sources.pixel_cache import build_cache, fingerprint, map_cache, skipped_in_cache
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
-
-__all__ = [
-    "CACHE",
-    "ImageSet",
-    "Skipped",
-    "check_shape",
-    "expand_images",
-    "image_files",
-    "read_grey",
-    "read_image",
-    "read_images",
-    "read_listing",
-]
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "defectlab"
 
@@ -55,9 +41,8 @@ class Skipped:
 class ImageSet:
     """A labelled set of images of one size.
 
-    `images` (N, C, H, W) uint8; `labels` (N,) int64, indices into `class_names`; `files` are relative to
-    the root, posix style, `images.npy[12]` for row 12 of an array; `splits` is "train", "val" or "test"
-    for each image where the source gives a split; `skipped` has the images left out.
+    `images` (N, C, H, W) uint8; `labels` (N,) int64, indices into `class_names`; `files` relative to the root, posix
+    style, `images.npy[12]` for row 12 of an array; `splits` "train", "val" or "test" where the source gives a split.
     """
 
     images: Tensor
@@ -67,18 +52,25 @@ class ImageSet:
     splits: list[str] | None
     skipped: list[Skipped]
 
+    def reordered(self, class_names: Sequence[str]) -> ImageSet:
+        """Return the same images with labels that are indices into `class_names`.
 
-def read_image(path: Path, size: int, channels: int) -> Tensor:
-    """One image as (channels, size, size) uint8, whole and upright; InputError if it cannot be read."""
-    check_shape(size, channels)
-    try:
-        return torch.from_numpy(decode(path, size, channels))
-    except BadImage as error:
-        raise InputError(f"{path}: {error}; replace or remove the file") from None
+        Raises:
+            InputError: other classes, or one given twice.
+        """
+        if self.class_names == list(class_names):
+            return self
+        if sorted(self.class_names) != sorted(class_names):
+            raise InputError(
+                f"data.class_names is {', '.join(class_names)}: expected the classes of the data, "
+                f"{', '.join(self.class_names)}, each once and in any order"
+            )
+        order = torch.tensor([list(class_names).index(name) for name in self.class_names])
+        return replace(self, labels=order[self.labels], class_names=list(class_names))
 
 
 def read_grey(path: Path, longest: int) -> Pixels:
-    """One image as (H, W) uint8 in its own shape, made smaller than `longest`; InputError if it cannot be read."""
+    """Read one image as (H, W) uint8, at most `longest` pixels a side; InputError if it cannot be read."""
     try:
         return decode_grey(path, longest)
     except BadImage as error:
@@ -95,15 +87,24 @@ def read_images(
     root: Path | None = None,
     resize_size: int | None = None,
 ) -> tuple[Tensor, list[int], list[Skipped]]:
-    """The images that can be read (M, channels, size, size) uint8, their indices, and who was left out.
+    """Read images in the order of `files`.
 
-    Stretched to `size`, or with `resize_size` the shorter side is resized to that and the centre cropped.
+    Args:
+        files: image files.
+        size: side of the square that images are stretched to, or cropped to with `resize_size`.
+        channels: 1 or 3.
+        on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out.
+        cache: file to map in place of memory, with `<cache>.json` beside it; built anew when a file's name, size or
+            time, or the shape has changed. Writing into the tensor writes into the file, which makes it out of date.
+        description: beside the progress bar.
+        root: folder that names of images left out are relative to.
+        resize_size: of the shorter side before a centre crop; None stretches.
 
-    The order is that of `files`; names of what was left out are below `root` if there is one. With `cache` the tensor is that file, memory-mapped and shared: built once, with `<cache>.json`
-    beside it, and again when a file's name, size or time, or `size` or `channels` has changed. Writing
-    into the tensor writes into the file, which makes it out of date.
+    Returns:
+        The images that can be read (M, channels, size, size) uint8, their indices, and those left out.
 
-    InputError for the first bad image, or with "skip" if none is left; for a disk without room.
+    Raises:
+        InputError: the first bad image, or with "skip" if none is left; or a full disk.
     """
     check_shape(size, channels)
     if on_bad_image not in ("error", "skip"):
@@ -129,7 +130,7 @@ def read_images(
     else:
         wanted = fingerprint(files, size, channels, root) + ("" if resize_size is None else f" {resize_size}")
         known = skipped_in_cache(cache, wanted)
-        # A file may have been out of reach for a while only: those left out are looked at again.
+        # A file may have been out of reach for a while only: those left out are tried again.
         if known is None or any(strict or _is_readable(files[index]) for index in known):
             known = build_cache(cache, wanted, len(files) * channels * size * size, fill)
         bad = known
@@ -146,15 +147,16 @@ def read_listing(
     cache_folder: Path = CACHE,
     in_memory_bytes: int = _IN_MEMORY_BYTES,
 ) -> ImageSet:
-    """All images of a listing; a set of more than `in_memory_bytes` is mapped from `cache_folder`.
+    """Read all images of a listing; a set of more than `in_memory_bytes` is mapped from `cache_folder`.
 
-    InputError as for `read_images`, and if skipping leaves a class without an image.
+    Raises:
+        InputError: as `read_images`, and if skipping leaves a class without an image.
     """
     root = listing.root
     cache = None
     if len(listing.files) * channels * size * size > in_memory_bytes:
-        place = hashlib.sha256(os.fsencode(os.path.abspath(root))).hexdigest()[:12]
-        cache = cache_folder / f"{root.name}-{place}-{channels}x{size}x{size}.uint8"
+        digest = hashlib.sha256(os.fsencode(os.path.abspath(root))).hexdigest()[:12]
+        cache = cache_folder / f"{root.name}-{digest}-{channels}x{size}x{size}.uint8"
     images, good, skipped = read_images(listing.files, size, channels, on_bad_image, cache, root=root)
     labels = [listing.labels[index] for index in good]
     left = set(labels)
@@ -172,7 +174,7 @@ def read_listing(
 
 
 def check_shape(size: int, channels: int) -> None:
-    """InputError unless images can have this size and this many channels."""
+    """Raise InputError unless images can have this size and this many channels."""
     if size < 1:
         raise InputError(f"size: found {size}, expected the side of a square in pixels, at least 1")
     if channels not in (1, 3):
@@ -188,10 +190,9 @@ def _decode_all(
     keep: Callable[[Pixels], None],
     resize_size: int | None,
 ) -> dict[int, str]:
-    """Hands the good images to `keep` in order, block by block; the reason for each index left out.
+    """Pass the good images to `keep` in order, block by block; return the reason for each index left out.
 
-    Threads, since Pillow decodes outside the interpreter lock; blocks, so that images cannot pile up in
-    memory before a slow disk.
+    In threads, since Pillow decodes outside the interpreter lock; in blocks, to bound memory before a slow disk.
     """
     per_block = max(1, min(len(files), 512, _BLOCK_BYTES // (channels * size * size)))
     buffer = np.empty((per_block, channels, size, size), dtype=np.uint8)

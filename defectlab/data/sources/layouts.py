@@ -1,4 +1,4 @@
-"""Which class and which split each image of a folder belongs to, told from names alone."""
+"""Class and split of each image of a folder, from file and folder names alone."""
 
 from __future__ import annotations
 
@@ -10,38 +10,22 @@ from pathlib import Path
 from defectlab.data.sources.files import SUFFIXES, image_files, is_ignored, natural_key
 from defectlab.errors import InputError
 
-__all__ = ["NEU_ALIASES", "NEU_CLASSES", "SPLITS", "Listing", "list_folders", "list_neu", "neu_class"]
-
 NEU_CLASSES = ("crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches")
 
-# Every name in use for a NEU class, without separators, case and numbers; the short ones are of the
-# original release.
+# Names in use for the NEU classes, without separators, case and numbers; the short ones are of the original release.
 NEU_ALIASES = {
     alias: name
-    for name, aliases in zip(
-        NEU_CLASSES,
-        (
-            ("crazing", "cr"),
-            ("inclusion", "inclusions", "in"),
-            ("patches", "patch", "pa"),
-            ("pittedsurface", "pitted", "ps"),
-            ("rolledinscale", "rolledin", "rolled", "rs"),
-            ("scratches", "scratch", "sc"),
-        ),
-        strict=True,
-    )
-    for alias in aliases
-}
+    for name, aliases in zip(NEU_CLASSES, (
+        "crazing cr", "inclusion inclusions in", "patches patch pa", "pittedsurface pitted ps",
+        "rolledinscale rolledin rolled rs", "scratches scratch sc",
+    ), strict=True)
+    for alias in aliases.split()
+}  # fmt: skip
 
 SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
-}
+}  # fmt: skip
 
 
 @dataclass
@@ -64,15 +48,16 @@ def neu_class(name: str) -> str | None:
 
 
 def list_folders(root: Path) -> Listing:
-    """One folder a class, or train / val (valid, validation) / test folders with one folder a class in each.
+    """List a folder per class, or train / val (valid, validation) / test folders with a folder per class in each.
 
-    Folders that hold nothing but one further folder of images are looked through, at the top and inside
-    the splits. Class names are those of the training folders, naturally sorted.
+    A folder that holds a single folder is skipped, at the top and inside the splits. Class names are those of the
+    training folders, naturally sorted.
 
-    InputError if the root cannot be read, holds no image, fewer than two classes, a class without an
-    image, images outside the class folders, or a class that training does not have.
+    Raises:
+        InputError: the root cannot be read, or holds no image, fewer than two classes, a class without an image,
+            images outside the class folders, or a class that training does not have.
     """
-    files = _pictures(root)
+    files = _images_in(root)
     parts = [path.relative_to(root).parts for path in files]
     depth = _wrappers(parts)
     heads = {part[depth] for part in parts if len(part) > depth + 1}
@@ -106,16 +91,17 @@ def list_folders(root: Path) -> Listing:
 
 
 def list_neu(root: Path) -> Listing:
-    """The six NEU classes in any layout, with `class_names` always `NEU_CLASSES`.
+    """List the six NEU classes in any layout, with `class_names` always `NEU_CLASSES`.
 
-    An image's class is told by the nearest folder above it that is named like one (`crazing`,
-    `Rolled-in_Scale`, `RS`), else by its own name (`crazing_1.jpg`, `Cr_1.bmp`). Folders named train and
-    val or test give the split; any others, such as IMAGES and Validation_Images of NEU-DET, are one pool.
+    An image's class is that of the nearest folder above it that is named like one (`crazing`, `Rolled-in_Scale`, `RS`),
+    else of its own name (`crazing_1.jpg`, `Cr_1.bmp`). Folders named train and val or test give the split; any others,
+    such as IMAGES and Validation_Images of NEU-DET, give none.
 
-    InputError if the root cannot be read or holds no image, for images of no class, for classes
-    without a (training) image, and for images outside the split folders where there are some.
+    Raises:
+        InputError: the root cannot be read, or holds no image, images of no class, a class without a (training)
+            image, or images outside the split folders where there are some.
     """
-    files = _pictures(root)
+    files = _images_in(root)
     parts = [path.relative_to(root).parts for path in files]
     found = [_neu_label(part) for part in parts]
     labels = [label for label in found if label is not None]
@@ -138,7 +124,7 @@ def list_neu(root: Path) -> Listing:
     return Listing(root, files, labels, list(NEU_CLASSES), named if has_split else None)
 
 
-def _pictures(root: Path) -> list[Path]:
+def _images_in(root: Path) -> list[Path]:
     files = image_files(root)
     if not files:
         raise InputError(f"{root}: no image inside; expected {', '.join(SUFFIXES)} files in one folder a class")
@@ -146,7 +132,7 @@ def _pictures(root: Path) -> list[Path]:
 
 
 def _wrappers(parts: Sequence[tuple[str, ...]], stop: Collection[str] = ()) -> int:
-    """How many folders, from the top, hold nothing but one folder; one named in `stop` is none of them."""
+    """Return how many folders, from the top, hold a single folder; one named in `stop` does not count."""
     depth = 0
     while True:
         heads = {part[depth] for part in parts}
@@ -164,7 +150,7 @@ def _class_of(root: Path, part: tuple[str, ...], depth: int) -> str:
 
 
 def _check_folders(base: Path, used: Collection[str], expected: Collection[str] | None = None) -> None:
-    """InputError if a folder in `base` (of the names in `expected`, if given) holds no image."""
+    """Raise InputError if a folder in `base` (of the names in `expected`, if given) holds no image."""
     for path in sorted(base.iterdir(), key=lambda path: natural_key(path.name)):
         name = path.name
         if name in used or is_ignored(name) or name.lower() == "annotations" or not path.is_dir():

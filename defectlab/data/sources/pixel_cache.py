@@ -1,4 +1,4 @@
-"""A file of raw pixels with a note beside it that says which images they are."""
+"""A file of raw pixels with a JSON file beside it that names the images."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ from torch import Tensor
 from defectlab.data.sources.decode import Pixels
 from defectlab.utils.files import atomic
 
-__all__ = ["build_cache", "fingerprint", "map_cache", "skipped_in_cache"]
-
 _VERSION = 1  # part of the fingerprint: raise it when decoding gives other pixels
 
 
 def fingerprint(files: Sequence[Path], size: int, channels: int, root: Path | None) -> str:
-    """Changes with the name (below `root`), size or time of any file, and with the wanted shape."""
+    """Return a hash of the name (below `root`), size and time of every file, and of the shape."""
     digest = hashlib.sha256(f"{_VERSION} {size} {channels}".encode())
     for path in files:
         try:
@@ -35,7 +33,7 @@ def fingerprint(files: Sequence[Path], size: int, channels: int, root: Path | No
 
 
 def skipped_in_cache(cache: Path, wanted: str) -> dict[int, str] | None:
-    """The reason for each index left out of the cache, or None if the cache is not the one wanted."""
+    """Return the reason for each index left out of the cache, or None if the cache is not the one wanted."""
     try:
         note = json.loads(_note_path(cache).read_text(encoding="utf-8"))
         stat = cache.stat()
@@ -50,9 +48,10 @@ def skipped_in_cache(cache: Path, wanted: str) -> dict[int, str] | None:
 def build_cache(
     cache: Path, wanted: str, max_bytes: int, fill: Callable[[Callable[[Pixels], None]], dict[int, str]]
 ) -> dict[int, str]:
-    """Lets `fill(write)` write the pixels and returns what it left out; all or nothing is kept.
+    """Write the pixels by `fill(write)`, all or nothing; return what `fill` left out.
 
-    InputError if the disk holds no `max_bytes` more or the file cannot be written.
+    Raises:
+        InputError: the disk has no room for `max_bytes`, or the file cannot be written.
     """
     room = f"expected room for {max_bytes / 2**20:,.1f} MiB, make some or choose another folder"
     with atomic(_note_path(cache), room) as note, atomic(cache, room) as pixels:  # the pixels are put there first
@@ -73,11 +72,7 @@ def build_cache(
 
 
 def map_cache(cache: Path, shape: tuple[int, ...]) -> Tensor:
-    """The file as a memory-mapped uint8 tensor; writing into the one is writing into the other.
-
-    A file that may not be written is mapped privately instead, which the system may refuse for a set
-    larger than memory.
-    """
+    """Map the file as a uint8 tensor, shared with the file; privately if the file may not be written."""
     size = torch.Size(shape).numel()
     shared = os.access(cache, os.W_OK)
     return torch.from_file(str(cache), shared=shared, size=size, dtype=torch.uint8).view(shape)

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from defectlab.data.synthesis.textures import contours, highest
-
-__all__ = ["OBJECTS", "Traits"]
+from defectlab.data.synthesis.textures import contours, top_fraction_mask
 
 _CELLS = 48  # most cells in an image
 
@@ -19,13 +17,13 @@ class Traits:
     """What the defects of N images are like; lengths in pixels.
 
     `shape` and `cloud` are fields (N, S, S) of mean 0 and sd 1, the second varies slowly. The rest has shape (N, 1, 1):
-    `share` (0 to 1) of the image that is covered, softness of the `edge`, `size`, `angle` in radians, `thickness` of
+    the covered `fraction` of the image, softness of the `edge`, `size`, `angle` in radians, `thickness` of
     lines, `clustering` (0: evenly spread).
     """
 
     shape: Tensor
     cloud: Tensor
-    share: Tensor
+    fraction: Tensor
     edge: Tensor
     size: Tensor
     angle: Tensor
@@ -36,7 +34,7 @@ class Traits:
     def of(self, rows: Tensor) -> "Traits":
         """The traits of some of the images."""
         return Traits(
-            self.shape[rows], self.cloud[rows], self.share[rows], self.edge[rows], self.size[rows], self.angle[rows],
+            self.shape[rows], self.cloud[rows], self.fraction[rows], self.edge[rows], self.size[rows], self.angle[rows],
             self.thickness[rows], self.clustering[rows], self.generator,
         )  # fmt: skip
 
@@ -52,36 +50,38 @@ class Traits:
 
 def islands(t: Traits) -> Tensor:
     """Patches, stains, scabs."""
-    return highest(t.shape + t.clustering * t.cloud, t.share, t.edge)
+    return top_fraction_mask(t.shape + t.clustering * t.cloud, t.fraction, t.edge)
 
 
 def cracks(t: Traits) -> Tensor:
     """Single cracks, here and there."""
-    return contours(t.shape, t.thickness) * highest(t.cloud + 0.5 * t.shape.roll(17, 1), 0.2 + t.share, t.edge)
+    return contours(t.shape, t.thickness) * top_fraction_mask(
+        t.cloud + 0.5 * t.shape.roll(17, 1), 0.2 + t.fraction, t.edge
+    )
 
 
 def nets(t: Traits) -> Tensor:
     """Nets of cracks, contour lines."""
-    return contours(torch.sin(t.shape * (2 + 6 * t.share)), t.thickness)
+    return contours(torch.sin(t.shape * (2 + 6 * t.fraction)), t.thickness)
 
 
 def pits(t: Traits) -> Tensor:
     """Spots at both the hills and the valleys of a field."""
-    return highest(t.shape.abs() + t.clustering * t.cloud, 0.5 * t.share, t.edge)
+    return top_fraction_mask(t.shape.abs() + t.clustering * t.cloud, 0.5 * t.fraction, t.edge)
 
 
 def dents(t: Traits) -> Tensor:
     """Islands in relief, one flank lit and the other in the shade."""
-    island = highest(t.shape, t.share, 0.3)
+    island = top_fraction_mask(t.shape, t.fraction, 0.3)
     return 0.5 + 0.5 * (island - island.roll(2, 2))
 
 
 def roll_marks(t: Traits) -> Tensor:
     """Bars at equal distances, broken."""
     x, y = t.axes()
-    place = (x * t.angle.cos() + y * t.angle.sin()) * t.shape.shape[-1] / 2
-    wave = torch.sin(2 * math.pi * place / (0.7 * t.size) + 0.6 * t.shape)
-    return torch.sigmoid((wave - 0.8 + t.share) / (0.1 + t.edge)) * torch.sigmoid(2 * t.cloud + t.clustering)
+    position = (x * t.angle.cos() + y * t.angle.sin()) * t.shape.shape[-1] / 2
+    wave = torch.sin(2 * math.pi * position / (0.7 * t.size) + 0.6 * t.shape)
+    return torch.sigmoid((wave - 0.8 + t.fraction) / (0.1 + t.edge)) * torch.sigmoid(2 * t.cloud + t.clustering)
 
 
 def inclusions(t: Traits) -> Tensor:

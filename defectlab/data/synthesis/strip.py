@@ -1,9 +1,8 @@
-"""Procedural stand-ins for NEU-CLS, for a machine that has no real images.
+"""Procedural stand-ins for NEU-CLS, where there are no real images.
 
-Class names, size, grey levels, textures and likely mix-ups are close to the real set's: Song & Yan, "A noise
-robust method based on completed local binary patterns for hot-rolled steel strip surface defects", Applied
-Surface Science 285 (2013). The parameter ranges were tuned against its images; no image of it is used. A
-figure got on these images says nothing about real steel.
+Class names, size, grey levels and textures are close to those of Song & Yan, "A noise robust method based on completed
+local binary patterns for hot-rolled steel strip surface defects", Applied Surface Science 285 (2013). The parameter
+ranges were tuned against its images; none of them is used. Metrics on these images say nothing about real steel.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,39 +16,28 @@ from torch import Tensor
 from torch.nn import functional
 
 from defectlab.data.sources.files import new_folder
+from defectlab.data.sources.layouts import NEU_CLASSES
 from defectlab.data.synthesis import steel
 from defectlab.data.synthesis.textures import SIDE, Sampler
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
 
-CLASS_NAMES: tuple[str, ...] = (
-    "crazing",
-    "inclusion",
-    "patches",
-    "pitted_surface",
-    "rolled-in_scale",
-    "scratches",
-)
-_DRAW: tuple[Callable[[Sampler], Tensor], ...] = (
-    steel.crazing,
-    steel.inclusion,
-    steel.patches,
-    steel.pitted_surface,
-    steel.rolled_in_scale,
-    steel.scratches,
-)
+CLASS_NAMES = NEU_CLASSES
+_DRAW: tuple[Callable[[Sampler], Tensor], ...] = (  # in the order of the classes
+    steel.crazing, steel.inclusion, steel.patches, steel.pitted_surface, steel.rolled_in_scale, steel.scratches,
+)  # fmt: skip
 _CHUNK = 10  # images that share a generator: part of what a seed means
 _SMALLEST = 32  # px; below it the lines of crazing are gone
 
 
 def strip_images(class_name: str, count: int, seed: int, size: int = SIDE) -> Tensor:
-    """`count` grey images of one class, uint8, shape (count, 1, size, size).
+    """Draw `count` grey images of one class, uint8, shape (count, 1, size, size).
 
-    Image i hangs on class, seed and i alone: a longer call begins with the images of a shorter one. Scenes
-    are drawn at 200 px and resized, so a seed shows the same ones at every size. torch's global generator
-    and thread count are left as they were.
+    Image i depends on class, seed and i alone: a longer call begins with the images of a shorter one. They are drawn at
+    200 px and resized. torch's global generator and thread count are left as they were.
 
-    Raises InputError for an unknown class, count < 1, seed < 0 or size < 32.
+    Raises:
+        InputError: an unknown class, count < 1, seed < 0 or size < 32.
     """
     if class_name not in CLASS_NAMES:
         raise InputError(f"class_name is {class_name!r}: expected one of {', '.join(CLASS_NAMES)}")
@@ -61,9 +49,9 @@ def strip_images(class_name: str, count: int, seed: int, size: int = SIDE) -> Te
 
 
 def strip_scenes(labels: Tensor, key: tuple[int, ...], device: torch.device) -> Tensor:
-    """One image a label `(N,)`, ascending, float32, unclipped, shape (N, 1, 200, 200), drawn on the device.
+    """Draw an image per label `(N,)`, ascending, float32, not clipped, shape (N, 1, 200, 200), on the device.
 
-    The key of non-negative integers takes the place of a seed; images hang on it and on all of the labels.
+    Images depend on all labels and on the key, non-negative integers in place of a seed.
     """
     counts = torch.bincount(labels, minlength=len(CLASS_NAMES)).tolist()
     with device:
@@ -74,10 +62,10 @@ def strip_scenes(labels: Tensor, key: tuple[int, ...], device: torch.device) -> 
 def synthesize(directory: str | Path, per_class: int, seed: int, size: int = SIDE) -> int:
     """Write `directory/<class>/<class>_<i>.png`, i from 1 to `per_class`, and return the number of images.
 
-    The same seed writes the same bytes, those of `strip_images`. The folder is built beside its place and
-    moved there when whole: a run that fails or is stopped leaves nothing in `directory`.
+    The images are those of `strip_images`; a call that fails or is stopped leaves nothing in `directory`.
 
-    Raises InputError if `directory` is a file or holds anything, or for per_class < 1, seed < 0, size < 32.
+    Raises:
+        InputError: `directory` is a file or not empty, per_class < 1, seed < 0, or size < 32.
     """
     _at_least(("per_class", per_class, 1), ("seed", seed, 0), ("size", size, _SMALLEST))
     with new_folder(Path(directory)) as folder:
@@ -105,7 +93,7 @@ def _write_all(directory: Path, per_class: int, seed: int, size: int) -> None:
 
 
 def _chunk(label: int, seed: int, index: int, size: int) -> Tensor:
-    """The ten images of one generator, uint8, shape (10, 1, size, size)."""
+    """Draw the ten images of one generator, uint8, shape (10, 1, size, size)."""
     images = _DRAW[label](Sampler((seed, label, index), _CHUNK)).unsqueeze(1)
     if size != SIDE:
         images = functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
@@ -114,11 +102,7 @@ def _chunk(label: int, seed: int, index: int, size: int) -> Tensor:
 
 @contextmanager
 def _workers() -> Iterator[ThreadPoolExecutor]:
-    """Threads to draw chunks in, as many as torch would use.
-
-    Each works alone: torch's own threads meet after every small operation, which on a busy machine takes ten
-    times as long, and could round differently by their number.
-    """
+    """Yield a pool of torch's number of threads, torch on one: faster, and equal bits for any number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     pool = ThreadPoolExecutor(threads)

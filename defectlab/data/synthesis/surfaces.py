@@ -1,9 +1,8 @@
 """Textured, damaged surfaces, drawn from points of a unit cube a batch at a time, on the device of the points.
 
 Every coordinate of a point sets one property: the direction of rolling, the spectra of three random fields, what
-becomes of their values, which kind of defect there is, how deep, how large, how many. So a point is a surface, two
-images of one point are two places on it, and near points are surfaces hard to tell apart. What a camera adds
-(light, level, blur, noise, which side is up) is drawn for every image anew.
+becomes of their values, which kind of defect there is, how deep, how large, how many. Images of one point
+are places on one surface, and near points similar surfaces. Light, level, blur, noise and flips are drawn per image.
 
 Reading: Kataoka et al., "Pre-training without natural images" (ACCV 2020); Baradad et al., "Learning to see by looking
 at noise" (NeurIPS 2021). Fields shaped in the Fourier domain and passed through pointwise functions are theirs too.
@@ -18,12 +17,10 @@ from torch import Tensor
 from defectlab.data.synthesis.objects import OBJECTS, Traits
 from defectlab.data.synthesis.textures import blur
 
-__all__ = ["DIMENSIONS", "draw_surfaces"]
-
 DIMENSIONS = 64  # coordinates of a point; those beyond the last property are spare
 _FIELDS = 3
 
-# What becomes of the values of a field of mean 0 and sd 1, given one number an image in [0, 1).
+# Functions of a field of mean 0 and sd 1 and one number per image in [0, 1).
 _POINTWISE: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
     lambda x, t: x,
     lambda x, t: -x.abs(),  # dark creases
@@ -37,7 +34,7 @@ _POINTWISE: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
 
 
 def draw_surfaces(points: Tensor, side: int, generator: torch.Generator, jitter: float) -> Tensor:
-    """Draw one image a point, float32 in [0, 1], shape (N, 1, side, side).
+    """Draw one image per point, float32 in [0, 1], shape (N, 1, side, side).
 
     Args:
         points: (N, 64) in [0, 1), on the device where the images appear.
@@ -69,7 +66,7 @@ def draw_surfaces(points: Tensor, side: int, generator: torch.Generator, jitter:
 
 
 def _texture(world: "_SceneSampler", main: Tensor, spread: Tensor, cloud: Tensor) -> Tensor:
-    """The sum of three fields, of mean 0 and sd 1, shape (N, S, S)."""
+    """Draw the sum of three fields, of mean 0 and sd 1, shape (N, S, S)."""
     texture = torch.zeros_like(cloud)
     for index in range(_FIELDS):
         free = world.uniform(-1, 1)
@@ -88,15 +85,15 @@ def _texture(world: "_SceneSampler", main: Tensor, spread: Tensor, cloud: Tensor
 
 
 def _defects(world: "_SceneSampler", main: Tensor, cloud: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The mask of the defects (N, S, S), their depth, and whether they are brighter than the ground, (N, 1, 1)."""
+    """Return the mask of the defects (N, S, S), their depth, and whether they are brighter than the ground, (N, 1, 1)."""
     kind = world.choice(len(OBJECTS) + 1)  # the first is a whole surface
-    depth, share, edge = world.log_uniform(0.12, 0.85), world.log_uniform(0.01, 0.45), world.log_uniform(0.05, 0.6)
+    depth, fraction, edge = world.log_uniform(0.12, 0.85), world.log_uniform(0.01, 0.45), world.log_uniform(0.05, 0.6)
     size, elongation, lean = world.log_uniform(3, 40), world.log_uniform(1, 8), world.uniform(-0.5, 0.5)
     bright = world.uniform(0, 1) > 0.75
     thickness, clustering = world.log_uniform(1.2, 5), world.uniform(0, 1.5)
     angle = main + lean
     shape = world.field(size, elongation, angle, world.uniform(0, 2), 3.5)
-    traits = Traits(shape, cloud, share, edge, size, angle, thickness, clustering, world.generator)
+    traits = Traits(shape, cloud, fraction, edge, size, angle, thickness, clustering, world.generator)
     mask = torch.zeros_like(shape)
     for which, draw in enumerate(OBJECTS, start=1):
         rows = (kind == which).nonzero().squeeze(1)
@@ -120,39 +117,39 @@ class _SceneSampler:
         return points[:, self._column]
 
     def uniform(self, low: float, high: float) -> Tensor:
-        """The next coordinate on a scale from `low` to `high`, shape (N, 1, 1)."""
+        """Return the next coordinate on a scale from `low` to `high`, shape (N, 1, 1)."""
         return (low + (high - low) * self._next(self._moved)).view(-1, 1, 1)
 
     def log_uniform(self, low: float, high: float) -> Tensor:
-        """The same on a logarithmic scale."""
+        """Return it on a logarithmic scale."""
         return self.uniform(math.log(low), math.log(high)).exp()
 
     def positive(self, low: float, high: float) -> Tensor:
-        """The same as `uniform`, cut off at 0, which becomes as likely as `low` is negative."""
+        """Return `uniform`, clipped at 0."""
         return self.uniform(low, high).clamp(min=0)
 
     def choice(self, count: int) -> Tensor:
-        """The next coordinate as a whole number below `count`, shape (N,); jitter does not change it."""
+        """Return the next coordinate as a whole number below `count`, shape (N,); jitter does not change it."""
         return (self._next(self._exact) * count).long().clamp(max=count - 1)
 
     def any_uniform(self, low: float, high: float) -> Tensor:
-        """A random number in [low, high) for each image, shape (N, 1, 1)."""
+        """Draw a number in [low, high) for each image, shape (N, 1, 1)."""
         numbers = torch.rand(len(self._exact), 1, 1, generator=self.generator, device=self.device)
         return low + (high - low) * numbers
 
     def any_log_uniform(self, low: float, high: float) -> Tensor:
-        """The same on a logarithmic scale."""
+        """Return it on a logarithmic scale."""
         return self.any_uniform(math.log(low), math.log(high)).exp()
 
     def white(self) -> Tensor:
-        """White Gaussian noise of unit variance, shape (N, S, S)."""
+        """Draw white Gaussian noise of unit variance, shape (N, S, S)."""
         shape = (len(self._exact), self.side, self.side)
         return torch.randn(shape, generator=self.generator, device=self.device)
 
     def field(
         self, wavelength: Tensor, elongation: Tensor, angle: Tensor, rise: Tensor | float, fall: Tensor | float
     ) -> Tensor:
-        """A Gaussian random field of unit variance, shape (N, S, S); it wraps at the borders.
+        """Draw a Gaussian random field of unit variance, shape (N, S, S); it wraps at the borders.
 
         Its amplitude grows as the `rise`-th power of the frequency up to one wave in `wavelength` pixels, and drops
         as the `fall`-th beyond; across `angle` (radians) waves are `elongation` times as long as along it.
@@ -173,6 +170,6 @@ class _SceneSampler:
 
 
 def _standardise(values: Tensor) -> Tensor:
-    """Mean 0 and sd 1 for each image."""
+    """Standardise each image."""
     values = values - values.mean((1, 2), keepdim=True)
     return values / (values.square().mean((1, 2), keepdim=True).sqrt() + 1e-4)

@@ -1,7 +1,7 @@
 """Random fields and shapes from which the synthetic steel strip is drawn, a chunk of images at a time.
 
 Everything here is a float tensor of shape (n, 200, 200), or one that broadcasts to it: (n, 1, 1) for one
-number an image, (n, 1, 200) for a profile across the strip. Lengths are in pixels, tilts in degrees from the
+number per image, (n, 1, 200) for a profile across the strip. Lengths are in pixels, tilts in degrees from the
 horizontal, positive where the right-hand side is higher.
 """
 
@@ -27,33 +27,33 @@ class Sampler:
         self.generator = torch.Generator(torch.get_default_device()).manual_seed(int(word))
 
     def uniform(self, low: float, high: float) -> Tensor:
-        """One number an image in [low, high), shape (n, 1, 1)."""
+        """Draw one number per image in [low, high), shape (n, 1, 1)."""
         return low + (high - low) * torch.rand(self.count, 1, 1, generator=self.generator)
 
     def log_uniform(self, low: float, high: float) -> Tensor:
-        """One number an image, every octave of [low, high) as likely as another, shape (n, 1, 1)."""
+        """Draw one number per image, every octave of [low, high) as likely as another, shape (n, 1, 1)."""
         return self.uniform(math.log(low), math.log(high)).exp()
 
     def normal(self, mean: float, sd: float) -> Tensor:
-        """One Gaussian number an image, shape (n, 1, 1)."""
+        """Draw one Gaussian number per image, shape (n, 1, 1)."""
         return mean + sd * torch.randn(self.count, 1, 1, generator=self.generator)
 
     def chance(self, probability: float) -> Tensor:
-        """1 with the given probability, else 0, one an image, shape (n, 1, 1)."""
+        """Draw 1 with the given probability, else 0, one per image, shape (n, 1, 1)."""
         return (self.uniform(0, 1) < probability).float()
 
     def either(self, probability: float, rare: tuple[float, float], usual: tuple[float, float]) -> Tensor:
-        """Uniform in the range `rare` with the given probability, else in `usual`, shape (n, 1, 1)."""
+        """Draw from the range `rare` with the given probability, else in `usual`, shape (n, 1, 1)."""
         return torch.where(self.chance(probability) > 0, self.uniform(*rare), self.uniform(*usual))
 
     def white(self) -> Tensor:
-        """White Gaussian noise of unit variance, shape (n, 200, 200)."""
+        """Draw white Gaussian noise of unit variance, shape (n, 200, 200)."""
         return torch.randn(self.count, SIDE, SIDE, generator=self.generator)
 
     def field(
         self, width: Tensor | float, height: Tensor | float, smoothness: float, tilt: Tensor | float = 0.0
     ) -> Tensor:
-        """A Matérn random field of about unit variance, shape (n, 200, 200); it wraps at the borders.
+        """Draw a Matérn random field of about unit variance, shape (n, 200, 200); it wraps at the borders.
 
         `width` and `height` are its correlation lengths along and across the tilted axis. A smoothness of
         0.1 is rough at every scale (a spectrum near 1/f²), 4 is close to a Gaussian blur. Whittle, "On
@@ -74,7 +74,7 @@ class Sampler:
         return field
 
     def profile(self, width: Tensor | float) -> Tensor:
-        """A smooth random curve across the strip of about unit variance, shape (n, 1, 200); it wraps too."""
+        """Draw a smooth random curve across the strip of about unit variance, shape (n, 1, 200); it wraps too."""
         radius = (2 * math.pi * width * torch.fft.rfftfreq(SIDE).view(1, 1, -1)).square()
         amplitude = 1 / (1 + radius / 2)
         amplitude[..., 0] = 0
@@ -85,24 +85,21 @@ class Sampler:
 
 
 def ramp(tilt: Tensor) -> Tensor:
-    """A plane that is 0 in the centre and about -1 and 1 at opposite borders, rising in direction `tilt`."""
+    """Return a plane that is 0 in the centre and about -1 and 1 at opposite borders, rising in direction `tilt`."""
     axis = torch.linspace(-1, 1, SIDE)
     angle = torch.deg2rad(tilt)
     return axis.view(1, 1, -1) * angle.cos() - axis.view(1, -1, 1) * angle.sin()
 
 
-def highest(field: Tensor, share: Tensor, edge: Tensor | float) -> Tensor:
-    """A soft mask, 0 to 1, of the highest `share` (0 to 1, 0 for none) of each image's values.
-
-    `edge` is the width of its soft border in values of the field.
-    """
+def top_fraction_mask(field: Tensor, fraction: Tensor, edge: Tensor | float) -> Tensor:
+    """Return a soft mask, 0 to 1, of this fraction of highest values of each image; `edge` is its width in values."""
     values = field[:, ::5, ::5].flatten(1).sort(dim=1, descending=True).values  # a sample is enough here
-    rank = (share * values.shape[1]).long().clamp(0, values.shape[1] - 1).view(-1, 1)
-    return torch.sigmoid((field - values.gather(1, rank).unsqueeze(2)) / edge) * (share > 0)
+    rank = (fraction * values.shape[1]).long().clamp(0, values.shape[1] - 1).view(-1, 1)
+    return torch.sigmoid((field - values.gather(1, rank).unsqueeze(2)) / edge) * (fraction > 0)
 
 
 def contours(field: Tensor, thickness: Tensor) -> Tensor:
-    """Soft lines, 0 to 1, of about the given thickness along the zero crossings of a field."""
+    """Return soft lines, 0 to 1, of about the given thickness along the zero crossings of a field."""
     down, right = field.roll(-1, 1) - field, field.roll(-1, 2) - field
     slope = (down.square() + right.square()).sqrt() + 1e-3
     return torch.exp(-(2 * field / (slope * thickness)).square())
@@ -111,7 +108,7 @@ def contours(field: Tensor, thickness: Tensor) -> Tensor:
 def spindle(
     centre: tuple[Tensor, Tensor], half: tuple[Tensor, Tensor], lean: Tensor, blunt: float, wobble: Tensor
 ) -> Tensor:
-    """How many pixels inside an upright streak a place lies (negative: outside), shape (n, 200, 200).
+    """Return how many pixels a position lies inside an upright streak (negative: outside), shape (n, 200, 200).
 
     `centre` is its (x, y), `half` its half width and half height, `lean` its sideways shift per pixel of
     height, `blunt` the exponent of its outline (2: pointed, 6: a bar), `wobble` a field of sideways shifts.
@@ -123,7 +120,7 @@ def spindle(
 
 
 def blur(image: Tensor, spread: Tensor | float) -> Tensor:
-    """The image through a lens; `spread` (0 to 0.33) is the part of a pixel that each neighbour gets."""
+    """Blur an image; `spread` (0 to 0.33) is the weight of each neighbour."""
     for dim in (1, 2):
         image = image + spread * (image.roll(1, dim) + image.roll(-1, dim) - 2 * image)
     return image

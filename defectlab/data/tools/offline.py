@@ -1,4 +1,4 @@
-"""Augmented images as files, for programs that read folders: the training part alone gets copies."""
+"""Write a data set with augmented copies of its training images as files."""
 
 import json
 import re
@@ -20,8 +20,6 @@ from defectlab.data.sources.files import SUFFIXES, new_folder
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar, progress_bars
 
-__all__ = ["NOTE", "augment_to_folder"]
-
 NOTE = "augmentation.json"
 _BLOCK = 128  # images in memory at a time, as floats
 
@@ -35,23 +33,22 @@ def augment_to_folder(
 ) -> dict[str, int]:
     """Write a data set as `output/<train|val|test>/<class>/<file>.png`, the training part with augmented copies.
 
-    Copy k, `<file>_aug<k>.png`, is the image that training shows in epoch k, rounded to 8 bits. Validation and test
-    images are written once and as they are, so that no copy of one image lies on two sides of the split. The
-    folder is one that ImageFolderDataModule reads, and it keeps that split. MixUp and CutMix, whose labels are
-    shares, are left out. `augmentation.json` tells what was done. The folder is there as a whole or not at all.
+    Copy k, `<file>_aug<k>.png`, is the image that training uses in epoch k, rounded to 8 bits, without MixUp and CutMix,
+    whose labels are probabilities. ImageFolderDataModule reads the folder and keeps the split. `augmentation.json`
+    holds the settings. The folder is written as a whole or not at all.
 
     Args:
         data: it is set up if it is not.
         output: a new or empty folder.
         copies: of each training image, at least 1.
-        originals: whether the training images themselves are written too.
+        originals: write the training images themselves, too.
         progress: draw a bar for work of more than a second.
 
     Returns:
-        How many files each part has.
+        The number of files of each part.
 
     Raises:
-        InputError: a folder in use or not to be written to, copies below 1, or no augmentation to speak of.
+        InputError: a folder that is not empty or cannot be written, copies below 1, or no augmentation.
     """
     with progress_bars(progress):
         data.prepare_data()
@@ -108,17 +105,13 @@ def _write(
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:
-    picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
-    picture.save(path, compress_level=1)  # noise hardly compresses: three times as fast, and 5 % larger
-
-
-def _class_folders(data: ImageDataModule) -> list[str]:
-    return [re.sub(r"[/\\]", "_", name) for name in data.class_names]
+    image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    image.save(path, compress_level=1)  # noise hardly compresses: three times as fast, and 5 % larger
 
 
 def _names(data: ImageDataModule) -> list[str]:
-    """`<class>/<file>` for every image, of which no two are alike, nor one like the copy of another."""
-    folders = _class_folders(data)
+    """Return a unique `<class>/<file>` for every image, none equal to the copy of another."""
+    folders = [re.sub(r"[/\\]", "_", name) for name in data.class_names]
     used: set[str] = set()
     names = []
     for index, (file, label) in enumerate(zip(data.data.files, data.data.labels.tolist(), strict=True)):

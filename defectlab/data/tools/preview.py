@@ -1,4 +1,4 @@
-"""What an augmentation does: each operation alone from one end of its range to the other, then all together."""
+"""Preview an augmentation: each operation alone over its range, then all together."""
 
 import math
 import textwrap
@@ -16,13 +16,11 @@ from defectlab.data.pipeline.augment import COLUMNS, MIXING, QUIET, Augmentation
 from defectlab.errors import InputError
 from defectlab.figures.tiles import Tile, grey_or_colour, tile_grid
 
-__all__ = ["PreviewRow", "mixed_row", "operation_row", "preview", "training_row", "typical"]
-
 STEPS = 6
 _CLASSES = 6  # of which images are shown
 _TOGETHER = 4  # rows of all operations together
 _LABEL_WIDTH = 32  # letters in a line beside a row
-# Strengths that surfaces usually bear, to show what an operation does that a config leaves off.
+# Usual strengths for surfaces, to show an operation that a config leaves off.
 _TYPICAL: dict[str, float] = {
     "horizontal_flip": 0.5, "vertical_flip": 0.5, "rotation": 15, "translation": 0.1, "scale": 0.2, "shear": 10,
     "crop": 0.7, "brightness": 0.15, "contrast": 0.3, "noise": 0.08, "snr": 15, "erasing": 0.25, "mixup": 0.4,
@@ -32,10 +30,7 @@ _TYPICAL: dict[str, float] = {
 
 @dataclass(frozen=True)
 class PreviewRow:
-    """Images of one row: `images` (n, C, S, S) in [0, 1], the original first, with a caption each.
-
-    `title` is short, `detail` says what the range is.
-    """
+    """One row: `images` (n, C, S, S) in [0, 1], the original first, with captions; `detail` describes the range."""
 
     title: str
     detail: str
@@ -44,7 +39,7 @@ class PreviewRow:
 
 
 def preview(data: ImageDataModule, everything: bool = False, title: str = "augmentation") -> Figure:
-    """Draw what training does to images: a row an operation, then all together, then MixUp and CutMix.
+    """Draw the augmentation: a row per operation, then all together, then MixUp and CutMix.
 
     Args:
         data: whose augmentation and images are shown; it is set up if it is not.
@@ -72,14 +67,14 @@ def preview(data: ImageDataModule, everything: bool = False, title: str = "augme
 
 @dataclass(frozen=True)
 class _Operation:
-    """How to go through the range of one argument of Augmentation.
+    """How the range of one argument of Augmentation is shown.
 
     Args:
-        columns: of the draws, that are swept from 0 to 1; the others stay in the middle, where they do nothing.
-        random: columns that are drawn, for where something happens.
+        columns: of the draws, set to `steps`; the others stay at 0.5, where they do nothing.
+        random: columns that are drawn at random, such as positions.
         steps: uniform numbers to show.
-        detail: of the argument's value.
-        caption: of the argument's value and a uniform number.
+        detail: text for the argument's value.
+        caption: text for the argument's value and a uniform number.
     """
 
     columns: tuple[str, ...]
@@ -147,20 +142,20 @@ _OPERATIONS: dict[str, _Operation] = {
 
 
 def typical(name: str) -> Augmentation:
-    """One operation at a strength that surfaces usually bear, and nothing else."""
+    """Return the settings of one operation at a usual strength, and nothing else."""
     value: Any = _TYPICAL[name]
     return replace(Augmentation(), **{name: value})
 
 
 def operation_row(image: Tensor, name: str, settings: Augmentation, seed: int, note: str = "") -> PreviewRow:
-    """One argument of `settings` alone, on an image (C, S, S) in [0, 1], through its range.
+    """Return the row of one argument of `settings` alone, over its range.
 
     Args:
-        image: the original.
-        name: of an argument of Augmentation, MixUp and CutMix apart.
+        image: the original (C, S, S) in [0, 1].
+        name: of an argument of Augmentation, not MixUp or CutMix.
         settings: for its value, and the interpolation.
-        seed: of places, as of noise and of what is erased.
-        note: put behind the detail.
+        seed: of noise and positions.
+        note: appended to the detail.
     """
     operation, value = _OPERATIONS[name], getattr(settings, name)
     alone = replace(Augmentation(interpolation=settings.interpolation), **{name: value})
@@ -176,12 +171,9 @@ def operation_row(image: Tensor, name: str, settings: Augmentation, seed: int, n
     return PreviewRow(name, operation.detail(value) + note, torch.cat((image[None], made)), ["original", *captions])
 
 
-def training_row(image: Tensor, place: int, class_name: str, settings: Augmentation, seed: int) -> PreviewRow:
-    """Everything together: what training shows of image number `place` of the data set in its first epochs.
-
-    MixUp and CutMix apart, these are the very images: the draws are those of the loader with this seed.
-    """
-    draws = torch.stack([draw(place + 1, (seed, epoch))[place] for epoch in range(STEPS)])
+def training_row(image: Tensor, index: int, class_name: str, settings: Augmentation, seed: int) -> PreviewRow:
+    """Return what training shows of image `index` of the data set in its first epochs, but for MixUp and CutMix."""
+    draws = torch.stack([draw(index + 1, (seed, epoch))[index] for epoch in range(STEPS)])
     made = augment(image.expand(len(draws), *image.shape), draws, settings)
     captions = [f"epoch {epoch + 1}" for epoch in range(STEPS)]
     detail = f"{class_name}, as training shows it"
@@ -191,39 +183,40 @@ def training_row(image: Tensor, place: int, class_name: str, settings: Augmentat
 def mixed_row(
     images: Tensor, class_names: Sequence[str], name: str, settings: Augmentation, seed: int, note: str = ""
 ) -> PreviewRow:
-    """MixUp or CutMix of the first image with others of its batch, one image a batch, with their soft labels.
+    """Return the row of MixUp or CutMix of the first image with others of its batch, one per batch, with soft labels.
 
     Args:
         images: (N, C, S, S) in [0, 1], one of each class, at least 2.
         class_names: N names.
         name: `mixup` or `cutmix`.
         settings: for its alpha.
-        seed: of shares, partners and places.
-        note: put behind the detail.
+        seed: of weights, partners and positions.
+        note: appended to the detail.
     """
     alone = replace(Augmentation(), **{name: getattr(settings, name)})
     labels = torch.arange(len(images))
-    pictures, captions = [images[0]], [f"original\n{class_names[0]}"]
+    mixtures, captions = [images[0]], [f"original\n{class_names[0]}"]
     batch = 0
-    while len(pictures) <= STEPS:
-        mixed, shares = mix(images, labels, len(images), alone, (seed, batch))
+    while len(mixtures) <= STEPS:
+        mixed, soft = mix(images, labels, len(images), alone, (seed, batch))
         batch += 1
         # A batch whose shuffle leaves the image with itself shows nothing.
-        partner = int(shares[0, 1:].argmax()) + 1
-        if shares[0, partner] > 0:
-            pictures.append(mixed[0])
-            parts = ((float(shares[0, index]), class_names[index]) for index in (0, partner))
-            captions.append(" +\n".join(f"{share:.2f} {part}" for share, part in parts))
+        partner = int(soft[0, 1:].argmax()) + 1
+        if soft[0, partner] > 0:
+            mixtures.append(mixed[0])
+            parts = ((float(soft[0, index]), class_names[index]) for index in (0, partner))
+            captions.append(" +\n".join(f"{weight:.2f} {part}" for weight, part in parts))
     alpha = getattr(settings, name)
     title, what = {"mixup": ("MixUp", "two images blended"), "cutmix": ("CutMix", "a window of another image")}[name]
-    detail = f"{what}, shares from Beta({alpha:g}, {alpha:g}), one a batch{note}"
-    return PreviewRow(title, detail, torch.stack(pictures), captions)
+    detail = f"{what}, weights from Beta({alpha:g}, {alpha:g}), one per batch{note}"
+    return PreviewRow(title, detail, torch.stack(mixtures), captions)
 
 
 def _rows(data: ImageDataModule, settings: Augmentation, everything: bool) -> list[PreviewRow]:
-    """A row an operation, the classes taking turns; then all together; then the mixtures."""
-    places = _one_a_class(data)
-    images, names = _pixels(data, places), [data.class_names[int(data.data.labels[place])] for place in places]
+    """Return a row per operation, the classes taking turns; then all together; then the mixtures."""
+    indices = _one_a_class(data)
+    images = data.data.images[indices].float() / 255
+    names = [data.class_names[int(data.data.labels[index])] for index in indices]
     alone: list[PreviewRow] = []
     mixed: list[PreviewRow] = []
     for name in Augmentation.names() if everything else settings.operations:
@@ -236,20 +229,14 @@ def _rows(data: ImageDataModule, settings: Augmentation, everything: bool) -> li
     single = replace(settings, mixup=0.0, cutmix=0.0)
     together: list[PreviewRow] = []
     if single.operations:
-        shown = list(zip(images, places, names, strict=True))[:_TOGETHER]
-        together = [training_row(image, place, name, single, data.seed) for image, place, name in shown]
+        shown = list(zip(images, indices, names, strict=True))[:_TOGETHER]
+        together = [training_row(image, index, name, single, data.seed) for image, index, name in shown]
     return [*alone, *together, *mixed]
 
 
 def _one_a_class(data: ImageDataModule) -> list[int]:
-    """The first training image of each of the first classes."""
+    """Return the first training image of each of the first classes."""
     train = data.parts.train
     labels = data.data.labels.numpy()[train]
     present = np.unique(labels)[:_CLASSES]
     return [int(train[np.flatnonzero(labels == label)[0]]) for label in present]
-
-
-def _pixels(data: ImageDataModule, places: Sequence[int]) -> Tensor:
-    """(n, C, S, S) in [0, 1]."""
-    images: Tensor = data.data.images[list(places)].float() / 255
-    return images

@@ -1,0 +1,226 @@
+"""The loaders of a set of images that is read and split, and the cache of features in their place."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor
+
+from defectlab.data.pipeline.augment import Augmentation
+from defectlab.data.pipeline.loader import BatchLoader, EpochLoader, EvalLoader, TrainLoader
+from defectlab.data.pipeline.splits import Split
+from defectlab.data.pipeline.statistics import pixel_statistics
+from defectlab.data.sources.images import ImageSet
+from defectlab.errors import InputError
+from defectlab.utils.card import DataCard
+from defectlab.utils.progress import progress_bar
+
+Part = Literal["train", "val", "test"]
+ON_DEVICE_BYTES = 2 * 2**30  # a set up to this size lives on the GPU as a whole
+
+
+class ImageLoaders(pl.LightningDataModule):
+    """Images, labels and loaders of each part of the split, for `ImageDataModule` after `setup`."""
+
+    batch_size: int
+    eval_batch_size: int
+    seed: int
+    channels: int
+    test_size: int | float | None
+    augmentation: Augmentation | None
+    transform: Callable[[Tensor], Tensor] | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._card: DataCard | None = None
+        self._data: ImageSet | None = None
+        self._parts: Split | None = None
+        self._on_device: Tensor | None = None
+        self._features: Tensor | None = None
+        self._train_loader: EpochLoader | None = None
+
+    @property
+    @abstractmethod
+    def class_names(self) -> Sequence[str]:
+        """Return the names in the order of the labels; they are known before any image is read."""
+
+    @property
+    def source(self) -> str:
+        """Return `real` or `synthetic`."""
+        return "real"
+
+    @property
+    @abstractmethod
+    def location(self) -> str:
+        """Return where the images come from, for messages and metrics.json."""
+
+    @property
+    def num_classes(self) -> int:
+        """Return the number of classes."""
+        return len(self.class_names)
+
+    @property
+    def card(self) -> DataCard:
+        """Return how images are prepared, with the statistics measured or of a checkpoint; call `setup` first."""
+        if self._card is None:
+            raise InputError("the data set is not measured yet: call setup() first")
+        return self._card
+
+    def pixels(self, part: Part, indices: Sequence[int] | np.ndarray | Tensor | None = None) -> Tensor:
+        """Return images of a part as they are stored: uint8 `(n, C, H, W)`, with C of 1 where all channels are equal.
+
+        Args:
+            part: `train`, `val` or `test`.
+            indices: positions within the part, in the order of its evaluation loader; None for all.
+        """
+        chosen = getattr(self.parts, part)
+        return self.data.images[torch.from_numpy(chosen if indices is None else chosen[np.asarray(indices)])]
+
+    def labels(self, part: Part) -> Tensor:
+        """Return the labels `(n,)` int64 of a part of the split, in the order of its evaluation loader."""
+        return self.data.labels[torch.from_numpy(getattr(self.parts, part))]
+
+    @property
+    def data(self) -> ImageSet:
+        """Return all images, with one channel where three are equal; call `setup` first."""
+        if self._data is None:
+            raise InputError("the data set is not read yet: call setup() first")
+        return self._data
+
+    @property
+    def parts(self) -> Split:
+        """Return the split; call `setup` first."""
+        if self._parts is None:
+            raise InputError("the data set is not split yet: call setup() first")
+        return self._parts
+
+    def check_test_part(self) -> None:
+        """Raise InputError if there are no test images; call `setup` first."""
+        if not len(self.parts.test):
+            why = "data.test_size is 0" if self.test_size == 0 else "it is divided into train and val alone"
+            raise InputError(
+                f"{self.location} has no test images, as {why}: fit again with data.test_size above 0, such as "
+                "--data.test_size 0.2, or see the validation figures by defectlab validate RUN"
+            )
+
+    def test_on_validation(self) -> bool:
+        """Use the validation images as test part if there is none; return whether that is so."""
+        if len(self.parts.test):
+            return False
+        self._parts = replace(self.parts, test=self.parts.val)
+        return True
+
+    def train_dataloader(self) -> BatchLoader:
+        """Return the training loader: shuffled and augmented; of features after `cache_features`."""
+        device, rank, world_size = self._device_and_rank()
+        images = self._images(device) if self._features is None else self._features
+        self._train_loader = TrainLoader(
+            images=images, labels=self.data.labels, indices=torch.from_numpy(self.parts.train),
+            batch_size=self.batch_size, normalise=self.card.normalise, device=device, rank=rank, world_size=world_size,
+            seed=self.seed, num_classes=self.num_classes, augmentation=self.augmentation,
+            transform=self._transform_channels if self.transform else None, epoch=self._next_epoch(),
+        )  # fmt: skip
+        return self._train_loader
+
+    def _next_epoch(self) -> int:
+        """Return the epoch of the next pass, also where the loader is asked for again."""
+        return 0 if self._train_loader is None else self._train_loader.epoch
+
+    def _transform_channels(self, images: Tensor) -> Tensor:
+        """Transform all channels, also of images that are stored with one."""
+        assert self.transform is not None
+        return self.transform(images.expand(-1, self.channels, -1, -1))
+
+    def val_dataloader(self) -> EvalLoader:
+        """Return the validation loader: in order, not augmented; of features after `cache_features`."""
+        return self._eval_loader(self.parts.val, self._features)
+
+    def test_dataloader(self) -> EvalLoader:
+        """Return the test loader: in order, not augmented, always of images.
+
+        Raises:
+            InputError: there are no test images.
+        """
+        self.check_test_part()
+        return self._eval_loader(self.parts.test)
+
+    def predict_dataloader(self) -> EvalLoader:
+        """Return the test loader."""
+        return self.test_dataloader()
+
+    def train_eval_dataloader(self) -> EvalLoader:
+        """Return a loader of the training images in order, not augmented."""
+        return self._eval_loader(self.parts.train)
+
+    def _eval_loader(self, indices: np.ndarray, features: Tensor | None = None) -> EvalLoader:
+        device, rank, world_size = self._device_and_rank()
+        return EvalLoader(
+            images=self._images(device) if features is None else features, labels=self.data.labels,
+            indices=torch.from_numpy(indices), batch_size=self.eval_batch_size, normalise=self.card.normalise,
+            device=device, rank=rank, world_size=world_size,
+        )  # fmt: skip
+
+    def _device_and_rank(self) -> tuple[torch.device, int, int]:
+        """Return the device, the rank and the number of processes."""
+        if self.trainer is None:
+            return torch.device("cpu"), 0, 1
+        return self.trainer.strategy.root_device, self.trainer.global_rank, self.trainer.world_size
+
+    def _images(self, device: torch.device) -> Tensor:
+        """Return the images, on the device up to 2 GiB: one copy for all loaders."""
+        images = self.data.images
+        if device.type == "cpu" or images.nbytes > ON_DEVICE_BYTES:
+            return images
+        if self._on_device is None or self._on_device.device != device:
+            self._on_device = images.to(device)
+        return self._on_device
+
+    @torch.no_grad()
+    def cache_features(self, encode: Callable[[Tensor], Tensor]) -> None:
+        """Replace images in the train and val loaders by `encode(images)` `(N, E)`, computed once in every process.
+
+        Nothing is augmented then. `clear_features` undoes it.
+        """
+        indices = torch.from_numpy(np.concatenate((self.parts.train, self.parts.val)))
+        loader = self._eval_loader(indices.numpy())
+        loader.rank, loader.world_size = 0, 1
+        features: Tensor | None = None
+        with progress_bar("computing features", len(indices)) as advance:
+            for batch, (images, _) in zip(torch.split(indices, loader.batch_size), loader, strict=True):
+                encoded = encode(images).float()
+                if features is None:
+                    features = encoded.new_zeros(len(self.data.labels), encoded.shape[1])
+                features[batch.to(features.device)] = encoded
+                advance(len(batch))
+        self._features = features
+
+    def clear_features(self) -> None:
+        """Yield images again."""
+        self._features = None
+
+    @property
+    def has_features(self) -> bool:
+        """Return whether the train and val loaders yield features."""
+        return self._features is not None
+
+    def pixel_statistics(self) -> tuple[Tensor, Tensor]:
+        """Return mean and scale `(C, H, W)` of each pixel over the normalised training images, not augmented.
+
+        As of scikit-learn's StandardScaler on pixels in [0, 1]: the scale of a constant pixel is 1 there.
+        """
+        mean, sd = pixel_statistics(self.data.images, torch.from_numpy(self.parts.train))
+        shift, scale = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1) for v in (self.card.mean, self.card.std))
+        return ((mean - shift) / scale).float(), (sd / scale).float()
+
+    def files(self, part: Part) -> list[str]:
+        """Return the names of a part's images, in the order of its evaluation loader."""
+        return [self.data.files[index] for index in getattr(self.parts, part)]
+
+    def class_counts(self, part: Part) -> list[int]:
+        """Return the number of images of each class."""
+        labels = self.data.labels.numpy()[getattr(self.parts, part)]
+        return [int(count) for count in np.bincount(labels, minlength=self.num_classes)]

@@ -1,0 +1,59 @@
+"""What a checkpoint keeps of a task: plain hyper-parameters, its class and class weights."""
+
+import inspect
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from defectlab.errors import InputError
+from defectlab.tasks.hparams import NOT_PLAIN, class_path, module_spec, to_plain_values
+
+
+class SavedTask(pl.LightningModule):
+    """A task whose checkpoints hold tensors and plain values alone."""
+
+    network: nn.Module
+    num_classes: int
+    training_only: ClassVar[tuple[str, ...]] = ()  # arguments that a checkpoint leaves out: it has the tensors
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.restored = False  # whether the tensors came from a checkpoint
+        self._given: dict[str, Any] | None = None  # class path and arguments of the network
+        self._weights: Tensor | None = None
+
+    def _network_spec(self) -> dict[str, Any] | None:
+        """Return what a checkpoint keeps to make the network again, None if nothing would."""
+        if "network" not in inspect.signature(type(self)).parameters:
+            return {"class_path": class_path(type(self))}  # the task makes it
+        given = to_plain_values(self.hparams.get("network"))
+        if isinstance(given, dict):
+            return given
+        if self._given is not None:  # Lightning keeps no lambda
+            return self._given
+        return module_spec(self.network, self.num_classes, self.hparams["in_channels"], self.hparams["image_size"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep hyper-parameters as plain values and the class by name, so that loading runs no code of the file."""
+        given = {name: to_plain_values(value) for name, value in checkpoint.get("hyper_parameters", {}).items()}
+        values = {name: value for name, value in given.items() if value is not NOT_PLAIN and name[0] != "_"}
+        values.update({name: None for name in self.training_only if name in values})
+        if "network" in inspect.signature(type(self)).parameters:
+            values["network"] = self._network_spec()
+        checkpoint["hyper_parameters"] = values
+        checkpoint["class_weights"] = None if self._weights is None else self._weights.tolist()
+        checkpoint["task"] = class_path(type(self))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another class count before any tensor is copied."""
+        count = checkpoint.get("hyper_parameters", {}).get("num_classes", self.num_classes)
+        if count != self.num_classes:
+            raise InputError(
+                f"the checkpoint has {count} classes, the data has {self.num_classes}: use the data set that the "
+                "checkpoint was trained on, or another checkpoint"
+            )
+        weights = checkpoint.get("class_weights")
+        self._weights = None if weights is None else torch.tensor(weights, device=self.device)
+        self.restored = True
