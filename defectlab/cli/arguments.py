@@ -6,8 +6,6 @@ from typing import NoReturn
 
 from defectlab.errors import InputError
 
-__all__ = ["CommandParser"]
-
 
 class CommandParser(argparse.ArgumentParser):
     """Arguments of one command; no abbreviations, as one day they would mean something else.

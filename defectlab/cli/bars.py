@@ -6,8 +6,6 @@ import numpy as np
 import numpy.typing as npt
 from rich.cells import cell_len
 
-__all__ = ["answer_lines", "bar_lines", "percentage"]
-
 _ALL, _LIKELIEST = 20, 5  # up to so many classes all are shown, of more so many
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _NARROWEST = 10  # columns of the longest bar

@@ -11,8 +11,6 @@ from defectlab.cli.console import print_wide
 from defectlab.errors import InputError
 from defectlab.evaluate.comparison import Comparison, Pair, compare
 
-__all__ = ["run"]
-
 
 def run(words: list[str]) -> int:
     """Print accuracies, then a sentence a pair."""

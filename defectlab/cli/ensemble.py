@@ -7,8 +7,6 @@ from defectlab.cli.console import print_result
 from defectlab.evaluate.ensemble import ensemble
 from defectlab.utils.text import shown_path
 
-__all__ = ["run"]
-
 
 def run(words: list[str]) -> int:
     """Print what the ensemble comes to, beside its members."""

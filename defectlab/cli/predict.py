@@ -15,8 +15,6 @@ from defectlab.inference.predictor import REVIEW, Predictions, load, read_images
 from defectlab.utils.card import DataCard
 from defectlab.utils.cpu import CPUSettings
 
-__all__ = ["run"]
-
 _ON_A_SHEET = 12
 
 

@@ -6,15 +6,12 @@ from pathlib import Path
 from defectlab.cli.arguments import CommandParser
 from defectlab.cli.summary_compare import compare
 from defectlab.cli.summary_tables import print_first, print_layers, print_savings
-from defectlab.engine.warnings import quieten
 from defectlab.errors import InputError
 from defectlab.runs import csv_text, write_text
 from defectlab.summary.layers import Layer, shape_text
 from defectlab.summary.subject import resolve_network
 from defectlab.summary.trace import summarize
 from defectlab.utils.text import shown_path
-
-__all__ = ["run"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,6 @@ class Row:
 
 def run(words: list[str]) -> int:
     """Print the layers of one network, or compare several."""
-    quieten()
     if words[:1] == ["compare"]:
         return compare(words[1:])
     parser = CommandParser(

@@ -17,8 +17,6 @@ from defectlab.summary.compare import NetworkRow, compare_networks
 from defectlab.utils.cpu import CPUSettings
 from defectlab.utils.text import shown_path
 
-__all__ = ["compare"]
-
 
 def compare(words: list[str]) -> int:
     """Print one table of the networks that are named and of the well-known ones."""

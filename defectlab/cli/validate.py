@@ -2,8 +2,6 @@
 
 from defectlab.cli.test import run_evaluation
 
-__all__ = ["run"]
-
 
 def run(words: list[str]) -> int:
     """Print the metrics of a checkpoint on the validation images."""

@@ -1,26 +1,18 @@
-"""Every program of the course: its config, and the figure that was published for it."""
+"""List every program of the course: its config, and its published accuracy."""
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
-
-__all__ = ["PROGRAMS", "Program", "Set"]
 
 Set = Literal["neu", "mnist", "fashion", "flowers"]
 
 
 @dataclass(frozen=True)
 class Program:
-    """One experiment.
+    """One experiment: `published` is a test accuracy in per cent of the course, or of this project itself.
 
-    Args:
-        name: what `course run` calls it.
-        title: what it shows.
-        config: a shipped one.
-        data: which set it is on.
-        settings: values over the config's, by dotted name.
-        published: test accuracy in per cent that the course gives or that this project set itself; None for none.
-        teacher: name of the program whose run of the same seed is distilled.
+    `settings` lie over the config's values, by dotted name; `teacher` is the program whose run of the same seed is
+    distilled.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Which of a run's processes this is, and how all of them come to an end."""
+"""End all processes of a run together, and turn what ended them into errors of one line."""
 
 import os
 import signal
@@ -17,8 +17,6 @@ from defectlab.engine.signals import HardExitWatchdog
 from defectlab.errors import InputError
 from defectlab.utils._compat import script_children
 from defectlab.utils.progress import is_first_process
-
-__all__ = ["guarded"]
 
 _GRACE = 5.0  # seconds that a process has to end, or to be seen to have ended
 

@@ -1,6 +1,4 @@
-"""explain.html: every sheet with a sentence on how to read it; the same sheets for TensorBoard."""
-
-from __future__ import annotations
+"""Write explain.html, its sheets as PNGs, and the same for TensorBoard."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,58 +12,16 @@ from torch.utils.tensorboard import SummaryWriter
 from defectlab.figures.style import save_png
 from defectlab.report.render import Picture, write_page
 
-__all__ = ["Sheet", "write_sheets"]
-
 _SUFFIX = ".explain"  # tells our event files from those of a run
-_SHEETS: dict[str, tuple[str, str]] = {
-    "probabilities": (
-        "What it says",
-        "The longer a bar, the surer the network; the bars of an image add up to 100 % over all classes, of "
-        "which the five likeliest are drawn where there are more than ten. Blue is the "
-        "predicted class, orange where that is wrong, and the true class is in bold where it is known.",
-    ),
-    "filters": (
-        "What its filters are",
-        "Each tile is a filter, a small pattern of weights that slides over the image and answers where the image looks "
-        "like it. Red weights add, blue ones subtract, white ones ignore; red beside blue answers to an edge between "
-        "them. Filters that see three channels are shown in colour, where mid-grey ignores.",
-    ),
-    "feature_maps": (
-        "What becomes of an image",
-        "From top to bottom the image passes through the layers; the size says channels × height × width. Bright is a "
-        "strong answer (in maps with both signs, red above and blue below zero). Early maps look like the image, late "
-        "ones say roughly where something was found.",
-    ),
-    "attribution": (
-        "Where it looks",
-        "Brighter pixels mattered more for the predicted class; each map is scaled by itself. Gradient: which pixels would "
-        "change the answer most; SmoothGrad: the same, averaged over noisy copies; Integrated Gradients: summed on the "
-        "way from the mean of the training images to this one; Grad-CAM: which region the last maps answered to, which "
-        "says little where a network flattens its maps before the last layers; HiResCAM: what each place of these maps "
-        "added to the answer, which holds there, too. Trust what several of them agree on.",
-    ),
-    "boxes": (
-        "Is that true",
-        "Of the test images with boxes around their defects: how often the brightest pixel of a map lies in a box of the "
-        "true class (dot, with its 95 % interval). It should be right of all three kinds of chance: a point anywhere (red), "
-        "the centre of the image (cross), and the brightest pixels of other images of the class (orange). Where the "
-        "orange mark is level with the dot, the map knows where defects of this class usually are, not where this one is. "
-        "Below: how like a map stays when the weights are shuffled. A method that is flagged shows the image, not the "
-        "network.",
-    ),
-    "units": (
-        "What excites a unit",
-        "A unit is one channel of a layer; shown is, for each class, the unit that sets it apart most. Each row shows the "
-        "test images with the unit's largest values (the number below them), whatever their class, roughly where ringed: what "
-        "the images of a row have in common is what the unit answers to.",
-    ),
-    "embedding": (
-        "How it orders the test images",
-        "Each point is a test image, as the last layer sees it; what lies close together looks alike to the network. "
-        "Classes that form islands of their own are easy; a cross is a mistake. TensorBoard's projector turns the same "
-        "points in three dimensions, with the images themselves.",
-    ),
-}
+_SHEETS = (
+    "probabilities",
+    "filters",
+    "feature_maps",
+    "attribution",
+    "boxes",
+    "units",
+    "embedding",
+)  # each has its text in the template
 
 
 @dataclass(frozen=True)
@@ -93,7 +49,7 @@ def write_sheets(
         folder: made if it is absent.
         name: of what is explained, for the title.
         sheets: in the order of the page.
-        notes: what the reader should know, such as what was left out; a paragraph each.
+        notes: paragraphs for the reader, such as what was left out.
         synthetic: whether the network was trained on generated images, which every sheet then says.
         part: of the data that the images are from, `test` or `validation`.
         more_events: called with the writer, to add what is no sheet.
@@ -114,9 +70,8 @@ def write_sheets(
         (folder / f"{gone}.png").unlink(missing_ok=True)
 
     page = folder / "explain.html"
-    shown = []
-    for sheet in sheets:
-        title, explanation = (words.replace("test image", f"{part} image") for words in _SHEETS[sheet.name])
-        shown.append((title, explanation, Picture(folder / f"{sheet.name}.png")))
-    write_page(page, "explain.html", {"name": name, "synthetic": synthetic, "notes": notes, "sheets": shown})
+    shown = [(sheet.name, Picture(folder / f"{sheet.name}.png")) for sheet in sheets]
+    write_page(
+        page, "explain.html", {"name": name, "synthetic": synthetic, "notes": notes, "sheets": shown, "part": part}
+    )
     return page

@@ -1,4 +1,4 @@
-"""When to leave the decision to a person: a threshold with a bound on the error of what is decided."""
+"""Choose a threshold below which a person decides, with a bound on the error of what is decided."""
 
 import math
 from dataclasses import dataclass
@@ -7,8 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from defectlab.errors import InputError
-
-__all__ = ["Threshold", "choose_threshold", "images_for_bound"]
 
 
 @dataclass(frozen=True)
@@ -22,32 +20,29 @@ class Threshold:
 
     @property
     def share(self) -> float:
-        """Of the calibration images that is decided, in [0, 1]."""
+        """Share of the calibration images that is decided, in [0, 1]."""
         return self.n / self.total
 
 
 def images_for_bound(max_error: float, level: float = 0.95) -> int:
-    """How many images, all of them right, show an error of at most `max_error`: 299 for 1 % at 95 %."""
+    """Return how many images, all of them correct, show an error of at most `max_error`: 299 for 1 % at 95 %."""
     return math.ceil(math.log(1 - level) / math.log1p(-max_error))
 
 
 def choose_threshold(
     confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], max_error: float, level: float = 0.95
 ) -> Threshold | None:
-    """The lowest confidence whose error stays below `max_error`, with probability `level`; None if none is known to.
+    """Choose the lowest confidence whose error stays below `max_error`, with probability `level`; None if there is none.
 
     Confidences are tried from the top down, beginning where enough images are above for the bound to hold at all, and
     the first that fails the exact binomial test ends the search: testing in a fixed order keeps the level without a
     correction (Angelopoulos et al., "Learn then test", Annals of Applied Statistics 2025, section 4).
 
     Args:
-        confidence: Of calibration images that had no part in training, (N,).
-        right: Whether they were recognised, (N,).
-        max_error: Share of wrong ones among the decided, in (0, 1).
-        level: Of confidence, in (0, 1).
-
-    Raises:
-        InputError: a share that is out of its range.
+        confidence: of calibration images that had no part in training, (N,).
+        right: whether they were classified correctly, (N,).
+        max_error: share of wrong ones among the decided, in (0, 1).
+        level: of confidence, in (0, 1).
     """
     for name, value in (("max_error", max_error), ("level", level)):
         if not 0 < value < 1:

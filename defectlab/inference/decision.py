@@ -1,4 +1,4 @@
-"""From probabilities to what is done: sets of classes with a coverage, and decisions by their cost."""
+"""Compute prediction sets with a coverage, and decisions of least expected cost, from probabilities."""
 
 import csv
 import math
@@ -11,22 +11,16 @@ import numpy.typing as npt
 
 from defectlab.errors import InputError
 
-__all__ = ["conformal_quantile", "min_expected_cost", "prediction_sets", "read_costs"]
 
-
-def conformal_quantile(shares: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], coverage: float) -> float:
-    """The probability from which a class belongs to an image's set, so that sets hold the truth with `coverage`.
+def conformal_quantile(probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], coverage: float) -> float:
+    """Compute the probability from which a class belongs to an image's set, so that sets hold the truth with `coverage`.
 
     Split conformal prediction with the score 1 - p of the true class: Sadinle, Lei & Wasserman, "Least ambiguous
-    set-valued classifiers", JASA 114 (2019). It holds on average over images like those of calibration.
-
-    Args:
-        shares: Probabilities (N, C) of calibration images that had no part in training.
-        labels: Their classes (N,).
-        coverage: In (0, 1).
+    set-valued classifiers", JASA 114 (2019). It holds on average over images like those of calibration, whose
+    probabilities (N, C) and labels (N,) are given, and which had no part in training.
 
     Raises:
-        InputError: fewer images than the coverage takes.
+        InputError: a coverage outside (0, 1), or fewer images than it takes.
     """
     if not 0 < coverage < 1:
         raise InputError(f"coverage is {coverage}: expected a share between 0 and 1, such as 0.95")
@@ -38,30 +32,28 @@ def conformal_quantile(shares: npt.NDArray[np.float64], labels: npt.NDArray[np.i
             f"a coverage of {coverage:g} takes at least {needed} validation images, found {n}: hold out more by "
             "data.val_size, or ask for less"
         )
-    return float(1 - np.sort(1 - shares[np.arange(n), labels])[rank - 1])
+    return float(1 - np.sort(1 - probabilities[np.arange(n), labels])[rank - 1])
 
 
 def prediction_sets(
-    shares: npt.NDArray[np.float64], limit: float, class_names: Sequence[str]
+    probabilities: npt.NDArray[np.float64], limit: float, class_names: Sequence[str]
 ) -> tuple[tuple[str, ...], ...]:
-    """The classes of each image (N, C), the likeliest first; empty where none reaches the limit."""
-    order = np.argsort(-shares, axis=1, kind="stable")
-    return tuple(tuple(class_names[k] for k in row if s[k] >= limit) for row, s in zip(order, shares, strict=True))
+    """Return the classes of each image (N, C), the likeliest first; empty where none reaches the limit."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    rows = zip(order, probabilities, strict=True)
+    return tuple(tuple(class_names[k] for k in row if p[k] >= limit) for row, p in rows)
 
 
-def min_expected_cost(shares: npt.NDArray[np.float64], costs: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """The decision (N,) of the least expected cost, from probabilities (N, C) and costs (C, C) of truth by decision."""
-    decisions: npt.NDArray[np.int64] = (shares @ costs).argmin(axis=1)
+def min_expected_cost(probabilities: npt.NDArray[np.float64], costs: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Decide (N,) by least expected cost, from probabilities (N, C) and costs (C, C) of truth by decision."""
+    decisions: npt.NDArray[np.int64] = (probabilities @ costs).argmin(axis=1)
     return decisions
 
 
 def read_costs(path: str | PathLike[str], class_names: Sequence[str]) -> npt.NDArray[np.float64]:
-    """Costs (C, C) in the order of `class_names` from a CSV file: a row a true class, a column a decision.
+    """Read costs (C, C), in the order of `class_names`, from a CSV file: a row a true class, a column a decision.
 
     Its first row and first column name the classes, in any order.
-
-    Raises:
-        InputError: no such table, other classes, or costs that are no finite numbers of at least 0.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:

@@ -1,4 +1,4 @@
-"""A checkpoint's network without the task that trained it: Lightning takes two seconds to import, and predicts nothing."""
+"""Load a checkpoint's network without its task: Lightning takes two seconds to import, and prediction needs none of it."""
 
 import importlib
 import inspect
@@ -13,17 +13,15 @@ from defectlab.networks import HOMES
 from defectlab.tasks.tta import Views, check_tta, tta_logits
 from defectlab.utils.card import DataCard
 
-__all__ = ["InferenceNetwork", "load_network"]
-
 _CARD = {"class_names", "mean", "std", "image_size", "channels"}
 
 
 class InferenceNetwork(nn.Module):
-    """A trained network as every evaluation judges by it.
+    """A trained network for evaluation.
 
     Args:
         network: turns normalised images (N, C, H, W) into logits (N, num_classes).
-        tta: views that every image is judged by; see `tta_logits`.
+        tta: views of every image whose logits are averaged; see `tta_logits`.
         channels_last: memory format of network and images.
     """
 
@@ -36,18 +34,18 @@ class InferenceNetwork(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of one view."""
+        """Compute logits of one view."""
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.network(images)
         return logits
 
     def predict_logits(self, images: Tensor) -> Tensor:
-        """Logits `(N, num_classes)` of one view or, with `tta`, of several."""
+        """Compute logits `(N, num_classes)` of one view or, with `tta`, of several."""
         return tta_logits(self, images, self.tta)
 
 
@@ -74,7 +72,7 @@ def load_network(path: Path) -> tuple[InferenceNetwork, DataCard] | None:
 
 
 def _build(task: str, given: Mapping[str, Any]) -> nn.Module | None:
-    """The network of one of our two tasks, by its hyper-parameters."""
+    """Build the network of one of our two tasks from its hyper-parameters; None for others."""
     package, _, name = task.rpartition(".")
     if not f"{package}.".startswith("defectlab.tasks."):
         return None

@@ -1,6 +1,4 @@
-"""report.html: one self-contained page that says how good a run is, and where it fails."""
-
-from __future__ import annotations
+"""Write report.html: one self-contained page of a run's results and mistakes."""
 
 import csv
 from contextlib import suppress
@@ -24,10 +22,7 @@ NO_TEST_PART = (
 def write_report(run: str | Path | RunFolder) -> Path:
     """Write report.html, its PNGs and confusion_matrix.csv into the run folder; return the page's path.
 
-    The page judges the test split, or validation where there is no test section.
-
-    Raises:
-        InputError: metrics.json is absent or holds neither split, or the predictions are of another test.
+    The page is of the test split, or of validation where there is no test section.
     """
     run = run if isinstance(run, RunFolder) else RunFolder.open(run)
     metrics = run.read_metrics()
@@ -66,7 +61,7 @@ def write_report(run: str | Path | RunFolder) -> Path:
 
 
 def _predictions(run: RunFolder, file: Path, n: int, split: str) -> PredictionTable | None:
-    """The rows of the judged split, if they were kept."""
+    """Read the predictions of a split, if they were kept."""
     if not file.is_file():
         return None
     predictions = read_prediction_table(file)
@@ -79,14 +74,10 @@ def _predictions(run: RunFolder, file: Path, n: int, split: str) -> PredictionTa
 
 
 def _draw(
-    run: RunFolder,
-    judged: dict[str, Any],
-    best_epoch: int | None,
-    predictions: PredictionTable | None,
-    synthetic: bool,
+    run: RunFolder, result: dict[str, Any], best_epoch: int | None, predictions: PredictionTable | None, synthetic: bool
 ) -> dict[str, Picture]:
-    """Write confusion_matrix.csv and the PNGs that the run has data for; each PNG by name."""
-    names, matrix = list(judged["per_class"]), judged["confusion_matrix"]
+    """Write confusion_matrix.csv and the PNGs that the run has data for; return each PNG by name."""
+    names, matrix = list(result["per_class"]), result["confusion_matrix"]
     cells = StringIO()
     writer = csv.writer(cells, lineterminator="\n")
     writer.writerow(["true \\ predicted", *names])
@@ -95,7 +86,7 @@ def _draw(
 
     drawn = {
         "confusion_matrix": figures.confusion_matrix_figure(matrix, names),
-        "per_class": figures.per_class_figure(judged["per_class"]),
+        "per_class": figures.per_class_figure(result["per_class"]),
     }
     with suppress(InputError):  # no metrics.csv, or not one epoch in it: a run that was only tested
         drawn["curves"] = figures.curves_figure(run.read_curves(), best_epoch)

@@ -1,4 +1,4 @@
-"""The run folder and its files: the contract between commands."""
+"""Read and write run folders and their files."""
 
 from defectlab.runs.crossvals import CROSSVAL_FILE, read_crossval
 from defectlab.runs.ensembles import members_of, write_members
