@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def run(words: list[str]) -> int:
-    """Fetch NEU-CLS, generate its synthetic stand-in, inspect a folder, show or write what an augmentation makes."""
+    """Fetch NEU-CLS, generate its synthetic stand-in, inspect a folder, preview an augmentation or write augmented copies."""
     parser = CommandParser("defectlab data", "Get a data set onto the disk, or look into one.")
     commands = parser.add_subparsers(dest="command", required=True)
     fetch = commands.add_parser("fetch", help="download NEU-CLS; every file is checked against its SHA-256")

@@ -67,19 +67,11 @@ def _row(layer: Layer) -> Row:
     window, reach = layer.window, layer.reach
     local = reach is not None and reach.field is not None
     return Row(
-        layer=layer.name,
-        kind=layer.kind,
-        input=shape_text(layer.input),
-        output=shape_text(layer.output),
-        output_by_formula=shape_text(layer.expected or ()),
-        kernel=shape_text(window.kernel if window else ()),
-        stride=shape_text(window.stride if window else ()),
-        padding=shape_text(window.padding if window else ()),
-        dilation=shape_text(window.dilation if window else ()),
-        groups=layer.groups,
-        parameters=layer.parameters,
-        multiply_adds=layer.multiply_adds,
-        receptive_field=shape_text((reach.field if reach else None) or ()),
+        layer=layer.name, kind=layer.kind, input=shape_text(layer.input), output=shape_text(layer.output),
+        output_by_formula=shape_text(layer.expected or ()), kernel=shape_text(window.kernel if window else ()),
+        stride=shape_text(window.stride if window else ()), padding=shape_text(window.padding if window else ()),
+        dilation=shape_text(window.dilation if window else ()), groups=layer.groups, parameters=layer.parameters,
+        multiply_adds=layer.multiply_adds, receptive_field=shape_text((reach.field if reach else None) or ()),
         jump=shape_text(reach.jump if reach and local else ()),
         sees_whole_image="" if reach is None else str(reach.whole).lower(),
-    )
+    )  # fmt: skip

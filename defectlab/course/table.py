@@ -72,25 +72,18 @@ def summarise(program: Program, command: str, runs: Sequence[RunFolder]) -> Row:
     worst = min(means, key=means.__getitem__)
     environments = [run["environment"] for run in metrics]
     return Row(
-        name=program.name,
-        title=program.title,
-        command=command,
-        source="/".join(sorted({run["data"]["source"] for run in metrics})),
-        seeds=len(runs),
-        test_images=metrics[0]["test"]["n"],
-        accuracy=round(fmean(scores), 3),
-        sd=round(stdev(scores), 3) if len(scores) > 1 else None,
-        published=program.published,
-        worst_class=worst,
-        worst_accuracy=round(means[worst], 2),
-        parameters=metrics[0]["run"]["parameters"],
+        name=program.name, title=program.title, command=command,
+        source="/".join(sorted({run["data"]["source"] for run in metrics})), seeds=len(runs),
+        test_images=metrics[0]["test"]["n"], accuracy=round(fmean(scores), 3),
+        sd=round(stdev(scores), 3) if len(scores) > 1 else None, published=program.published, worst_class=worst,
+        worst_accuracy=round(means[worst], 2), parameters=metrics[0]["run"]["parameters"],
         seconds=round(fmean(run["run"]["total_seconds"] for run in metrics), 1),
         threads=max(found["threads"] for found in environments),
         hardware="; ".join(
             sorted({f"{e['gpu'] or e['cpu'] or 'unknown processor'}, {e['cores']} cores" for e in environments})
         ),
         commit=" ".join(sorted({found["commit"] or "unknown" for found in environments})),
-    )
+    )  # fmt: skip
 
 
 def read_rows(path: str | Path) -> list[Row]:

@@ -47,11 +47,7 @@ def find_config(name: str) -> Path:
 
 
 def base_of(path: Path, content: dict[str, Any] | None = None) -> Path | None:
-    """Find the config that an overlay (its `content`, if read already) changes: beside it or shipped.
-
-    Raises:
-        InputError: the base cannot be found, or is an overlay itself.
-    """
+    """Find the config that an overlay (its `content`, if read already) changes, beside it or shipped; it has no base itself."""
     content = _read(str(path)) if content is None else content
     if _BASE not in content:
         return None
@@ -70,29 +66,26 @@ def resolve_config_arguments(words: list[str]) -> tuple[list[str], str | None]:
 
     An overlay becomes two: the path of its base, and its own sections as text.
     """
+    split = (word.split("=", 1) if word.startswith(("--config=", "-c=")) else [word] for word in words)
+    given = iter(part for parts in split for part in parts)
     resolved: list[str] = []
     first: str | None = None
-    expecting = False
-    for word in words:
-        option, equals, value = word.partition("=")
-        if expecting or (option in ("--config", "-c") and equals):
-            path = find_config(word if expecting else value)
-            if expecting:
-                resolved.pop()
-            content = _read(str(path))
-            base = base_of(path, content)
-            if base is None:
-                resolved += ["--config", str(path)]
-            else:
-                del content[_BASE]
-                if "callbacks" in (content.get("trainer") or {}):
-                    raise InputError(f"{path}: trainer.callbacks would drop those of its base: write callbacks+ to add")
-                resolved += ["--config", str(base), "--config", yaml.safe_dump(content)]
-            first = first or _name(path)
-            expecting = False
-        else:
+    for word in given:
+        value = next(given, None) if word in ("--config", "-c") else None
+        if value is None:
             resolved.append(word)
-            expecting = word in ("--config", "-c")
+            continue
+        path = find_config(value)
+        content = _read(str(path))
+        base = base_of(path, content)
+        if base is None:
+            resolved += ["--config", str(path)]
+        else:
+            del content[_BASE]
+            if "callbacks" in (content.get("trainer") or {}):
+                raise InputError(f"{path}: trainer.callbacks would drop those of its base: write callbacks+ to add")
+            resolved += ["--config", str(base), "--config", yaml.safe_dump(content)]
+        first = first or _name(path)
     return resolved, first
 
 
@@ -155,7 +148,7 @@ def check_imports(words: list[str]) -> None:
     classes = {word.rpartition("=")[2] for word in words if re.fullmatch(_CLASS, word.rpartition("=")[2])}
     for option, word in itertools.pairwise(words):
         if option == "--config":
-            classes |= named_classes(yaml.safe_load(Path(word).read_text(encoding="utf-8")))
+            classes |= named_classes(_read(word))
     for path in sorted(classes):
         module = path.rpartition(".")[0]
         try:

@@ -127,17 +127,9 @@ def evaluate(
     target: RunFolder | None = None,
     progress: bool = True,
 ) -> Evaluation | None:
-    """Evaluate as the words of a command say, `--config` and `--ckpt_path` among them.
+    """Evaluate as the words of a command say, `--config` and `--ckpt_path` among them; None in a process that writes nothing.
 
-    Args:
-        command: which part of the data.
-        words: of the command.
-        run: folder that the words are of, if any.
-        target: folder that a test's outcome is written to; None for none.
-        progress: draw bars.
-
-    Returns:
-        The metrics; None in a process that writes nothing.
+    `run` is the folder that the words are of, `target` the one that a test's outcome is written to; None for none.
     """
     words, name = resolve_config_arguments(words)
     if name is None:

@@ -52,11 +52,11 @@ class DefectCLI(LightningCLI):
     Args:
         command: fit, validate or test.
         words: its arguments, configs already found.
-        run: the run folder that the command writes to; None for a new one.
-        name: of the config, for a new run folder.
-        read_weights: whether pretrained weights are read, or downloaded; without, they are random.
+        run: run folder that the command writes to; None for a new one.
+        name: name of the config, for a new run folder.
+        read_weights: whether to read or download pretrained weights; without, they are random.
         output: path of a new run folder; None for one under `trainer.default_root_dir` with the name and the time.
-        progress: print a line an epoch, unless the config says no.
+        progress: whether to print a line an epoch, unless the config says no.
     """
 
     def __init__(
@@ -242,7 +242,7 @@ def without_run(config: str, more: Sequence[str], read_weights: bool = True) -> 
 
 
 def _check_empty_sections(given: Any, config: Any, *place: str) -> None:
-    """Refuse an unknown key that holds an empty mapping: jsonargparse passes over it, like over any empty one."""
+    """Raise InputError for an unknown key that holds an empty mapping: jsonargparse passes over it, like over any empty one."""
     if not isinstance(given, dict) or not isinstance(config, jsonargparse.Namespace):
         return
     for key, value in given.items():

@@ -6,14 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import (
-    EarlyStopping,
-    LearningRateFinder,
-    ModelCheckpoint,
-    StochasticWeightAveraging,
-    WeightAveraging,
-)
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer, callbacks
 
 from defectlab.callbacks import AveragedWeights
 from defectlab.engine.configs import override_words, resolve_config_arguments
@@ -234,7 +227,7 @@ def _check_monitors(cli: DefectCLI) -> None:
     names = cli.model.metric_names(cli.datamodule.class_names)
     watched = {"model.scheduler.monitor": cli.model.scheduler.monitor}
     for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, ModelCheckpoint | EarlyStopping) and callback.monitor is not None:
+        if isinstance(callback, callbacks.ModelCheckpoint | callbacks.EarlyStopping) and callback.monitor is not None:
             watched[f"trainer.callbacks.{type(callback).__name__}.monitor"] = callback.monitor
     for argument, name in watched.items():
         if name not in names:
@@ -243,7 +236,11 @@ def _check_monitors(cli: DefectCLI) -> None:
 
 def _check_callbacks(cli: DefectCLI) -> None:
     """Raise InputError for callbacks of Lightning's that leave nothing in best.ckpt, or in a one-cycle schedule."""
-    ours = {LearningRateFinder: "RateFinder", StochasticWeightAveraging: "SWA", WeightAveraging: "EMA or SWA"}
+    ours = {
+        callbacks.LearningRateFinder: "RateFinder",
+        callbacks.StochasticWeightAveraging: "SWA",
+        callbacks.WeightAveraging: "EMA or SWA",
+    }
     for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]
         for kind, name in ours.items():
             if isinstance(callback, kind) and not isinstance(callback, AveragedWeights):

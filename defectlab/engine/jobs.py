@@ -65,18 +65,13 @@ def run_jobs(
     on_done: Callable[[Job, str | None], None] | None = None,
     progress: bool = False,
 ) -> dict[str, str]:
-    """Run every job from its beginning; what a killed one left in its folder is removed.
+    """Run every job from its beginning, `processes` at a time, each with one thread if above 1.
 
-    Args:
-        jobs: what is left to do.
-        done: how many were done before, for the progress bar.
-        processes: runs at a time, each with one thread if above 1.
-        continue_on_error: whether the others still run after one that failed; else that raises InputError.
-        on_done: called with each job at its end, and its error or None.
-        progress: whether to draw a bar on standard error.
+    What a killed job left in its folder is removed. `done` jobs were done before, for the progress bar; `on_done` is called
+    with each job at its end, and its error or None.
 
     Returns:
-        The error of each job that could not be run, by name; their folders are removed.
+        The error of each failed job, by name, whose folder is removed; without `continue_on_error` it is raised.
     """
     errors: dict[str, str] = {}
 

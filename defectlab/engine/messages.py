@@ -22,25 +22,14 @@ from defectlab.utils.cpu import CPUSettings
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
 _BY_NAME = "expected its arguments, each with a name: {name: value, ...}"
 _TRIED = {  # words of other programs, and what they are called here
-    "epochs": "trainer.max_epochs",
-    "max_epochs": "trainer.max_epochs",
-    "gpus": "trainer.devices",
-    "device": "trainer.accelerator",
-    "lr": "model.optimizer.lr",
-    "learning_rate": "model.optimizer.lr",
-    "weight_decay": "model.optimizer.weight_decay",
-    "momentum": "model.optimizer.momentum",
-    "dropout": "model.network.dropout",
-    "batch_size": "data.batch_size",
-    "image_size": "data.image_size",
-    "data_dir": "data.root",
-    "flip": "data.augmentation.horizontal_flip",
-    "hflip": "data.augmentation.horizontal_flip",
-    "vflip": "data.augmentation.vertical_flip",
-    "seed": "seed_everything",
-    "checkpoint": "ckpt_path",
+    "epochs": "trainer.max_epochs", "max_epochs": "trainer.max_epochs", "gpus": "trainer.devices",
+    "device": "trainer.accelerator", "lr": "model.optimizer.lr", "learning_rate": "model.optimizer.lr",
+    "weight_decay": "model.optimizer.weight_decay", "momentum": "model.optimizer.momentum",
+    "dropout": "model.network.dropout", "batch_size": "data.batch_size", "image_size": "data.image_size",
+    "data_dir": "data.root", "flip": "data.augmentation.horizontal_flip", "hflip": "data.augmentation.horizontal_flip",
+    "vflip": "data.augmentation.vertical_flip", "seed": "seed_everything", "checkpoint": "ckpt_path",
     "resume": "ckpt_path",
-}
+}  # fmt: skip
 _LISTED = 14  # more names than this nobody reads
 _LONGEST = 300
 

@@ -68,16 +68,9 @@ def write_outcome(
     else:  # what an earlier test of the run has left is of another split
         earlier = {section: value for section, value in earlier.items() if section not in ("test", "calibration")}
         run.predictions_csv.unlink(missing_ok=True)
-    run.write_metrics(
-        {
-            **earlier,
-            "data": found.data,
-            **found.results,
-            **calibration(found.results, found.predictions, found.class_names),
-            "environment": environment(),
-            "run": {**earlier.get("run", {}), **facts},
-        }
-    )
+    calibrated = calibration(found.results, found.predictions, found.class_names)
+    about = {"environment": environment(), "run": {**earlier.get("run", {}), **facts}}
+    run.write_metrics({**earlier, "data": found.data, **found.results, **calibrated, **about})
     paths = {"val": run.val_predictions_csv, "test": run.predictions_csv}
     for name, (logits, labels) in found.predictions.items():
         files = found.files[name][: len(labels)]  # fewer with trainer.limit_test_batches

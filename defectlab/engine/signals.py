@@ -15,12 +15,9 @@ _LOOK = 1.0  # seconds between looks after the parent process
 
 
 class HardExitWatchdog:
-    """While the context is open, end the process when a signal has not ended it in time, or its parent is gone.
+    """End the process, inside, when a signal has not ended it in `grace` seconds, or its `parent` (an id) is gone.
 
-    Args:
-        grace: seconds that the process has to end by itself after a signal.
-        on_exit: called with the signal's number just before the hard end.
-        parent: id of the process that this one needs; None for none.
+    `on_exit` is called with the signal's number just before the hard end.
     """
 
     def __init__(self, grace: float, on_exit: Callable[[int], None], parent: int | None) -> None:

@@ -134,7 +134,7 @@ def accuracy_by_labels(
         test: features (M, E) and labels (M,) of the test images.
         budgets: labelled images a class, ascending.
         draws: repetitions, each with its own random images.
-        seed: of the first draw; the next take the next numbers.
+        seed: seed of the first draw; the next take the next numbers.
         progress: draw a bar for work of more than a second.
     """
     features, labels = pool

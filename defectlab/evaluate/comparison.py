@@ -195,11 +195,9 @@ def _crossvals(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], list[Crossv
 
 
 def correct_matrix(runs: Sequence[RunFolder]) -> npt.NDArray[np.bool_]:
-    """Compute which run had which test image right, shape (runs, images), images in the first run's order.
+    """Compute which run had which test image right, (runs, images), images in the first run's order.
 
-    Raises:
-        InputError: a run without a test part, test images or labels that differ between runs, or predictions without
-            labels.
+    InputError for a run without a test part, or test images or labels that differ between runs.
     """
     for run in runs:
         if run.metrics_json.is_file() and lacks_test_part(run.read_metrics()):
@@ -223,8 +221,7 @@ def compare_runs(names: Sequence[str], right: npt.NDArray[np.bool_]) -> list[Pai
 def compare_crossvals(names: Sequence[str], summaries: Sequence[Mapping[str, Any]]) -> list[CrossvalPair]:
     """Compare every pair by the corrected resampled t-test; `summaries` are those of each one's crossval.json.
 
-    Raises:
-        InputError: other splits, of other images or another protocol or seed.
+    InputError where the splits differ.
     """
     hashes = [[run["split_hash"] for run in summary["runs"]] for summary in summaries]
     for name, theirs in zip(names, hashes, strict=True):

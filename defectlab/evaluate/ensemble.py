@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from defectlab.engine.host import as_guest
 from defectlab.engine.outcome import calibration, runs_root
 from defectlab.errors import InputError
 from defectlab.evaluate.comparison import correct_matrix
@@ -69,7 +70,10 @@ def ensemble(runs: Sequence[str | os.PathLike[str]], output: str | Path | None =
         "environment": environment(),
     }
     root = runs_root(members[0])
-    written = RunFolder(new_run_folder(root, "ensemble")[0] if output is None else output)
+    if output is None:
+        with as_guest():  # the new folder is noted in the environment
+            output = new_run_folder(root, "ensemble")[0]
+    written = RunFolder(output)
     try:
         write_members(written, members)
         for part, path in (("val", written.val_predictions_csv), ("test", written.predictions_csv)):

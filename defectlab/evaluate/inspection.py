@@ -200,22 +200,17 @@ def _of_config(config: str, overrides: Sequence[str]) -> tuple[ImageSet, "Counte
 
 def _draw(data: ImageSet, pairs: Sequence[Duplicate], doubtful: Sequence[Suspect], folder: Path) -> list[Path]:
     """Draw the contact sheets: the most alike pairs side by side, and the most doubtful labels."""
-    written = []
+    names, files = data.class_names, [Path(file).name for file in data.files]
     best = sorted(pairs, key=lambda pair: -pair.similarity)[: _ON_SHEET // 2]
-    if best:
-        indices = [index for pair in best for index in (pair.first, pair.second)]
-        titles = [f"{Path(data.files[i]).name}\n{data.class_names[int(data.labels[i])]}" for i in indices]
-        save_png(image_sheet(data.images[indices], titles), folder / "duplicates.png")
-        written.append(folder / "duplicates.png")
-    if doubtful:
-        shown = doubtful[:_ON_SHEET]
-        names = data.class_names
-        titles = [
-            f"{Path(data.files[s.index]).name}\nlabelled {names[s.label]}\nlike {names[s.suggested]}" for s in shown
-        ]
-        save_png(image_sheet(data.images[[s.index for s in shown]], titles), folder / "doubtful.png")
-        written.append(folder / "doubtful.png")
-    return written
+    alike = [index for pair in best for index in (pair.first, pair.second)]
+    sheets = {"duplicates": (alike, [f"{files[i]}\n{names[int(data.labels[i])]}" for i in alike])}
+    shown = doubtful[:_ON_SHEET]
+    titles = [f"{files[s.index]}\nlabelled {names[s.label]}\nlike {names[s.suggested]}" for s in shown]
+    sheets["doubtful"] = ([s.index for s in shown], titles)
+    drawn = {folder / f"{name}.png": sheet for name, sheet in sheets.items() if sheet[0]}
+    for path, (indices, captions) in drawn.items():
+        save_png(image_sheet(data.images[indices], captions), path)
+    return list(drawn)
 
 
 @torch.inference_mode()

@@ -26,11 +26,7 @@ class Suspect:
 def out_of_fold(
     features: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], seed: int = 0
 ) -> npt.NDArray[np.float64]:
-    """Compute probabilities (N, C) of a logistic regression on features (N, E), each image's from the folds without it.
-
-    Raises:
-        InputError: a class with fewer than five images.
-    """
+    """Compute out-of-fold probabilities (N, C) of a logistic regression on features (N, E); five images a class at least."""
     smallest = np.bincount(labels).min()
     if smallest < FOLDS:
         raise InputError(

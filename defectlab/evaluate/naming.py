@@ -17,11 +17,7 @@ _WIDEST = 40  # characters of a value
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """Name absolute paths by their parts below the deepest folder that all share, without time stamps if that will do.
-
-    Raises:
-        InputError: a path that is named twice.
-    """
+    """Name different absolute paths by their parts below the deepest folder that all share, if possible without time stamps."""
     if len(set(paths)) < len(paths):
         raise InputError(f"{next(path for path in paths if paths.count(path) > 1)} is named twice: name different runs")
     levels = zip(*(path.parent.parts for path in paths), strict=False)

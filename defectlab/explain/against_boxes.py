@@ -55,13 +55,10 @@ def evaluate_attributions(
     progress: bool = False,
     part: str = "test",
 ) -> PointingResult:
-    """Evaluate `methods` on the test images that have boxes of their own class in `folder`.
+    """Evaluate `methods` on the test images that have boxes of their own class in `folder`; InputError where none has.
 
     The true class of an image is explained, whatever was predicted. `part` is what the notes call the images,
     `validation` where those stand for test images; `progress` draws a bar.
-
-    Raises:
-        InputError: no boxes for any test image, or a file that cannot be read.
     """
     files, names = data.files("test"), list(data.class_names)
     labels = data.labels("test")
@@ -128,6 +125,6 @@ def _notes(
         notes[0] += f" {others} have boxes of other classes, too, which were left aside."
     wide = {row.label: row.chance for row in rows if row.label != ALL and row.chance > _WIDE}
     if wide:
-        shares = ", ".join(f"{label} ({chance:.0%} of the image)" for label, chance in wide.items())
-        notes.append(f"Boxes that fill most of the image say little about where a network looks: {shares}.")
+        areas = ", ".join(f"{label} ({chance:.0%} of the image)" for label, chance in wide.items())
+        notes.append(f"Boxes that fill most of the image say little about where a network looks: {areas}.")
     return notes

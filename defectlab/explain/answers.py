@@ -94,16 +94,16 @@ def attribution_figure(
 
 
 def _bars(axes: Axes, answer: Answer, names: Sequence[str]) -> None:
-    shares = answer.probabilities
-    order = [int(k) for k in np.argsort(-shares, kind="stable")[: _bar_count(names)]]
+    probabilities = answer.probabilities
+    order = [int(k) for k in np.argsort(-probabilities, kind="stable")[: _bar_count(names)]]
     if answer.label is not None and answer.label not in order:
         order[-1] = answer.label
     wrong = answer.label is not None and answer.label != answer.predicted
     for position, label in enumerate(order):
         colour = (style.ORANGE if wrong else style.BLUE) if label == answer.predicted else style.GREY
-        axes.barh(position, shares[label], color=colour, height=0.62)
-        share = percent(float(shares[label])) if shares[label] >= 0.0005 else "<0.1\N{NO-BREAK SPACE}%"
-        axes.text(shares[label] + 0.02, position, share, va="center", fontsize=style.SMALL, color=style.INK)
+        axes.barh(position, probabilities[label], color=colour, height=0.62)
+        share = percent(float(probabilities[label])) if probabilities[label] >= 0.0005 else "<0.1\N{NO-BREAK SPACE}%"
+        axes.text(probabilities[label] + 0.02, position, share, va="center", fontsize=style.SMALL, color=style.INK)
     axes.set(xlim=(0, 1.3), ylim=(max(len(order), 3) - 0.4, -0.6))
     axes.set_xticks([])
     axes.set_yticks(range(len(order)), [style.short_label(names[label], 18) for label in order], fontsize=style.SMALL)

@@ -77,13 +77,7 @@ def _explainer(task: nn.Module, method: Method, seed: int) -> Callable[[Tensor, 
     """Return a function of images (N, C, H, W) and classes (N,) that computes maps (N, H, W)."""
     match method:
         case "gradient":
-            saliency = Saliency(task)
-
-            def gradient(images: Tensor, targets: Tensor) -> Tensor:
-                slope: Tensor = saliency.attribute(images, targets)
-                return slope.amax(dim=1)
-
-            return gradient
+            return lambda images, targets: Saliency(task).attribute(images, targets).amax(dim=1)
         case "smoothgrad":
             tunnel = NoiseTunnel(Saliency(task))
 
@@ -100,12 +94,7 @@ def _explainer(task: nn.Module, method: Method, seed: int) -> Callable[[Tensor, 
             return smoothgrad
         case "integrated_gradients":
             path = IntegratedGradients(task)
-
-            def integrated_gradients(images: Tensor, targets: Tensor) -> Tensor:
-                shares: Tensor = path.attribute(images, target=targets, n_steps=_STEPS)
-                return shares.sum(dim=1).abs()
-
-            return integrated_gradients
+            return lambda images, targets: path.attribute(images, target=targets, n_steps=_STEPS).sum(dim=1).abs()
         case "grad_cam":
             return _class_activation(task, LayerGradCam)
         case "hires_cam":

@@ -77,17 +77,12 @@ def embedding_figure(
     handles = []
     for place, label in enumerate(present):
         own = plane[labels == label]
-        marker = _MARKERS[place % len(_MARKERS)]
-        name = short_label(names[label])
-        points_of_class = axes.scatter(
-            own[:, 0], own[:, 1], s=20, color=colours[place], marker=marker, alpha=0.65, lw=0
-        )
-        handles.append((points_of_class, name))
+        marker, name = _MARKERS[place % len(_MARKERS)], short_label(names[label])
+        dots = axes.scatter(own[:, 0], own[:, 1], s=20, color=colours[place], marker=marker, alpha=0.65, lw=0)
+        handles.append((dots, name))
         if len(present) <= _LABELLED:
-            x, y = np.median(own, axis=0)
-            axes.text(
-                x, y, name, color=INK, fontsize=TEXT, fontweight="bold", ha="center", va="center", path_effects=halo
-            )
+            look = {"color": INK, "fontsize": TEXT, "fontweight": "bold", "path_effects": halo}
+            axes.text(*np.median(own, axis=0), name, ha="center", va="center", **look)
     handles = handles[::step]
     if not right.all():
         crosses = axes.scatter(plane[~right, 0], plane[~right, 1], s=60, color="black", marker="x", lw=1.4)

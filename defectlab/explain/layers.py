@@ -1,9 +1,10 @@
 """Record the output of a network's layers, of any network, by hooks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -37,17 +38,14 @@ def feature_maps(network: nn.Module, image: Tensor) -> list[LayerMaps]:
     modules = {name: module for name, module in network.named_modules() if name}
     calls: list[tuple[str, Tensor]] = []
 
-    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
-                # A copy, as an in-place ReLU writes over the output of the layer before it.
-                calls.append((name, output[0].detach().float().cpu().clone()))
-
-        return hook
+    def keep(name: str, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
+            # A copy, as an in-place ReLU writes over the output of the layer before it.
+            calls.append((name, output[0].detach().float().cpu().clone()))
 
     with ExitStack() as hooks, torch.inference_mode():
         for name, module in modules.items():
-            hooks.enter_context(module.register_forward_hook(keep(name)))
+            hooks.enter_context(module.register_forward_hook(partial(keep, name)))
         network(image)
     seen = {name for name, _ in calls}
     chosen = set(_units(network, "", seen))

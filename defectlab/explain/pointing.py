@@ -27,7 +27,7 @@ class Pointing:
       miss. `low` and `high` are the 95 % Wilson interval of the share of hits.
     - `chance` is the mean area of the boxes, which a point at random hits; `margin` what the hits have above it.
       `p` is exact: how often points at random hit as often (one-sided Poisson-binomial). `p_holm` allows for all
-      methods and classes judged at once; it is equal to `p` before that.
+      methods and classes evaluated at once; it is equal to `p` before that.
     - `centre` is the share that the point in the middle of the image hits: defects are often photographed there.
     - `swapped` is the share that the points of *other* images of the class hit. Above it is what a map knows of its own
       image; `p_swapped` is of the permutation test (9,999 permutations, one-sided). None for a single image.
@@ -61,13 +61,8 @@ def pointing_game(
 ) -> list[Pointing]:
     """Evaluate one method's maps by boxes: a row each class that has images, then one of all.
 
-    Args:
-        method: its name, for the rows.
-        maps: at least 0, (N, H, W), of the class `labels`.
-        masks: which pixels lie in a box of that class, (N, H, W).
-        labels: class of each image, (N,).
-        class_names: in the order of the labels.
-        seed: of the permutations.
+    `maps` (N, H, W) are at least 0, of the classes `labels` (N,); `masks` (N, H, W) say which pixels lie in a box of that
+    class; `seed` is of the permutations.
     """
     if maps.ndim != 3 or len(maps) == 0 or maps.shape != masks.shape or labels.shape != maps.shape[:1]:
         raise InputError(

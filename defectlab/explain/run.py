@@ -1,7 +1,8 @@
 """Explain a run, a checkpoint or a network of torchvision's: compute all sheets and write the page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from defectlab.explain.embedding import add_projector, embedding_figure
 from defectlab.explain.feature_maps import feature_maps_figure
 from defectlab.explain.filters import filters_figure
 from defectlab.explain.layers import LayerMaps, convolution, feature_maps
-from defectlab.explain.page import Sheet, write_sheets
+from defectlab.explain.page import SHEETS, write_sheets
 from defectlab.explain.units import choose_units, units_figure
 from defectlab.inference.predictor import read_images_for
 from defectlab.runs import RunFolder
@@ -121,8 +122,7 @@ def explain(
         hint = "" if network else " Give the run folder to see it."
         notes.append(f"{why}: what they show (the images that excite a unit, the embedding) is left out.{hint}")
         target, notes = target or Path("explain"), [*_count(files), *notes]
-        synthetic = card.source == "synthetic"
-        page = write_sheets(target, name if network else checkpoint.name, sheets, notes, synthetic)
+        page = write_sheets(target, name if network else checkpoint.name, sheets, notes, card.source == "synthetic")
         return _explanation(page, target, sheets, notes, shown, card)
 
 
@@ -141,7 +141,7 @@ def _explain_run(
     restored = restore(RunFolder(run.path.resolve()), [] if root is None else ["--data.root", fspath(root)])
     task, card, data = restored.task, restored.card, restored.data
     part = "validation" if data.test_on_validation() else "test"
-    labels = data.labels("test").numpy()
+    labels, names = data.labels("test").numpy(), data.class_names
     layers = feature_maps(task.network, card.normalise(data.pixels("test", [0]).to(task.device)))
     result = None
     if boxes is not None:
@@ -149,46 +149,47 @@ def _explain_run(
     watched = convolution(task.network, layer)[0] if layer is not None else layers[-1].name if layers else None
     batches = (images.to(task.device) for images, _ in data.test_dataloader())
     found = collect_activations(task.network, batches, len(labels), watched, True)
+    predicted = found.probabilities.argmax(axis=1)
     if files:
         shown, notes = _classify(task, card, files), _count(files)
     else:
         chosen = choose_images(labels, found.probabilities)
-        pixels, names = data.pixels("test", chosen), data.files("test")
+        pixels, paths = data.pixels("test", chosen), data.files("test")
         answers = [
-            Answer(own.numpy(), names[i], found.probabilities[i], int(labels[i]))
+            Answer(own.numpy(), paths[i], found.probabilities[i], int(labels[i]))
             for own, i in zip(pixels, chosen, strict=True)
         ]
         shown = _Shown(answers, card.normalise(pixels.to(task.device)))
-        notes = [_about(answers, int((found.probabilities.argmax(axis=1) != labels).sum()), part)]
+        notes = [_about(answers, int((predicted != labels).sum()), part)]
     if files or chosen[0] != 0:
         layers = feature_maps(task.network, shown.images[:1])
     sheets, more = _sheets(task, card, shown, layers, layer)
-    sheets += _test_sheets(found, data, labels, part)
+    if units := choose_units(found.peaks, labels):
+        pixels_of = lambda index: data.pixels("test", [index])[0].numpy()  # noqa: E731
+        sheets["units"] = units_figure(found, units, pixels_of, labels, names)
+    own = labels[found.embedded]
+    sheets["embedding"] = embedding_figure(found.embedding, own, predicted[found.embedded] == own, names, part)
     target = output or run.path / "explain"
     if part == "validation":
         more.append(
             "This run has no test part: its validation images, which chose the checkpoint, stand for test images."
         )
     if result is not None:
-        sheets.insert(1 + [sheet.name for sheet in sheets].index("attribution"), Sheet("boxes", result.figure()))
+        sheets["boxes"] = result.figure()
         more += result.notes
         result.write(target)
-
-    def projector(writer: SummaryWriter) -> None:
-        _add_projector(writer, found, data, labels)
-
-    notes += more
-    name = "/".join(run.path.resolve().parts[-2:])
+    notes, name = notes + more, "/".join(run.path.resolve().parts[-2:])
+    projector = partial(_add_projector, found=found, data=data, labels=labels)
     page = write_sheets(target, name, sheets, notes, card.source == "synthetic", part, projector)
     return _explanation(page, run.path if output is None else target, sheets, notes, shown, card, result)
 
 
 def _explanation(
-    page: Path, events: Path, sheets: Sequence[Sheet], notes: Sequence[str], shown: _Shown, card: DataCard,
+    page: Path, events: Path, sheets: Mapping[str, Figure], notes: Sequence[str], shown: _Shown, card: DataCard,
     pointing: PointingResult | None = None,
 ) -> Explanation:  # fmt: skip
     return Explanation(
-        page=page, events=events, sheets={sheet.name: sheet.figure for sheet in sheets}, notes=tuple(notes),
+        page=page, events=events, sheets={name: sheets[name] for name in SHEETS if name in sheets}, notes=tuple(notes),
         files=tuple(answer.file for answer in shown.answers), class_names=card.class_names,
         probabilities=np.stack([answer.probabilities for answer in shown.answers]), pointing=pointing,
     )  # fmt: skip
@@ -206,48 +207,33 @@ def _about(answers: Sequence[Answer], mistakes: int, part: str) -> str:
 
 def _sheets(
     task: ClassificationTask, card: DataCard, shown: _Shown, layers: Sequence[LayerMaps], layer: str | None
-) -> tuple[list[Sheet], list[str]]:
+) -> tuple[dict[str, Figure], list[str]]:
     """Draw the sheets that need no test images; also return notes on those that could not be made."""
-    names, network = card.class_names, task.network
-    answers, images = shown.answers, shown.images
-    sheets = [Sheet("probabilities", probabilities_figure(answers, names))]
+    network, answers = task.network, shown.answers
+    sheets = {"probabilities": probabilities_figure(answers, card.class_names)}
     notes = [] if layers else ["No layer of this network gives maps: feature maps, Grad-CAM and HiResCAM are left out."]
     if layer is not None or any(isinstance(module, nn.Conv2d) for module in network.modules()):
         name, found = convolution(network, layer)
-        sheets.append(Sheet("filters", filters_figure(found, name)))
+        sheets["filters"] = filters_figure(found, name)
     else:
         notes.append("It has no convolution: filters are left out.")
     if layers:
         title = f"{Path(answers[0].file).name} on its way through {type(network).__name__}"
-        sheets.append(Sheet("feature_maps", feature_maps_figure(answers[0].image, layers, title)))
+        sheets["feature_maps"] = feature_maps_figure(answers[0].image, layers, title)
     methods = _methods(layers)
     predicted = torch.tensor([answer.predicted for answer in answers])
     maps = []
     with progress_bar("computing attributions", len(methods)) as advance:
         for method in methods:
-            maps.append((method, attribute(task, images, predicted, method).numpy()))
+            maps.append((method, attribute(task, shown.images, predicted, method).numpy()))
             advance(1)
-    return [*sheets, Sheet("attribution", attribution_figure(answers, names, maps))], notes
+    sheets["attribution"] = attribution_figure(answers, card.class_names, maps)
+    return sheets, notes
 
 
 def _methods(layers: Sequence[LayerMaps]) -> list[Method]:
     """Return the methods that a network allows: some need maps."""
     return [method for method in METHODS if method not in CAMS or layers]
-
-
-def _test_sheets(
-    found: TestSetActivations, data: ImageDataModule, labels: npt.NDArray[np.int64], part: str
-) -> list[Sheet]:
-    """Draw the units, if the network has maps, and the embedding."""
-    names = data.class_names
-    own = labels[found.embedded]
-    right = found.probabilities[found.embedded].argmax(axis=1) == own
-    sheets = [Sheet("embedding", embedding_figure(found.embedding, own, right, names, part))]
-    units = choose_units(found.peaks, labels)
-    if units:
-        figure = units_figure(found, units, lambda index: data.pixels("test", [index])[0].numpy(), labels, names)
-        sheets.insert(0, Sheet("units", figure))
-    return sheets
 
 
 def _add_projector(writer: SummaryWriter, found: TestSetActivations, data: ImageDataModule, labels: np.ndarray) -> None:

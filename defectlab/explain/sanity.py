@@ -54,16 +54,10 @@ def sanity_check(
 
     All layers at once, which is where the paper's cascade ends: the values of each weight tensor change places at
     random, so that their distribution stays and what was learned is gone. Two empty maps are alike, an empty one is
-    unlike any other.
+    unlike any other. The weights are restored, whatever happens.
 
-    Args:
-        method: its name, for the result.
-        explain: computes the maps.
-        task: as it was trained; its weights are put back, whatever happens.
-        images: normalised, (N, C, H, W).
-        targets: class indices (N,).
-        seeds: one a shuffling.
-        progress: draw a bar for work of more than a second.
+    `explain` computes the maps of normalised `images` (N, C, H, W) for the classes `targets` (N,); each of the `seeds` is
+    one shuffling. `progress` draws a bar.
     """
     if len(images) == 0 or len(seeds) == 0:
         raise InputError(f"{len(images)} images and {len(seeds)} seeds: expected at least one of each")

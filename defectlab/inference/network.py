@@ -17,13 +17,7 @@ _CARD = {"class_names", "mean", "std", "image_size", "channels"}
 
 
 class InferenceNetwork(nn.Module):
-    """A trained network for evaluation.
-
-    Args:
-        network: turns normalised images (N, C, H, W) into logits (N, num_classes).
-        tta: views of every image whose logits are averaged; see `tta_logits`.
-        channels_last: memory format of network and images.
-    """
+    """A trained network for evaluation: normalised images (N, C, H, W) to logits, averaged over the views of `tta`."""
 
     def __init__(self, network: nn.Module, tta: Views, channels_last: bool) -> None:
         super().__init__()

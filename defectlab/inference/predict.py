@@ -9,8 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from defectlab.errors import InputError
-from defectlab.inference.abstention import Threshold, choose_threshold, images_for_bound
-from defectlab.inference.decision import conformal_quantile, min_expected_cost, prediction_sets, read_costs
+from defectlab.inference.decision import (
+    Threshold,
+    choose_threshold,
+    conformal_quantile,
+    images_for_bound,
+    min_expected_cost,
+    prediction_sets,
+    read_costs,
+)
 from defectlab.inference.predictor import REVIEW, Images, Predictions, Predictor, load
 from defectlab.runs import RunFolder, read_prediction_table
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from defectlab.data.sources.decode import BadImage, decode_array
 from defectlab.data.sources.files import expand_images
 from defectlab.data.sources.images import Skipped, read_images
+from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
-from defectlab.inference.abstention import Threshold
+from defectlab.inference.decision import Threshold
 from defectlab.inference.network import InferenceNetwork, load_network
 from defectlab.runs import write_prediction_table
 from defectlab.runs.locate import checkpoints_of, imagenet_name
@@ -98,12 +99,10 @@ class Predictions:
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {name}" for name, count in Counter(self.predicted).most_common())
         lines = [f"Predictions of {len(self)} images: {counts}"]
-        for index, (file, name, p) in enumerate(zip(self.files, self.predicted, self.confidence, strict=True)):
-            if index == _SHOWN:
-                lines.append("…")
-                break
-            more = "".join(f", {column} {texts[index]}" for column, texts in self.extra.items())
+        for i, (file, name, p) in enumerate(zip(self.files, self.predicted, self.confidence[:_SHOWN], strict=False)):
+            more = "".join(f", {column} {texts[i]}" for column, texts in self.extra.items())
             lines.append(f"{file}: {name} {p:.1%}{more}")
+        lines += ["…"] if len(self) > _SHOWN else []
         return "\n".join(lines)
 
 
@@ -203,7 +202,8 @@ def load(run: str | PathLike[str], device: str | None = None, weights: str | Pat
     tasks: list[InferenceNetwork | ClassificationTask] = []
     cards: list[DataCard] = []
     for path in paths:
-        task, card = _load(path, network, file)
+        with as_guest():  # a network begins with random weights
+            task, card = _load(path, network, file)
         try:
             task.to(device)
         except (RuntimeError, AssertionError) as error:

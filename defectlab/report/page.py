@@ -29,10 +29,10 @@ def write_report(run: str | Path | RunFolder) -> Path:
     split = next((name for name in sections.SPLITS if metrics.get(name)), None)
     if split is None:
         raise InputError(f"{run.metrics_json} has no test or val section; use `defectlab test {run.path}`")
-    judged, data, about = metrics[split], metrics.get("data") or {}, metrics.get("run") or {}
+    result, data, about = metrics[split], metrics.get("data") or {}, metrics.get("run") or {}
     synthetic = data.get("source") == "synthetic"
     file = run.predictions_csv if split == "test" else run.val_predictions_csv
-    predictions = _predictions(run, file, judged["n"], sections.SPLITS[split])
+    predictions = _predictions(run, file, result["n"], sections.SPLITS[split])
     labels = None if predictions is None else predictions.labels
     values = {
         "name": str(about.get("config") or run.path.absolute().parent.name),
@@ -41,19 +41,19 @@ def write_report(run: str | Path | RunFolder) -> Path:
         "split": sections.SPLITS[split],
         "no_test_part": NO_TEST_PART if split == "val" and lacks_test_part(metrics) else None,
         "seed": about.get("seed"),
-        "headline": sections.headline(judged),
+        "headline": sections.headline(result),
         "results": sections.results(metrics),
-        "confusions": sections.confusions(judged),
-        "classes": sections.classes(judged),
+        "confusions": sections.confusions(result),
+        "classes": sections.classes(result),
         "images": None if predictions is None or labels is None else sections.images(predictions, labels, file.name),
-        "ece": judged["ece"],
+        "ece": result["ece"],
         "calibration": metrics.get("calibration"),
         "data": sections.data_facts(data),
         "counts": sections.class_counts(data),
         "about": sections.run_facts(about),
         "environment": list((metrics.get("environment") or {}).items()),
         "config": run.config.read_text(encoding="utf-8", errors="replace") if run.config.is_file() else None,
-        "pictures": _draw(run, judged, about.get("best_epoch"), predictions, synthetic),
+        "pictures": _draw(run, result, about.get("best_epoch"), predictions, synthetic),
     }
     page = run.path / "report.html"
     write_page(page, "report.html", values)

@@ -38,11 +38,11 @@ class Images:
     file: str
 
 
-def headline(judged: dict[str, Any]) -> Headline:
+def headline(result: dict[str, Any]) -> Headline:
     """Compute the accuracy with its interval, and the cards."""
-    right, n = count_correct(judged), judged["n"]
+    right, n = count_correct(result), result["n"]
     low, high = accuracy_interval(right, n)
-    present = {name: m for name, m in judged["per_class"].items() if m["support"]}
+    present = {name: m for name, m in result["per_class"].items() if m["support"]}
     worst, figure = min(present.items(), key=lambda item: item[1]["accuracy"])
     if figure["accuracy"] == 1:
         worst, detail = "none", "every image of every class is right"
@@ -52,9 +52,9 @@ def headline(judged: dict[str, Any]) -> Headline:
         level = sum(m["accuracy"] == figure["accuracy"] for m in present.values()) - 1
         detail += f"; level with {level} other{'s' if level > 1 else ''}" if level else ""
     cards = [
-        ("balanced accuracy", percent(judged["macro_recall"]), "mean recall of the classes"),
-        ("macro F1", percent(judged["macro_f1"]), "the mean over classes"),
-        ("calibration error", percent(judged["ece"]), "ECE in 15 bins, 0 is best"),
+        ("balanced accuracy", percent(result["macro_recall"]), "mean recall of the classes"),
+        ("macro F1", percent(result["macro_f1"]), "the mean over classes"),
+        ("calibration error", percent(result["ece"]), "ECE in 15 bins, 0 is best"),
         ("worst class", worst, detail),
     ]
     majority = max(m["support"] for m in present.values()) / n
@@ -75,9 +75,9 @@ def results(metrics: dict[str, Any]) -> Table:
     return Table([*columns, "cross-entropy", "training loss"], rows)
 
 
-def confusions(judged: dict[str, Any]) -> Table:
+def confusions(result: dict[str, Any]) -> Table:
     """Tabulate the most frequent confusions; no row if there is none."""
-    names, counts = list(judged["per_class"]), np.array(judged["confusion_matrix"])
+    names, counts = list(result["per_class"]), np.array(result["confusion_matrix"])
     wrong = counts * (1 - np.eye(len(names), dtype=counts.dtype))
     order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSION_ROWS]
     rows: list[list[Cell]] = [
@@ -88,9 +88,9 @@ def confusions(judged: dict[str, Any]) -> Table:
     return Table(["true class", "taken for", "images", "share of the true class"], rows, text_columns=2)
 
 
-def classes(judged: dict[str, Any]) -> Table:
+def classes(result: dict[str, Any]) -> Table:
     """Tabulate the metrics of each class."""
-    rows = [[name, m["support"], m["accuracy"], m["precision"], m["f1"]] for name, m in judged["per_class"].items()]
+    rows = [[name, m["support"], m["accuracy"], m["precision"], m["f1"]] for name, m in result["per_class"].items()]
     return Table(["class", "images", "accuracy = recall", "precision", "F1"], rows, bars=(2, 3, 4))
 
 

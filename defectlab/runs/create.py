@@ -12,11 +12,7 @@ _RUN_VARIABLE = "DEFECTLAB_RUN"
 
 
 def claim_run_folder(run: Path) -> tuple[Path, list[Path]]:
-    """Make a run folder of that very path; return it, absolute, and the folders that were not there.
-
-    Raises:
-        InputError: a run is there already, or the folder cannot be made.
-    """
+    """Make a run folder of that very path, unless a run is there; return it, absolute, and the folders that were not there."""
     run = run.expanduser().resolve()
     if not is_first_process():
         return run, []  # by now the first one has written to it
@@ -31,11 +27,7 @@ def claim_run_folder(run: Path) -> tuple[Path, list[Path]]:
 
 
 def new_run_folder(root: Path, name: str) -> tuple[Path, list[Path]]:
-    """Make root/name/YYYYmmdd-HHMMSS, the same for every process of one run; also return the folders that were not there.
-
-    Raises:
-        InputError: it cannot be made.
-    """
+    """Make root/name/YYYYmmdd-HHMMSS, the same for every process of one run; also return the folders that were not there."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     if not is_first_process():
         return Path(os.environ.get(_RUN_VARIABLE, root / name / stamp)), []  # the first one writes alone

@@ -155,11 +155,6 @@ class RunFolder:
         plain = {section: _finite(metrics[section]) for section in ordered}
         write_text(self.metrics_json, json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
-    def update_metrics(self, section: str, value: Any) -> None:
-        """Set one section of metrics.json and keep the others."""
-        metrics = self.read_metrics() if self.metrics_json.exists() else {}
-        self.write_metrics({**metrics, section: value})
-
     def read_curves(self) -> list[dict[str, str]]:
         """Read the rows of metrics.csv, cells as text and empty where not logged; none if it is absent."""
         if not self.metrics_csv.is_file():

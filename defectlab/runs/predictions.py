@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
@@ -35,10 +35,7 @@ def write_prediction_table(
     """Write one row an image: `file,label,predicted,confidence,p_<class>...`, then the columns of N texts `extra`.
 
     `labels` (N,) are class indices; with None there is no label column. `probabilities` (N, C) are written with six
-    decimals, and `confidence` is the largest of a row.
-
-    Raises:
-        InputError: lengths that do not fit together, labels out of range, or a file that cannot be written.
+    decimals, and `confidence` is the largest of a row. InputError for lengths that do not fit together.
     """
     table = np.asarray(probabilities, dtype=np.float64)
     truth = None if labels is None else np.asarray(labels, dtype=np.int64)
@@ -97,19 +94,16 @@ def read_prediction_table(path: Path) -> PredictionTable:
         predicted.append(names[-1])
         probabilities.append(values)
     return PredictionTable(
-        files=[row[0] for row in rows],
-        class_names=class_names,
-        labels=np.array(labels, dtype=np.int64) if labelled else None,
-        predicted=np.array(predicted, dtype=np.int64),
+        files=[row[0] for row in rows], class_names=class_names,
+        labels=np.array(labels, dtype=np.int64) if labelled else None, predicted=np.array(predicted, dtype=np.int64),
         probabilities=np.array(probabilities, dtype=np.float64).reshape(len(rows), len(class_names)),
-    )
+    )  # fmt: skip
 
 
 def aligned_tables(files: Sequence[Path]) -> list[PredictionTable]:
     """Read tables of labelled predictions, each with the rows in the order of the first one's.
 
-    Raises:
-        InputError: images or labels that differ between them, a file named twice, or predictions without labels.
+    InputError for images or labels that differ between them, or a file named twice.
     """
     tables = [read_prediction_table(file) for file in files]
     first = tables[0]
@@ -124,7 +118,7 @@ def aligned_tables(files: Sequence[Path]) -> list[PredictionTable]:
             kind = "validation" if file.name.startswith("val_") else "test"
             shared = len(place.keys() & set(first.files))
             raise InputError(
-                f"{files[0].parent} and {file.parent} were judged on different {kind} images "
+                f"{files[0].parent} and {file.parent} were evaluated on different {kind} images "
                 f"({len(first.files)} and {len(place)}, {shared} of them shared): give runs with the same data and "
                 "data.seed"
             )
@@ -136,13 +130,6 @@ def aligned_tables(files: Sequence[Path]) -> list[PredictionTable]:
             raise InputError(
                 f"{files[0].parent} and {file.parent} give {name} different labels: they cannot be compared"
             )
-        found.append(
-            replace(
-                table,
-                files=list(first.files),
-                labels=table.labels[order],
-                predicted=table.predicted[order],
-                probabilities=table.probabilities[order],
-            )
-        )
+        columns = table.labels[order], table.predicted[order], table.probabilities[order]
+        found.append(PredictionTable(list(first.files), table.class_names, *columns))
     return found
