@@ -81,8 +81,9 @@ def embedding_figure(
         dots = axes.scatter(own[:, 0], own[:, 1], s=20, color=colours[place], marker=marker, alpha=0.65, lw=0)
         handles.append((dots, name))
         if len(present) <= _LABELLED:
-            look = {"color": INK, "fontsize": TEXT, "fontweight": "bold", "path_effects": halo}
-            axes.text(*np.median(own, axis=0), name, ha="center", va="center", **look)
+            x, y = np.median(own, axis=0)
+            text = axes.text(x, y, name, color=INK, fontsize=TEXT, fontweight="bold", path_effects=halo)
+            text.set(ha="center", va="center")
     handles = handles[::step]
     if not right.all():
         crosses = axes.scatter(plane[~right, 0], plane[~right, 1], s=60, color="black", marker="x", lw=1.4)
