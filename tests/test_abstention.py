@@ -9,7 +9,7 @@ from helpers import write_config
 
 from defectlab.cli.main import main
 from defectlab.errors import InputError
-from defectlab.inference.abstention import choose_threshold, images_for_bound
+from defectlab.inference.decision import choose_threshold, images_for_bound
 from defectlab.runs import RunFolder, read_prediction_table, write_prediction_table
 
 

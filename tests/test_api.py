@@ -1,12 +1,15 @@
 """The functions of `import defectlab as dl`: what they return, what they refuse, and that the host stays as it was."""
 
+import importlib
 import json
 import logging
 import os
 import random
+import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -154,34 +157,69 @@ def test_the_test_names_the_checkpoint_that_it_tests(config: Path, monkeypatch: 
     assert tested == [str(run.best.resolve())]
 
 
+def host_state() -> tuple[object, ...]:
+    """What a function of defectlab must not change in the program that calls it."""
+    loggers = [
+        logging.getLogger(name) for name in ("defectlab", "lightning.pytorch", "lightning.fabric", "tensorboard")
+    ]
+    return (
+        dict(os.environ),
+        list(warnings.filters),
+        torch.get_num_threads(),
+        [(logger.handlers[:], logger.level) for logger in loggers],
+        bool(torch.tensor([1e-40]).mul(1).item()),
+        torch.get_rng_state().tolist(),
+        random.getstate(),
+    )
+
+
 def test_the_host_program_is_left_as_it_was(config: Path) -> None:
     logger = logging.getLogger("defectlab")
     handler = logging.NullHandler()
     logger.addHandler(handler)
-
-    def state() -> tuple[object, ...]:
-        return (
-            dict(os.environ),
-            list(warnings.filters),
-            torch.get_num_threads(),
-            logger.handlers[:],
-            logger.level,
-            logging.getLogger("lightning.pytorch").level,
-            logging.getLogger("tensorboard").level,
-            bool(torch.tensor([1e-40]).mul(1).item()),
-            torch.get_rng_state().tolist(),
-            random.getstate(),
-        )
-
-    before = state()
+    before = host_state()
     try:
         run = dl.fit(config, trainer={"max_epochs": 1})
         dl.test(run)
         refusal(lambda: dl.fit(config, model={"optimizer": {"lr": -1}}), "model.optimizer.lr")
         assert main(["configs"]) == 0
-        assert state() == before
+        assert host_state() == before
     finally:
         logger.removeHandler(handler)
+
+
+BUDGET = ("--data.source", "synthetic", "--data.synthetic_per_class", "12", "--data.image_size", "48")
+FLOWS: dict[str, Callable[[dl.RunFolder, Path, Path], object]] = {
+    "cross_validate": lambda run, config, images: dl.cross_validate(
+        config, 2, 1, overrides={"trainer.max_epochs": 1, "cpu.threads": 2}
+    ),
+    "compare_networks": lambda run, config, images: dl.compare_networks([run, config], image_size=32, turns=1),
+    "robustness": lambda run, config, images: dl.robustness(run, overrides=["--cpu.threads", "2"]),
+    "label_budget": lambda run, config, images: dl.label_budget("neu_mobilenet.yaml", (1, 4), 2, BUDGET),
+    "explain": lambda run, config, images: dl.explain(run, output="explained"),
+    "inspect_data": lambda run, config, images: dl.inspect_data(images),
+    "inspect_data of a config": lambda run, config, images: dl.inspect_data(config=config),
+    "ensemble": lambda run, config, images: dl.ensemble([run, shutil.copytree(run, "copy")]),
+    "predict": lambda run, config, images: dl.predict(run, images, sets=0.5),
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_every_flow_leaves_the_host_as_it_was(
+    name: str,
+    finished: dl.RunFolder,
+    config: Path,
+    class_folders: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DEFECTLAB_RUN", raising=False)
+    for module in ("lightning.pytorch", "defectlab.explain.run", "scipy.stats"):
+        importlib.import_module(module)  # what dependencies do when they are imported is theirs
+    before = host_state()
+    FLOWS[name](finished, config, class_folders)
+    assert host_state() == before
 
 
 def make_data(root: Path) -> dl.ImageFolderDataModule:

@@ -237,7 +237,7 @@ def test_without_a_test_part_images_and_calibration_are_those_of_validation(tmp_
 def test_classes_without_images_or_predictions(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", NEU)
     logits = torch.tensor([[3.0, 0, 0, 0, 0, 0], [0, 3, 0, 0, 0, 0]])
-    run.update_metrics("test", evaluate_predictions(logits, torch.tensor([0, 0]), NEU))
+    run.write_metrics({**run.read_metrics(), "test": evaluate_predictions(logits, torch.tensor([0, 0]), NEU)})
     run.write_predictions(["1.png", "2.png"], [0, 0], logits.softmax(1).numpy(), NEU)
     page = Page(write_report(run))
     assert "patches 0 – – –" in page.text
@@ -262,7 +262,7 @@ def test_a_share_just_below_one_is_not_shown_as_100_percent(tmp_path: Path) -> N
     labels = torch.zeros(20_000, dtype=torch.int64)
     labels[0] = 1
     run.predictions_csv.unlink()
-    run.update_metrics("test", evaluate_predictions(logits, labels, ["a", "b"]))
+    run.write_metrics({**run.read_metrics(), "test": evaluate_predictions(logits, labels, ["a", "b"])})
     assert "test accuracy 99.995 %" in Page(write_report(run)).text
 
 

@@ -73,10 +73,9 @@ def test_refuses_what_is_no_run_folder(tmp_path: Path) -> None:
 
 def test_metrics_round_trip_in_order_with_nan_as_null(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.update_metrics("run", {"seed": 0, "note": "Müller"})
-    run.update_metrics("test", {"accuracy": 0.1 + 0.2, "ece": math.nan, "rows": [1, (math.inf, 2.5)]})
-    run.update_metrics("data", {"source": "real"})
-    run.update_metrics("extra", 1)
+    test = {"accuracy": 0.1 + 0.2, "ece": math.nan, "rows": [1, (math.inf, 2.5)]}
+    about = {"seed": 0, "note": "Müller"}
+    run.write_metrics({"run": about, "test": test, "data": {"source": "real"}, "extra": 1})
     assert list(run.read_metrics()) == ["data", "test", "run", "extra"]
     assert run.read_metrics()["test"] == {"accuracy": 0.1 + 0.2, "ece": None, "rows": [1, [None, 2.5]]}
     assert "NaN" not in run.metrics_json.read_text()

@@ -6,16 +6,9 @@ from typing import NoReturn
 
 from defectlab.errors import InputError
 
-__all__ = ["CommandParser"]
-
 
 class CommandParser(argparse.ArgumentParser):
-    """Arguments of one command; no abbreviations, as one day they would mean something else.
-
-    Args:
-        prog: the program and the command.
-        description: of one sentence.
-    """
+    """Parse the arguments of one command; without abbreviations, as one day they would mean something else."""
 
     def __init__(self, prog: str, description: str | None = None) -> None:
         super().__init__(prog, description=description, allow_abbrev=False)

@@ -6,8 +6,6 @@ import numpy as np
 import numpy.typing as npt
 from rich.cells import cell_len
 
-__all__ = ["answer_lines", "bar_lines", "percentage"]
-
 _ALL, _LIKELIEST = 20, 5  # up to so many classes all are shown, of more so many
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _NARROWEST = 10  # columns of the longest bar
@@ -18,11 +16,9 @@ def bar_lines(
 ) -> list[str]:
     """Draw a line a class, the likeliest first: its name, a bar that is as long as it is likely, and a percentage.
 
-    Args:
-        probabilities: `(C,)`, which add up to 1.
-        class_names: Of all C. Of more than 20 the five likeliest are drawn, and a last line says so.
-        width: Of the terminal in columns. Names are never cut: the bars give way.
-        encoding: Of the terminal. Where it has no block characters the bars are of #, and what it cannot show is ?.
+    Of more than 20 `class_names` the five likeliest are drawn, and a last line says so. `probabilities` (C,) add up to 1.
+    `width` is the terminal's in columns; names are never cut: the bars give way. Where its `encoding` has no block
+    characters the bars are of #, and what it cannot show is ?.
     """
     count = len(class_names) if len(class_names) <= _ALL else _LIKELIEST
     shown = [int(index) for index in np.argsort(-probabilities, kind="stable")[:count]]

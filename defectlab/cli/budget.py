@@ -6,12 +6,9 @@ from rich.console import Console
 from rich.table import Table
 
 from defectlab.cli.arguments import CommandParser
-from defectlab.engine.warnings import quieten
 from defectlab.errors import InputError
 from defectlab.evaluate.budget import STRATEGIES, LabelBudget, label_budget
 from defectlab.utils.text import shown_path
-
-__all__ = ["run"]
 
 
 def run(words: list[str]) -> int:
@@ -26,7 +23,6 @@ def run(words: list[str]) -> int:
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--output", type=Path, default=Path("budget"), help="a folder (default: %(default)s)")
     given, more = parser.parse_known_args(words)
-    quieten()
     if given.output.exists() and not given.output.is_dir():
         raise InputError(f"--output {given.output} is a file: expected a folder")
     found = label_budget(given.config, given.per_class, given.draws, more, progress=True)

@@ -11,8 +11,6 @@ from defectlab.cli.console import print_wide
 from defectlab.errors import InputError
 from defectlab.evaluate.comparison import Comparison, Pair, compare
 
-__all__ = ["run"]
-
 
 def run(words: list[str]) -> int:
     """Print accuracies, then a sentence a pair."""
@@ -20,7 +18,7 @@ def run(words: list[str]) -> int:
         "defectlab compare", "Exact McNemar tests on shared test images, or corrected t-tests on shared splits."
     )
     parser.add_argument(
-        "runs", nargs="+", help="two or more run folders, or folders of crossval, judged on the same images"
+        "runs", nargs="+", help="two or more run folders, or folders of crossval, evaluated on the same images"
     )
     parser.add_argument("--level", type=float, default=0.05, help="share of false alarms over all pairs")
     parser.add_argument("--output", type=Path, help="CSV file of all pairs")

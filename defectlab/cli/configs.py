@@ -4,8 +4,6 @@ from defectlab.cli.arguments import CommandParser
 from defectlab.engine.configs import base_of, find_config
 from defectlab.utils.resources import shipped_configs
 
-__all__ = ["run"]
-
 
 def run(words: list[str]) -> int:
     """`defectlab configs [NAME]`."""

@@ -1,17 +1,29 @@
-"""What commands print: results, run folders, wide tables."""
+"""Read the RUN argument, and print results, run folders and wide tables."""
 
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from defectlab.errors import InputError
 from defectlab.metrics.classification import SplitMetrics, accuracy_interval
 from defectlab.report import NO_TEST_PART
 from defectlab.runs import RunFolder
+from defectlab.runs.locate import open_trained_run
+from defectlab.runs.metrics import count_correct
 from defectlab.utils.progress import is_first_process
 from defectlab.utils.text import shown_path
 
-__all__ = ["print_result", "print_run", "print_wide"]
+
+def take_run(command: str, words: list[str]) -> tuple[RunFolder, list[str]]:
+    """Return the run folder that the first word names, and the words after it; print the usage where it is asked for."""
+    usage = f"defectlab {command} RUN [--trainer.max_epochs N ...]"
+    if {"-h", "--help"} & set(words):
+        print(f"usage: {usage}\n\nRUN is the folder that fit left behind; defectlab fit --help lists the options.")
+        raise SystemExit(0)
+    if not words or words[0].startswith("-"):
+        raise InputError(f"{command} needs a run folder: {usage}")
+    return open_trained_run(words[0]), words[1:]
 
 
 def print_wide(table: Table) -> None:
@@ -22,9 +34,9 @@ def print_wide(table: Table) -> None:
 
 
 def print_result(result: SplitMetrics, stage: str, source: str) -> None:
-    """The closing table: accuracy, macro F1, each class, the worst by name."""
+    """Print the metrics of each class, then accuracy, macro F1 and the worst class."""
     console = Console()
-    hits = sum(row[i] for i, row in enumerate(result["confusion_matrix"]))
+    hits = count_correct(result)
     low, high = accuracy_interval(hits, result["n"])
     synthetic = " on SYNTHETIC images" if source == "synthetic" else ""
     table = Table(title=f"{stage}: {hits} of {result['n']} images right{synthetic}", title_justify="left")

@@ -11,8 +11,6 @@ from defectlab.utils.text import shown_path
 if TYPE_CHECKING:
     from defectlab.course.run import CourseRun
 
-__all__ = ["run"]
-
 _SETS = {"neu": "NEU-CLS", "mnist": "MNIST", "fashion": "Fashion-MNIST", "flowers": "Flowers-102"}
 
 
@@ -51,9 +49,7 @@ def _run(words: list[str]) -> int:
     options = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
     given, more = parser.parse_known_args(words[options:])
     from defectlab.course.run import CourseError, run_course  # here: the list needs no torch
-    from defectlab.engine.warnings import quieten
 
-    quieten()
     try:
         rows = run_course(words[:options], **vars(given), overrides=more, on_done=_print_run, progress=True)
     except CourseError as error:

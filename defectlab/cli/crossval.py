@@ -8,11 +8,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from defectlab.cli.arguments import CommandParser
-from defectlab.engine.warnings import quieten
-from defectlab.evaluate.crossval import CrossValidation, cross_validate
+from defectlab.evaluate.crossval import cross_validate
+from defectlab.evaluate.crossval_result import CrossValidation
 from defectlab.utils.text import shown_path
-
-__all__ = ["run"]
 
 # Song & Yan 2013, table 2: AECLBP with a support vector machine, 100 random halves.
 _PUBLISHED = "published: AECLBP + SVM 98.93 ± 0.63 % over 100 repeats of 150 + 150 images a class (Song & Yan 2013)"
@@ -34,7 +32,6 @@ def run(words: list[str]) -> int:
     parser.add_argument("--processes", type=int, default=1, help="runs at a time, each with one thread if above 1")
     parser.add_argument("--output", type=Path, help="a new folder; by default runs/crossval-<config>/<time>")
     folder, given, more = parser.parse_with_folder(words)
-    quieten()
     _print(cross_validate(**vars(given), overrides=more, resume=folder, progress=True))
     return 0
 

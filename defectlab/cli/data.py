@@ -12,11 +12,9 @@ if TYPE_CHECKING:
     from defectlab.data import ImageDataModule
     from defectlab.evaluate.inspection import Inspection
 
-__all__ = ["run"]
-
 
 def run(words: list[str]) -> int:
-    """Fetch NEU-CLS, generate its synthetic stand-in, inspect a folder, show or write what an augmentation makes."""
+    """Fetch NEU-CLS, generate its synthetic stand-in, inspect a folder, preview an augmentation or write augmented copies."""
     parser = CommandParser("defectlab data", "Get a data set onto the disk, or look into one.")
     commands = parser.add_subparsers(dest="command", required=True)
     fetch = commands.add_parser("fetch", help="download NEU-CLS; every file is checked against its SHA-256")
@@ -57,10 +55,8 @@ def _inspect(words: list[str]) -> int:
     named, arguments, more = parser.parse_with_folder(words)
     if more and arguments.config is None:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
-    from defectlab.engine.warnings import quieten
     from defectlab.evaluate.inspection import inspect_data
 
-    quieten()
     found = inspect_data(named, arguments.config, more, arguments.output, progress=True)
     _print_inspection(found)
     return 0
@@ -164,9 +160,7 @@ def _augment(words: list[str]) -> int:
 
 def _data_of(config: str, more: list[str]) -> "ImageDataModule":
     from defectlab.engine.experiment import without_run
-    from defectlab.engine.warnings import quieten
 
-    quieten()
     with without_run(config, more, read_weights=False) as cli:
         data: ImageDataModule = cli.datamodule
     return data

@@ -7,14 +7,12 @@ from defectlab.cli.console import print_result
 from defectlab.evaluate.ensemble import ensemble
 from defectlab.utils.text import shown_path
 
-__all__ = ["run"]
-
 
 def run(words: list[str]) -> int:
     """Print what the ensemble comes to, beside its members."""
     parser = CommandParser(
         "defectlab ensemble",
-        "The mean of the probabilities of runs that were judged on the same images, as a run folder that compare, report "
+        "The mean of the probabilities of runs that were evaluated on the same images, as a run folder that compare, report "
         "and predict take.",
     )
     parser.add_argument("runs", nargs="+", help="two or more run folders")

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from defectlab.explain.against_boxes import PointingResult
     from defectlab.explain.pointing import Pointing
 
-__all__ = ["run"]
-
 _LEGEND = (
     "hits: the largest value lies in a box of the true class; chance: the boxes' area; p: of chance, one-sided, after "
     "Holm over all classes and methods; centre: hits of the middle of the image; others: hits of the points of other "
@@ -60,11 +58,9 @@ def run(words: list[str]) -> int:
     parser.add_argument("--data.root", dest="root", help="where the run's images are now, if they have moved")
     given = parser.parse_args(words)
     # Imported here: kernels and --help need no Lightning.
-    from defectlab.engine.warnings import quieten
     from defectlab.explain.run import explain
     from defectlab.utils.cpu import CPUSettings
 
-    quieten()
     CPUSettings().apply()
     found = explain(
         given.run, given.images, layer=given.layer, output=given.output, data_root=given.root, boxes=given.boxes,

@@ -5,8 +5,6 @@ from pathlib import Path
 from defectlab.cli.arguments import CommandParser
 from defectlab.inference.export import export
 
-__all__ = ["run"]
-
 
 def run(words: list[str]) -> int:
     """Write the backbone's tensors, or a checkpoint without the optimiser."""

@@ -6,10 +6,7 @@ from defectlab.cli.console import print_run
 from defectlab.engine.configs import resolve_config_arguments
 from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.fit import train_and_discard
-from defectlab.engine.warnings import quieten
 from defectlab.errors import InputError
-
-__all__ = ["run"]
 
 
 def run(words: list[str]) -> int:
@@ -19,7 +16,6 @@ def run(words: list[str]) -> int:
 
         print(fit_help(words))
         raise SystemExit(0)
-    quieten()
     output, words = _take_output(words)
     words, name = resolve_config_arguments(words)
     if name is None and "--print_config" not in words:

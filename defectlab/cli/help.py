@@ -14,8 +14,6 @@ from typing import Any
 from defectlab.engine.configs import config_sections, resolve_config_arguments
 from defectlab.utils.cpu import CPUSettings
 
-__all__ = ["fit_help"]
-
 _USAGE = """usage: defectlab fit --config CONFIG [--output DIR] [--data.NAME VALUE] [--model.NAME VALUE] [--trainer.NAME VALUE]
 
 Train as a config says, then test the best checkpoint once. Every setting of the config can be changed by an option.

@@ -10,10 +10,9 @@ from difflib import get_close_matches
 from importlib import import_module
 
 import defectlab
+from defectlab.engine.host import quiet
 from defectlab.errors import InputError
 from defectlab.utils.progress import is_first_process
-
-__all__ = ["main"]
 
 COMMANDS = {
     "fit": "train, then test the best checkpoint once: fit --config neu_mobilenet.yaml [--data.root DIR] ...",
@@ -41,7 +40,7 @@ _PATIENCE, _LONG_PATIENCE = 3.0, 10.0
 
 
 def usage() -> str:
-    """The text of `defectlab --help`."""
+    """Return the text of `defectlab --help`."""
     lines = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
     return (
         f"defectlab {defectlab.__version__}: classify surface defects\n\nusage: defectlab COMMAND ...\n\n{lines}\n\n"
@@ -119,7 +118,9 @@ def _run(command: str, words: list[str]) -> int:
         near = get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
         raise InputError(f"there is no command {command!r}: {hint}")
-    status: int = import_module(f"defectlab.cli.{command}").run(words)
+    module = import_module(f"defectlab.cli.{command}")
+    with quiet():  # not before Lightning is imported, which sets its own level
+        status: int = module.run(words)
     return status
 
 

@@ -15,8 +15,6 @@ from defectlab.inference.predictor import REVIEW, Predictions, load, read_images
 from defectlab.utils.card import DataCard
 from defectlab.utils.cpu import CPUSettings
 
-__all__ = ["run"]
-
 _ON_A_SHEET = 12
 
 
@@ -95,7 +93,7 @@ def run(words: list[str]) -> int:
 
 
 def _check_outputs(output: Path | None, figure: Path | None) -> None:
-    """Refuse before anything is loaded what cannot be written in the end."""
+    """Raise InputError, before anything is loaded, for what cannot be written in the end."""
     if output is not None and output.is_dir():
         raise InputError(f"--output {output} is a folder: expected the name of a CSV file")
     if output is not None and output.suffix.lower() in SUFFIXES:

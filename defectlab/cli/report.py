@@ -4,8 +4,6 @@ from defectlab.cli.arguments import CommandParser
 from defectlab.report import write_report
 from defectlab.runs import RunFolder
 
-__all__ = ["run"]
-
 
 def run(words: list[str]) -> int:
     """Write report.html and its figures."""

@@ -2,18 +2,13 @@
 
 import sys
 
-from defectlab.cli.console import print_run
+from defectlab.cli.console import print_run, take_run
 from defectlab.engine.fit import resumed, train_and_test
-from defectlab.engine.warnings import quieten
-from defectlab.runs.locate import take_run
 from defectlab.utils.progress import is_first_process
-
-__all__ = ["run"]
 
 
 def run(words: list[str]) -> int:
     """Train on from last.ckpt with the saved config; further arguments change it."""
-    quieten()
     run_folder, changes = take_run("resume", words)
     if not run_folder.last.is_file() and is_first_process():
         print(

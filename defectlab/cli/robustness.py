@@ -3,17 +3,13 @@
 from rich.console import Console
 from rich.table import Table
 
-from defectlab.engine.warnings import quieten
+from defectlab.cli.console import take_run
 from defectlab.evaluate.robustness import AECLBP, Robustness, robustness
-from defectlab.runs.locate import take_run
 from defectlab.utils.text import shown_path
-
-__all__ = ["run"]
 
 
 def run(words: list[str]) -> int:
     """Write robustness.csv and robustness.png into the run folder."""
-    quieten()
     folder, changes = take_run("robustness", words)
     found = robustness(folder, progress=True, overrides=changes)
     found.write(folder)

@@ -6,15 +6,12 @@ from pathlib import Path
 from defectlab.cli.arguments import CommandParser
 from defectlab.cli.summary_compare import compare
 from defectlab.cli.summary_tables import print_first, print_layers, print_savings
-from defectlab.engine.warnings import quieten
 from defectlab.errors import InputError
 from defectlab.runs import csv_text, write_text
 from defectlab.summary.layers import Layer, shape_text
 from defectlab.summary.subject import resolve_network
 from defectlab.summary.trace import summarize
 from defectlab.utils.text import shown_path
-
-__all__ = ["run"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,6 @@ class Row:
 
 def run(words: list[str]) -> int:
     """Print the layers of one network, or compare several."""
-    quieten()
     if words[:1] == ["compare"]:
         return compare(words[1:])
     parser = CommandParser(
@@ -71,19 +67,11 @@ def _row(layer: Layer) -> Row:
     window, reach = layer.window, layer.receptive_field
     local = reach is not None and reach.field is not None
     return Row(
-        layer=layer.name,
-        kind=layer.kind,
-        input=shape_text(layer.input),
-        output=shape_text(layer.output),
-        output_by_formula=shape_text(layer.expected or ()),
-        kernel=shape_text(window.kernel if window else ()),
-        stride=shape_text(window.stride if window else ()),
-        padding=shape_text(window.padding if window else ()),
-        dilation=shape_text(window.dilation if window else ()),
-        groups=layer.groups,
-        parameters=layer.parameters,
-        multiply_adds=layer.multiply_adds,
-        receptive_field=shape_text((reach.field if reach else None) or ()),
+        layer=layer.name, kind=layer.kind, input=shape_text(layer.input), output=shape_text(layer.output),
+        output_by_formula=shape_text(layer.expected or ()), kernel=shape_text(window.kernel if window else ()),
+        stride=shape_text(window.stride if window else ()), padding=shape_text(window.padding if window else ()),
+        dilation=shape_text(window.dilation if window else ()), groups=layer.groups, parameters=layer.parameters,
+        multiply_adds=layer.multiply_adds, receptive_field=shape_text((reach.field if reach else None) or ()),
         jump=shape_text(reach.jump if reach and local else ()),
         sees_whole_image="" if reach is None else str(reach.whole).lower(),
-    )
+    )  # fmt: skip

@@ -17,8 +17,6 @@ from defectlab.summary.compare import NetworkRow, compare_networks
 from defectlab.utils.cpu import CPUSettings
 from defectlab.utils.text import shown_path
 
-__all__ = ["compare"]
-
 
 def compare(words: list[str]) -> int:
     """Print one table of the networks that are named and of the well-known ones."""
@@ -30,8 +28,8 @@ def compare(words: list[str]) -> int:
         "as --data.image_size 64, go to the configs.",
     )
     parser.add_argument("--image-size", type=int, help="of the well-known ones; 200 if nothing is named")
-    parser.add_argument("--channels", type=int, help="likewise; 1 if nothing is named")
-    parser.add_argument("--classes", type=int, help="likewise; 6 if nothing is named")
+    parser.add_argument("--channels", type=int, help="of the well-known ones; 1 if nothing is named")
+    parser.add_argument("--classes", type=int, help="of the well-known ones; 6 if nothing is named")
     parser.add_argument("--turns", type=int, default=30, help="timed passes of each network (default: %(default)s)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="to write the table to")
     names = list(takewhile(lambda word: not word.startswith("-"), words))
@@ -58,16 +56,8 @@ def _spread(accuracy: float, sd: float | None) -> str:
 
 def _print(rows: Sequence[NetworkRow]) -> None:
     table = Table(title="networks", title_justify="left")
-    for name in (
-        "network",
-        "image",
-        "classes",
-        "parameters",
-        "multiply-adds",
-        "test accuracy",
-        "latency, ms",
-        "10 to 90 %",
-    ):
+    counts = ("image", "classes", "parameters", "multiply-adds", "test accuracy", "latency, ms", "10 to 90 %")
+    for name in ("network", *counts):
         table.add_column(name, justify="left" if name == "network" else "right", no_wrap=True)
     for row in rows:
         synthetic = " SYNTHETIC" if row.data == "synthetic" else ""

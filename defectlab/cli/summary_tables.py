@@ -8,8 +8,6 @@ from rich.table import Table
 from defectlab.cli.console import print_wide
 from defectlab.summary.layers import Layer, NetworkSummary, Separable, shape_text
 
-__all__ = ["print_first", "print_layers", "print_savings"]
-
 _LAYERS = ("layer", "kind", "input", "output", "K", "S", "P", "parameters", "multiply-adds", "field", "jump")
 _SAVINGS = (
     "depthwise", "1×1", "k²", "M", "N", "H×W", "weights", "standard", "multiply-adds", "standard", "ratio", "1/N + 1/k²",

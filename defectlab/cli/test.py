@@ -2,13 +2,9 @@
 
 from typing import Literal
 
-from defectlab.cli.console import print_result
+from defectlab.cli.console import print_result, take_run
 from defectlab.engine.evaluate import evaluate, run_words, target_of
-from defectlab.engine.warnings import quieten
-from defectlab.runs.locate import take_run
 from defectlab.utils.text import shown_path
-
-__all__ = ["run", "run_evaluation"]
 
 
 def run(words: list[str]) -> int:
@@ -18,7 +14,6 @@ def run(words: list[str]) -> int:
 
 def run_evaluation(command: Literal["validate", "test"], words: list[str]) -> int:
     """Evaluate a run or a checkpoint, and print."""
-    quieten()
     folder, target = None, None
     if {"-h", "--help"} & set(words) or (words and not words[0].startswith("-")):
         folder, changes = take_run(command, words)

@@ -1,10 +1,7 @@
 """`defectlab validate`."""
 
+from functools import partial
+
 from defectlab.cli.test import run_evaluation
 
-__all__ = ["run"]
-
-
-def run(words: list[str]) -> int:
-    """Print the metrics of a checkpoint on the validation images."""
-    return run_evaluation("validate", words)
+run = partial(run_evaluation, "validate")

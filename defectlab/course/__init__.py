@@ -1,1 +1,1 @@
-"""The programs that courses teach with, each a config, and the table of what they reach."""
+"""Run the programs of the course, each a config, and tabulate their accuracy."""

@@ -1,26 +1,18 @@
-"""Every program of the course: its config, and the figure that was published for it."""
+"""List every program of the course: its config, and its published accuracy."""
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
-
-__all__ = ["PROGRAMS", "Program", "Set"]
 
 Set = Literal["neu", "mnist", "fashion", "flowers"]
 
 
 @dataclass(frozen=True)
 class Program:
-    """One experiment.
+    """One experiment: `published` is a test accuracy in per cent of the course, or of this project itself.
 
-    Args:
-        name: what `course run` calls it.
-        title: what it shows.
-        config: a shipped one.
-        data: which set it is on.
-        settings: values over the config's, by dotted name.
-        published: test accuracy in per cent that the course gives or that this project set itself; None for none.
-        teacher: name of the program whose run of the same seed is distilled.
+    `settings` lie over the config's values, by dotted name; `teacher` is the program whose run of the same seed is
+    distilled.
     """
 
     name: str
@@ -35,11 +27,8 @@ class Program:
 
 _WHOLE_TEST = {"data.test_size": None}
 _FROM_NOTHING = {
-    "model.weights": None,
-    "model.backbone_lr_factor": 1,
-    "model.freeze_batch_norm": False,
-    "trainer.max_epochs": 15,
-}
+    "model.weights": None, "model.backbone_lr_factor": 1, "model.freeze_batch_norm": False, "trainer.max_epochs": 15,
+}  # fmt: skip
 
 PROGRAMS = (
     # The programs that the course documents give in full.
@@ -47,7 +36,7 @@ PROGRAMS = (
     Program("mnist-cnn", "CNN, 12-24 filters", "mnist_compact.yaml", "mnist"),
     Program("mnist-lenet5", "LeNet-5", "mnist_lenet5.yaml", "mnist"),
     Program(
-        "mnist-900", "CNN, 16-32 filters, 900 images", "mnist_lab.yaml", "mnist", settings=_WHOLE_TEST, published=94.0
+        "mnist-900", "CNN, 16-32 filters, 900 images", "mnist_lab.yaml", "mnist", settings=_WHOLE_TEST, published=94.0,
     ),
     Program("fashion-10000", "the same CNN, 10,000 images", "fashion_lab.yaml", "fashion", published=89.0),
     Program("fashion-keras", "Keras CNN with BatchNorm and dropout", "fashion_bipyramidal.yaml", "fashion"),
@@ -65,19 +54,12 @@ PROGRAMS = (
     Program("flowers-3", "the 3 most frequent of Flowers-102", "flowers_three.yaml", "flowers"),
     Program("flowers-102", "all of Flowers-102", "flowers_all.yaml", "flowers"),
     Program(
-        "neu-distilled",
-        "depthwise separable, taught by MobileNetV3",
-        "neu_distillation.yaml",
-        "neu",
+        "neu-distilled", "depthwise separable, taught by MobileNetV3", "neu_distillation.yaml", "neu",
         teacher="neu-mobilenet",
     ),
     Program(
-        "mnist-900-distilled",
-        "the CNN of mnist-900, taught by mnist-keras, which saw 55,000",
-        "mnist_distillation.yaml",
-        "mnist",
-        settings=_WHOLE_TEST,
-        teacher="mnist-keras",
+        "mnist-900-distilled", "the CNN of mnist-900, taught by mnist-keras, which saw 55,000",
+        "mnist_distillation.yaml", "mnist", settings=_WHOLE_TEST, teacher="mnist-keras",
     ),
     # One option at a time, against mnist-plain.
     Program("mnist-plain", "LeNet-5, Adam, 5,000 images", "mnist_plain.yaml", "mnist"),
@@ -101,8 +83,8 @@ PROGRAMS = (
     # Beyond the course: the figures are this project's own bars.
     Program("mnist-small", "residual network, 9,464 weights", "mnist_small_resnet.yaml", "mnist", published=99.5),
     Program(
-        "fashion-small", "residual network, 84,154 weights", "fashion_small_resnet.yaml", "fashion", published=93.0
+        "fashion-small", "residual network, 84,154 weights", "fashion_small_resnet.yaml", "fashion", published=93.0,
     ),
     Program("neu-mobilenet", "MobileNetV3, the default of this project", "neu_mobilenet.yaml", "neu"),
     Program("neu-noise", "the same, trained to bear noise", "neu_noise.yaml", "neu"),
-)
+)  # fmt: skip

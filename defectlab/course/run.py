@@ -15,14 +15,12 @@ from defectlab.engine.jobs import Job, check_at_least, check_own_settings, run_j
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, csv_text, write_text
 
-__all__ = ["CourseError", "CourseRun", "run_course"]
-
 _MADE_WITH = "made_with.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CourseRun:
-    """One seed of a program at its end: `done` of `total` are; `error` is why it could not be run, else None."""
+    """One finished seed of a program, the `done`-th of `total`; `error` is why it failed, else None."""
 
     name: str
     run: RunFolder
@@ -32,7 +30,7 @@ class CourseRun:
 
 
 class CourseError(InputError):
-    """Some runs could not be made: `rows` is the table of the others, `errors` says why, by name."""
+    """Some runs failed: `rows` is the table of the others, `errors` the messages by name."""
 
     def __init__(self, rows: list[Row], errors: dict[str, str], tried: int) -> None:
         self.rows, self.errors = rows, errors
@@ -59,7 +57,7 @@ def run_course(
     Args:
         names: of programs, or "all"; the teachers of those that are distilled come with them.
         seeds: how many, from 0.
-        neu: folder of NEU-CLS; this and the next three by default the config's.
+        neu: folder of NEU-CLS; None, here and in the next three, for the config's.
         mnist: folder of MNIST.
         fashion: folder of Fashion-MNIST.
         flowers: folder of Flowers-102.
@@ -73,8 +71,8 @@ def run_course(
         A row for each program that has finished runs in the folder.
 
     Raises:
-        CourseError: a run of several programs could not be made; the others were.
-        InputError: an argument that cannot be used, or a run of the only program could not be made.
+        CourseError: some runs of several programs failed.
+        InputError: an argument that cannot be used, or a run of the only program failed.
     """
     programs = _chosen([names] if isinstance(names, str) else names)
     check_at_least({"seeds": (seeds, 1), "processes": (processes, 1)})
@@ -133,11 +131,7 @@ def run_course(
 
 
 def _chosen(names: Sequence[str]) -> list[Program]:
-    """The programs of these names and their teachers, in the order of the list.
-
-    Raises:
-        InputError: no name, or one that no program has.
-    """
+    """Return the programs of these names and their teachers, in the order of the list."""
     known = {program.name: program for program in PROGRAMS}
     if not names:
         raise InputError(f"course run needs the name of a program, or all: expected {', '.join(known)}")
@@ -152,7 +146,7 @@ def _chosen(names: Sequence[str]) -> list[Program]:
 
 
 def _words(program: Program, place: str | Path | None, more: Sequence[str]) -> tuple[str, ...]:
-    """The arguments of fit, but for the config and the seed."""
+    """Return the arguments of fit, but for the config and the seed."""
     data: dict[str, object] = {} if place is None else {"data.root": str(Path(place).expanduser().absolute())}
     if place is not None and program.data == "neu":
         data["data.source"] = "real"
@@ -167,7 +161,7 @@ def _made_with(program: Program, words: Sequence[str]) -> str:
 
 
 def _check_made_with(folder: Path, program: Program, words: Sequence[str]) -> None:
-    """Refuse to put seeds of one experiment beside those of another."""
+    """Raise InputError where seeds of one experiment would stand beside those of another."""
     earlier = folder / _MADE_WITH
     other = earlier.is_file() and earlier.read_text(encoding="utf-8") != _made_with(program, words)
     if other and any(RunFolder(path).finished for path in folder.glob("seed-*")):
@@ -193,7 +187,7 @@ def _write(folder: Path) -> list[Row]:
 
 
 def _shown(place: Path) -> str:
-    """The arguments as a reader can give them, with DIR for a folder of this machine."""
+    """Return the arguments of the runs in a folder, with DIR for a folder of this machine."""
     words: list[str] = json.loads((place / _MADE_WITH).read_text(encoding="utf-8"))["words"][1:]
     return " ".join(
         "DIR" if before == "--data.root" else word for before, word in zip(["", *words], words, strict=False)

@@ -1,4 +1,4 @@
-"""The table of the course: what the seeds of each program came to."""
+"""Tabulate the course: mean and spread of the seeds of each program."""
 
 import csv
 from collections.abc import Sequence
@@ -11,22 +11,12 @@ from defectlab.course.programs import PROGRAMS, Program
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder
 
-__all__ = ["RESULTS", "CourseEntry", "Row", "course_table", "figure", "markdown", "read_rows", "summarise"]
-
 RESULTS = Path(__file__).with_name("results.csv")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CourseEntry:
-    """A program of the course: accuracies in per cent, None where nothing was published or measured.
-
-    Args:
-        name: what `run_course` calls it.
-        title: what it shows.
-        config: a shipped one.
-        published: by the course, or what this project set itself.
-        measured: by this project, as mean ± sd.
-    """
+    """A program of the course: accuracies in per cent, None where nothing was published or measured (mean ± sd)."""
 
     name: str
     title: str
@@ -37,10 +27,7 @@ class CourseEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What the seeds of one program came to; accuracies in per cent, of the test images.
-
-    `published` is empty for none, `sd` for one seed. `seconds` is a run's mean, from start to report.
-    """
+    """Results of one program's seeds; accuracies in per cent, of the test images; `seconds` is the mean of a run."""
 
     name: str
     title: str
@@ -85,36 +72,22 @@ def summarise(program: Program, command: str, runs: Sequence[RunFolder]) -> Row:
     worst = min(means, key=means.__getitem__)
     environments = [run["environment"] for run in metrics]
     return Row(
-        name=program.name,
-        title=program.title,
-        command=command,
-        source="/".join(sorted({run["data"]["source"] for run in metrics})),
-        seeds=len(runs),
-        test_images=metrics[0]["test"]["n"],
-        accuracy=round(fmean(scores), 3),
-        sd=round(stdev(scores), 3) if len(scores) > 1 else None,
-        published=program.published,
-        worst_class=worst,
-        worst_accuracy=round(means[worst], 2),
-        parameters=metrics[0]["run"]["parameters"],
+        name=program.name, title=program.title, command=command,
+        source="/".join(sorted({run["data"]["source"] for run in metrics})), seeds=len(runs),
+        test_images=metrics[0]["test"]["n"], accuracy=round(fmean(scores), 3),
+        sd=round(stdev(scores), 3) if len(scores) > 1 else None, published=program.published, worst_class=worst,
+        worst_accuracy=round(means[worst], 2), parameters=metrics[0]["run"]["parameters"],
         seconds=round(fmean(run["run"]["total_seconds"] for run in metrics), 1),
         threads=max(found["threads"] for found in environments),
-        hardware="; ".join(sorted({_hardware(found) for found in environments})),
+        hardware="; ".join(
+            sorted({f"{e['gpu'] or e['cpu'] or 'unknown processor'}, {e['cores']} cores" for e in environments})
+        ),
         commit=" ".join(sorted({found["commit"] or "unknown" for found in environments})),
-    )
-
-
-def _hardware(environment: dict[str, Any]) -> str:
-    processor = environment["gpu"] or environment["cpu"] or "unknown processor"
-    return f"{processor}, {environment['cores']} cores"
+    )  # fmt: skip
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """Read the rows of a course.csv.
-
-    Raises:
-        InputError: it is not there, or not such a table.
-    """
+    """Read the rows of a course.csv."""
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
             return [_row(cells) for cells in csv.DictReader(file)]
@@ -141,7 +114,7 @@ def figure(row: Row) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Write a table, and beneath it where the figures were made."""
+    """Write a table, and beneath it where the figures were measured."""
     head = (
         "program | `defectlab fit --config …` | test images | accuracy, % | to reach | worst class | weights | seconds"
     )

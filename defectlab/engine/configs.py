@@ -1,4 +1,4 @@
-"""Find configs, whose overlays bring their base, and turn Python values into the words that a command takes."""
+"""Find configs, lay overlays over their bases, and write Python values as words of a command."""
 
 import importlib.util
 import inspect
@@ -20,18 +20,6 @@ from defectlab.errors import InputError
 from defectlab.tasks.hparams import NetworkSpec, add_import_folders, named_classes
 from defectlab.utils.resources import shipped_configs
 
-__all__ = [
-    "base_of",
-    "check_imports",
-    "config_sections",
-    "find_config",
-    "import_folders",
-    "override_words",
-    "own_network",
-    "resolve_config_arguments",
-    "upgraded",
-]
-
 _CLASS = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+"
 _FIRST = ["num_classes", "in_channels", "image_size"]
 _DISTILLATION = (
@@ -43,11 +31,7 @@ _BASE = "base"
 
 
 def find_config(name: str) -> Path:
-    """The file that `name` means.
-
-    Raises:
-        InputError: there is none; names the nearest.
-    """
+    """Return the YAML file of this path or shipped name; InputError names the nearest."""
     if Path(name).is_file():
         return Path(name)
     if Path(name).is_dir():
@@ -62,16 +46,9 @@ def find_config(name: str) -> Path:
     raise InputError(f"no config {name}: expected a YAML file or the name of a shipped one; {hint}")
 
 
-def base_of(path: Path) -> Path | None:
-    """Find the config that an overlay changes: the one its key `base` names, beside it or shipped.
-
-    Raises:
-        InputError: the base cannot be found, or is an overlay itself.
-    """
-    return _base_of(path, _read(str(path)))
-
-
-def _base_of(path: Path, content: dict[str, Any]) -> Path | None:
+def base_of(path: Path, content: dict[str, Any] | None = None) -> Path | None:
+    """Find the config that an overlay (its `content`, if read already) changes, beside it or shipped; it has no base itself."""
+    content = _read(str(path)) if content is None else content
     if _BASE not in content:
         return None
     name = content[_BASE]
@@ -85,47 +62,37 @@ def _base_of(path: Path, content: dict[str, Any]) -> Path | None:
 
 
 def resolve_config_arguments(words: list[str]) -> tuple[list[str], str | None]:
-    """Replace the value of every `--config`; also the name of the first one, which names the run.
+    """Replace the value of every `--config` by a path; also return the name of the first one, which names the run.
 
     An overlay becomes two: the path of its base, and its own sections as text.
-
-    Raises:
-        InputError: a config that cannot be found.
     """
+    split = (word.split("=", 1) if word.startswith(("--config=", "-c=")) else [word] for word in words)
+    given = iter(part for parts in split for part in parts)
     resolved: list[str] = []
     first: str | None = None
-    expecting = False
-    for word in words:
-        option, equals, value = word.partition("=")
-        if expecting or (option in ("--config", "-c") and equals):
-            path = find_config(word if expecting else value)
-            if expecting:
-                resolved.pop()
-            content = _read(str(path))
-            base = _base_of(path, content)
-            if base is None:
-                resolved += ["--config", str(path)]
-            else:
-                del content[_BASE]
-                if "callbacks" in (content.get("trainer") or {}):
-                    raise InputError(f"{path}: trainer.callbacks would drop those of its base: write callbacks+ to add")
-                resolved += ["--config", str(base), "--config", yaml.safe_dump(content)]
-            first = first or _name(path)
-            expecting = False
-        else:
+    for word in given:
+        value = next(given, None) if word in ("--config", "-c") else None
+        if value is None:
             resolved.append(word)
-            expecting = word in ("--config", "-c")
+            continue
+        path = find_config(value)
+        content = _read(str(path))
+        base = base_of(path, content)
+        if base is None:
+            resolved += ["--config", str(path)]
+        else:
+            del content[_BASE]
+            if "callbacks" in (content.get("trainer") or {}):
+                raise InputError(f"{path}: trainer.callbacks would drop those of its base: write callbacks+ to add")
+            resolved += ["--config", str(base), "--config", yaml.safe_dump(content)]
+        first = first or _name(path)
     return resolved, first
 
 
 def upgraded(words: list[str]) -> list[str]:
-    """Join the callbacks of several configs, and answer what configs no longer have.
+    """Join the callbacks of several configs, and drop or refuse what configs no longer have.
 
-    A later config's callback takes the place of an earlier one of its class, a checkpoint of its file name; any other is
-    added. An unused `model.distillation` is dropped.
-
-    Raises:
-        InputError: a teacher is given the old way.
+    A later config's callback replaces an earlier one of its class (a checkpoint: of its file name); any other is added.
     """
     result = list(words)
     callbacks: list[Any] = []
@@ -151,7 +118,7 @@ def upgraded(words: list[str]) -> list[str]:
 
 
 def _joined(earlier: list[Any], later: list[Any]) -> list[Any]:
-    """The callbacks of two configs."""
+    """Join the callbacks of two configs."""
 
     def key(callback: Any) -> tuple[str, str]:
         spec = callback if isinstance(callback, dict) else {"class_path": callback}
@@ -163,7 +130,7 @@ def _joined(earlier: list[Any], later: list[Any]) -> list[Any]:
 
 
 def import_folders(config: Any) -> list[str]:
-    """Find the folders that a config's own modules were imported from: not those of installed packages."""
+    """Return the folders that a config's own modules were imported from, without those of installed packages."""
     installed = {Path(folder).resolve() for folder in sysconfig.get_paths().values()}
     found: list[str] = []
     for path in sorted(named_classes(config)):
@@ -177,11 +144,7 @@ def import_folders(config: Any) -> list[str]:
 
 
 def check_imports(words: list[str]) -> None:
-    """Tell what is wrong within an own module that a command names.
-
-    Raises:
-        InputError: it cannot be imported; holds its own error, file and line.
-    """
+    """Raise InputError with the error, file and line of an own module that a command names and that fails to import."""
     classes = {word.rpartition("=")[2] for word in words if re.fullmatch(_CLASS, word.rpartition("=")[2])}
     for option, word in itertools.pairwise(words):
         if option == "--config":
@@ -202,11 +165,7 @@ def check_imports(words: list[str]) -> None:
 
 
 def own_network(value: Any) -> NetworkSpec:
-    """Take the network that a config names for one to be built by `build_network`.
-
-    Raises:
-        ValueError: it is one of defectlab's, or a class with the same three first arguments, which the parser knows.
-    """
+    """Parse the network that a config names for `build_network`; ValueError for what the parser builds itself."""
     spec: dict[str, Any] = value if isinstance(value, dict) else {"class_path": value}
     path = str(spec.get("class_path"))
     module, _, name = path.rpartition(".")
@@ -219,17 +178,13 @@ def own_network(value: Any) -> NetworkSpec:
 
 
 def _name(path: Path) -> str:
-    """A run's own config.yaml goes by the name that its run has."""
+    """Return the name of a config; a run's own config.yaml goes by the name that its run has."""
     is_of_run = path.name == "config.yaml" and (path.parent / "metrics.json").is_file()
     return path.resolve().parent.parent.name if is_of_run else path.stem
 
 
 def config_sections(words: list[str]) -> list[dict[str, Any]]:
-    """Read every `--config` of words that `resolve_config_arguments` returned: a file, or YAML text of several lines.
-
-    Raises:
-        InputError: no YAML of sections; jsonargparse would not say in which file the mistake is.
-    """
+    """Read every `--config` of words that `resolve_config_arguments` returned: a file, or YAML text of several lines."""
     given = [value for option, value in zip(words, words[1:], strict=False) if option == "--config"]
     found = [_read(value) for value in given]
     for content in found:
@@ -238,7 +193,7 @@ def config_sections(words: list[str]) -> list[dict[str, Any]]:
 
 
 def _check_class_sections(content: Any, *place: str) -> None:
-    """Refuse a setting that stands beside class_path; jsonargparse would not say which."""
+    """Raise InputError for a setting that stands beside class_path; jsonargparse would not say which."""
     if isinstance(content, list):
         for item in content:
             _check_class_sections(item, *place)
@@ -270,8 +225,8 @@ def override_words(overrides: Sequence[str] | Mapping[str, Any]) -> tuple[str, .
 
     Args:
         overrides: such words already, or values by name, dotted (`{"data.root": "NEU"}`) or nested
-            (`{"data": {"root": "NEU"}}`); a nested `class_path` chooses a class, `init_args` may be left out. A whole
-            section that is None changes nothing.
+            (`{"data": {"root": "NEU"}}`); a nested `class_path` chooses a class, `init_args` may be left out. A section
+            that is None changes nothing.
     """
     if isinstance(overrides, str):
         raise InputError(f"overrides is the text {overrides!r}: expected a list of words, or values by name")

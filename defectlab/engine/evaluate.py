@@ -10,24 +10,21 @@ from typing import Any, Literal
 from defectlab.engine.configs import override_words, resolve_config_arguments
 from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.host import as_guest
-from defectlab.engine.outcome import write_outcome
+from defectlab.engine.outcome import outcome_of, write_outcome
 from defectlab.engine.processes import guarded
 from defectlab.errors import InputError
 from defectlab.metrics.classification import SplitMetrics, accuracy_interval
 from defectlab.runs import RunFolder, write_text
 from defectlab.runs.locate import checkpoint_of, open_trained_run
+from defectlab.runs.metrics import accuracy_text, count_correct
 from defectlab.tasks.checkpoint import check_fit, read_checkpoint
-
-__all__ = ["Evaluation", "evaluate", "run_words", "target_of", "test", "validate"]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluation:
-    """Metrics of one checkpoint on one part of a data set.
+    """Metrics (see `SplitMetrics`) of one checkpoint on one part of a data set.
 
     Args:
-        stage: which part.
-        metrics: see `SplitMetrics`.
         source: `real` or `synthetic` images.
         run: folder that the metrics were written to; None where nothing was.
     """
@@ -39,7 +36,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of images that are right."""
+        """Accuracy in [0, 1]."""
         return self.metrics["accuracy"]
 
     @property
@@ -49,8 +46,8 @@ class Evaluation:
 
     @property
     def hits(self) -> int:
-        """Number of images that are right."""
-        return sum(row[index] for index, row in enumerate(self.metrics["confusion_matrix"]))
+        """Number of correct images."""
+        return count_correct(self.metrics)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -58,13 +55,10 @@ class Evaluation:
         return accuracy_interval(self.hits, self.n)
 
     def __repr__(self) -> str:
-        """Give accuracy and interval."""
-        low, high = self.interval
-        synthetic = ", SYNTHETIC images" if self.source == "synthetic" else ""
-        return f"<{self.stage} {self.accuracy:.2%} ({low:.1%} to {high:.1%}, n = {self.n}{synthetic})>"
+        return f"<{accuracy_text(self.stage, self.metrics, self.source)}>"
 
     def _repr_html_(self) -> str:
-        """Give a table of the classes for a notebook."""
+        """Return a table of the classes for a notebook."""
         rows = "".join(
             f"<tr><td>{html.escape(name)}</td><td>{row['support']}</td><td>{row['accuracy']:.2%}</td></tr>"
             for name, row in self.metrics["per_class"].items()
@@ -87,8 +81,8 @@ def test(
     Args:
         run: its folder.
         model: settings over the saved ones, such as `{"tta": "flip"}`.
-        data: settings over the saved ones; other images or another network leave the run alone: what they give is
-            written to a folder inside it.
+        data: settings over the saved ones; with other images or another network the outcome is written to a folder
+            inside the run's.
         trainer: settings over the saved ones.
         progress: draw bars.
 
@@ -122,7 +116,7 @@ def _evaluate_run(
 
 
 def run_words(run: RunFolder, changes: Sequence[str]) -> list[str]:
-    """Name the config and the best checkpoint of a run, with further words over them."""
+    """Return arguments of `test`: config and best checkpoint of a run, then further words."""
     return ["--config", str(run.config), "--ckpt_path", str(checkpoint_of(str(run.path))), *changes]
 
 
@@ -133,20 +127,9 @@ def evaluate(
     target: RunFolder | None = None,
     progress: bool = True,
 ) -> Evaluation | None:
-    """Evaluate as the words say, `--config` and `--ckpt_path` among them.
+    """Evaluate as the words of a command say, `--config` and `--ckpt_path` among them; None in a process that writes nothing.
 
-    Args:
-        command: which part of the data.
-        words: of the command.
-        run: folder that the words are of, if they are of one.
-        target: folder that a test's outcome is written to; None for none.
-        progress: draw bars.
-
-    Returns:
-        The metrics; None in a process that writes nothing.
-
-    Raises:
-        InputError: a word that cannot be used, or no checkpoint.
+    `run` is the folder that the words are of, `target` the one that a test's outcome is written to; None for none.
     """
     words, name = resolve_config_arguments(words)
     if name is None:
@@ -168,18 +151,13 @@ def evaluate(
     if target is not None:
         if target != run:
             write_text(target.config, cli.dump())
-        write_outcome(target, task, data, trainer, {}, {})
+        write_outcome(target, outcome_of(task, data), trainer, {}, {})
     return Evaluation(stage=stage, metrics=task.results[stage], source=data.source, run=target)
 
 
 def target_of(command: str, run: RunFolder, changes: Sequence[str]) -> RunFolder:
-    """Another checkpoint or other images give another result: the run keeps the one it was made with."""
-    if not any(_changes_result(word) for word in changes):
+    """Return the run for a test as it was trained, else a new folder in it: a run keeps its own result."""
+    changing = ("--data", "--model", "--ckpt_path", "--config", "-c", "--trainer.limit", "--trainer.precision")
+    if not any(word.startswith(changing) for word in changes):
         return run
     return RunFolder(run.path / time.strftime(f"{command}-%Y%m%d-%H%M%S"))
-
-
-def _changes_result(word: str) -> bool:
-    return word.startswith(
-        ("--data", "--model", "--ckpt_path", "--config", "-c", "--trainer.limit", "--trainer.precision")
-    )

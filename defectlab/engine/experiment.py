@@ -1,9 +1,6 @@
-"""LightningCLI with one command a parser, defectlab's groups, and errors of one line."""
+"""Parse a command's arguments by LightningCLI, with defectlab's groups and errors of one line."""
 
-import itertools
-import os
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,18 +29,15 @@ from defectlab.engine.host import as_guest
 from defectlab.engine.loggers import EpochCSVLogger, EventsLogger
 from defectlab.engine.messages import explain, unknown_key
 from defectlab.errors import InputError
+from defectlab.runs.create import claim_run_folder, new_run_folder
 from defectlab.runs.locate import checkpoint_of
 from defectlab.tasks import ClassificationTask
 from defectlab.tasks.hparams import NetworkSpec
 from defectlab.utils._compat import check_cli, cli_parser, cli_section
 from defectlab.utils.cpu import CPUSettings
-from defectlab.utils.progress import is_first_process
-
-__all__ = ["LINKS", "DefectCLI", "claim_run_folder", "new_run_folder", "without_run"]
 
 jsonargparse.typing.register_type(NetworkSpec, NetworkSpec.as_dict, own_network, fail_already_registered=False)
 
-_RUN_VARIABLE = "DEFECTLAB_RUN"
 LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size"}  # data to model
 _COMMANDS = {
     "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
@@ -53,19 +47,16 @@ _COMMANDS = {
 
 
 class DefectCLI(LightningCLI):
-    """Parse one command's arguments and build data, model and trainer; what runs is the caller's affair.
+    """Parse one command's arguments and build data, model and trainer; the caller runs them.
 
     Args:
         command: fit, validate or test.
         words: its arguments, configs already found.
-        run: the run folder that the command writes to; None for a new one.
-        name: of the config, for a new run folder.
-        read_weights: whether pretrained weights are read, or downloaded, as the config says; without, they are random.
+        run: run folder that the command writes to; None for a new one.
+        name: name of the config, for a new run folder.
+        read_weights: whether to read or download pretrained weights; without, they are random.
         output: path of a new run folder; None for one under `trainer.default_root_dir` with the name and the time.
-        progress: print a line an epoch, unless the config says no.
-
-    Raises:
-        InputError: an argument that cannot be used.
+        progress: whether to print a line an epoch, unless the config says no.
     """
 
     def __init__(
@@ -110,7 +101,7 @@ class DefectCLI(LightningCLI):
         return {self.command: _COMMANDS[self.command]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """CPU settings, and what the model learns from the data."""
+        """Add CPU settings, and what the model learns from the data."""
         parser.add_class_arguments(CPUSettings, "cpu")
         parser.add_argument("--python_path", type=list[str] | None, help="folders that own modules are imported from")
         for source, target in LINKS.items():
@@ -139,14 +130,14 @@ class DefectCLI(LightningCLI):
                 raise InputError(f"model.{target} comes from the data: leave it out, or change data.{source}")
 
     def _find_teacher(self, callbacks: Any) -> None:
-        """A run folder means its best checkpoint; config.yaml is read from other folders too. Only fit needs it."""
+        """Replace a teacher's run folder by its best checkpoint, absolute: config.yaml is read from other folders too."""
         for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
             arguments: Any = getattr(callback, "init_args", None) or {}
             if self.command == "fit" and callback.class_path.endswith(".Distillation") and arguments.get("teacher"):
                 arguments.teacher = str(checkpoint_of(str(arguments.teacher)).resolve())
 
     def _parse_ckpt_path(self) -> None:
-        """A checkpoint brings tensors, the config everything else; the weights it began with are not needed again."""
+        """Drop initial weights where a checkpoint replaces them."""
         config = self.config[self.command]
         arguments = config.model.init_args or {}
         self.weights = arguments.get("weights")
@@ -158,7 +149,7 @@ class DefectCLI(LightningCLI):
         CPUSettings(**self.config[self.command].cpu.as_dict()).apply()
 
     def instantiate_classes(self) -> None:
-        """Build everything; what a constructor refuses comes wrapped in jsonargparse's account of it."""
+        """Build everything; what a constructor refuses comes wrapped in jsonargparse's text."""
         try:
             super().instantiate_classes()
         except BaseException as error:
@@ -170,7 +161,7 @@ class DefectCLI(LightningCLI):
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A trainer that writes into the run folder alone."""
+        """Build a trainer that writes into the run folder alone."""
         config = cli_section(self, self.config_init, "trainer")
         if self.run is None:
             if self._output is not None:
@@ -178,27 +169,23 @@ class DefectCLI(LightningCLI):
             else:
                 root = Path(config["default_root_dir"]).expanduser().resolve()
                 self.run, self._made = new_run_folder(root, self.name or "run")
-        callbacks = config["callbacks"] or []
-        callbacks = [*callbacks] if isinstance(callbacks, list) else [callbacks]
-        given: Any = config["logger"]
-        own = given if isinstance(given, list) else [] if given in (None, True, False) else [given]
-        loggers: list[Any] = own
+        callbacks = listed(config["callbacks"])
+        given = config["logger"]
+        loggers = listed(given)
         if self.command == "fit" and given is not False and not config["fast_dev_run"] and not config["barebones"]:
-            loggers = [EventsLogger(self.run.parent, "", self.run.name), EpochCSVLogger(self.run / "metrics.csv"), *own]
+            loggers = [*run_loggers(self.run), *loggers]
         if not self.progress:
             kwargs["enable_progress_bar"] = False
         elif config["enable_progress_bar"] is not False and not config["barebones"]:
             callbacks.append(EpochLines())
         if self.command == "fit" and config["enable_checkpointing"] is not False and not config["barebones"]:
-            callbacks = _with_last(callbacks, self.run / "checkpoints")
-        plugins = config["plugins"] or []
-        plugins = [*plugins] if isinstance(plugins, list) else [plugins]
+            callbacks = with_checkpoints(callbacks, self.run / "checkpoints", "val/loss")
         try:
             return super().instantiate_trainer(
                 default_root_dir=str(self.run),
                 logger=loggers or False,
                 callbacks=callbacks,
-                plugins=[*plugins, AtomicCheckpointIO()],
+                plugins=[*listed(config["plugins"]), AtomicCheckpointIO()],
                 enable_model_summary=False,
                 **kwargs,
             )
@@ -209,7 +196,7 @@ class DefectCLI(LightningCLI):
         """Nothing: the caller runs what it needs."""
 
     def discard(self) -> None:
-        """Remove the folder that was made for this run, which has come to nothing."""
+        """Remove the folders that were made for this run."""
         if self.run in self._made:
             shutil.rmtree(self.run, ignore_errors=True)
         for folder in self._made:
@@ -221,11 +208,11 @@ class DefectCLI(LightningCLI):
         config: jsonargparse.Namespace = self.config[self.command].clone()
         for key in ("config", "ckpt_path", "weights_only"):
             config.pop(key, None)
-        config.python_path = (
-            import_folders(yaml.safe_load(cli_parser(self, self.command).dump(config, skip_validation=True))) or None
-        )
-        if config.python_path is None:
-            del config["python_path"]
+        shown = yaml.safe_load(cli_parser(self, self.command).dump(config, skip_validation=True))
+        if folders := import_folders(shown):
+            config.python_path = folders
+        else:
+            config.pop("python_path", None)
         model: Any = config.model.init_args or {}
         data = config.data.init_args
         if "weights" in model and self.weights is not None:
@@ -244,7 +231,7 @@ class DefectCLI(LightningCLI):
 
 @contextmanager
 def without_run(config: str, more: Sequence[str], read_weights: bool = True) -> Iterator[DefectCLI]:
-    """What a config and arguments of fit describe, for a command that trains nothing: no run folder is left."""
+    """Build what a config and arguments of fit describe, and leave no run folder and no trace in the host."""
     words, _ = resolve_config_arguments(["--config", config, *more])
     with as_guest():
         cli = DefectCLI("fit", [*words, "--trainer.logger", "false"], read_weights=read_weights)
@@ -255,7 +242,7 @@ def without_run(config: str, more: Sequence[str], read_weights: bool = True) -> 
 
 
 def _check_empty_sections(given: Any, config: Any, *place: str) -> None:
-    """Refuse an unknown key that holds an empty mapping: jsonargparse passes over it, like over any empty one."""
+    """Raise InputError for an unknown key that holds an empty mapping: jsonargparse passes over it, like over any empty one."""
     if not isinstance(given, dict) or not isinstance(config, jsonargparse.Namespace):
         return
     for key, value in given.items():
@@ -266,21 +253,33 @@ def _check_empty_sections(given: Any, config: Any, *place: str) -> None:
             _check_empty_sections(value, config[key], *place, key)
 
 
-def _with_last(callbacks: list[Any], folder: Path) -> list[Any]:
+def listed(value: Any) -> list[Any]:
+    """Return a setting that may be one object, several or a switch as a list of objects."""
+    if value in (None, True, False):
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def run_loggers(folder: Path) -> list[Any]:
+    """Build the loggers of every run: TensorBoard's events and metrics.csv."""
+    return [EventsLogger(folder.parent, "", folder.name), EpochCSVLogger(folder / "metrics.csv")]
+
+
+def with_checkpoints(callbacks: list[Any], folder: Path, monitor: str | None) -> list[Any]:
     """Add what writes best.ckpt, unless there is one, and last.ckpt; `save_last` would leave that as old as the best."""
-    if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
-        best = ModelCheckpoint(folder, filename="best", monitor="val/loss", enable_version_counter=False)
+    checkpoints = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    if not checkpoints and monitor is not None:
+        best = ModelCheckpoint(folder, filename="best", monitor=monitor, enable_version_counter=False)
         callbacks = [*callbacks, best]
-    for callback in callbacks:
-        if isinstance(callback, ModelCheckpoint):
-            callback.dirpath = callback.dirpath or str(folder)
-            callback.save_last = None
+    for callback in checkpoints:
+        callback.dirpath = callback.dirpath or str(folder)
+        callback.save_last = None
     # The last one to be called, so that it holds what the others have come to.
     return [*callbacks, ModelCheckpoint(folder, filename="last", enable_version_counter=False)]
 
 
 def _innermost(error: Exception) -> str:
-    """What a constructor said, out of the layers of jsonargparse; it keeps the text, not the error."""
+    """Return what a constructor said, out of the layers of jsonargparse, which keeps the text, not the error."""
     chain: list[BaseException] = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
         chain.append(inner)
@@ -289,47 +288,3 @@ def _innermost(error: Exception) -> str:
         return " ".join(str(own[0]).split())
     lines = [line.strip(" -") for line in str(error).splitlines() if line.lstrip().startswith("- ")]
     return next((line for line in lines if not line.startswith("Does not validate")), " ".join(str(error).split()))
-
-
-def claim_run_folder(run: Path) -> tuple[Path, list[Path]]:
-    """Make a run folder of that very path; also the folders that were not there.
-
-    Raises:
-        InputError: a run is there already, or the folder cannot be made.
-    """
-    run = run.expanduser().resolve()
-    if not is_first_process():
-        return run, []  # by now the first one has written to it
-    if (run / "config.yaml").exists():
-        raise InputError(f"output {run} is a run folder already: give a new one, or go on with defectlab resume")
-    made = [folder for folder in (run, *run.parents) if not folder.exists()]
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"output {run} cannot be made ({error.strerror}): give a folder you can write to") from None
-    return run, made
-
-
-def new_run_folder(root: Path, name: str) -> tuple[Path, list[Path]]:
-    """Make root/name/YYYYmmdd-HHMMSS, the same for every process of one run; also the folders that were not there.
-
-    Raises:
-        InputError: it cannot be made.
-    """
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    if not is_first_process():
-        return Path(os.environ.get(_RUN_VARIABLE, root / name / stamp)), []  # the first one writes alone
-    for number in itertools.count(1):
-        run = root / name / (stamp if number == 1 else f"{stamp}-{number}")
-        made = [folder for folder in (run, run.parent, root) if not folder.exists()]
-        try:
-            run.mkdir(parents=True)
-        except FileExistsError:  # of a run that began in the same second
-            continue
-        except OSError as error:
-            raise InputError(
-                f"{run} cannot be made ({error.strerror}): set trainer.default_root_dir to a folder you can write to"
-            ) from None
-        break
-    os.environ[_RUN_VARIABLE] = str(run)  # for the processes that DDP starts from this one
-    return run, made

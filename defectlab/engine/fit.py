@@ -6,39 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import (
-    EarlyStopping,
-    LearningRateFinder,
-    ModelCheckpoint,
-    StochasticWeightAveraging,
-    WeightAveraging,
-)
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer, callbacks
 
 from defectlab.callbacks import AveragedWeights
 from defectlab.engine.configs import override_words, resolve_config_arguments
 from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.host import as_guest
 from defectlab.engine.loggers import EpochCSVLogger
-from defectlab.engine.outcome import earlier_metrics, write_outcome
+from defectlab.engine.outcome import earlier_metrics, outcome_of, write_outcome
 from defectlab.engine.processes import guarded
 from defectlab.engine.record import best_checkpoint, fit_objects
 from defectlab.engine.tensorboard import add_augmented
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, write_text
 from defectlab.runs.locate import open_trained_run
-from defectlab.tasks import ClassificationTask, OptimizerSettings, PretrainedTask
+from defectlab.tasks import OptimizerSettings, PretrainedTask
 from defectlab.tasks.checkpoint import check_fit, data_state, read_checkpoint
 from defectlab.utils.progress import is_first_process
 from defectlab.utils.text import shown_path
 
-__all__ = ["fit", "resume", "resumed", "train_and_discard", "train_and_test"]
-
-
-_MOST_STEPS_BETWEEN_LOGS, _LOGS_AN_EPOCH = 50, 4
-
-
-_ON_SHEET = 32
+_MOST_STEPS_BETWEEN_LOGS, _LOGS_AN_EPOCH, _ON_SHEET = 50, 4, 32
 
 
 def fit(
@@ -66,9 +53,6 @@ def fit(
         seed_everything: a number from 0; None for the config's, or to leave random numbers alone with ready objects.
         output: path of the run folder; None for a new one under `trainer.default_root_dir`.
         progress: print a line an epoch, and draw bars.
-
-    Returns:
-        The run folder, in every process of the run.
 
     Raises:
         InputError: a setting that cannot be used, in the command's words; an output that is a run already.
@@ -122,7 +106,7 @@ def resume(
 
 
 def _settings(trainer: Mapping[str, Any] | Trainer | None) -> Mapping[str, Any] | None:
-    """A run that keeps nothing has no folder to return."""
+    """Return settings of a trainer, but for those of a run that keeps nothing and so has no folder to return."""
     assert not isinstance(trainer, Trainer)
     if trainer is not None and trainer.get("fast_dev_run"):
         raise InputError("trainer.fast_dev_run keeps nothing, so there is no run to return: leave it out")
@@ -130,6 +114,7 @@ def _settings(trainer: Mapping[str, Any] | Trainer | None) -> Mapping[str, Any] 
 
 
 def _returned(cli: DefectCLI) -> RunFolder:
+    """Train and test; the run folder in every process of the run."""
     run = train_and_discard(cli)
     if run is None and cli.trainer.is_global_zero:
         raise InputError("trainer.fast_dev_run keeps nothing, so there is no run to return: set it to false")
@@ -146,7 +131,7 @@ def resumed(run: RunFolder, changes: Sequence[str], progress: bool = True) -> De
 
 
 def train_and_discard(cli: DefectCLI) -> RunFolder | None:
-    """Train and test; a new run folder that has come to nothing is removed."""
+    """Train and test; remove a new run folder that nothing was written to."""
     try:
         return train_and_test(cli)
     except (InputError, OSError):
@@ -171,7 +156,9 @@ def train_and_test(cli: DefectCLI) -> RunFolder | None:
     run_folder = RunFolder(cli.run)
     # A checkpoint that is damaged, foreign or of other data is told before anything is written.
     checkpoint = read_checkpoint(Path(given.ckpt_path)) if given.ckpt_path is not None else None
-    _check_limits(cli)
+    for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
+        if given.trainer[name] == 0:
+            raise InputError(f"trainer.{name} is 0: fit trains, chooses by validation and tests; expected at least 1")
     _check_monitors(cli)
     _check_callbacks(cli)
     if is_first_process():
@@ -182,11 +169,11 @@ def train_and_test(cli: DefectCLI) -> RunFolder | None:
             _check_continuation(checkpoint, cli)
         loader = data.train_dataloader()
         if given.trainer.log_every_n_steps is None:
-            steps = len(loader)
-            trainer.log_every_n_steps = min(_MOST_STEPS_BETWEEN_LOGS, max(1, steps // _LOGS_AN_EPOCH))  # type: ignore[attr-defined]
+            trainer.log_every_n_steps = min(_MOST_STEPS_BETWEEN_LOGS, max(1, len(loader) // _LOGS_AN_EPOCH))  # type: ignore[attr-defined]
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             write_text(run_folder.config, cli.dump())
-        if trainer.loggers and given.ckpt_path is None and not _uses_features(task):
+        cached = isinstance(task, PretrainedTask) and task.cache_features  # which nothing augments
+        if trainer.loggers and given.ckpt_path is None and not cached:
             images, _ = next(iter(loader))
             add_augmented(trainer.loggers, images[:_ON_SHEET], data.card)
     advice = f"go on with: defectlab resume {shown_path(run_folder.path)}"
@@ -202,8 +189,9 @@ def train_and_test(cli: DefectCLI) -> RunFolder | None:
     if not trainer.is_global_zero:
         return None
     config = cli.resolved()
+    earlier = earlier_metrics(run_folder).get("run", {}).get("config")
     facts = {
-        "config": _config_name(run_folder, cli.name),
+        "config": str(earlier or cli.name or run_folder.path.parent.name),
         "seed": config.seed_everything,
         "epochs": epochs,
         "best_epoch": read_checkpoint(Path(best))["epoch"] if best else epochs - 1,
@@ -214,22 +202,12 @@ def train_and_test(cli: DefectCLI) -> RunFolder | None:
         "total_seconds": round(time.perf_counter() - began, 1),
     }
     shown = {"seed": config.seed_everything, "model": config.model.as_dict(), "data": config.data.as_dict()}
-    write_outcome(run_folder, task, data, trainer, facts, shown)
+    write_outcome(run_folder, outcome_of(task, data), trainer, facts, shown)
     return run_folder
 
 
-def _uses_features(task: ClassificationTask) -> bool:
-    """Whether training sees cached features, which nothing augments."""
-    return isinstance(task, PretrainedTask) and task.cache_features
-
-
-def _config_name(run_folder: RunFolder, name: str | None) -> str:
-    """As metrics.json has it, else of the config, else of the folder that the run lies in."""
-    earlier = earlier_metrics(run_folder).get("run", {}).get("config")
-    return str(earlier or name or run_folder.path.parent.name)
-
-
 def _check_continuation(checkpoint: dict[str, Any], cli: DefectCLI) -> None:
+    """Raise InputError for a checkpoint of another network, other data, another optimiser, or of more epochs."""
     path = Path(cli.config_init["fit"].ckpt_path)
     check_fit(cli.model, checkpoint, path)
     cli.datamodule.load_state_dict(data_state(checkpoint, path))
@@ -244,18 +222,12 @@ def _check_continuation(checkpoint: dict[str, Any], cli: DefectCLI) -> None:
         raise InputError(f"trainer.max_epochs is {wanted}, but {done} epochs are done: give at least as many")
 
 
-def _check_limits(cli: DefectCLI) -> None:
-    for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
-        if cli.config_init["fit"].trainer[name] == 0:
-            raise InputError(f"trainer.{name} is 0: fit trains, chooses by validation and tests; expected at least 1")
-
-
 def _check_monitors(cli: DefectCLI) -> None:
-    """A name that is never logged would end training after its first epoch."""
+    """Raise InputError for a monitor that is never logged, which would end training after its first epoch."""
     names = cli.model.metric_names(cli.datamodule.class_names)
     watched = {"model.scheduler.monitor": cli.model.scheduler.monitor}
     for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, ModelCheckpoint | EarlyStopping) and callback.monitor is not None:
+        if isinstance(callback, callbacks.ModelCheckpoint | callbacks.EarlyStopping) and callback.monitor is not None:
             watched[f"trainer.callbacks.{type(callback).__name__}.monitor"] = callback.monitor
     for argument, name in watched.items():
         if name not in names:
@@ -263,8 +235,12 @@ def _check_monitors(cli: DefectCLI) -> None:
 
 
 def _check_callbacks(cli: DefectCLI) -> None:
-    """Those of Lightning's that would leave nothing in best.ckpt, or in a one-cycle schedule."""
-    ours = {LearningRateFinder: "RateFinder", StochasticWeightAveraging: "SWA", WeightAveraging: "EMA or SWA"}
+    """Raise InputError for callbacks of Lightning's that leave nothing in best.ckpt, or in a one-cycle schedule."""
+    ours = {
+        callbacks.LearningRateFinder: "RateFinder",
+        callbacks.StochasticWeightAveraging: "SWA",
+        callbacks.WeightAveraging: "EMA or SWA",
+    }
     for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]
         for kind, name in ours.items():
             if isinstance(callback, kind) and not isinstance(callback, AveragedWeights):

@@ -6,33 +6,61 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
-from defectlab.engine.warnings import LIGHTNING_LOGGERS, quieten
 from defectlab.utils.progress import progress_bars
 
-__all__ = ["as_guest"]
+if TYPE_CHECKING:
+    from torch import nn
+
+_LOGGERS = ("lightning.pytorch", "lightning.fabric")
+_KNOWN_WARNINGS = (
+    r".*isinstance\(treespec, LeafSpec\).*",  # Lightning's own affair with torch
+    r".*smaller than the logging interval.*",  # curves have a point an epoch in any case
+    r".*module\(s\) in eval mode at the start.*",  # a frozen backbone
+    r".*does not have many workers.*",  # the loader has none and needs none
+    r".*Checkpoint directory .* exists and is not empty.*",  # resume goes on in its run folder
+    r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\).*",  # a step that the gradient scaler left out
+    r".*recommended to use `self\.log\(.*sync_dist=True.*",  # every process computes the same from all images
+    r".*GPU available but not used.*",  # asked for
+    r".*The dirpath has changed from.*",  # fit --ckpt_path goes on in a folder of its own
+    r".*callbacks used to create the checkpoint need to be provided.*",  # test needs none of fit's
+)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence, inside, Lightning's notes on devices and tips, and warnings that call for no action."""
+    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+    with warnings.catch_warnings():
+        for name in _LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        for text in _KNOWN_WARNINGS:
+            warnings.filterwarnings("ignore", message=text)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
 
 
 @contextmanager
 def as_guest(progress: bool | None = None) -> Iterator[None]:
     """Restore log levels, warnings filters, environment, random numbers, thread count and denormals at the end.
 
-    A command owns its process and sets all of these; a function called from Python is a guest in one. The
-    allocator's settings stay: glibc does not tell what they were.
+    The allocator's settings stay: glibc does not tell what they were.
 
     Args:
         progress: whether bars may be drawn meanwhile; None leaves that to the caller.
     """
+    import numpy as np
+    import torch
+
     environment = dict(os.environ)
-    levels = {name: logging.getLogger(name).level for name in LIGHTNING_LOGGERS}
     threads = torch.get_num_threads()
     flushed = not bool(torch.tensor([1e-40]).mul(1).item())
     numbers = random.getstate(), np.random.get_state()  # noqa: NPY002 (seed_everything sets both)
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), progress_bars(progress):
-        quieten()
+    with quiet(), torch.random.fork_rng(devices=[]), progress_bars(progress):
         try:
             yield
         finally:
@@ -41,8 +69,18 @@ def as_guest(progress: bool | None = None) -> Iterator[None]:
             for name in set(os.environ) - set(environment):
                 del os.environ[name]
             os.environ.update(environment)
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
             torch.set_flush_denormal(flushed)
+
+
+@contextmanager
+def evaluating(module: "nn.Module") -> Iterator[None]:
+    """Set evaluation mode, and restore each module's own: a frozen backbone's is not its parent's."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

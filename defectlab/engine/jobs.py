@@ -20,23 +20,12 @@ from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
 
-__all__ = ["Job", "check_at_least", "check_own_settings", "run_jobs"]
-
 _LOG = "fit.log"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One fit of several.
-
-    Args:
-        name: what errors call it.
-        folder: its run folder.
-        config: a YAML file, or the name of a shipped one.
-        seed: of training and of the split.
-        settings: by dotted name, over the overrides.
-        overrides: further arguments of `fit`.
-    """
+    """One fit of several; `settings` are values by dotted name, over the `overrides` of all."""
 
     name: str
     folder: Path
@@ -47,17 +36,13 @@ class Job:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The arguments of `fit`."""
+        """Return the arguments of `fit`."""
         settings = {"seed_everything": self.seed, "data.seed": self.seed, **self.settings}
         return ("--config", self.config, *self.overrides, *override_words(settings))
 
 
 def check_own_settings(command: str, overrides: Sequence[str], own: Iterable[str], advice: str) -> None:
-    """Refuse overrides of what a command sets itself, by dotted name.
-
-    Raises:
-        InputError: there is one; ends with the advice.
-    """
+    """Raise InputError for overrides of what a command sets itself, by dotted name; `advice` ends the message."""
     given = {word.partition("=")[0] for word in overrides}
     for name in own:
         if f"--{name}" in given:
@@ -65,11 +50,7 @@ def check_own_settings(command: str, overrides: Sequence[str], own: Iterable[str
 
 
 def check_at_least(counts: Mapping[str, tuple[int, int]]) -> None:
-    """Refuse an argument below its least; arguments are (number, least) by name.
-
-    Raises:
-        InputError: one is.
-    """
+    """Raise InputError for an argument below its least; arguments are (number, least) by name."""
     for name, (number, least) in counts.items():
         if number < least:
             raise InputError(f"{name} is {number}: expected a whole number of at least {least}")
@@ -84,21 +65,13 @@ def run_jobs(
     on_done: Callable[[Job, str | None], None] | None = None,
     progress: bool = False,
 ) -> dict[str, str]:
-    """Run every job from its beginning; what a killed one left in its folder is removed.
+    """Run every job from its beginning, `processes` at a time, each with one thread if above 1.
 
-    Args:
-        jobs: what is left to do.
-        done: how many were done before, for the progress bar.
-        processes: runs at a time, each with one thread if above 1.
-        continue_on_error: whether the others still run after one that could not.
-        on_done: called with each job at its end, and why it could not be run if `continue_on_error`, else None.
-        progress: whether to draw a bar on standard error.
+    What a killed job left in its folder is removed. `done` jobs were done before, for the progress bar; `on_done` is called
+    with each job at its end, and its error or None.
 
     Returns:
-        The error of each job that could not be run, by name; their folders are removed.
-
-    Raises:
-        InputError: a job could not be run, unless `continue_on_error`.
+        The error of each failed job, by name, whose folder is removed; without `continue_on_error` it is raised.
     """
     errors: dict[str, str] = {}
 
@@ -128,7 +101,7 @@ def run_jobs(
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would go on, and write into a folder that the next call begins anew."""
+    """End a worker whose parent was killed: it would write into a folder that the next call begins anew."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -140,7 +113,7 @@ def _end_with_parent() -> None:
 
 
 def _run(words: Sequence[str], folder: Path) -> str | None:
-    """Train and test into the folder; the error, or None."""
+    """Train and test into the folder; return the error, or None."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     words, _ = resolve_config_arguments([*words, "--trainer.enable_progress_bar", "false"])

@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: TensorBoard events, and metrics.csv with one row an epoch."""
+"""Log what a run comes to: TensorBoard events, and metrics.csv with one row an epoch."""
 
 import csv
 import io
@@ -16,8 +16,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from defectlab.errors import InputError
 from defectlab.runs import write_text
 
-__all__ = ["EpochCSVLogger", "EventsLogger"]
-
 _FLUSH_SECONDS = 2.0  # how far TensorBoard may be behind
 
 
@@ -28,24 +26,22 @@ class EventsLogger(TensorBoardLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Hand the events to the disk, now and then."""
+        """Flush the events to the disk, now and then."""
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self._flushed = time.monotonic()
             self.experiment.flush()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Hand the events to the disk; closed, the writer would begin a new file for the test's."""
+        """Flush the events to the disk; closed, the writer would begin a new file for the test's."""
         self.experiment.flush()
 
 
 class EpochCSVLogger(Logger):
-    """metrics.csv: what is logged at the end of an epoch; whole after every one, continued by a resumed run.
+    """Write metrics.csv: what is logged at the end of an epoch; whole after every one, continued by a resumed run.
 
-    Its column `seconds` is the time since the row before, or since the start.
-
-    Args:
-        path: the file; rows of epochs that are trained again are replaced.
+    Its column `seconds` is the time since the row before, or since the start. Rows of epochs that are trained again are
+    replaced.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,12 +54,12 @@ class EpochCSVLogger(Logger):
 
     @property
     def name(self) -> str:
-        """Of the file."""
+        """Name of the file."""
         return self.path.name
 
     @property
     def version(self) -> str:
-        """None is kept: the run folder is new each time."""
+        """Empty: the run folder is new each time."""
         return ""
 
     @property
@@ -85,12 +81,12 @@ class EpochCSVLogger(Logger):
 
     @property
     def seconds(self) -> float:
-        """That all epochs together have taken."""
+        """Total time of all epochs."""
         return sum(float(row.get("seconds") or 0) for row in self.experiment.values())
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: config.yaml has them."""
+        """Do nothing: config.yaml has them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

@@ -1,7 +1,4 @@
-"""One line from the page that jsonargparse writes about an argument: which one, what is wrong, what is right.
-
-What is not recognised is passed on in one line: a new release may cost clarity, never the error.
-"""
+"""Shorten the page that jsonargparse writes about an argument to one line: which one, what is wrong, what is right."""
 
 import dataclasses
 import importlib
@@ -22,36 +19,23 @@ from defectlab.tasks import ClassificationTask
 from defectlab.utils._compat import ArgumentMessage
 from defectlab.utils.cpu import CPUSettings
 
-__all__ = ["explain", "unknown_key"]
-
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
 _BY_NAME = "expected its arguments, each with a name: {name: value, ...}"
 _TRIED = {  # words of other programs, and what they are called here
-    "epochs": "trainer.max_epochs",
-    "max_epochs": "trainer.max_epochs",
-    "gpus": "trainer.devices",
-    "device": "trainer.accelerator",
-    "lr": "model.optimizer.lr",
-    "learning_rate": "model.optimizer.lr",
-    "weight_decay": "model.optimizer.weight_decay",
-    "momentum": "model.optimizer.momentum",
-    "dropout": "model.network.dropout",
-    "batch_size": "data.batch_size",
-    "image_size": "data.image_size",
-    "data_dir": "data.root",
-    "flip": "data.augmentation.horizontal_flip",
-    "hflip": "data.augmentation.horizontal_flip",
-    "vflip": "data.augmentation.vertical_flip",
-    "seed": "seed_everything",
-    "checkpoint": "ckpt_path",
+    "epochs": "trainer.max_epochs", "max_epochs": "trainer.max_epochs", "gpus": "trainer.devices",
+    "device": "trainer.accelerator", "lr": "model.optimizer.lr", "learning_rate": "model.optimizer.lr",
+    "weight_decay": "model.optimizer.weight_decay", "momentum": "model.optimizer.momentum",
+    "dropout": "model.network.dropout", "batch_size": "data.batch_size", "image_size": "data.image_size",
+    "data_dir": "data.root", "flip": "data.augmentation.horizontal_flip", "hflip": "data.augmentation.horizontal_flip",
+    "vflip": "data.augmentation.vertical_flip", "seed": "seed_everything", "checkpoint": "ckpt_path",
     "resume": "ckpt_path",
-}
+}  # fmt: skip
 _LISTED = 14  # more names than this nobody reads
 _LONGEST = 300
 
 
 def explain(message: str) -> str:
-    """Say what `message` of jsonargparse says in one line that names the argument and the nearest right value."""
+    """Return what `message` of jsonargparse says in one line that names the argument and the nearest right value."""
     said = ArgumentMessage(message)
     place, classes = said.place, said.class_paths
     holder = _import(classes[-1]) if classes else None
@@ -93,7 +77,7 @@ def _import(path: str) -> Any:
 
 
 def _follow_unknown(place: str, key: str, holder: Any) -> str:
-    """Follow the key from its holder up to the part that nobody knows."""
+    """Follow the key from its holder up to the part that is not known."""
     top = {"trainer": Trainer, "cpu": CPUSettings}
     right = [place] if place else []
     names = _arguments(holder) if holder else ["seed_everything", "trainer", "model", "data", "cpu", "ckpt_path"]
@@ -107,7 +91,7 @@ def _follow_unknown(place: str, key: str, holder: Any) -> str:
 
 
 def unknown_key(place: Sequence[str], key: str, names: list[str]) -> str:
-    """Say what is wrong with `key`, found at `place` where only `names` are known."""
+    """Return the message about `key`, found at `place` where only `names` are known."""
     wanted = _TRIED.get(key)
     if wanted is not None and wanted != ".".join([*place, key]):
         return f"unknown key {'.'.join([*place, key])}: did you mean {wanted}?"
@@ -121,13 +105,13 @@ def _arguments(holder: Any) -> list[str]:
 
 
 def _type_of(holder: Any, name: str) -> Any:
-    """The dataclass that an argument of a class takes, if it takes one."""
+    """Return the dataclass that an argument of a class takes, if it takes one."""
     hint = typing.get_type_hints(holder.__init__).get(name)
     return next((kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)), None)
 
 
 def _class_names(place: str) -> list[str]:
-    """Names of classes that fit a place."""
+    """Return the names of classes that fit a place."""
     kinds: dict[str, tuple[Any, type]] = {
         "model": (defectlab.tasks, ClassificationTask),
         "data": (defectlab.data, ImageDataModule),
@@ -147,7 +131,7 @@ def _near(name: str, names: list[str]) -> str:
 
 
 def _readable(types: list[str]) -> str:
-    """`<class 'int'>` and `typing.Literal['a', 'b']` in words."""
+    """Write types such as `<class 'int'>` and `typing.Literal['a', 'b']` in words."""
     words: list[str] = []
     for kind in dict.fromkeys(types):
         if kind.startswith("typing"):

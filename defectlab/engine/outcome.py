@@ -1,110 +1,97 @@
-"""What stands in a run folder after a test, and on the screen."""
+"""Write what a run folder holds after a test."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from defectlab.data import ImageDataModule
-from defectlab.engine.tensorboard import add_figures, add_hparams, events_logger
+from defectlab.engine.tensorboard import add_figures, add_hparams
 from defectlab.errors import InputError
 from defectlab.figures.style import save_png
 from defectlab.figures.tiles import image_sheet
 from defectlab.metrics.classification import SplitMetrics, confident_mistakes, evaluate_predictions, fit_temperature
 from defectlab.report import write_report
 from defectlab.runs import RunFolder, environment, log_test_evaluation, write_prediction_table
-
-__all__ = ["DescribedData", "Evaluated", "calibration", "earlier_metrics", "runs_root", "write_outcome"]
+from defectlab.tasks import ClassificationTask
 
 _ON_SHEET = 40
 
 
-class Evaluated(Protocol):
-    """Metrics by stage (`val`, `test`), and the logits `(N, C)` and labels `(N,)` that they are of."""
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """An evaluated network.
+
+    Args:
+        results: metrics by part (`val`, `test`).
+        predictions: logits (N, C) and labels (N,) by part.
+        class_names: in the order of the labels.
+        data: section `data` of metrics.json, `source`, `split_hash` and `counts` among it.
+        files: names of the images by part, in the order of the predictions.
+        pixels: returns images of a part by their indices; None where they are not at hand.
+    """
 
     results: dict[str, SplitMetrics]
     predictions: dict[str, tuple[Tensor, Tensor]]
+    class_names: Sequence[str]
+    data: dict[str, Any]
+    files: Mapping[str, Sequence[str]]
+    pixels: Callable[[Any, Any], Tensor] | None = None
 
 
-class DescribedData(Protocol):
-    """What metrics.json and predictions.csv tell of a data set."""
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """In the order of the labels."""
-
-    @property
-    def source(self) -> str:
-        """`real` or `synthetic`."""
-
-    def describe(self) -> dict[str, Any]:
-        """Plain values, `split_hash` and `counts` among them."""
-
-    def files(self, part: Literal["train", "val", "test"]) -> list[str]:
-        """Names of a part's images, in the order of their evaluation."""
+def outcome_of(task: ClassificationTask, data: ImageDataModule) -> Outcome:
+    """Return the outcome of a task of defectlab's that was validated and tested."""
+    return Outcome(
+        results=task.results, predictions=task.predictions, class_names=data.class_names, data=data.describe(),
+        files={part: data.files(part) for part in ("val", "test") if part in task.predictions}, pixels=data.pixels,
+    )  # fmt: skip
 
 
 def write_outcome(
-    run: RunFolder,
-    task: Evaluated,
-    data: DescribedData,
-    trainer: Trainer,
-    facts: dict[str, Any],
-    config: dict[str, Any],
+    run: RunFolder, found: Outcome, trainer: Trainer, facts: dict[str, Any], config: dict[str, Any]
 ) -> None:
-    """Write metrics.json, predictions.csv, the misclassified sheet, TensorBoard's figures and the report.
+    """Write metrics.json, predictions.csv, the misclassified images, TensorBoard's figures and the report.
 
     Without a test part all of them are of the validation images, and no test is counted.
     """
-    earlier, described = earlier_metrics(run), data.describe()
-    judged: Literal["val", "test"] = "test" if "test" in task.results else "val"
-    if judged == "test":
-        accuracy = task.results["test"]["accuracy"]
-        facts = {
-            **facts,
-            "test_split_read": log_test_evaluation(runs_root(run), described["split_hash"], run.path.name, accuracy),
-        }
+    earlier, part = earlier_metrics(run), "test" if "test" in found.results else "val"
+    if part == "test":
+        accuracy = found.results["test"]["accuracy"]
+        reads = log_test_evaluation(runs_root(run), found.data["split_hash"], run.path.name, accuracy)
+        facts = {**facts, "test_split_read": reads}
     else:  # what an earlier test of the run has left is of another split
         earlier = {section: value for section, value in earlier.items() if section not in ("test", "calibration")}
         run.predictions_csv.unlink(missing_ok=True)
-    run.write_metrics(
-        {
-            **earlier,
-            "data": described,
-            **task.results,
-            **calibration(task.results, task.predictions, data.class_names),
-            "environment": environment(),
-            "run": {**earlier.get("run", {}), **facts},
-        }
-    )
-    parts: tuple[tuple[Literal["val", "test"], Path], ...]
-    parts = (("val", run.val_predictions_csv), ("test", run.predictions_csv))
-    for part, path in parts:
-        if part in task.predictions:
-            logits, labels = task.predictions[part]
-            files = data.files(part)[: len(labels)]  # fewer with trainer.limit_test_batches
-            shares = logits.double().softmax(dim=1).numpy()
-            write_prediction_table(path, files, labels.numpy(), shares, data.class_names)
-    sheet = misclassified_sheet(task, data, judged) if isinstance(data, ImageDataModule) else None
+    calibrated = calibration(found.results, found.predictions, found.class_names)
+    about = {"environment": environment(), "run": {**earlier.get("run", {}), **facts}}
+    run.write_metrics({**earlier, "data": found.data, **found.results, **calibrated, **about})
+    paths = {"val": run.val_predictions_csv, "test": run.predictions_csv}
+    for name, (logits, labels) in found.predictions.items():
+        files = found.files[name][: len(labels)]  # fewer with trainer.limit_test_batches
+        probabilities = logits.double().softmax(dim=1).numpy()
+        write_prediction_table(paths[name], files, labels.numpy(), probabilities, found.class_names)
+    sheet = misclassified_sheet(found, part)
     if sheet is not None:
-        save_png(sheet, run.misclassified_png, data.source == "synthetic")
+        save_png(sheet, run.misclassified_png, found.data["source"] == "synthetic")
     else:
         run.misclassified_png.unlink(missing_ok=True)
     if trainer.is_global_zero:
-        add_figures(trainer.loggers, task.results, sheet, trainer.global_step)
-        add_hparams(trainer.loggers, config, judged, task.results[judged])
-    logger = events_logger(trainer)
-    if logger is not None:
-        logger.experiment.close()
+        add_figures(trainer.loggers, found.results, sheet, trainer.global_step)
+        add_hparams(trainer.loggers, config, part, found.results[part])
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.close()
     write_report(run)
 
 
 def runs_root(run: RunFolder) -> Path:
-    """The folder of all runs, two above a run; the run's own if that cannot be written to."""
+    """Return the folder of all runs, two above a run; the run's own if that cannot be written to."""
     path = run.path.resolve()
     if (path.parent / "config.yaml").is_file():  # another test's folder in that of its run
         path = path.parent
@@ -115,7 +102,7 @@ def runs_root(run: RunFolder) -> Path:
 def calibration(
     results: Mapping[str, SplitMetrics], predictions: Mapping[str, tuple[Tensor, Tensor]], class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """The temperature that suits the validation images, and what it makes of the test's calibration error.
+    """Fit the temperature on the validation images, and compute the test's calibration error with it.
 
     `predictions` are logits `(N, C)` and labels `(N,)` of `val` and `test`; without either there is no such section.
     """
@@ -128,23 +115,25 @@ def calibration(
 
 
 def earlier_metrics(run: RunFolder) -> dict[str, Any]:
-    """The sections of metrics.json; none if there is no file yet, or one that cannot be read and is to be replaced."""
+    """Read the sections of metrics.json; none if there is no file yet, or one that cannot be read and is replaced."""
     try:
         return run.read_metrics()
     except InputError:
         return {}
 
 
-def misclassified_sheet(task: Evaluated, data: ImageDataModule, part: Literal["val", "test"]) -> Figure | None:
-    """The images of a part that were taken for something else, the most confident mistakes first."""
-    logits, labels = task.predictions[part]
+def misclassified_sheet(found: Outcome, part: str) -> Figure | None:
+    """Draw the misclassified images of a part, the most confident first; None where there are none."""
+    if found.pixels is None:
+        return None
+    logits, labels = found.predictions[part]
     confidence, predicted = (values.numpy() for values in logits.double().softmax(dim=1).max(dim=1))
     wrong = confident_mistakes(confidence, predicted, labels.numpy())[:_ON_SHEET]
     if not len(wrong):
         return None
-    names, files = data.class_names, data.files(part)
+    names, files = found.class_names, found.files[part]
     titles = [
         f"{Path(files[i]).name}\nis {names[int(labels[i])]}\ntaken for {names[int(predicted[i])]} {confidence[i]:.0%}"
         for i in wrong
     ]
-    return image_sheet(data.data.images[getattr(data.parts, part)[wrong]], titles)
+    return image_sheet(found.pixels(part, wrong), titles)

@@ -1,8 +1,7 @@
-"""Which of a run's processes this is, and how all of them come to an end."""
+"""End all processes of a run together, and turn what ended them into errors of one line."""
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -18,18 +17,12 @@ from defectlab.errors import InputError
 from defectlab.utils._compat import script_children
 from defectlab.utils.progress import is_first_process
 
-__all__ = ["guarded"]
-
 _GRACE = 5.0  # seconds that a process has to end, or to be seen to have ended
 
 
 @contextmanager
 def guarded(trainer: Trainer, advice: str) -> Iterator[None]:
-    """Run the trainer: whatever ends it ends every process that it started, and comes out as one of a few errors.
-
-    Args:
-        trainer: whose fit, validate or test runs inside.
-        advice: what to do after an interruption.
+    """Run the trainer: whatever ends it ends every process that it started; `advice` says what to do after an interruption.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; holds the advice.
@@ -45,42 +38,31 @@ def guarded(trainer: Trainer, advice: str) -> Iterator[None]:
 
     # The first process ends the others, so it goes first.
     started = not is_first_process() and script_children(trainer) is not None
-    last_resort = HardExitWatchdog(
-        _GRACE if is_first_process() else 2 * _GRACE, on_exit, os.getppid() if started else None
-    )
+    grace = _GRACE if is_first_process() else 2 * _GRACE
     try:
-        with last_resort:
+        with HardExitWatchdog(grace, on_exit, os.getppid() if started else None):
             yield
-    except SIGTERMException:
+    except BaseException as error:
+        failed = _failed_child(trainer) if isinstance(error, RuntimeError) else None
         _end_children(trainer)
-        if is_first_process():
-            print(f"defectlab: terminated; {advice}", file=sys.stderr)
-        raise SystemExit(143) from None
-    except SystemExit:  # Lightning's answer to Ctrl-C; it leaves the signal switched off
-        _end_children(trainer)
-        if threading.current_thread() is threading.main_thread():  # no other may set a handler
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt(advice) from None
-    except MisconfigurationException as error:
-        _end_children(trainer)
-        raise InputError(f"the settings do not go together: {_first_sentence(error)}") from None
-    except RuntimeError as error:
-        failed = _failed_child(trainer)
-        _end_children(trainer)
+        if isinstance(error, SIGTERMException):
+            if is_first_process():
+                print(f"defectlab: terminated; {advice}", file=sys.stderr)
+            raise SystemExit(143) from None
+        if isinstance(error, SystemExit):  # Lightning's answer to Ctrl-C; it leaves the signal switched off
+            if threading.current_thread() is threading.main_thread():  # no other may set a handler
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt(advice) from None
+        if isinstance(error, MisconfigurationException):
+            raise InputError(f"the settings do not go together: {_first_sentence(error)}") from None
         if failed is not None:
             raise InputError(f"process {failed} failed: its own message is above; all are stopped") from None
-        if "Early stopping conditioned on metric" in str(error):
+        if isinstance(error, RuntimeError) and "Early stopping conditioned on metric" in str(error):
             raise InputError(f"trainer.callbacks.EarlyStopping.monitor: {_first_sentence(error)}") from None
-        raise
-    except ValueError as error:
-        _end_children(trainer)
-        if "Expected more than 1 value per channel" in str(error):
+        if isinstance(error, ValueError) and "Expected more than 1 value per channel" in str(error):
             raise InputError(
                 "BatchNorm cannot train on one value a channel: give data.batch_size at least 2, or larger images"
             ) from None
-        raise
-    except BaseException:
-        _end_children(trainer)
         raise
 
 
@@ -88,14 +70,9 @@ def _first_sentence(error: BaseException) -> str:
     return " ".join(str(error).split()).partition(". ")[0]
 
 
-def _children(trainer: Trainer) -> list[subprocess.Popen[bytes]]:
-    """Processes that Lightning started."""
-    return script_children(trainer) or []
-
-
 def _failed_child(trainer: Trainer) -> int | None:
-    """Number of the first child that has ended badly; a broken connection is seen here before its cause."""
-    children = _children(trainer)
+    """Return the number of the first child that ended badly; a broken connection is seen here before its cause."""
+    children = script_children(trainer) or []
     deadline = time.monotonic() + _GRACE
     while children and time.monotonic() < deadline:
         for number, child in enumerate(children, start=1):
@@ -106,7 +83,7 @@ def _failed_child(trainer: Trainer) -> int | None:
 
 
 def _end_children(trainer: Trainer) -> None:
-    """Not by SIGTERM: one that waits inside a collective operation would not see it for half an hour."""
-    for child in _children(trainer):
+    """Kill the children, not by SIGTERM: one that waits inside a collective operation would not see it for half an hour."""
+    for child in script_children(trainer) or []:
         with suppress(ProcessLookupError):
             child.kill()

@@ -1,14 +1,13 @@
-"""Run folders for ready objects: a task, a datamodule and a trainer that no config describes."""
+"""Write run folders for ready objects: a task, a datamodule and a trainer that no config describes."""
 
 import hashlib
 import inspect
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -21,19 +20,17 @@ from torch import Tensor
 from defectlab.callbacks.progress import EpochLines
 from defectlab.data import ImageDataModule
 from defectlab.engine.checkpoint_io import AtomicCheckpointIO
-from defectlab.engine.experiment import LINKS, claim_run_folder, new_run_folder
-from defectlab.engine.host import as_guest
-from defectlab.engine.loggers import EpochCSVLogger, EventsLogger
-from defectlab.engine.outcome import DescribedData, Evaluated, write_outcome
+from defectlab.engine.experiment import LINKS, listed, run_loggers, with_checkpoints
+from defectlab.engine.host import as_guest, evaluating
+from defectlab.engine.outcome import Outcome, outcome_of, write_outcome
 from defectlab.engine.processes import guarded
 from defectlab.errors import InputError
-from defectlab.metrics.classification import SplitMetrics, evaluate_predictions
+from defectlab.metrics.classification import evaluate_predictions
 from defectlab.runs import RunFolder, write_text
+from defectlab.runs.create import claim_run_folder, new_run_folder
 from defectlab.tasks import ClassificationTask
 from defectlab.tasks.hparams import NOT_PLAIN, to_plain_values
 from defectlab.utils.text import shown_path
-
-__all__ = ["best_checkpoint", "fit_objects", "record_run"]
 
 
 def best_checkpoint(trainer: pl.Trainer) -> str | None:
@@ -63,7 +60,8 @@ def fit_objects(
     folder, made = _make_folder(output, Path(root), task)
     try:
         if not isinstance(trainer, pl.Trainer):
-            trainer = _make_trainer(folder, settings, progress, monitor="val/loss" if _is_ours(task) else None)
+            monitor = "val/loss" if isinstance(task, ClassificationTask) else None
+            trainer = _make_trainer(folder, settings, progress, monitor)
         began = time.perf_counter()
         with guarded(trainer, f"what is there is in {shown_path(folder)}"):
             trainer.fit(task, datamodule=data)
@@ -93,8 +91,8 @@ def record_run(
     Raises:
         InputError: an output that is a run already, or data that cannot be evaluated.
     """
+    target = None if output is None else Path(output)
     with as_guest():
-        target = None if output is None else Path(output)
         folder, made = _make_folder(target, Path(trainer.default_root_dir), task)
         try:
             return _record(trainer, task, data, RunFolder(folder), {})
@@ -108,53 +106,32 @@ def _make_folder(output: Path | None, root: Path, task: pl.LightningModule) -> t
     if output is not None:
         return claim_run_folder(output)
     root = root.expanduser().resolve()
-    return new_run_folder(
-        root / "runs" if root == Path.cwd() else root, type(task).__name__
-    )  # cwd: Lightning's default
-
-
-def _is_ours(task: pl.LightningModule) -> bool:
-    return isinstance(task, ClassificationTask)
+    root = root / "runs" if root == Path.cwd() else root  # cwd: Lightning's default
+    return new_run_folder(root, type(task).__name__)
 
 
 def _make_trainer(folder: Path, settings: dict[str, Any], progress: bool, monitor: str | None) -> pl.Trainer:
     """Build a trainer that writes into the run folder; what the settings name is added to ours."""
-    callbacks, loggers, plugins = (_listed(settings.pop(name, None)) for name in ("callbacks", "logger", "plugins"))
-    checkpoints = folder / "checkpoints"
-    if monitor is not None and not any(isinstance(one, ModelCheckpoint) for one in callbacks):
-        callbacks.append(
-            ModelCheckpoint(checkpoints, filename="best", monitor=monitor, mode="min", enable_version_counter=False)
-        )
+    callbacks, loggers, plugins = (listed(settings.pop(name, None)) for name in ("callbacks", "logger", "plugins"))
     callbacks += [EpochLines()] if progress else []
-    ours = [EventsLogger(folder.parent, "", folder.name), EpochCSVLogger(folder / "metrics.csv")]
     try:
         return pl.Trainer(
             **{"num_sanity_val_steps": 0, "enable_model_summary": False, "enable_progress_bar": progress, **settings},
             default_root_dir=folder,
-            callbacks=[*callbacks, ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)],
-            logger=[*ours, *loggers],
+            callbacks=with_checkpoints(callbacks, folder / "checkpoints", monitor),
+            logger=[*run_loggers(folder), *loggers],
             plugins=[*plugins, AtomicCheckpointIO()],
         )
     except (TypeError, ValueError) as error:
         raise InputError(f"trainer: {' '.join(str(error).split())[:250]}") from None
 
 
-def _listed(value: Any) -> list[Any]:
-    if value in (None, True, False):
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
 def _record(
-    trainer: pl.Trainer,
-    task: pl.LightningModule,
-    data: pl.LightningDataModule,
-    run: RunFolder,
-    facts: dict[str, Any],
+    trainer: pl.Trainer, task: pl.LightningModule, data: pl.LightningDataModule, run: RunFolder, facts: dict[str, Any]
 ) -> RunFolder:
     """Evaluate the best checkpoint, and write what a run folder holds."""
     best, epochs = best_checkpoint(trainer), trainer.current_epoch
-    evaluated, described = _evaluate(trainer, task, data, best)
+    found = _evaluate(trainer, task, data, best)
     if not trainer.is_global_zero:
         return run
     run.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -172,18 +149,17 @@ def _record(
     }
     sections = _sections(trainer, task, data, facts.get("seed"))
     write_text(run.config, yaml.safe_dump(sections, sort_keys=False, allow_unicode=True))
-    write_outcome(run, evaluated, described, trainer, facts, sections)
+    write_outcome(run, found, trainer, facts, sections)
     return run
 
 
-def _evaluate(
-    trainer: pl.Trainer, task: pl.LightningModule, data: pl.LightningDataModule, best: str | None
-) -> tuple[Evaluated, DescribedData]:
+def _evaluate(trainer: pl.Trainer, task: pl.LightningModule, data: pl.LightningDataModule, best: str | None) -> Outcome:
+    """Evaluate a checkpoint, also of a task and data that are not defectlab's."""
     if isinstance(task, ClassificationTask) and isinstance(data, ImageDataModule):
         trainer.validate(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         if len(data.parts.test):
             trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-        return task, data
+        return outcome_of(task, data)
     data.setup("validate")
     data.setup("test")
     predictions: dict[str, tuple[Tensor, Tensor]] = {}
@@ -200,28 +176,44 @@ def _evaluate(
     if len(names) != width:
         raise InputError(f"data.class_names has {len(names)} names, the task gives {width} logits: expected as many")
     results = {part: evaluate_predictions(*found, names) for part, found in predictions.items()}
-    return _Evaluated(results, predictions), _Described(names, type(data).__name__, predictions)
+    return Outcome(
+        results=results, predictions=predictions, class_names=names, data=_describe(type(data).__name__, names, predictions),
+        files={part: [f"{part}/{i:06d}" for i in range(len(found[1]))] for part, found in predictions.items()},
+    )  # fmt: skip
+
+
+def _describe(name: str, class_names: list[str], predictions: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
+    """Return the section `data` of metrics.json, with a hash of the labels, which tells two test sets apart."""
+    counts = {
+        part: np.bincount(labels.numpy(), minlength=len(class_names)).tolist()
+        for part, (_, labels) in predictions.items()
+    }
+    digest = hashlib.sha256(b"".join(predictions[part][1].numpy().tobytes() for part in sorted(predictions)))
+    return {
+        "source": "real",
+        "root": name,
+        "class_names": class_names,
+        "counts": {part: dict(zip(class_names, numbers, strict=True)) for part, numbers in counts.items()},
+        "split_hash": digest.hexdigest()[:16],
+    }
 
 
 @contextmanager
 def _weights_of(task: pl.LightningModule, checkpoint: str | None) -> Iterator[None]:
-    """Lend the task the weights of a checkpoint."""
+    """Give the task, inside, the weights of a checkpoint, in evaluation mode."""
     kept = {name: tensor.clone() for name, tensor in task.state_dict().items()}
     if checkpoint is not None:
         task.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
-    training = {module: module.training for module in task.modules()}
-    task.eval()
     try:
-        yield
+        with evaluating(task):
+            yield
     finally:
         task.load_state_dict(kept)
-        for module, mode in training.items():
-            module.training = mode
 
 
 @torch.no_grad()
 def _logits(task: pl.LightningModule, make_loader: Callable[[], Any]) -> tuple[Tensor, Tensor] | None:
-    """Logits `(N, C)` and labels `(N,)` of all batches; None where there is no such loader."""
+    """Compute logits `(N, C)` and labels `(N,)` of all batches; None where there is no such loader."""
     try:
         loader = make_loader()
     except (AttributeError, NotImplementedError, MisconfigurationException, InputError):
@@ -236,45 +228,6 @@ def _logits(task: pl.LightningModule, make_loader: Callable[[], Any]) -> tuple[T
         return None
     logits, labels = (torch.cat(tensors) for tensors in zip(*batches, strict=True))
     return logits, labels
-
-
-@dataclass
-class _Evaluated:
-    """Results of a task of anybody's."""
-
-    results: dict[str, SplitMetrics]
-    predictions: dict[str, tuple[Tensor, Tensor]]
-
-
-@dataclass
-class _Described:
-    """What is known of a datamodule of anybody's."""
-
-    class_names: Sequence[str]
-    name: str
-    predictions: dict[str, tuple[Tensor, Tensor]]
-    source: str = field(default="real", init=False)
-
-    def files(self, part: Literal["train", "val", "test"]) -> list[str]:
-        """Return numbers for names."""
-        return [f"{part}/{index:06d}" for index in range(len(self.predictions[part][1]))]
-
-    def describe(self) -> dict[str, Any]:
-        """Return counts, and a hash of the labels, which tells two test sets apart."""
-        counts = {
-            part: np.bincount(labels.numpy(), minlength=len(self.class_names)).tolist()
-            for part, (_, labels) in self.predictions.items()
-        }
-        digest = hashlib.sha256()
-        for part in sorted(self.predictions):
-            digest.update(self.predictions[part][1].numpy().tobytes())
-        return {
-            "source": self.source,
-            "root": self.name,
-            "class_names": list(self.class_names),
-            "counts": {part: dict(zip(self.class_names, numbers, strict=True)) for part, numbers in counts.items()},
-            "split_hash": digest.hexdigest()[:16],
-        }
 
 
 def _sections(
@@ -295,7 +248,7 @@ def _path(value: object) -> str:
 
 
 def _arguments(value: Any) -> dict[str, Any]:
-    """Arguments of a constructor: its saved hyper-parameters, else what is kept under their names."""
+    """Return the arguments of a constructor: its saved hyper-parameters, else what is kept under their names."""
     names = list(inspect.signature(type(value).__init__).parameters)[1:]
     saved = dict(getattr(value, "hparams", {})) or {
         name: getattr(value, name) for name in names if hasattr(value, name)

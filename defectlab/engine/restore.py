@@ -1,4 +1,4 @@
-"""A run brought back: its best network, and its data as in training."""
+"""Restore a run: its best network, and its data as in training."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,8 +13,6 @@ from defectlab.runs.locate import checkpoint_of
 from defectlab.tasks import ClassificationTask
 from defectlab.tasks.checkpoint import load_task
 from defectlab.utils.card import DataCard
-
-__all__ = ["Restored", "restore"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,20 +30,17 @@ class _DataCLI(DefectCLI):
     """All but the model, which the checkpoint knows how to build."""
 
     def before_instantiate_classes(self) -> None:
-        """Put None in the model's place: it would be built, from weights that may be gone, to be thrown away."""
+        """Put None in the model's place: the checkpoint knows how to build it."""
         super().before_instantiate_classes()
         self.parser.add_instantiator(lambda *_, **__: None, ClassificationTask, prepend=True)
 
 
 def restore(run: RunFolder, changes: Sequence[str] = ()) -> Restored:
-    """What a run has trained and on what, the data with the checkpoint's normalisation.
+    """Restore a run's best network and its data, with the checkpoint's normalisation.
 
     Args:
         run: its folder.
         changes: further arguments of `test`, such as another `--data.root`.
-
-    Raises:
-        InputError: no checkpoint, an argument that cannot be used, or data that cannot be read.
     """
     best = checkpoint_of(str(run.path))
     task, card = load_task(best)

@@ -1,7 +1,6 @@
-"""The last resort behind Ctrl-C and SIGTERM, for a process that is stuck where Python cannot react.
+"""End a process that does not react to Ctrl-C or SIGTERM: one of several that waits for another sits in C++.
 
-A process of a distributed run that waits for another one sits in C++, where a signal is noted and nothing more.
-Python does hand the number of each signal to a file descriptor at once, and a thread can read that.
+Python hands the number of each signal to a file descriptor at once, and a thread can read that.
 """
 
 import os
@@ -11,19 +10,14 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-__all__ = ["HardExitWatchdog"]
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOOK = 1.0  # seconds between looks after the parent process
 
 
 class HardExitWatchdog:
-    """While the context is open, end the process when a signal has not ended it in time, or its parent is gone.
+    """End the process, inside, when a signal has not ended it in `grace` seconds, or its `parent` (an id) is gone.
 
-    Args:
-        grace: seconds that the process has to end by itself after a signal.
-        on_exit: called with the signal's number just before the hard end.
-        parent: process without which this one has no purpose; None for none.
+    `on_exit` is called with the signal's number just before the hard end.
     """
 
     def __init__(self, grace: float, on_exit: Callable[[int], None], parent: int | None) -> None:
@@ -33,7 +27,7 @@ class HardExitWatchdog:
         self._closed = threading.Event()
 
     def __enter__(self) -> None:
-        """Start to watch; only a main thread gets signals."""
+        """Begin to watch; only a main thread gets signals."""
         if threading.current_thread() is not threading.main_thread():
             return
         self._reader, self._writer = socket.socketpair()
@@ -44,7 +38,7 @@ class HardExitWatchdog:
         self._thread.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Stop to watch: what runs now reacts by itself."""
+        """Stop watching: what runs now reacts by itself."""
         if threading.current_thread() is not threading.main_thread():
             return
         self._closed.set()

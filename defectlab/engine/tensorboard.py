@@ -1,9 +1,8 @@
-"""Figures and hyper-parameters for the trainer's loggers, beside the curves that Lightning draws."""
+"""Add figures and hyper-parameters to the trainer's loggers, beside the curves that Lightning draws."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import lightning.pytorch as pl
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -12,14 +11,6 @@ from defectlab.figures.runs import confusion_matrix_figure
 from defectlab.figures.tiles import image_sheet
 from defectlab.metrics.classification import SplitMetrics
 from defectlab.utils.card import DataCard
-
-__all__ = ["add_augmented", "add_figures", "add_hparams", "events_logger"]
-
-
-def events_logger(trainer: pl.Trainer) -> TensorBoardLogger | None:
-    """The trainer's TensorBoard logger in the process that writes, if it has one."""
-    loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-    return loggers[0] if loggers and trainer.is_global_zero else None
 
 
 def _add_figure(loggers: Sequence[Any], name: str, figure: Figure, step: int) -> None:
@@ -34,14 +25,14 @@ def _add_figure(loggers: Sequence[Any], name: str, figure: Figure, step: int) ->
 
 
 def add_augmented(loggers: Sequence[Any], images: Tensor, card: DataCard) -> None:
-    """A sheet of training images `(N, C, H, W)` as the network sees them, brought back to [0, 1]."""
+    """Log training images `(N, C, H, W)` as the network sees them, brought back to [0, 1]."""
     _add_figure(loggers, "images/augmented", image_sheet(card.denormalise(images).clamp(0, 1).cpu()), 0)
 
 
 def add_figures(
     loggers: Sequence[Any], results: dict[str, SplitMetrics], misclassified: Figure | None, step: int
 ) -> None:
-    """Confusion matrix of each evaluated part, and the misclassified images if there are any."""
+    """Log the confusion matrix of each evaluated part, and the misclassified images if there are any."""
     for stage, result in results.items():
         figure = confusion_matrix_figure(result["confusion_matrix"], list(result["per_class"]))
         _add_figure(loggers, f"{stage}/confusion_matrix", figure, step)
@@ -50,7 +41,7 @@ def add_figures(
 
 
 def add_hparams(loggers: Sequence[Any], config: dict[str, Any], stage: str, result: SplitMetrics) -> None:
-    """What was set and what came out of the test, or of another stage, for the HPARAMS tab."""
+    """Log what was set and the metrics of one part, for the HPARAMS tab."""
     metrics = {
         f"hp/{stage}_{name}": float(result[name]) for name in ("accuracy", "balanced_accuracy", "macro_f1", "loss")
     }

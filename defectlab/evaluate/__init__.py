@@ -1,1 +1,1 @@
-"""How good a run really is, and whether one is better than another."""
+"""Evaluate trained networks and data sets, and test differences between runs."""

@@ -1,4 +1,4 @@
-"""How many labels are enough: accuracy by labelled images, drawn at random or chosen by what the model would learn."""
+"""Measure accuracy by labelled images, drawn at random or chosen by active learning."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +12,13 @@ from matplotlib.figure import Figure
 from sklearn.pipeline import Pipeline
 
 from defectlab.engine.experiment import without_run
+from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
 from defectlab.evaluate.probe import linear_probe
 from defectlab.figures.style import BLUE, GREY, ORANGE, save_png, style_axes
 from defectlab.runs import csv_text, write_text
 from defectlab.tasks import PretrainedTask
-from defectlab.utils.progress import progress_bar, progress_bars
-
-__all__ = ["STRATEGIES", "BudgetAccuracy", "LabelBudget", "accuracy_by_labels", "label_budget"]
+from defectlab.utils.progress import progress_bar
 
 STRATEGIES = ("random", "uncertainty", "coreset")
 _Features = npt.NDArray[np.float32]
@@ -28,7 +27,7 @@ _Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetAccuracy:
-    """Accuracy in [0, 1] on the test images, over draws, with `labelled` training images in all."""
+    """Accuracy in [0, 1] on the test images, over draws, with `labelled` training images in all; see `label_budget`."""
 
     strategy: str
     per_class: int
@@ -47,7 +46,20 @@ class LabelBudget:
 
     def figure(self) -> Figure:
         """Draw a line a strategy with a band of one sd."""
-        return _curves(self.rows)
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.subplots()
+        for strategy, colour in zip(STRATEGIES, (GREY, BLUE, ORANGE), strict=True):
+            mine = [row for row in self.rows if row.strategy == strategy]
+            x = [row.labelled for row in mine]
+            mean, sd = (100 * np.array([getattr(row, name) for row in mine]) for name in ("mean", "sd"))
+            axes.plot(x, mean, color=colour, marker="o", ms=4, label=strategy)
+            axes.fill_between(x, mean - sd, np.minimum(mean + sd, 100), color=colour, alpha=0.15, lw=0)
+        axes.set(xscale="log", xlabel="labelled images in all", ylabel="test accuracy, %")
+        axes.set_xticks(x, [str(value) for value in x])
+        axes.minorticks_off()
+        style_axes(axes, grid="y")
+        axes.legend(frameon=False)
+        return figure
 
     def write(self, folder: str | PathLike[str]) -> None:
         """Write budget.csv and budget.png."""
@@ -62,11 +74,11 @@ def label_budget(
     overrides: Sequence[str] = (),
     progress: bool = False,
 ) -> LabelBudget:
-    """Measure how many labelled images a class are enough: a linear probe on a config's backbone, frozen.
+    """Measure the accuracy of a linear probe on a config's frozen backbone by labelled images a class.
 
     Args:
         config: YAML file or name of a shipped one, of a PretrainedTask with weights.
-        per_class: labelled images a class; more than the smallest class has become as many as it has.
+        per_class: labelled images a class; numbers above the size of the smallest class become that size.
         draws: repetitions, at least 2.
         overrides: arguments of `fit`, such as `("--data.root", "NEU")`.
         progress: draw bars for work of more than a second.
@@ -77,7 +89,7 @@ def label_budget(
     budgets = sorted(set(per_class))
     if not budgets or budgets[0] < 1 or draws < 2:
         raise InputError("per_class has to be at least 1, draws at least 2")
-    with progress_bars(progress), without_run(fspath(config), overrides) as cli:
+    with as_guest(progress), without_run(fspath(config), overrides) as cli:
         task, data = cli.model, cli.datamodule
         if not isinstance(task, PretrainedTask) or task.hparams.get("weights") is None:
             raise InputError("budget needs a pretrained backbone: a config of PretrainedTask with model.weights")
@@ -97,8 +109,8 @@ def label_budget(
             for loader in (data.train_eval_dataloader(), data.val_dataloader(), data.test_dataloader())
         )
         known = torch.cat([*train, *val]).cpu().numpy(), labels[pool]
-        judges = torch.cat(test).cpu().numpy(), labels[data.parts.test]
-        rows = accuracy_by_labels(known, judges, possible, draws, data.seed, progress)
+        tested = torch.cat(test).cpu().numpy(), labels[data.parts.test]
+        rows = accuracy_by_labels(known, tested, possible, draws, data.seed, progress)
     return LabelBudget(rows, data.source == "synthetic")
 
 
@@ -110,7 +122,7 @@ def accuracy_by_labels(
     seed: int,
     progress: bool = False,
 ) -> list[BudgetAccuracy]:
-    """Label more and more of the pool by each strategy, fit a linear probe each time, and judge it on the test images.
+    """Label more and more of the pool by each strategy, fit a linear probe each time, and evaluate it on the test images.
 
     Every strategy begins with the same `budgets[0]` random images a class. Then `random` draws as many of each class as
     the budget says; the others choose as many in all without knowing classes: `uncertainty` those with the smallest
@@ -119,10 +131,10 @@ def accuracy_by_labels(
 
     Args:
         pool: features (N, E) and labels (N,) that may be used for training.
-        test: the same of the images that judge.
+        test: features (M, E) and labels (M,) of the test images.
         budgets: labelled images a class, ascending.
         draws: repetitions, each with its own random images.
-        seed: of the first; the next take the next numbers.
+        seed: seed of the first draw; the next take the next numbers.
         progress: draw a bar for work of more than a second.
     """
     features, labels = pool
@@ -159,14 +171,14 @@ def accuracy_by_labels(
 
 def _uncertain(model: Pipeline, features: _Features, chosen: _Indices, more: int) -> _Indices:
     rest = np.setdiff1d(np.arange(len(features)), chosen)
-    shares = np.sort(model.predict_proba(features[rest]), axis=1)
-    margins = shares[:, -1] - shares[:, -2]
+    probabilities = np.sort(model.predict_proba(features[rest]), axis=1)
+    margins = probabilities[:, -1] - probabilities[:, -2]
     picked: _Indices = rest[np.argsort(margins, kind="stable")[:more]]
     return picked
 
 
 def _far(model: Pipeline, features: _Features, chosen: _Indices, more: int) -> _Indices:
-    """Greedily the image that is farthest from the nearest labelled one."""
+    """Choose greedily the image that is farthest from the nearest labelled one."""
     values = model[0].transform(features)
     distance = np.full(len(values), np.inf)
     for index in chosen:
@@ -177,20 +189,3 @@ def _far(model: Pipeline, features: _Features, chosen: _Indices, more: int) -> _
         picked.append(index)
         distance = np.minimum(distance, np.square(values - values[index]).sum(axis=1))
     return np.array(picked, dtype=np.int64)
-
-
-def _curves(rows: Sequence[BudgetAccuracy]) -> Figure:
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for strategy, colour in zip(STRATEGIES, (GREY, BLUE, ORANGE), strict=True):
-        mine = [row for row in rows if row.strategy == strategy]
-        x = [row.labelled for row in mine]
-        mean, sd = (100 * np.array([getattr(row, name) for row in mine]) for name in ("mean", "sd"))
-        axes.plot(x, mean, color=colour, marker="o", ms=4, label=strategy)
-        axes.fill_between(x, mean - sd, np.minimum(mean + sd, 100), color=colour, alpha=0.15, lw=0)
-    axes.set(xscale="log", xlabel="labelled images in all", ylabel="test accuracy, %")
-    axes.set_xticks(x, [str(value) for value in x])
-    axes.minorticks_off()
-    style_axes(axes, grid="y")
-    axes.legend(frameon=False)
-    return figure

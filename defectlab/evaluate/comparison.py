@@ -1,8 +1,8 @@
-"""Compare runs that were tested on the same images, or cross-validations on the same splits, two at a time."""
+"""Compare pairs of runs that were tested on the same images, or of cross-validations on the same splits."""
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from defectlab.runs import (
     write_text,
 )
 
-__all__ = ["Comparison", "CrossvalPair", "Pair", "compare", "compare_crossvals", "compare_runs", "correct_matrix"]
+_MOST = 3  # differences in a sentence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +87,8 @@ class Comparison:
     """The result of `compare`.
 
     Args:
-        scores: name, accuracy, low and high of its 95 % interval of each run, the best first, and what differs in its
-            config, if anything; with sd for cross-validations, right for runs.
+        scores: name, accuracy, low and high of its 95 % interval of each run, the best first; with sd for
+            cross-validations, right for runs.
         pairs: every pair.
         alpha: the probability of a false alarm over all pairs.
         differences: each run's values of what differs in their configs, in the order given; see `config_differences`.
@@ -101,17 +101,17 @@ class Comparison:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The pairs, for `pandas.DataFrame`."""
+        """Return a dict a pair, for `pandas.DataFrame`."""
         return [asdict(pair) for pair in self.pairs]
 
     @property
     def verdicts(self) -> list[str]:
-        """A sentence a pair."""
+        """Return a sentence a pair."""
         return [pair.verdict(self.alpha, self._differs(pair)) for pair in self.pairs]
 
     @property
     def matrix(self) -> list[dict[str, str]]:
-        """A row a run: its accuracy less each other's in points, with a star where the difference is significant."""
+        """Return a row a run: its accuracy less each other's in points, with a star where the difference is significant."""
         cells = {}
         for pair in self.pairs:
             star = "*" if pair.p_holm < self.alpha else ""
@@ -132,9 +132,6 @@ class Comparison:
         shown = [f"{key}: {mine[key]} vs {theirs[key]}" for key in mine if mine[key] != theirs[key]]
         more = [f"{len(shown) - _MOST} more"] if len(shown) > _MOST else []
         return "".join(f"{text}; " for text in shown[:_MOST] + more)
-
-
-_MOST = 3  # differences in a sentence
 
 
 def compare(
@@ -198,11 +195,9 @@ def _crossvals(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], list[Crossv
 
 
 def correct_matrix(runs: Sequence[RunFolder]) -> npt.NDArray[np.bool_]:
-    """Compute which run had which test image right, shape (runs, images), images in the first run's order.
+    """Compute which run had which test image right, (runs, images), images in the first run's order.
 
-    Raises:
-        InputError: a run without a test part, test images or labels that differ between runs, or predictions without
-            labels.
+    InputError for a run without a test part, or test images or labels that differ between runs.
     """
     for run in runs:
         if run.metrics_json.is_file() and lacks_test_part(run.read_metrics()):
@@ -215,29 +210,18 @@ def correct_matrix(runs: Sequence[RunFolder]) -> npt.NDArray[np.bool_]:
 
 def compare_runs(names: Sequence[str], right: npt.NDArray[np.bool_]) -> list[Pair]:
     """Compare every pair of runs, from `correct_matrix` (runs, images)."""
-    found = []
+    found: list[dict[str, Any]] = []
     for i, j in combinations(range(len(names)), 2):
-        first_only, second_only = int((right[i] & ~right[j]).sum()), int((~right[i] & right[j]).sum())
-        p = mcnemar(first_only, second_only)
-        found.append(
-            Pair(
-                first=names[i], second=names[j], n=right.shape[1], first_only=first_only, second_only=second_only, p=p,
-                p_holm=p,
-            )
-        )  # fmt: skip
-    adjusted = holm([pair.p for pair in found])
-    return [replace(pair, p_holm=p_holm) for pair, p_holm in zip(found, adjusted, strict=True)]
+        only = int((right[i] & ~right[j]).sum()), int((~right[i] & right[j]).sum())
+        pair = {"first": names[i], "second": names[j], "n": right.shape[1], "p": mcnemar(*only)}
+        found.append({**pair, "first_only": only[0], "second_only": only[1]})
+    return [Pair(**pair, p_holm=p) for pair, p in zip(found, holm([pair["p"] for pair in found]), strict=True)]
 
 
 def compare_crossvals(names: Sequence[str], summaries: Sequence[Mapping[str, Any]]) -> list[CrossvalPair]:
-    """Compare every pair by the corrected resampled t-test, adjusted by Holm's method.
+    """Compare every pair by the corrected resampled t-test; `summaries` are those of each one's crossval.json.
 
-    Args:
-        names: One a cross-validation.
-        summaries: `summary` of each one's crossval.json.
-
-    Raises:
-        InputError: other splits, of other images or another protocol or seed.
+    InputError where the splits differ.
     """
     hashes = [[run["split_hash"] for run in summary["runs"]] for summary in summaries]
     for name, theirs in zip(names, hashes, strict=True):
@@ -246,17 +230,14 @@ def compare_crossvals(names: Sequence[str], summaries: Sequence[Mapping[str, Any
                 f"{names[0]} and {name} were made on different splits ({len(hashes[0])} and {len(theirs)}): give "
                 "cross-validations with the same data, --protocol, --folds, --repeats, --seed and data.val_size"
             )
-    found = []
+    found: list[dict[str, Any]] = []
     for i, j in combinations(range(len(names)), 2):
         pairs = zip(summaries[i]["runs"], summaries[j]["runs"], strict=True)
         differences = [second["accuracy"] - first["accuracy"] for first, second in pairs]
         p = corrected_t_test(differences, summaries[i]["test_to_train"])
-        mean = float(np.mean(differences))
-        found.append(
-            CrossvalPair(first=names[i], second=names[j], splits=len(differences), difference=mean, p=p, p_holm=p)
-        )
-    adjusted = holm([pair.p for pair in found])
-    return [replace(pair, p_holm=p_holm) for pair, p_holm in zip(found, adjusted, strict=True)]
+        found.append({"first": names[i], "second": names[j], "difference": float(np.mean(differences)), "p": p})
+    adjusted = holm([pair["p"] for pair in found])
+    return [CrossvalPair(**pair, splits=len(hashes[0]), p_holm=p) for pair, p in zip(found, adjusted, strict=True)]
 
 
 def _short(p: float) -> str:

@@ -1,6 +1,6 @@
-"""What may be wrong with an image from the line, in steps, on float images (N, C, H, W) in [0, 1].
+"""Corrupt float images (N, C, H, W) in [0, 1] as a camera or a surface may, in steps.
 
-Every function takes the images and a level and gives images of the same shape and range; noise also takes the seed.
+Every function takes images and a level and returns images of the same shape and range; noise is seeded by its level.
 """
 
 import math
@@ -12,12 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
-__all__ = ["CORRUPTIONS", "Corruption", "noise_by_power", "noise_by_variance"]
-
 
 @dataclass(frozen=True)
 class Corruption:
-    """A kind of damage: how it is done, the unit of its levels, and the levels, the mildest first."""
+    """A kind of corruption: how it is applied, the unit of its levels, and the levels, the mildest first."""
 
     name: str
     unit: str
@@ -31,7 +29,7 @@ def noise_by_power(images: Tensor, decibel: float) -> Tensor:
 
 
 def noise_by_variance(images: Tensor, decibel: float) -> Tensor:
-    """The same with the image's variance in place of its power: milder by what its mean level contributes."""
+    """Add white Gaussian noise; SNR is 10 log10 of the image's variance over the noise's."""
     return _noise(images, images.var(dim=(1, 2, 3), keepdim=True, correction=0), decibel)
 
 
@@ -62,7 +60,7 @@ def _jpeg(images: Tensor, quality: float) -> Tensor:
 
 
 def _rotation(images: Tensor, degrees: float) -> Tensor:
-    """Corners show the mirrored surface."""
+    """Rotate; corners show the mirrored surface."""
     border = math.ceil(0.21 * images.shape[-1])  # (√2 - 1) / 2 of the side
     padded = functional.pad(images, (border,) * 4, mode="reflect")
     turned = transforms.rotate(padded, degrees, interpolation=transforms.InterpolationMode.BILINEAR)

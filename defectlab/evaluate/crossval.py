@@ -1,4 +1,4 @@
-"""Repeated stratified cross-validation: many splits of one data set, a run folder each, and one table."""
+"""Cross-validate repeatedly and stratified: many splits of one data set, a run folder each, and one table."""
 
 import json
 import shutil
@@ -13,25 +13,17 @@ import numpy as np
 
 from defectlab.engine.configs import override_words, resolve_config_arguments
 from defectlab.engine.experiment import without_run
+from defectlab.engine.host import as_guest
 from defectlab.engine.jobs import Job, check_at_least, check_own_settings, run_jobs
 from defectlab.errors import InputError
 from defectlab.evaluate.crossval_result import CrossValidation, CrossValidationSettings, Protocol, pool
 from defectlab.metrics.statistics import corrected_interval
 from defectlab.runs import CROSSVAL_FILE, RunFolder, read_crossval, write_text
 
-__all__ = ["CrossValidation", "Fold", "cross_validate", "plan"]
-
 
 @dataclass(frozen=True)
 class Fold:
-    """One run of a cross-validation.
-
-    Args:
-        name: of its run folder.
-        split: `data.split`.
-        seed: of training and of the split.
-        test_size: `data.test_size`, for a random split.
-    """
+    """One run of a cross-validation: the name of its folder, `data.split`, the seed of both, `data.test_size`."""
 
     name: str
     split: str
@@ -69,8 +61,7 @@ def cross_validate(
         progress: whether to draw a bar on standard error.
 
     Raises:
-        InputError: an argument that cannot be used, or a run that cannot be made. Without a finished run the folder is
-            removed.
+        InputError: an argument that cannot be used, or a run that failed. Without a finished run the folder is removed.
     """
     check_at_least({"processes": (processes, 1)})
     words = override_words(overrides)
@@ -99,17 +90,14 @@ def cross_validate(
         if not run.finished:
             jobs.append(
                 Job(
-                    name=fold.name,
-                    folder=run.path,
-                    seed=fold.seed,
-                    settings=own,
-                    config=settings.config,
+                    name=fold.name, folder=run.path, seed=fold.seed, settings=own, config=settings.config,
                     overrides=words,
                 )
-            )
+            )  # fmt: skip
         runs.append(run)
     try:
-        run_jobs(jobs, done=len(runs) - len(jobs), processes=processes, progress=progress)
+        with as_guest(progress):
+            run_jobs(jobs, done=len(runs) - len(jobs), processes=processes, progress=progress)
     except InputError:
         if not any(run.finished for run in runs):  # nothing that would be lost
             shutil.rmtree(folder, ignore_errors=True)
@@ -131,7 +119,7 @@ def plan(protocol: Protocol, folds: int, repeats: int, seed: int, test_size: int
     """List every run, in order.
 
     `kfold` divides the images into folds, anew for each repeat, and tests each fold once. `song-yan` draws half of
-    every class for training and tests the other half: Song & Yan, Applied Surface Science 285 (2013), section 4; or it
+    every class for training and tests the other half (Song & Yan, Applied Surface Science 285 (2013), section 4), or it
     tests `test_size` images in all.
     """
     if protocol == "song-yan":
@@ -153,11 +141,7 @@ def _test_size(
     train_per_class: int | None,
     words: Sequence[str],
 ) -> int | None:
-    """Check the arguments; how many images are left for the test when so many of each class train.
-
-    Raises:
-        InputError: an argument that cannot be used; classes of different sizes, or with too few images.
-    """
+    """Check the arguments; return how many images are left for the test when so many of each class train."""
     song_yan = protocol == "song-yan"
     if protocol not in ("kfold", "song-yan"):
         raise InputError(f"protocol is {protocol!r}: expected kfold or song-yan")
@@ -196,12 +180,13 @@ def _new_folder(settings: CrossValidationSettings, output: str | Path | None) ->
 def _save(
     folder: Path, settings: CrossValidationSettings, words: Sequence[str], summary: dict[str, Any] | None
 ) -> None:
+    """Write crossval.json."""
     saved = {"arguments": asdict(settings), "fit": list(words), **({"summary": summary} if summary else {})}
     write_text(folder / CROSSVAL_FILE, json.dumps(saved, indent=2, ensure_ascii=False) + "\n")
 
 
 def _summarise(runs: Sequence[RunFolder]) -> dict[str, Any]:
-    """Accuracy of each run, mean, sd and the corrected 95 % interval; in [0, 1]."""
+    """Compute the mean accuracy, its sd and the corrected 95 % interval over runs; in [0, 1]."""
     rows, ratios = [], []
     for run in runs:
         metrics = run.read_metrics()

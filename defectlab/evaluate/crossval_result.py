@@ -1,4 +1,4 @@
-"""What a cross-validation came to."""
+"""The result of a cross-validation."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,14 +12,12 @@ from defectlab.errors import InputError
 from defectlab.metrics.classification import accuracy_interval
 from defectlab.runs import PredictionTable
 
-__all__ = ["CrossValidation", "CrossValidationSettings", "Protocol", "pool"]
-
 Protocol = Literal["kfold", "song-yan"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CrossValidationSettings:
-    """What was repeated, and how; see `cross_validate`. `test_size` is the number of test images of song-yan, if given."""
+    """Arguments of `cross_validate`; `test_size` is the number of test images of song-yan, if given."""
 
     config: str
     protocol: Protocol
@@ -66,12 +64,12 @@ class CrossValidation:
 
     @property
     def accuracies(self) -> list[float]:
-        """Of each run."""
+        """Return the accuracy of each run."""
         return [row["accuracy"] for row in self.rows]
 
     @property
     def class_rows(self) -> list[dict[str, Any]]:
-        """Recall of each class over the pooled predictions, with its Wilson interval, and the most frequent mistake."""
+        """Compute each class's recall over the pooled predictions, its Wilson interval and the most frequent mistake."""
         assert self.pooled.labels is not None
         rows = []
         for index, name in enumerate(self.pooled.class_names):
@@ -87,7 +85,7 @@ class CrossValidation:
 
 
 def pool(tables: Sequence[PredictionTable]) -> PredictionTable:
-    """Average each tested image's probabilities over the runs that tested it; a row an image, by file name."""
+    """Average each tested image's probabilities over the runs that tested it, in the order of the file names."""
     names = tables[0].class_names
     found: dict[str, list[np.ndarray]] = {}
     labels: dict[str, int] = {}

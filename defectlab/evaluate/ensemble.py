@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from defectlab.engine.experiment import new_run_folder
+from defectlab.engine.host import as_guest
 from defectlab.engine.outcome import calibration, runs_root
 from defectlab.errors import InputError
 from defectlab.evaluate.comparison import correct_matrix
@@ -25,8 +25,7 @@ from defectlab.runs import (
     write_members,
     write_prediction_table,
 )
-
-__all__ = ["averaged", "ensemble"]
+from defectlab.runs.create import new_run_folder
 
 _SMALLEST = 1e-7  # a probability that is 0 in a table was below 5e-7: its logarithm has to be finite
 
@@ -40,7 +39,7 @@ def ensemble(runs: Sequence[str | os.PathLike[str]], output: str | Path | None =
 
     Returns:
         A run folder without a network, which compare, report and predict take. Its metrics name the members and their
-        accuracies in `run`. There is no `val` unless all were validated on the same images.
+        accuracies in `run`; without `val` unless all were validated on the same images.
 
     Raises:
         InputError: runs that cannot be averaged, or an output that is there already.
@@ -71,7 +70,10 @@ def ensemble(runs: Sequence[str | os.PathLike[str]], output: str | Path | None =
         "environment": environment(),
     }
     root = runs_root(members[0])
-    written = RunFolder(new_run_folder(root, "ensemble")[0] if output is None else output)
+    if output is None:
+        with as_guest():  # the new folder is noted in the environment
+            output = new_run_folder(root, "ensemble")[0]
+    written = RunFolder(output)
     try:
         write_members(written, members)
         for part, path in (("val", written.val_predictions_csv), ("test", written.predictions_csv)):
@@ -93,9 +95,6 @@ def averaged(files: Sequence[Path]) -> PredictionTable:
 
     The arithmetic mean, as of an ensemble of networks (Lakshminarayanan et al. 2017, section 2.4), not that of logits:
     one network that is sure of the wrong class cannot outvote the others by how sure it is.
-
-    Raises:
-        InputError: as `aligned_tables`; or other classes.
     """
     tables = aligned_tables(files)
     names = tables[0].class_names
@@ -123,5 +122,5 @@ def _check_members(members: list[RunFolder]) -> None:
 
 
 def _logits(table: PredictionTable) -> tuple[Tensor, Tensor]:
-    """Logarithms of the probabilities (N, C), which are logits too, and the labels (N,)."""
+    """Return the logarithms of the probabilities (N, C), which are logits too, and the labels (N,)."""
     return torch.from_numpy(table.probabilities).clamp(min=_SMALLEST).log(), torch.tensor(table.labels)

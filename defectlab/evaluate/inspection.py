@@ -1,4 +1,4 @@
-"""What is in a set of labelled images, and what is wrong with it."""
+"""Inspect a set of labelled images: counts, broken files, duplicates, leaks, doubtful labels."""
 
 import os
 from collections import Counter
@@ -18,8 +18,9 @@ from defectlab.data.pipeline.duplicates import Duplicate, exact_duplicates, near
 from defectlab.data.pipeline.statistics import channel_statistics
 from defectlab.data.sources.arrays import find_arrays
 from defectlab.data.sources.images import ImageSet, read_listing
-from defectlab.data.sources.layouts import Listing, list_folders, list_neu
+from defectlab.data.sources.layouts import list_folders, list_neu
 from defectlab.engine.experiment import without_run
+from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
 from defectlab.evaluate.mislabels import FOLDS, Suspect, out_of_fold, suspects
 from defectlab.figures.style import save_png
@@ -27,9 +28,7 @@ from defectlab.figures.tiles import image_sheet
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.runs import csv_text, write_text
-from defectlab.utils.progress import progress_bar, progress_bars
-
-__all__ = ["Finding", "Inspection", "inspect_data"]
+from defectlab.utils.progress import progress_bar
 
 _SIDE = 128  # px; what overlaps and what is mislabelled shows at this size
 _ON_SHEET = 40
@@ -57,7 +56,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What is in a data set, and what is wrong with it.
+    """The result of `inspect_data`.
 
     Args:
         findings: the unreadable, then pairs, then doubtful labels, the most doubtful first.
@@ -80,7 +79,7 @@ class Inspection:
     files: tuple[Path, ...]
 
     def count(self, kind: str) -> int:
-        """How many findings there are of a kind."""
+        """Return the number of findings of a kind."""
         return sum(finding.kind == kind for finding in self.findings)
 
     def __repr__(self) -> str:
@@ -96,11 +95,11 @@ def inspect_data(
     output: str | PathLike[str] | None = None,
     progress: bool = False,
 ) -> Inspection:
-    """Look for broken files, duplicates, leaks between parts of the split, and doubtful labels.
+    """Search a data set for broken files, duplicates, leaks between parts of the split, and doubtful labels.
 
     Args:
         source: folder of labelled images in any layout that `fit` reads.
-        config: in its place a YAML file or the name of a shipped one, whose data and split are looked at.
+        config: in its place a YAML file or the name of a shipped one, whose data and split are inspected.
         overrides: arguments of `fit` for the config, such as `("--data.root", "NEU")`.
         output: folder for findings.csv and two contact sheets; None for `runs/inspection/` and the name of the data.
         progress: draw bars for work of more than a second.
@@ -113,9 +112,9 @@ def inspect_data(
     named = Path(source).resolve().name if source is not None else Path(str(config)).stem
     folder = Path(output) if output is not None else _OUTPUT / (named or "data")
     _check_writable(folder)
-    with progress_bars(progress):
+    with as_guest(progress):
         data, sizes, contents = _of_folder(Path(source)) if source is not None else _of_config(str(config), overrides)
-        with progress_bar("looking for duplicates", 2) as advance:
+        with progress_bar("searching duplicates", 2) as advance:
             exact = exact_duplicates(contents)
             advance(1)
             twice = {(pair.first, pair.second) for pair in exact}
@@ -129,7 +128,10 @@ def inspect_data(
     doubtful = suspects(probabilities, labels) if probabilities is not None else []
     findings = [Finding(kind="unreadable", file=left.file, detail=left.reason) for left in data.skipped]
     findings += [_pair("same bytes", pair, data) for pair in exact] + [_pair("same place", pair, data) for pair in near]
-    findings += [_doubt(suspect, data) for suspect in doubtful]
+    for one in doubtful:
+        detail = f"labelled {data.class_names[one.label]}, looks like {data.class_names[one.suggested]}"
+        p = round(one.p_suggested, 3)
+        findings.append(Finding(kind="doubtful label", file=data.files[one.index], score=p, detail=detail))
     write_text(folder / "findings.csv", csv_text(Finding, findings))
     files = [folder / "findings.csv", *_draw(data, pairs, doubtful, folder)]
     rest = np.ones(len(labels), dtype=bool)
@@ -144,7 +146,7 @@ def inspect_data(
 
 
 def _check_writable(folder: Path) -> None:
-    """Refuse before the work what would fail after it; nothing is made yet."""
+    """Raise InputError before the work where its results could not be written; nothing is made yet."""
     place = folder.absolute()
     while not place.exists():
         place = place.parent
@@ -155,21 +157,24 @@ def _check_writable(folder: Path) -> None:
 
 
 def _of_folder(directory: Path) -> tuple[ImageSet, "Counter[str]", Iterable[bytes]]:
-    """The images at 128 px, how many there are of each size and mode, and the bytes of their files."""
+    """Read images at 128 px, count them by size and mode, and return the bytes of their files."""
     if not directory.is_dir():
         raise InputError(f"{directory} is no folder: expected one with labelled images")
     if find_arrays(directory) is not None:
-        data = _arrays(directory)
-        return (
-            data,
-            Counter({f"arrays, read at {_SIDE} × {_SIDE}": len(data.files)}),
-            (image.tobytes() for image in data.images.numpy()),
-        )
-    listing = _list(directory)
+        try:
+            data = NEUDataModule(str(directory), image_size=_SIDE).load()
+        except InputError:
+            data = ImageFolderDataModule(str(directory), image_size=_SIDE, channels=1).load()
+        kinds = Counter({f"arrays, read at {_SIDE} × {_SIDE}": len(data.files)})
+        return data, kinds, (image.tobytes() for image in data.images.numpy())
+    try:
+        listing = list_neu(directory)
+    except InputError:
+        listing = list_folders(directory)
     data = read_listing(listing, _SIDE, 1, "skip")
     place = {path.relative_to(listing.root).as_posix(): path for path in listing.files}
     paths = [place[name] for name in data.files]
-    kinds: Counter[str] = Counter()
+    kinds = Counter()
     for path in paths:
         with Image.open(path) as picture:
             kinds[f"{picture.width} × {picture.height} {picture.mode}"] += 1
@@ -177,7 +182,7 @@ def _of_folder(directory: Path) -> tuple[ImageSet, "Counter[str]", Iterable[byte
 
 
 def _of_config(config: str, overrides: Sequence[str]) -> tuple[ImageSet, "Counter[str]", Iterable[bytes]]:
-    """The same of a config's data, each image with the part of the split that it is in, and its pixels for bytes."""
+    """Read a config's data as `_of_folder` does, with the part of the split of each image, and pixels for bytes."""
     with without_run(config, overrides) as cli:
         module = cli.datamodule
         module.prepare_data()
@@ -194,44 +199,23 @@ def _of_config(config: str, overrides: Sequence[str]) -> tuple[ImageSet, "Counte
 
 
 def _draw(data: ImageSet, pairs: Sequence[Duplicate], doubtful: Sequence[Suspect], folder: Path) -> list[Path]:
-    """The contact sheets: the most alike pairs side by side, and the most doubtful labels."""
-    written = []
+    """Draw the contact sheets: the most alike pairs side by side, and the most doubtful labels."""
+    names, files = data.class_names, [Path(file).name for file in data.files]
     best = sorted(pairs, key=lambda pair: -pair.similarity)[: _ON_SHEET // 2]
-    if best:
-        indices = [index for pair in best for index in (pair.first, pair.second)]
-        titles = [f"{Path(data.files[i]).name}\n{data.class_names[int(data.labels[i])]}" for i in indices]
-        save_png(image_sheet(data.images[indices], titles), folder / "duplicates.png")
-        written.append(folder / "duplicates.png")
-    if doubtful:
-        shown = doubtful[:_ON_SHEET]
-        names = data.class_names
-        titles = [
-            f"{Path(data.files[s.index]).name}\nlabelled {names[s.label]}\nlike {names[s.suggested]}" for s in shown
-        ]
-        save_png(image_sheet(data.images[[s.index for s in shown]], titles), folder / "doubtful.png")
-        written.append(folder / "doubtful.png")
-    return written
-
-
-def _list(directory: Path) -> Listing:
-    """As NEU-CLS if the names are those of its classes, else by folders."""
-    try:
-        return list_neu(directory)
-    except InputError:
-        return list_folders(directory)
-
-
-def _arrays(directory: Path) -> ImageSet:
-    """As NEU-CLS if it can be that, else by folders."""
-    try:
-        return NEUDataModule(str(directory), image_size=_SIDE).load()
-    except InputError:
-        return ImageFolderDataModule(str(directory), image_size=_SIDE, channels=1).load()
+    alike = [index for pair in best for index in (pair.first, pair.second)]
+    sheets = {"duplicates": (alike, [f"{files[i]}\n{names[int(data.labels[i])]}" for i in alike])}
+    shown = doubtful[:_ON_SHEET]
+    titles = [f"{files[s.index]}\nlabelled {names[s.label]}\nlike {names[s.suggested]}" for s in shown]
+    sheets["doubtful"] = ([s.index for s in shown], titles)
+    drawn = {folder / f"{name}.png": sheet for name, sheet in sheets.items() if sheet[0]}
+    for path, (indices, captions) in drawn.items():
+        save_png(image_sheet(data.images[indices], captions), path)
+    return list(drawn)
 
 
 @torch.inference_mode()
 def _features(images: Tensor) -> npt.NDArray[np.float32]:
-    """What our surface weights see in uint8 images (N, C, S, S): (N, E)."""
+    """Compute features (N, E) of uint8 images (N, C, S, S) with our surface weights."""
     network = PretrainedNetwork(2, images.shape[1], _SIDE, stages="middle").to(memory_format=torch.channels_last).eval()
     load_backbone_weights(network, "surface")
     mean, std = (
@@ -248,16 +232,8 @@ def _features(images: Tensor) -> npt.NDArray[np.float32]:
     return features
 
 
-def _doubt(suspect: Suspect, data: ImageSet) -> Finding:
-    names = data.class_names
-    detail = f"labelled {names[suspect.label]}, looks like {names[suspect.suggested]}"
-    return Finding(
-        kind="doubtful label", file=data.files[suspect.index], score=round(suspect.p_suggested, 3), detail=detail
-    )
-
-
 def _pair(kind: str, pair: Duplicate, data: ImageSet) -> Finding:
-    """What is worst about it: in two parts of a split, or with two labels."""
+    """Describe a pair of duplicates: in two parts of a split, or with two labels."""
     first, second = pair.first, pair.second
     details = []
     if data.splits is not None and data.splits[first] != data.splits[second]:

@@ -1,4 +1,4 @@
-"""Tell runs apart by their paths and by what differs in their configs."""
+"""Name runs by their paths and by what differs in their configs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
@@ -11,19 +11,13 @@ from defectlab.errors import InputError
 from defectlab.runs import RunFolder
 from defectlab.runs.folder import STAMP
 
-__all__ = ["config_differences", "read_settings", "short_names"]
-
 # What does not change a result: where things are, and what is shown.
 _ASIDE = ("trainer.default_root_dir", "trainer.enable_progress_bar", "trainer.logger", "data.root", "cpu")
 _WIDEST = 40  # characters of a value
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """Name absolute paths by their parts below the deepest folder that all share, without time stamps if that will do.
-
-    Raises:
-        InputError: a path that is named twice.
-    """
+    """Name different absolute paths by their parts below the deepest folder that all share, if possible without time stamps."""
     if len(set(paths)) < len(paths):
         raise InputError(f"{next(path for path in paths if paths.count(path) > 1)} is named twice: name different runs")
     levels = zip(*(path.parent.parts for path in paths), strict=False)
@@ -69,15 +63,11 @@ def _class_name(value: Mapping[str, Any]) -> str:
 
 
 def config_differences(settings: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
-    """Compare the settings of several runs.
-
-    Args:
-        settings: of each run, as `read_settings` returns them.
+    """Compare the settings of several runs, as `read_settings` returns them.
 
     Returns:
-        The values of each run, `none` where it has none, by the name of each setting that differs, cut to its last
-        parts where those say which it is. Where classes differ, their arguments are left out. Nothing if the settings
-        of a run are not known.
+        The values of each run, `none` where it has none, by the shortest name of each setting that differs. Where
+        classes differ, their arguments are left out. Nothing if the settings of a run are not known.
     """
     if not all(settings):
         return {}

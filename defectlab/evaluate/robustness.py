@@ -1,4 +1,4 @@
-"""How accuracy falls when images get worse."""
+"""Measure how accuracy falls on corrupted images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,14 +10,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from defectlab.data.sources.layouts import NEU_CLASSES
+from defectlab.engine.host import as_guest
 from defectlab.engine.restore import restore
 from defectlab.evaluate.corruptions import CORRUPTIONS, Corruption
 from defectlab.figures.style import BLUE, GREY, ORANGE, TEXT, save_png, style_axes
 from defectlab.metrics.classification import accuracy_interval
 from defectlab.runs import RunFolder, csv_text, write_text
-from defectlab.utils.progress import progress_bar, progress_bars
-
-__all__ = ["AECLBP", "CorruptionAccuracy", "Robustness", "evaluate_corruptions", "robustness"]
+from defectlab.utils.progress import progress_bar
 
 # Song & Yan 2013, table 3: per cent by dB, trained on clean halves of NEU-CLS. They do not say which SNR.
 AECLBP: dict[float, float] = {50: 98.87, 40: 98.53, 30: 88.29, 20: 37.09}
@@ -39,11 +38,11 @@ class CorruptionAccuracy:
 
 @dataclass(frozen=True)
 class Robustness:
-    """Accuracy of a network on images made worse.
+    """Accuracy on corrupted images.
 
     Args:
         rows: the clean images, then each corruption at each level.
-        published: whether figures of others for the same images are known: real NEU-CLS.
+        published: whether there are published figures for these images: real NEU-CLS.
         synthetic: whether the images are generated.
     """
 
@@ -52,8 +51,25 @@ class Robustness:
     synthetic: bool
 
     def figure(self) -> Figure:
-        """Draw a small plot a corruption."""
-        return _curves(self.rows, self.published)
+        """Draw a small plot a corruption, its 95 % Wilson intervals as a band, the clean accuracy as a line."""
+        clean = self.rows[0].accuracy
+        figure = Figure(figsize=(12, 5.6), layout="constrained")
+        for axes, corruption in zip(figure.subplots(2, 4, sharey=True).flat, CORRUPTIONS, strict=True):
+            mine = [row for row in self.rows if row.corruption == corruption.name]
+            places = range(len(mine))
+            low, high = [100 * r.low for r in mine], [100 * r.high for r in mine]
+            axes.axhline(100 * clean, color=GREY, lw=1, ls=":")
+            axes.fill_between(places, low, high, color=BLUE, alpha=0.2, lw=0)
+            axes.plot(places, [100 * r.accuracy for r in mine], color=BLUE, marker="o", ms=4, label="this run")
+            if self.published and corruption.name == "noise, SNR of power":
+                known = [(place, AECLBP[r.level]) for place, r in zip(places, mine, strict=True) if r.level in AECLBP]
+                axes.plot(*zip(*known, strict=True), "D--", ms=4, color=ORANGE, label="AECLBP (Song & Yan 2013)")
+                axes.legend(fontsize=TEXT, loc="lower left")
+            axes.set_xticks(list(places), [f"{r.level:g}" for r in mine])
+            style_axes(axes, corruption.name, grid="y")
+            axes.set_xlabel(corruption.unit)
+        figure.supylabel("accuracy, %")
+        return figure
 
     def write(self, folder: str | PathLike[str]) -> None:
         """Write robustness.csv and robustness.png."""
@@ -65,7 +81,7 @@ def robustness(
     run: str | PathLike[str], data_root: str | PathLike[str] | None = None, progress: bool = False,
     overrides: Sequence[str] = (),
 ) -> Robustness:  # fmt: skip
-    """Measure a run's best network on its test images, made worse step by step.
+    """Evaluate a run's best network on its test images under corruptions of rising strength.
 
     Args:
         run: its folder.
@@ -77,7 +93,7 @@ def robustness(
         InputError: no such run, one without a test part, or data that cannot be read.
     """
     moved = [] if data_root is None else ["--data.root", str(Path(data_root))]
-    with progress_bars(progress):
+    with as_guest(progress):
         restored = restore(RunFolder(RunFolder.open(run).path.resolve()), [*moved, *overrides])
         data, task, card = restored.data, restored.task, restored.card
         data.check_test_part()
@@ -96,17 +112,14 @@ def robustness(
 def evaluate_corruptions(
     classify: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, progress: bool = False
 ) -> list[CorruptionAccuracy]:
-    """Measure accuracy on the clean images, then under every corruption at every level.
+    """Evaluate on the clean images, then under every corruption at every level.
 
-    Args:
-        classify: Turns float images (N, C, H, W) in [0, 1] into predicted classes (N,).
-        images: uint8 (N, C, H, W), on the device.
-        labels: (N,).
-        progress: Draw a bar for work of more than a second.
+    `classify` turns float images (N, C, H, W) in [0, 1] into predicted classes (N,); `images` are uint8 (N, C, H, W), on
+    the device, `labels` (N,). `progress` draws a bar.
     """
     rows: list[CorruptionAccuracy] = []
     levels: list[tuple[Corruption | None, float | None]] = [(c, level) for c in CORRUPTIONS for level in c.levels]
-    with progress_bar("making images worse", 1 + len(levels), shown=progress) as advance:
+    with progress_bar("evaluating corruptions", 1 + len(levels), shown=progress) as advance:
         for corruption, level in [(None, None), *levels]:
             right = 0
             for pixels, own in zip(torch.split(images, _BLOCK), torch.split(labels, _BLOCK), strict=True):
@@ -123,26 +136,3 @@ def evaluate_corruptions(
             )  # fmt: skip
             advance(1)
     return rows
-
-
-def _curves(rows: Sequence[CorruptionAccuracy], published: bool) -> Figure:
-    """A small plot a corruption, its 95 % Wilson intervals as a band, the clean accuracy as a line."""
-    clean = rows[0].accuracy
-    figure = Figure(figsize=(12, 5.6), layout="constrained")
-    for axes, corruption in zip(figure.subplots(2, 4, sharey=True).flat, CORRUPTIONS, strict=True):
-        mine = [row for row in rows if row.corruption == corruption.name]
-        places = range(len(mine))
-        axes.axhline(100 * clean, color=GREY, lw=1, ls=":")
-        axes.fill_between(
-            places, [100 * r.low for r in mine], [100 * r.high for r in mine], color=BLUE, alpha=0.2, lw=0
-        )
-        axes.plot(places, [100 * r.accuracy for r in mine], color=BLUE, marker="o", ms=4, label="this run")
-        if published and corruption.name == "noise, SNR of power":
-            known = [(place, AECLBP[r.level]) for place, r in zip(places, mine, strict=True) if r.level in AECLBP]
-            axes.plot(*zip(*known, strict=True), "D--", ms=4, color=ORANGE, label="AECLBP (Song & Yan 2013)")
-            axes.legend(fontsize=TEXT, loc="lower left")
-        axes.set_xticks(list(places), [f"{r.level:g}" for r in mine])
-        style_axes(axes, corruption.name, grid="y")
-        axes.set_xlabel(corruption.unit)
-    figure.supylabel("accuracy, %")
-    return figure

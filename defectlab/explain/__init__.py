@@ -1,1 +1,1 @@
-"""See inside a network: its filters and maps, where it looks, and whether the images of it are true."""
+"""Explain a network: filters, feature maps, attributions, units, embedding; and evaluate the attributions."""

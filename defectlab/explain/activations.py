@@ -1,6 +1,4 @@
-"""One pass over many images: what the network says, how it sees them, and what excites its units."""
-
-from __future__ import annotations
+"""Collect probabilities, embedding and the strongest activations in one pass over many images."""
 
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -13,11 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from defectlab.errors import InputError
-from defectlab.explain.layers import hooked
 from defectlab.metrics.classification import confident_mistakes
 from defectlab.utils.progress import progress_bar
-
-__all__ = ["TestSetActivations", "choose_images", "collect_activations"]
 
 _POINTS = 2000  # of an embedding: more than that cannot be told apart in a projector
 _NUMBERS = 2**26  # 256 MiB of float32
@@ -25,11 +20,11 @@ _NUMBERS = 2**26  # 256 MiB of float32
 
 @dataclass(frozen=True, kw_only=True)
 class TestSetActivations:
-    """What was seen of N images.
+    """Activations of N images.
 
-    `probabilities` `(N, K)`. `embedding` `(M, E)` is what the last linear layer takes in (or the logits, of a network
-    without one) of the images `embedded` `(M,)`. Of the layer called `layer`, if one was asked for, `peaks` `(N, C)` are the largest
-    values of its channels, `places` `(N, C, 2)` where: fractions of width and height from the upper left.
+    `probabilities` (N, K). `embedding` (M, E) is the input of the last linear layer (the logits without one) for the
+    images `embedded` (M,). Of the layer called `layer`, if any, `peaks` (N, C) are the largest values of its channels,
+    `places` (N, C, 2) where: fractions of width and height from the upper left.
     """
 
     probabilities: npt.NDArray[np.float64]
@@ -43,12 +38,10 @@ class TestSetActivations:
 def collect_activations(
     network: nn.Module, batches: Iterable[Tensor], count: int, layer: str | None, progress: bool = False
 ) -> TestSetActivations:
-    """Let `count` images through `network`, batches `(n, C, H, W)`, normalised and on its device.
+    """Run `count` images through `network`, batches (n, C, H, W), normalised and on its device.
 
-    `progress` draws a bar. Of more than 2,000 images, or wide embeddings, evenly chosen ones are embedded, as many as fit in 256 MiB.
-
-    Raises:
-        InputError: `layer` gives no maps, or `count` is not the number of images.
+    Of more than 2,000 images, or wide embeddings, evenly chosen ones are embedded, as many as fit in 256 MiB. `progress`
+    draws a bar.
     """
     caught: dict[str, Any] = {}
 
@@ -65,12 +58,12 @@ def collect_activations(
     embedded: npt.NDArray[np.int64] | None = None
     done = 0
     with ExitStack() as hooks, torch.inference_mode():
-        advance = hooks.enter_context(progress_bar("looking at the images", count, shown=progress))
+        advance = hooks.enter_context(progress_bar("running the test set", count, shown=progress))
         for module in network.modules():
             if isinstance(module, nn.Linear):
-                hooks.enter_context(hooked(module.register_forward_pre_hook(before_linear)))
+                hooks.enter_context(module.register_forward_pre_hook(before_linear))
         if layer is not None:
-            hooks.enter_context(hooked(network.get_submodule(layer).register_forward_hook(after_layer)))
+            hooks.enter_context(network.get_submodule(layer).register_forward_hook(after_layer))
         for batch in batches:
             output = network(batch).float()
             taken = caught.get("embedding", output).float().flatten(1)
@@ -99,10 +92,9 @@ def collect_activations(
 def choose_images(
     labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64], most_right: int = 8, most_wrong: int = 4
 ) -> list[int]:
-    """Images worth a look: for each class one that is right, then the most confident mistakes.
+    """Choose images to show: for each class the correct one of median confidence, then the most confident mistakes.
 
-    The right one is the class's median by confidence, so neither the easiest nor the hardest. Of more than
-    `most_right` classes evenly chosen ones are taken. `labels` `(N,)`, `probabilities` `(N, K)`.
+    Of more than `most_right` classes evenly chosen ones are taken. `labels` (N,), `probabilities` (N, K).
     """
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     right: list[int] = []
@@ -116,7 +108,7 @@ def choose_images(
 
 
 def _peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Of maps `(n, C, h, w)` the largest values `(n, C)` and their places `(n, C, 2)`."""
+    """Return the largest values (n, C) of maps (n, C, h, w), and their places (n, C, 2)."""
     if maps.ndim != 4:
         raise InputError(f"layer gives {tuple(maps.shape)}: expected maps (N, C, h, w)")
     height, width = maps.shape[2:]

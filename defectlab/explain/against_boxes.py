@@ -1,4 +1,4 @@
-"""What `explain RUN --boxes DIR` adds: whether the attributions are true, judged by boxes on the test images."""
+"""Evaluate attributions by boxes on the test images: the pointing game, and the check with shuffled weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +23,6 @@ from defectlab.tasks import ClassificationTask
 from defectlab.utils.card import DataCard
 from defectlab.utils.progress import progress_bar
 
-__all__ = ["PointingResult", "evaluate_attributions"]
-
 _BLOCK = 16  # images between two steps of the progress bar
 _CHECKED = 24  # images of the sanity check, evenly among those with boxes
 _WIDE = 0.5  # boxes that cover more than this of an image say little
@@ -32,18 +30,18 @@ _WIDE = 0.5  # boxes that cover more than this of an image say little
 
 @dataclass(frozen=True)
 class PointingResult:
-    """What came of it, and what the reader should know."""
+    """The rows of the pointing game, the checks with shuffled weights, and notes for the reader."""
 
     rows: list[Pointing]
     checks: list[Sanity]
     notes: list[str]
 
     def figure(self) -> Figure:
-        """For boxes.png."""
+        """Draw boxes.png."""
         return boxes_figure(self.rows, self.checks)
 
     def write(self, folder: str | PathLike[str]) -> None:
-        """boxes.csv, a row a method and class, and sanity.csv, a row a method."""
+        """Write boxes.csv, a row a method and class, and sanity.csv, a row a method."""
         write_text(Path(folder) / "boxes.csv", csv_text(Pointing, self.rows))
         write_text(Path(folder) / "sanity.csv", csv_text(Sanity, self.checks))
 
@@ -57,13 +55,10 @@ def evaluate_attributions(
     progress: bool = False,
     part: str = "test",
 ) -> PointingResult:
-    """Judge `methods` on the run's test images that have boxes of their own class in `folder`.
+    """Evaluate `methods` on the test images that have boxes of their own class in `folder`; InputError where none has.
 
-    What is explained is the true class of an image, whatever was predicted. `progress` draws a bar; `part` is what the
-    notes call the images, `validation` where those stand for test images.
-
-    Raises:
-        InputError: No boxes for any test image, or a file that cannot be read.
+    The true class of an image is explained, whatever was predicted. `part` is what the notes call the images,
+    `validation` where those stand for test images; `progress` draws a bar.
     """
     files, names = data.files("test"), list(data.class_names)
     labels = data.labels("test")
@@ -93,7 +88,7 @@ def evaluate_attributions(
     steps = len(methods) * (len(kept) + len(SEEDS) * len(few))
     rows: list[Pointing] = []
     checks: list[Sanity] = []
-    with progress_bar("judging by boxes", steps, shown=progress) as advance:
+    with progress_bar("evaluating attributions", steps, shown=progress) as advance:
         for method in methods:
             maps = []
             for start in range(0, len(kept), _BLOCK):
@@ -108,7 +103,7 @@ def evaluate_attributions(
 
 
 def _adjusted(rows: list[Pointing]) -> list[Pointing]:
-    """The rows with p-values that are valid together, those of single classes and those of all apart."""
+    """Adjust the p-values of single classes together, and apart from them those of all classes."""
     done = list(rows)
     for whole in (False, True):
         places = [place for place, row in enumerate(rows) if (row.label == ALL) == whole]
@@ -118,13 +113,9 @@ def _adjusted(rows: list[Pointing]) -> list[Pointing]:
 
 
 def _notes(
-    files: Sequence[str],
-    found: dict[str, Path],
-    kept: Sequence[int],
-    others: int,
-    rows: Sequence[Pointing],
-    part: str,
+    files: Sequence[str], found: dict[str, Path], kept: Sequence[int], others: int, rows: Sequence[Pointing], part: str
 ) -> list[str]:
+    """Write how many images were evaluated, and what the reader should know of their boxes."""
     notes = [f"Judged by boxes on {len(kept)} of {len(files)} {part} images, for the true class of each."]
     if len(found) < len(files):
         notes[0] += f" {len(files) - len(found)} have no box file."
@@ -134,6 +125,6 @@ def _notes(
         notes[0] += f" {others} have boxes of other classes, too, which were left aside."
     wide = {row.label: row.chance for row in rows if row.label != ALL and row.chance > _WIDE}
     if wide:
-        shares = ", ".join(f"{label} ({chance:.0%} of the image)" for label, chance in wide.items())
-        notes.append(f"Boxes that fill most of the image say little about where a network looks: {shares}.")
+        areas = ", ".join(f"{label} ({chance:.0%} of the image)" for label, chance in wide.items())
+        notes.append(f"Boxes that fill most of the image say little about where a network looks: {areas}.")
     return notes

@@ -1,6 +1,4 @@
-"""What the network says to each image, and where it looks for it."""
-
-from __future__ import annotations
+"""Draw what a network predicts for each image, and attributions."""
 
 import math
 from collections.abc import Sequence
@@ -16,8 +14,6 @@ from defectlab.explain.attribution import CAMS
 from defectlab.figures import style
 from defectlab.figures.tiles import Tile, grey_or_colour, tile_grid
 from defectlab.report.render import percent
-
-__all__ = ["Answer", "attribution_figure", "probabilities_figure"]
 
 _ALL, _LIKELIEST = 10, 5  # up to so many classes all have a bar, of more so many
 _HEAT = "inferno"
@@ -41,7 +37,7 @@ class Answer:
         return int(self.probabilities.argmax())
 
     def verdict(self, names: Sequence[str]) -> list[str]:
-        """Predicted class, confidence, and the true class where it is known."""
+        """Return predicted class, confidence, and the true class where it is known."""
         lines = [f"predicted {names[self.predicted]}", percent(float(self.probabilities.max()))]
         if self.label is not None:
             lines.append("right" if self.label == self.predicted else f"is {names[self.label]}")
@@ -49,10 +45,7 @@ class Answer:
 
 
 def probabilities_figure(answers: Sequence[Answer], names: Sequence[str]) -> Figure:
-    """Each image beside the probabilities of its classes, the likeliest first.
-
-    Of more than ten classes the five likeliest are drawn, the true one always among them.
-    """
+    """Draw each image beside its probabilities, the likeliest first: of more than ten classes five, with the true one."""
     columns = min(2, len(answers))
     rows = math.ceil(len(answers) / columns)
     count = _bar_count(names)
@@ -79,9 +72,9 @@ def probabilities_figure(answers: Sequence[Answer], names: Sequence[str]) -> Fig
 def attribution_figure(
     answers: Sequence[Answer], names: Sequence[str], maps: Sequence[tuple[str, npt.NDArray[np.floating]]]
 ) -> Figure:
-    """A row an image, a column a method: `maps` are names and `(N, H, W)`, of at least 0, brightest where it mattered.
+    """Draw a row an image, a column a method: `maps` are names and (N, H, W), of at least 0.
 
-    Every map is scaled by its own 99th per cent, so brightness can be compared within an image, not between two.
+    Every map is scaled by its own 99th percentile, so brightness can be compared within an image, not between two.
     Grad-CAM and HiResCAM, which are coarse, lie over the image; the others, which are fine, stand alone.
     """
     rows = []
@@ -101,16 +94,16 @@ def attribution_figure(
 
 
 def _bars(axes: Axes, answer: Answer, names: Sequence[str]) -> None:
-    shares = answer.probabilities
-    order = [int(k) for k in np.argsort(-shares, kind="stable")[: _bar_count(names)]]
+    probabilities = answer.probabilities
+    order = [int(k) for k in np.argsort(-probabilities, kind="stable")[: _bar_count(names)]]
     if answer.label is not None and answer.label not in order:
         order[-1] = answer.label
     wrong = answer.label is not None and answer.label != answer.predicted
     for position, label in enumerate(order):
         colour = (style.ORANGE if wrong else style.BLUE) if label == answer.predicted else style.GREY
-        axes.barh(position, shares[label], color=colour, height=0.62)
-        share = percent(float(shares[label])) if shares[label] >= 0.0005 else "<0.1\N{NO-BREAK SPACE}%"
-        axes.text(shares[label] + 0.02, position, share, va="center", fontsize=style.SMALL, color=style.INK)
+        axes.barh(position, probabilities[label], color=colour, height=0.62)
+        share = percent(float(probabilities[label])) if probabilities[label] >= 0.0005 else "<0.1\N{NO-BREAK SPACE}%"
+        axes.text(probabilities[label] + 0.02, position, share, va="center", fontsize=style.SMALL, color=style.INK)
     axes.set(xlim=(0, 1.3), ylim=(max(len(order), 3) - 0.4, -0.6))
     axes.set_xticks([])
     axes.set_yticks(range(len(order)), [style.short_label(names[label], 18) for label in order], fontsize=style.SMALL)

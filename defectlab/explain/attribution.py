@@ -1,9 +1,7 @@
-"""Where in an image a network finds its evidence for a class: five attribution methods, computed by captum."""
+"""Attribute a class's logit to the pixels of an image: five methods, computed by captum."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Literal, get_args
 
 import torch
@@ -11,10 +9,9 @@ from captum.attr import IntegratedGradients, LayerGradCam, LayerGradientXActivat
 from torch import Tensor, nn
 from torch.nn import functional
 
+from defectlab.engine.host import evaluating
 from defectlab.errors import InputError
 from defectlab.networks.base import Network
-
-__all__ = ["CAMS", "METHODS", "Method", "attribute"]
 
 Method = Literal["gradient", "smoothgrad", "integrated_gradients", "grad_cam", "hires_cam"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -26,7 +23,7 @@ _STEPS = 32  # points on the path of Integrated Gradients; the paper takes 20 to
 
 
 def attribute(task: nn.Module, images: Tensor, targets: Tensor, method: Method, seed: int = 0) -> Tensor:
-    """How much each pixel speaks for the class `targets` of its image, by one of `METHODS`.
+    """Compute how much each pixel speaks for the class `targets` of its image, by one of `METHODS`.
 
     - `gradient`: |d logit / d pixel|, the largest of the channels (Simonyan et al. 2014).
     - `smoothgrad`: the same of the mean gradient of 32 copies with noise, whose sd is 0.15 of the image's range
@@ -34,31 +31,24 @@ def attribute(task: nn.Module, images: Tensor, targets: Tensor, method: Method, 
     - `integrated_gradients`: the gradient along the straight path from a baseline to the image, times their
       difference, summed over the channels; absolute values (Sundararajan et al. 2017). The baseline is 0 in
       normalised units, which is the mean of the training images, not black.
-    - `grad_cam`: feature maps weighted by the mean of the logit's gradient, their sum where it is positive,
-      upsampled bilinearly (Selvaraju et al. 2017). All 0 where nothing speaks for the class. Right for
-      heads that take means of the maps; of a spread (`stages` of `PretrainedNetwork`) the mean gradient is 0, so that
-      this half of the head has no say.
-    - `hires_cam`: the same, but each value of a map times its own gradient, not the mean (Draelos & Carin 2020). What
-      comes together is what each place adds to the logit, exactly so for heads that are linear in means, spreads or the
-      flattened maps.
+    - `grad_cam`: feature maps weighted by the mean of the logit's gradient, their sum where it is positive, upsampled
+      bilinearly (Selvaraju et al. 2017). All 0 where nothing speaks for the class. Right for heads that take means of
+      the maps; of a spread (`stages` of `PretrainedNetwork`) the mean gradient is 0, and it has no part.
+    - `hires_cam`: the same, but each value of a map times its own gradient (Draelos & Carin 2020): what each place adds
+      to the logit, exactly so for heads that are linear in means, spreads or the flattened maps.
 
-    The maps of both are those of `forward_features`, with `stages` of all that the head reads; of a network that is not
-    one of `defectlab.networks`, those of its last layer that gives maps.
-
-    The task is left as it was: weights, modes, gradients, hooks. Any caller will do, in inference mode too.
+    The maps of both are those of `forward_features`; of another network than `defectlab.networks` has, those of its last
+    layer that gives maps. Weights, modes, gradients, hooks and the random state are left as they were.
 
     Args:
-        task: Gives logits (N, num_classes).
-        images: Normalised, (N, C, H, W), on any device.
-        targets: Class indices, int64 (N,).
-        method: One of `METHODS`.
-        seed: Of SmoothGrad's noise. The global random state is left as it was.
+        task: returns logits (N, num_classes).
+        images: normalised, (N, C, H, W), on any device.
+        targets: class indices, int64 (N,).
+        method: one of `METHODS`.
+        seed: of SmoothGrad's noise.
 
     Returns:
         Maps (N, H, W), at least 0, on the CPU. Their scale means nothing across images.
-
-    Raises:
-        InputError: Another shape, a class or a method that there is not, or no feature maps for one of `CAMS`.
     """
     if method not in METHODS:
         raise InputError(f"method is {method!r}: expected one of {', '.join(METHODS)}")
@@ -73,7 +63,7 @@ def attribute(task: nn.Module, images: Tensor, targets: Tensor, method: Method, 
     maps: list[Tensor] = []
     if len(images) == 0:
         return torch.empty(0, *images.shape[-2:])
-    with torch.inference_mode(False), torch.enable_grad(), _evaluating(task):
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(task):
         explain = _explainer(task, method, seed)
         for some, classes in zip(torch.split(images, block), torch.split(targets, block), strict=True):
             # A copy: a tensor made in inference mode can have no gradient.
@@ -84,16 +74,10 @@ def attribute(task: nn.Module, images: Tensor, targets: Tensor, method: Method, 
 
 
 def _explainer(task: nn.Module, method: Method, seed: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """A function of images (N, C, H, W) and classes (N,) that gives maps (N, H, W)."""
+    """Return a function of images (N, C, H, W) and classes (N,) that computes maps (N, H, W)."""
     match method:
         case "gradient":
-            saliency = Saliency(task)
-
-            def gradient(images: Tensor, targets: Tensor) -> Tensor:
-                slope: Tensor = saliency.attribute(images, targets)
-                return slope.amax(dim=1)
-
-            return gradient
+            return lambda images, targets: Saliency(task).attribute(images, targets).amax(dim=1)
         case "smoothgrad":
             tunnel = NoiseTunnel(Saliency(task))
 
@@ -110,12 +94,7 @@ def _explainer(task: nn.Module, method: Method, seed: int) -> Callable[[Tensor, 
             return smoothgrad
         case "integrated_gradients":
             path = IntegratedGradients(task)
-
-            def integrated_gradients(images: Tensor, targets: Tensor) -> Tensor:
-                shares: Tensor = path.attribute(images, target=targets, n_steps=_STEPS)
-                return shares.sum(dim=1).abs()
-
-            return integrated_gradients
+            return lambda images, targets: path.attribute(images, target=targets, n_steps=_STEPS).sum(dim=1).abs()
         case "grad_cam":
             return _class_activation(task, LayerGradCam)
         case "hires_cam":
@@ -147,7 +126,7 @@ class _Body(nn.Module):
 
 
 class _Halves(nn.Module):
-    """A network as captum wants it: what `forward_features` gives is the output of a layer, which has a name."""
+    """Split a network for captum: what `forward_features` returns is the output of a layer with a name."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -158,38 +137,19 @@ class _Halves(nn.Module):
 
 
 def _last_map(task: nn.Module, images: Tensor) -> nn.Module:
-    """The last module to give maps (N, D, h, w) of more than one pixel.
-
-    Raises:
-        InputError: there is none.
-    """
+    """Return the last module to give maps (N, D, h, w) of more than one pixel."""
     found: list[nn.Module] = []
 
     def note(module: nn.Module, _: object, output: object) -> None:
         if isinstance(output, Tensor) and output.ndim == 4 and output.shape[-2:].numel() > 1:
             found.append(module)
 
-    hooks = [module.register_forward_hook(note) for module in task.modules()]
-    try:
-        with torch.no_grad():
-            task(images[:1])
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for module in task.modules():
+            hooks.enter_context(module.register_forward_hook(note))
+        task(images[:1])
     if not found:
         raise InputError(
             f"method {' and '.join(CAMS)} need a network with feature maps, and this one has none: take gradient"
         )
     return found[-1]
-
-
-@contextmanager
-def _evaluating(task: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards each module's own: a frozen backbone's is not its parent's."""
-    modes = [(module, module.training) for module in task.modules()]
-    task.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -1,6 +1,4 @@
-"""Boxes that people drew around defects: Pascal VOC XML, as NEU-DET and most labelling programs have it."""
-
-from __future__ import annotations
+"""Read boxes around defects: Pascal VOC XML, as NEU-DET and most labelling programs have it."""
 
 import math
 from collections import defaultdict
@@ -15,14 +13,12 @@ import numpy.typing as npt
 
 from defectlab.errors import InputError
 
-__all__ = ["Box", "box_mask", "class_key", "find_boxes", "read_boxes"]
-
 _LARGEST = 2**20  # bytes of a file; a thousand boxes take a quarter of it
 
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle and what is in it; its edges are shares of the image's width and height, in [0, 1]."""
+    """A rectangle and the class in it; its edges are fractions of the image's width and height, in [0, 1]."""
 
     label: str
     left: float
@@ -32,17 +28,14 @@ class Box:
 
 
 def class_key(name: str) -> str:
-    """A class name without case and separators: `pitted_surface` and `Pitted surface` are the same."""
+    """Return a class name without case and separators: `pitted_surface` and `Pitted surface` are the same."""
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 def find_boxes(folder: Path, files: Sequence[str]) -> dict[str, Path]:
-    """The XML file in `folder`, or below it, of each image of `files` that has one.
+    """Find the XML file in `folder`, or below it, of each image of `files` that has one.
 
-    It has the image's path or, where the folders differ, its name, with the suffix .xml.
-
-    Raises:
-        InputError: No such folder, one without such files, or two that would fit.
+    It has the image's path or, where the folders differ, its name, with the suffix .xml; InputError where two would fit.
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}: expected one with a Pascal VOC .xml file an image")
@@ -74,14 +67,10 @@ def find_boxes(folder: Path, files: Sequence[str]) -> dict[str, Path]:
 
 
 def read_boxes(path: Path) -> list[Box]:
-    """The boxes of one Pascal VOC file; edges outside the image are put on its edge.
+    """Read the boxes of one Pascal VOC file; edges outside the image are put on its edge.
 
-    VOC counts pixels from 1 and its boxes include both ends. The image's size is the one the file gives, so boxes
-    fit an image that was scaled since.
-
-    Raises:
-        InputError: The file cannot be read, is no such XML, or has a DOCTYPE: no such file needs one, and one can
-            blow up to gigabytes or read other files.
+    VOC counts pixels from 1 and its boxes include both ends. The image's size is the one the file gives, so boxes fit an
+    image that was scaled since. A DOCTYPE is refused: none is needed, and one can blow up to gigabytes.
     """
     root = _parse(path)
     width, height = (_number(root, f"size/{side}", path) for side in ("width", "height"))
@@ -105,7 +94,7 @@ def read_boxes(path: Path) -> list[Box]:
 
 
 def box_mask(boxes: Sequence[Box], height: int, width: int) -> npt.NDArray[np.bool_]:
-    """Which pixels (height, width) have their centre inside a box; a box between centres gets the pixel it lies in."""
+    """Return which pixels (height, width) have their centre in a box; a box between centres gets the pixel it lies in."""
     mask = np.zeros((height, width), dtype=bool)
     for box in boxes:
         rows, columns = _covered(box.top, box.bottom, height), _covered(box.left, box.right, width)

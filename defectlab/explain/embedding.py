@@ -1,6 +1,4 @@
-"""How the network orders images: its last features as points, in TensorBoard's projector and in a plane."""
-
-from __future__ import annotations
+"""Show a network's last features as points, in TensorBoard's projector and in a plane."""
 
 import math
 import shutil
@@ -19,8 +17,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from defectlab.figures.style import INK, SMALL, TEXT, class_colours, short_label, style_axes
 
-__all__ = ["add_projector", "embedding_figure", "principal_components"]
-
 _TAG = "test_images"
 _SPRITE = 8192  # px: the largest texture that browsers promise
 _THUMBNAIL = 64
@@ -31,7 +27,7 @@ _LISTED, _ROWS = 120, 34  # classes in the legend, and in a column of it
 
 
 def principal_components(points: npt.NDArray[np.float32], dimensions: int) -> tuple[npt.NDArray[np.float32], float]:
-    """`points` `(N, E)` along their main axes, `(N, min(dimensions, N, E))`, and the share of variance that is kept."""
+    """Compute the principal components (N, min(dimensions, N, E)) of `points` (N, E), and the variance they explain."""
     kept = min(dimensions, *points.shape)
     if (points == points[0]).all():  # no variance to share
         return np.zeros((len(points), kept), dtype=np.float32), 0.0
@@ -41,17 +37,13 @@ def principal_components(points: npt.NDArray[np.float32], dimensions: int) -> tu
 
 
 def add_projector(
-    writer: SummaryWriter,
-    points: npt.NDArray[np.float32],
-    images: Tensor,
-    header: Sequence[str],
+    writer: SummaryWriter, points: npt.NDArray[np.float32], images: Tensor, header: Sequence[str],
     rows: Sequence[Sequence[str]],
-) -> None:
+) -> None:  # fmt: skip
     """Write what TensorBoard's projector shows into the writer's folder, in place of what was there.
 
-    `points` `(N, E)`, wider ones reduced to 128 principal components; `images` `(N, 1 or 3, H, W)` uint8 become
-    thumbnails of at most 64 px, smaller ones where the sheet of all would pass 8192 px; `rows` `(N, ...)` are the texts
-    of each point, `header` names them.
+    `points` (N, E), wider ones reduced to 128 principal components; `images` (N, 1 or 3, H, W) uint8 become thumbnails of
+    at most 64 px, smaller ones where the sheet of all would pass 8192 px; `rows` (N, ...) are texts under `header`.
     """
     if points.shape[1] > _DIMENSIONS:
         points, _ = principal_components(points, _DIMENSIONS)
@@ -71,7 +63,7 @@ def embedding_figure(
     names: Sequence[str],
     part: str = "test",
 ) -> Figure:
-    """The points `(N, E)` in the plane of their two main axes, a colour and a shape a class; mistakes are crossed."""
+    """Draw the points (N, E) in the plane of their two main axes, a colour and a shape a class; mistakes are crossed."""
     plane, share = principal_components(points, 2)
     if plane.shape[1] < 2:
         plane = np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))
@@ -85,17 +77,13 @@ def embedding_figure(
     handles = []
     for place, label in enumerate(present):
         own = plane[labels == label]
-        marker = _MARKERS[place % len(_MARKERS)]
-        name = short_label(names[label])
-        points_of_class = axes.scatter(
-            own[:, 0], own[:, 1], s=20, color=colours[place], marker=marker, alpha=0.65, lw=0
-        )
-        handles.append((points_of_class, name))
+        marker, name = _MARKERS[place % len(_MARKERS)], short_label(names[label])
+        dots = axes.scatter(own[:, 0], own[:, 1], s=20, color=colours[place], marker=marker, alpha=0.65, lw=0)
+        handles.append((dots, name))
         if len(present) <= _LABELLED:
             x, y = np.median(own, axis=0)
-            axes.text(
-                x, y, name, color=INK, fontsize=TEXT, fontweight="bold", ha="center", va="center", path_effects=halo
-            )
+            text = axes.text(x, y, name, color=INK, fontsize=TEXT, fontweight="bold", path_effects=halo)
+            text.set(ha="center", va="center")
     handles = handles[::step]
     if not right.all():
         crosses = axes.scatter(plane[~right, 0], plane[~right, 1], s=60, color="black", marker="x", lw=1.4)

@@ -1,6 +1,4 @@
-"""What an image becomes on its way through the layers."""
-
-from __future__ import annotations
+"""Draw the feature maps of an image, layer by layer."""
 
 from collections.abc import Sequence
 
@@ -11,22 +9,15 @@ from matplotlib.figure import Figure
 from defectlab.explain.layers import LayerMaps
 from defectlab.figures.tiles import Tile, grey_or_colour, tile_grid, value_range
 
-__all__ = ["feature_maps_figure"]
-
 _ROWS, _CHANNELS = 12, 8
 
 
 def feature_maps_figure(image: npt.NDArray[np.uint8], layers: Sequence[LayerMaps], title: str) -> Figure:
-    """A row a layer with its name and size, and 8 of its maps, on one scale a row.
+    """Draw a row a layer with its name and size, and 8 maps on one scale; `image` is (1 or 3, H, W), uint8.
 
     Shown are the channels that vary most over this image, in their order; the same ones of a convolution and of the
-    norm, ReLU and pool that follow it. Of more than 12 layers the last of each
-    size is taken, and of more than 12 sizes some, evenly.
-
-    Args:
-        image: `(1 or 3, H, W)`, uint8.
-        layers: from `defectlab.explain.layers.feature_maps`.
-        title: of the figure.
+    norm, ReLU and pool that follow it. Of more than 12 layers the last of each size is taken, and of more than 12 sizes
+    some, evenly.
     """
     chosen = _thin_out(layers)
     if len(chosen) < len(layers):
@@ -44,7 +35,7 @@ def feature_maps_figure(image: npt.NDArray[np.uint8], layers: Sequence[LayerMaps
 
 
 def _channels(layers: Sequence[LayerMaps]) -> list[npt.NDArray[np.int64]]:
-    """Those to show of each layer, chosen by the last of those that keep them."""
+    """Choose the channels of each layer by the last of the layers that keep them."""
     found: list[npt.NDArray[np.int64]] = []
     after: LayerMaps | None = None
     for layer in reversed(layers):

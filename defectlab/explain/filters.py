@@ -1,6 +1,4 @@
-"""The learned filters of a convolution."""
-
-from __future__ import annotations
+"""Draw the learned filters of a convolution."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,14 +7,12 @@ from torch import nn
 
 from defectlab.figures.tiles import SIGNED, Tile, tile_grid
 
-__all__ = ["filters_figure"]
-
 _FILTERS, _INPUTS, _COLUMNS = 64, 10, 8
 _MATRIX = 512  # rows and columns of a 1×1 convolution
 
 
 def filters_figure(layer: nn.Conv2d, name: str) -> Figure:
-    """The weights `(O, I / groups, h, w)` of a convolution, all on one scale around 0.
+    """Draw the weights (O, I / groups, h, w) of a convolution, all on one scale around 0.
 
     One input channel: a tile a filter. Three: one in colour, mid-grey for 0. More: a row a filter, a tile an input
     channel. 1×1: the whole as one matrix. At most 64 filters are shown, or 12 rows with 10 tiles.

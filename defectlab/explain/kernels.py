@@ -1,6 +1,4 @@
-"""Fixed kernels on an image: what a convolution does before anything is learned."""
-
-from __future__ import annotations
+"""Apply fixed kernels to an image: what a convolution does before anything is learned."""
 
 import json
 import math
@@ -20,10 +18,7 @@ from defectlab.errors import InputError
 from defectlab.figures.style import INK, SMALL, TITLE, frame_image, place_axes, place_text, short_label
 from defectlab.figures.tiles import SIGNED
 
-__all__ = ["KERNELS", "Kernel", "apply_kernel", "explain_kernels", "kernels_figure", "parse_kernel"]
-
 _NUMBERED = 7  # a kernel with more columns is shown by colour alone
-
 _LONGEST = 512  # px; a larger image is made smaller
 
 
@@ -37,7 +32,7 @@ class Kernel:
 
     @property
     def weights(self) -> npt.NDArray[np.float64]:
-        """What a pixel's neighbours are multiplied by, `(h, w)`."""
+        """The weights of a pixel's neighbours, (h, w)."""
         return np.array(self.numbers, dtype=np.float64) / self.divisor
 
     @property
@@ -66,18 +61,12 @@ def explain_kernels(image: str | Path, kernels: Sequence[str] = ()) -> Figure:
         image: its file.
         kernels: rows of numbers in place of the fixed ones, see `parse_kernel`.
 
-    Raises:
-        InputError: no image, or a kernel that cannot be used.
     """
     return kernels_figure(read_grey(Path(image), _LONGEST), [parse_kernel(text) for text in kernels] or KERNELS)
 
 
 def parse_kernel(text: str) -> Kernel:
-    """A kernel from rows of numbers such as `[[1,0,-1],[1,0,-1],[1,0,-1]]`, named by its text.
-
-    Raises:
-        InputError: no list of rows, rows of different length, an even side, or what is not a finite number.
-    """
+    """Parse a kernel from rows of numbers such as `[[1,0,-1],[1,0,-1],[1,0,-1]]`."""
     expected = 'expected rows of numbers such as "[[1,0,-1],[1,0,-1],[1,0,-1]]"'
     try:
         rows: Any = json.loads(text)
@@ -99,12 +88,9 @@ def parse_kernel(text: str) -> Kernel:
 
 
 def apply_kernel(image: npt.NDArray[np.floating[Any]], kernel: Kernel) -> npt.NDArray[np.float64]:
-    """`image` `(H, W)` under the sliding kernel `(h, w)`: `(H - h + 1, W - w + 1)`, without padding.
+    """Slide the kernel (h, w) over `image` (H, W): (H - h + 1, W - w + 1), without padding.
 
     The kernel is not turned over: this is the cross-correlation that convolution layers compute.
-
-    Raises:
-        InputError: the kernel is larger than the image.
     """
     weights = kernel.weights
     if any(side < size for side, size in zip(image.shape, weights.shape, strict=True)):
@@ -116,14 +102,10 @@ def apply_kernel(image: npt.NDArray[np.floating[Any]], kernel: Kernel) -> npt.ND
 
 
 def kernels_figure(image: npt.NDArray[np.uint8], kernels: Sequence[Kernel] = KERNELS, columns: int = 3) -> Figure:
-    """Each kernel's numbers beside what it makes of `image` `(H, W)`, uint8, whose pixels are read as 0 to 1.
+    """Draw each kernel's numbers beside its result on `image` (H, W), uint8, whose pixels are read as 0 to 1.
 
     A kernel whose weights sum to 1 gives an image from 0 to 1, and what falls outside is clipped. Any other result is
-    shown from 0 up, or around 0 where there is anything below it, with the highest one per cent cut off. The text says
-    what range there was.
-
-    Raises:
-        InputError: no kernel, or one that is larger than the image.
+    shown from 0 up, or around 0 where there is anything below it, with the highest one per cent cut off.
     """
     if not kernels:
         raise InputError("kernels: found none, expected at least one")
@@ -153,7 +135,7 @@ def kernels_figure(image: npt.NDArray[np.uint8], kernels: Sequence[Kernel] = KER
 
 
 def _show(axes: Axes, result: npt.NDArray[np.float64], kernel: Kernel) -> list[str]:
-    """Draw the result; say in short lines how it is to be read."""
+    """Draw the result; return lines on how it is to be read."""
     low, high = float(result.min()), float(result.max())
     span = " to ".join(f"{round(value, 2) + 0.0:.2f}" for value in (low, high))  # + 0, as no one wants -0.00
     lines = [f"{result.shape[0]} × {result.shape[1]} px", f"from {span}"]

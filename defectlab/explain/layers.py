@@ -1,11 +1,10 @@
-"""What the layers of a network give, whatever the network is: read off by hooks while an image goes through."""
+"""Record the output of a network's layers, of any network, by hooks."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +13,6 @@ from torch import Tensor, nn
 
 from defectlab.errors import InputError
 
-__all__ = ["LayerMaps", "convolution", "feature_maps", "hooked"]
-
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _NOTHING_TO_SEE = (nn.Dropout, nn.Dropout2d, nn.Identity)
 _LISTED = 12
@@ -23,10 +20,7 @@ _LISTED = 12
 
 @dataclass(frozen=True)
 class LayerMaps:
-    """The output of a layer for one image: `maps` float32 `(C, h, w)`, `name` as in named_modules.
-
-    `mixes` is whether there are convolutions in it, so that its channels are others than those of the layer before.
-    """
+    """Output of a layer for one image: `maps` float32 (C, h, w); `mixes` is whether it has convolutions in it."""
 
     name: str
     kind: str
@@ -35,42 +29,37 @@ class LayerMaps:
 
 
 def feature_maps(network: nn.Module, image: Tensor) -> list[LayerMaps]:
-    """The maps of every layer that `image` `(1, C, H, W)`, normalised, goes through, in order.
+    """Compute the maps of every layer that `image` (1, C, H, W), normalised, goes through, in order.
 
-    A layer is a module that is no container: a convolution, a pool, or as a whole a block that is a class
-    of its own, such as a residual one. Maps of one pixel and copies (dropout, identity) are left out. What a
-    forward method does besides calling modules is not seen. A network without convolutions gives none.
+    A layer is a module that is no container: a convolution, a pool, or as a whole a block that is a class of its own,
+    such as a residual one. Maps of one pixel and copies (dropout, identity) are left out, and so is what a forward method
+    does besides calling modules. A network without convolutions gives none.
     """
     modules = {name: module for name, module in network.named_modules() if name}
     calls: list[tuple[str, Tensor]] = []
 
-    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
-                # A copy, as an in-place ReLU writes over the output of the layer before it.
-                calls.append((name, output[0].detach().float().cpu().clone()))
-
-        return hook
+    def keep(name: str, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
+            # A copy, as an in-place ReLU writes over the output of the layer before it.
+            calls.append((name, output[0].detach().float().cpu().clone()))
 
     with ExitStack() as hooks, torch.inference_mode():
         for name, module in modules.items():
-            hooks.enter_context(hooked(module.register_forward_hook(keep(name))))
+            hooks.enter_context(module.register_forward_hook(partial(keep, name)))
         network(image)
     seen = {name for name, _ in calls}
     chosen = set(_units(network, "", seen))
     return [
-        LayerMaps(name, type(modules[name]).__name__, _mixes(modules[name]), maps.numpy())
+        LayerMaps(
+            name, type(module).__name__, any(isinstance(part, nn.Conv2d) for part in module.modules()), maps.numpy()
+        )
         for name, maps in calls
-        if name in chosen
+        if name in chosen and (module := modules[name])
     ]
 
 
 def convolution(network: nn.Module, name: str | None = None) -> tuple[str, nn.Conv2d]:
-    """The convolution called `name` in `network.named_modules()`, or the first one, with its name.
-
-    Raises:
-        InputError: there is none of that name, or none at all.
-    """
+    """Return the convolution called `name` in `network.named_modules()`, or the first one, with its name."""
     found = {key: module for key, module in network.named_modules() if isinstance(module, nn.Conv2d)}
     if not found:
         raise InputError(f"network {type(network).__name__} has no convolution (Conv2d), so no filters to show")
@@ -84,21 +73,8 @@ def convolution(network: nn.Module, name: str | None = None) -> tuple[str, nn.Co
     return name, found[name]
 
 
-@contextmanager
-def hooked(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
-    """Take the hook off again, whatever happens."""
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _mixes(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.Conv2d) for part in module.modules())
-
-
 def _units(module: nn.Module, prefix: str, seen: set[str]) -> Iterator[str]:
-    """Names of the outermost modules that give maps and are no containers."""
+    """Return the names of the outermost modules that give maps and are no containers."""
     for name, child in module.named_children():
         full = f"{prefix}{name}"
         if isinstance(child, _NOTHING_TO_SEE):

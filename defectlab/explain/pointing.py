@@ -1,6 +1,4 @@
-"""Do attributions point at the defect? The pointing game and the energy in boxes, beside three kinds of chance."""
-
-from __future__ import annotations
+"""Play the pointing game: do attributions point at the defect? And the energy in boxes, beside three kinds of chance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,22 +14,20 @@ from defectlab.explain.sanity import FLAG, Sanity
 from defectlab.figures.style import BLUE, GREY, INK, ORANGE, RED, TEXT, short_label, style_axes
 from defectlab.metrics.classification import accuracy_interval
 
-__all__ = ["ALL", "Pointing", "boxes_figure", "pointing_game"]
-
 ALL = "all"  # the row of all classes together
 _PERMUTATIONS = 9999
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pointing:
-    """One method on the images of one class, shares in [0, 1].
+    """One method on the images of one class, fractions in [0, 1].
 
     - `hits` of `n` images have the largest value of their map inside a box (Zhang et al. 2016, "Top-down neural
       attention by excitation backprop", section 4.1; without their tolerance of 15 pixels). An empty map is a
       miss. `low` and `high` are the 95 % Wilson interval of the share of hits.
     - `chance` is the mean area of the boxes, which a point at random hits; `margin` what the hits have above it.
       `p` is exact: how often points at random hit as often (one-sided Poisson-binomial). `p_holm` allows for all
-      methods and classes judged at once; it is equal to `p` before that.
+      methods and classes evaluated at once; it is equal to `p` before that.
     - `centre` is the share that the point in the middle of the image hits: defects are often photographed there.
     - `swapped` is the share that the points of *other* images of the class hit. Above it is what a map knows of its own
       image; `p_swapped` is of the permutation test (9,999 permutations, one-sided). None for a single image.
@@ -63,18 +59,10 @@ def pointing_game(
     class_names: Sequence[str],
     seed: int = 0,
 ) -> list[Pointing]:
-    """Judge one method's maps by boxes: a row each class that has images, then one of all.
+    """Evaluate one method's maps by boxes: a row each class that has images, then one of all.
 
-    Args:
-        method: Its name, for the rows.
-        maps: At least 0, (N, H, W), of the class `labels`.
-        masks: Which pixels lie in a box of that class, (N, H, W).
-        labels: Class of each image, (N,).
-        class_names: In the order of the labels.
-        seed: Of the permutations.
-
-    Raises:
-        InputError: No images, or shapes that do not fit together.
+    `maps` (N, H, W) are at least 0, of the classes `labels` (N,); `masks` (N, H, W) say which pixels lie in a box of that
+    class; `seed` is of the permutations.
     """
     if maps.ndim != 3 or len(maps) == 0 or maps.shape != masks.shape or labels.shape != maps.shape[:1]:
         raise InputError(
@@ -103,7 +91,7 @@ def pointing_game(
 
 
 def _peaks(maps: npt.NDArray[np.floating]) -> npt.NDArray[np.intp]:
-    """Index in (H * W) of each map's largest value, (N,).
+    """Return the index in (H * W) of each map's largest value, (N,).
 
     Of equal ones, such as a coarse map stretched to the image has along its edges, the one nearest to their middle: the
     first of them would be a corner of the image, where no defect is.
@@ -145,7 +133,7 @@ def _row(
 def _swap(
     hit_by: npt.NDArray[np.bool_], rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """For each image the share of the others' points that hit it, and the hits of all in each permutation."""
+    """Compute for each image the share of the others' points that hit it, and the hits of all in each permutation."""
     n = len(hit_by)
     if n == 1:
         return np.full(1, np.nan), np.full(_PERMUTATIONS, float(hit_by[0, 0]))
@@ -155,15 +143,15 @@ def _swap(
 
 
 def _at_least(hits: int, chances: npt.NDArray[np.float64]) -> float:
-    """Probability of at least so many hits, each image having its own chance."""
-    shares = np.ones(1)
+    """Compute the probability of at least so many hits, each image having its own chance."""
+    probabilities = np.ones(1)
     for chance in chances:
-        shares = np.convolve(shares, [1 - chance, chance])
-    return float(min(1.0, shares[hits:].sum()))
+        probabilities = np.convolve(probabilities, [1 - chance, chance])
+    return float(min(1.0, probabilities[hits:].sum()))
 
 
 def boxes_figure(rows: Sequence[Pointing], checks: Sequence[Sanity]) -> Figure:
-    """A plot a method: hits by class with their 95 % interval, beside chance; and the check with shuffled weights."""
+    """Draw a plot a method: hits by class with their 95 % interval, beside chance; and the check with shuffled weights."""
     methods = list(dict.fromkeys(row.method for row in rows))
     labels = list(dict.fromkeys(row.label for row in rows))
     figure = Figure(figsize=(3.1 * len(methods) + 1.4, 0.34 * len(labels) + 2.9), layout="constrained")

@@ -1,7 +1,8 @@
-"""What `explain RUN` does: bring the network back, look into it, write the sheets."""
+"""Explain a run, a checkpoint or a network of torchvision's: compute all sheets and write the page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from defectlab.data import ImageDataModule
 from defectlab.data.sources.files import expand_images
+from defectlab.engine.host import as_guest
 from defectlab.engine.restore import restore
 from defectlab.errors import InputError
 from defectlab.explain.activations import TestSetActivations, choose_images, collect_activations
@@ -24,7 +26,7 @@ from defectlab.explain.embedding import add_projector, embedding_figure
 from defectlab.explain.feature_maps import feature_maps_figure
 from defectlab.explain.filters import filters_figure
 from defectlab.explain.layers import LayerMaps, convolution, feature_maps
-from defectlab.explain.page import Sheet, write_sheets
+from defectlab.explain.page import SHEETS, write_sheets
 from defectlab.explain.units import choose_units, units_figure
 from defectlab.inference.predictor import read_images_for
 from defectlab.runs import RunFolder
@@ -33,26 +35,24 @@ from defectlab.tasks import ClassificationTask
 from defectlab.tasks.checkpoint import load_task
 from defectlab.tasks.imagenet import load_imagenet_classifier
 from defectlab.utils.card import DataCard
-from defectlab.utils.progress import progress_bar, progress_bars
-
-__all__ = ["Explanation", "explain"]
+from defectlab.utils.progress import progress_bar
 
 _MOST = 12  # images on a page
 
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """What a network shows of itself, as figures that are also on a page.
+    """Figures that explain a network, which are also on a page.
 
     Args:
         page: explain.html, with a PNG a sheet and TensorBoard's events in the same folder.
         events: folder to point TensorBoard at.
         sheets: figures by name, in the order of the page.
-        notes: what the reader should know, such as what was left out.
+        notes: for the reader, such as what was left out.
         files: the images shown, n.
         class_names: in the order of the columns of `probabilities`.
         probabilities: of the images shown, (n, C).
-        pointing: how the attributions stand beside boxes; None without.
+        pointing: evaluation of the attributions by boxes; None without.
     """
 
     page: Path
@@ -79,7 +79,7 @@ def explain(
     weights: str | PathLike[str] | None = None,
     progress: bool = False,
 ) -> Explanation:
-    """Show what a network has learned and where it looks: filters, feature maps, attributions, units, embedding.
+    """Explain a trained network by filters, feature maps, attributions, units and embedding, on a page of figures.
 
     Args:
         run: run folder, .ckpt file, or `imagenet/NETWORK`.
@@ -102,7 +102,7 @@ def explain(
     file = None if weights is None else Path(weights)
     network = imagenet_name(name, file)
     # Hooks and gradients want the network as it is written, not compiled.
-    with torch.compiler.set_stance("force_eager"), progress_bars(progress):
+    with torch.compiler.set_stance("force_eager"), as_guest(progress):
         if network is None and Path(name).is_dir():
             files = expand_images(images) if images else []
             return _explain_run(RunFolder.open(name), files, layer, target, data_root, boxes)
@@ -115,101 +115,88 @@ def explain(
             raise InputError(f"{name} has no images of its own: defectlab explain {name} IMAGES, or give a run folder")
         task, card = load_task(checkpoint) if network is None else load_imagenet_classifier(network, file)
         files = expand_images(images)
-        shown = _read(task, card, files)
+        shown = _classify(task, card, files)
         layers = feature_maps(task.network, shown.images[:1])
         sheets, notes = _sheets(task, card, shown, layers, layer)
         why = "ImageNet's images are not here" if network else "A checkpoint alone has no test images"
         hint = "" if network else " Give the run folder to see it."
         notes.append(f"{why}: what they show (the images that excite a unit, the embedding) is left out.{hint}")
-        target = target or Path("explain")
-        notes = [*_count(files), *notes]
-        synthetic = card.source == "synthetic"
-        page = write_sheets(target, name if network else checkpoint.name, sheets, notes, synthetic)
+        target, notes = target or Path("explain"), [*_count(files), *notes]
+        page = write_sheets(target, name if network else checkpoint.name, sheets, notes, card.source == "synthetic")
         return _explanation(page, target, sheets, notes, shown, card)
 
 
 @dataclass(frozen=True)
 class _Shown:
-    """The images on the page: as answers, and normalised on the device."""
+    """The images on the page: with their probabilities, and normalised on the device."""
 
     answers: list[Answer]
     images: Tensor
 
 
 def _explain_run(
-    run: RunFolder,
-    files: Sequence[Path],
-    layer: str | None,
-    output: Path | None,
-    root: str | PathLike[str] | None,
+    run: RunFolder, files: Sequence[Path], layer: str | None, output: Path | None, root: str | PathLike[str] | None,
     boxes: str | PathLike[str] | None,
-) -> Explanation:
-    changes = [] if root is None else ["--data.root", fspath(root)]
-    restored = restore(RunFolder(run.path.resolve()), changes)
+) -> Explanation:  # fmt: skip
+    restored = restore(RunFolder(run.path.resolve()), [] if root is None else ["--data.root", fspath(root)])
     task, card, data = restored.task, restored.card, restored.data
     part = "validation" if data.test_on_validation() else "test"
-    labels = data.labels("test").numpy()
+    labels, names = data.labels("test").numpy(), data.class_names
     layers = feature_maps(task.network, card.normalise(data.pixels("test", [0]).to(task.device)))
     result = None
     if boxes is not None:
         result = evaluate_attributions(task, card, data, Path(boxes), _methods(layers), True, part)
-    watched = layers[-1].name if layers else None
-    if layer is not None:
-        watched = convolution(task.network, layer)[0]
+    watched = convolution(task.network, layer)[0] if layer is not None else layers[-1].name if layers else None
     batches = (images.to(task.device) for images, _ in data.test_dataloader())
     found = collect_activations(task.network, batches, len(labels), watched, True)
+    predicted = found.probabilities.argmax(axis=1)
     if files:
-        shown, notes = _read(task, card, files), _count(files)
+        shown, notes = _classify(task, card, files), _count(files)
     else:
         chosen = choose_images(labels, found.probabilities)
-        pixels, names = data.pixels("test", chosen), data.files("test")
+        pixels, paths = data.pixels("test", chosen), data.files("test")
         answers = [
-            Answer(own.numpy(), names[i], found.probabilities[i], int(labels[i]))
+            Answer(own.numpy(), paths[i], found.probabilities[i], int(labels[i]))
             for own, i in zip(pixels, chosen, strict=True)
         ]
         shown = _Shown(answers, card.normalise(pixels.to(task.device)))
-        notes = [_about(answers, int((found.probabilities.argmax(axis=1) != labels).sum()), part)]
+        notes = [_about(answers, int((predicted != labels).sum()), part)]
     if files or chosen[0] != 0:
         layers = feature_maps(task.network, shown.images[:1])
     sheets, more = _sheets(task, card, shown, layers, layer)
-    sheets += _test_sheets(found, data, labels, part)
+    if units := choose_units(found.peaks, labels):
+        pixels_of = lambda index: data.pixels("test", [index])[0].numpy()  # noqa: E731
+        sheets["units"] = units_figure(found, units, pixels_of, labels, names)
+    own = labels[found.embedded]
+    sheets["embedding"] = embedding_figure(found.embedding, own, predicted[found.embedded] == own, names, part)
     target = output or run.path / "explain"
     if part == "validation":
         more.append(
             "This run has no test part: its validation images, which chose the checkpoint, stand for test images."
         )
     if result is not None:
-        sheets.insert(1 + [sheet.name for sheet in sheets].index("attribution"), Sheet("boxes", result.figure()))
+        sheets["boxes"] = result.figure()
         more += result.notes
         result.write(target)
-
-    def projector(writer: SummaryWriter) -> None:
-        _add_projector(writer, found, data, labels)
-
-    notes += more
-    name = "/".join(run.path.resolve().parts[-2:])
+    notes, name = notes + more, "/".join(run.path.resolve().parts[-2:])
+    projector = partial(_add_projector, found=found, data=data, labels=labels)
     page = write_sheets(target, name, sheets, notes, card.source == "synthetic", part, projector)
     return _explanation(page, run.path if output is None else target, sheets, notes, shown, card, result)
 
 
 def _explanation(
-    page: Path,
-    events: Path,
-    sheets: Sequence[Sheet],
-    notes: Sequence[str],
-    shown: _Shown,
-    card: DataCard,
+    page: Path, events: Path, sheets: Mapping[str, Figure], notes: Sequence[str], shown: _Shown, card: DataCard,
     pointing: PointingResult | None = None,
-) -> Explanation:
+) -> Explanation:  # fmt: skip
     return Explanation(
-        page=page, events=events, sheets={sheet.name: sheet.figure for sheet in sheets}, notes=tuple(notes),
+        page=page, events=events, sheets={name: sheets[name] for name in SHEETS if name in sheets}, notes=tuple(notes),
         files=tuple(answer.file for answer in shown.answers), class_names=card.class_names,
         probabilities=np.stack([answer.probabilities for answer in shown.answers]), pointing=pointing,
     )  # fmt: skip
 
 
 def _about(answers: Sequence[Answer], mistakes: int, part: str) -> str:
-    """How the images were chosen."""
+    """Write how the images were chosen."""
     wrong = sum(answer.predicted != answer.label for answer in answers)
     return (
         f"Shown are {len(answers) - wrong} {part} images that are right, of middling confidence in their class, and "
@@ -220,69 +207,54 @@ def _about(answers: Sequence[Answer], mistakes: int, part: str) -> str:
 
 def _sheets(
     task: ClassificationTask, card: DataCard, shown: _Shown, layers: Sequence[LayerMaps], layer: str | None
-) -> tuple[list[Sheet], list[str]]:
-    """The sheets that need no test images, and what to say about those that could not be made."""
-    names, network = card.class_names, task.network
-    answers, images = shown.answers, shown.images
-    sheets = [Sheet("probabilities", probabilities_figure(answers, names))]
+) -> tuple[dict[str, Figure], list[str]]:
+    """Draw the sheets that need no test images; also return notes on those that could not be made."""
+    network, answers = task.network, shown.answers
+    sheets = {"probabilities": probabilities_figure(answers, card.class_names)}
     notes = [] if layers else ["No layer of this network gives maps: feature maps, Grad-CAM and HiResCAM are left out."]
     if layer is not None or any(isinstance(module, nn.Conv2d) for module in network.modules()):
         name, found = convolution(network, layer)
-        sheets.append(Sheet("filters", filters_figure(found, name)))
+        sheets["filters"] = filters_figure(found, name)
     else:
         notes.append("It has no convolution: filters are left out.")
     if layers:
         title = f"{Path(answers[0].file).name} on its way through {type(network).__name__}"
-        sheets.append(Sheet("feature_maps", feature_maps_figure(answers[0].image, layers, title)))
+        sheets["feature_maps"] = feature_maps_figure(answers[0].image, layers, title)
     methods = _methods(layers)
     predicted = torch.tensor([answer.predicted for answer in answers])
     maps = []
-    with progress_bar("looking where it looks", len(methods)) as advance:
+    with progress_bar("computing attributions", len(methods)) as advance:
         for method in methods:
-            maps.append((method, attribute(task, images, predicted, method).numpy()))
+            maps.append((method, attribute(task, shown.images, predicted, method).numpy()))
             advance(1)
-    return [*sheets, Sheet("attribution", attribution_figure(answers, names, maps))], notes
+    sheets["attribution"] = attribution_figure(answers, card.class_names, maps)
+    return sheets, notes
 
 
 def _methods(layers: Sequence[LayerMaps]) -> list[Method]:
-    """Those that a network allows: some need maps."""
+    """Return the methods that a network allows: some need maps."""
     return [method for method in METHODS if method not in CAMS or layers]
-
-
-def _test_sheets(
-    found: TestSetActivations, data: ImageDataModule, labels: npt.NDArray[np.int64], part: str
-) -> list[Sheet]:
-    """The units, if the network has maps, and the embedding."""
-    names = data.class_names
-    own = labels[found.embedded]
-    right = found.probabilities[found.embedded].argmax(axis=1) == own
-    sheets = [Sheet("embedding", embedding_figure(found.embedding, own, right, names, part))]
-    units = choose_units(found.peaks, labels)
-    if units:
-        figure = units_figure(found, units, lambda index: data.pixels("test", [index])[0].numpy(), labels, names)
-        sheets.insert(0, Sheet("units", figure))
-    return sheets
 
 
 def _add_projector(writer: SummaryWriter, found: TestSetActivations, data: ImageDataModule, labels: np.ndarray) -> None:
     names, files, chosen = data.class_names, data.files("test"), found.embedded
     rows = []
     for index in chosen:
-        shares = found.probabilities[index]
-        predicted = int(shares.argmax())
+        probabilities = found.probabilities[index]
+        predicted = int(probabilities.argmax())
         verdict = "right" if predicted == labels[index] else "wrong"
-        rows.append([names[labels[index]], names[predicted], verdict, f"{shares.max():.4f}", files[index]])
+        rows.append([names[labels[index]], names[predicted], verdict, f"{probabilities.max():.4f}", files[index]])
     header = ["class", "predicted", "verdict", "confidence", "file"]
     add_projector(writer, found.embedding, data.pixels("test", chosen), header, rows)
 
 
-def _read(task: ClassificationTask, card: DataCard, files: Sequence[Path]) -> _Shown:
-    """The images that were named, as answers and normalised; of many the first."""
+def _classify(task: ClassificationTask, card: DataCard, files: Sequence[Path]) -> _Shown:
+    """Classify the first of the images that were named."""
     pixels, _, _ = read_images_for(card, files[:_MOST])
     images = card.normalise(pixels.to(task.device))
     with torch.inference_mode():
-        shares = task.predict_logits(images).double().softmax(dim=1).cpu().numpy()
-    answers = [Answer(p.numpy(), f.name, s, None) for p, f, s in zip(pixels, files, shares, strict=False)]
+        probabilities = task.predict_logits(images).double().softmax(dim=1).cpu().numpy()
+    answers = [Answer(i.numpy(), f.name, p, None) for i, f, p in zip(pixels, files, probabilities, strict=False)]
     return _Shown(answers, images)
 
 

@@ -1,6 +1,4 @@
-"""Does an attribution depend on what the network has learned? The check with randomised weights."""
-
-from __future__ import annotations
+"""Check whether an attribution depends on the weights, by shuffling them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +13,6 @@ from torch import Tensor, nn
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
 
-__all__ = ["FLAG", "SEEDS", "Explainer", "Sanity", "sanity_check", "shuffled_weights"]
-
 Explainer = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """Maps (N, H, W) of a task, images (N, C, H, W) and classes (N,)."""
 
@@ -30,7 +26,7 @@ SEEDS = (0, 1, 2)
 
 @dataclass(frozen=True, kw_only=True)
 class Sanity:
-    """How like the maps stay when all weights are shuffled: mean Spearman correlation over images and seeds.
+    """Similarity of the maps with shuffled weights: mean Spearman correlation over images and seeds.
 
     `low` and `high` are the smallest and the largest mean of a seed; `flagged` is whether the method shows what is in
     the image rather than what the network makes of it.
@@ -54,23 +50,14 @@ def sanity_check(
     seeds: Sequence[int] = SEEDS,
     progress: bool = False,
 ) -> Sanity:
-    """The model parameter randomisation test of Adebayo et al. 2018, "Sanity checks for saliency maps", section 3.
+    """Run the model parameter randomisation test of Adebayo et al. 2018, "Sanity checks for saliency maps", section 3.
 
     All layers at once, which is where the paper's cascade ends: the values of each weight tensor change places at
     random, so that their distribution stays and what was learned is gone. Two empty maps are alike, an empty one is
-    unlike any other.
+    unlike any other. The weights are restored, whatever happens.
 
-    Args:
-        method: Its name, for the result.
-        explain: The method.
-        task: As it was trained; its weights are put back, whatever happens.
-        images: Normalised, (N, C, H, W).
-        targets: Class indices (N,).
-        seeds: One a shuffling.
-        progress: Draw a bar for work of more than a second.
-
-    Raises:
-        InputError: No images or no seeds.
+    `explain` computes the maps of normalised `images` (N, C, H, W) for the classes `targets` (N,); each of the `seeds` is
+    one shuffling. `progress` draws a bar.
     """
     if len(images) == 0 or len(seeds) == 0:
         raise InputError(f"{len(images)} images and {len(seeds)} seeds: expected at least one of each")
@@ -91,7 +78,7 @@ def sanity_check(
 
 @contextmanager
 def shuffled_weights(task: nn.Module, seed: int) -> Iterator[None]:
-    """Inside, the values of each parameter stand in random order; afterwards they are as they were."""
+    """Shuffle the values within each parameter, and restore them afterwards."""
     generator = torch.Generator().manual_seed(seed)
     kept = [(parameter, parameter.detach().clone()) for parameter in task.parameters()]
     try:
@@ -107,7 +94,7 @@ def shuffled_weights(task: nn.Module, seed: int) -> Iterator[None]:
 
 
 def _likeness(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """Spearman's rank correlation of the maps (N, H, W) of each image, (N,)."""
+    """Compute Spearman's rank correlation of the maps (N, H, W) of each image, (N,)."""
 
     def likeness(one: npt.NDArray[np.floating], two: npt.NDArray[np.floating]) -> float:
         if np.ptp(one) == 0 or np.ptp(two) == 0:  # no ranks to correlate

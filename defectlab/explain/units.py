@@ -1,6 +1,4 @@
-"""The images that excite a unit most: what it has learned to look for."""
-
-from __future__ import annotations
+"""Find the images that excite a unit most."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,18 +9,16 @@ from matplotlib.figure import Figure
 from defectlab.explain.activations import TestSetActivations
 from defectlab.figures.tiles import Tile, grey_or_colour, tile_grid
 
-__all__ = ["choose_units", "units_figure"]
-
 _UNITS, _IMAGES = 8, 7
 
 
 def choose_units(
     peaks: npt.NDArray[np.floating], labels: npt.NDArray[np.int64], most: int = _UNITS
 ) -> list[tuple[int, int]]:
-    """For each class the unit (channel) that sets it apart most, as pairs of class and unit; of many classes some, evenly.
+    """Choose for each class the unit (channel) that sets it apart most: pairs of class and unit; of many classes some.
 
     That is the largest difference between the unit's mean peak in the class and in all others, in standard deviations
-    of its peaks. `peaks` `(N, C)`, `labels` `(N,)`. No unit is taken twice, and none that is always the same.
+    of its peaks. `peaks` (N, C), `labels` (N,). No unit is taken twice, and none that is always the same.
     """
     spread = peaks.std(axis=0)
     free = spread > 1e-6
@@ -49,14 +45,9 @@ def units_figure(
     labels: npt.NDArray[np.int64],
     names: Sequence[str],
 ) -> Figure:
-    """A row a unit: the images with its largest values, whatever their class, the place of each ringed.
+    """Draw a row a unit of `choose_units`: the images with its largest values, the place of each ringed.
 
-    Args:
-        found: of the layer whose channels the units are.
-        units: pairs of class and unit, as `choose_units` gives them.
-        images: gives the image of an index, `(1 or 3, H, W)`, uint8.
-        labels: of all images.
-        names: of the classes.
+    `images` returns the image of an index, (1 or 3, H, W), uint8; `labels` (N,) and class `names` are of all images.
     """
     rows = []
     for label, unit in units:

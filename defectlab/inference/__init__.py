@@ -1,1 +1,1 @@
-"""Trained networks at work: prediction, thresholds, prediction sets, costs."""
+"""Predict with trained networks: probabilities, thresholds, prediction sets, decisions by cost."""

@@ -1,8 +1,9 @@
-"""From probabilities to what is done: sets of classes with a coverage, and decisions by their cost."""
+"""Decide by probabilities: thresholds with a bound on the error, sets with a coverage, decisions of least cost."""
 
 import csv
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
@@ -11,22 +12,65 @@ import numpy.typing as npt
 
 from defectlab.errors import InputError
 
-__all__ = ["conformal_quantile", "min_expected_cost", "prediction_sets", "read_costs"]
+
+@dataclass(frozen=True)
+class Threshold:
+    """Images with at least this confidence are decided: `errors` of `n` calibration images, of `total`, were wrong."""
+
+    confidence: float
+    n: int
+    errors: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        """Share of the calibration images that is decided, in [0, 1]."""
+        return self.n / self.total
 
 
-def conformal_quantile(shares: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], coverage: float) -> float:
-    """The probability from which a class belongs to an image's set, so that sets hold the truth with `coverage`.
+def images_for_bound(max_error: float, level: float = 0.95) -> int:
+    """Return how many images, all of them correct, show an error of at most `max_error`: 299 for 1 % at 95 %."""
+    return math.ceil(math.log(1 - level) / math.log1p(-max_error))
 
-    Split conformal prediction with the score 1 - p of the true class: Sadinle, Lei & Wasserman, "Least ambiguous
-    set-valued classifiers", JASA 114 (2019). It holds on average over images like those of calibration.
+
+def choose_threshold(
+    confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], max_error: float, level: float = 0.95
+) -> Threshold | None:
+    """Choose the lowest confidence whose error stays below `max_error`, with probability `level`; None if there is none.
+
+    Confidences are tried from the top down, beginning where enough images are above for the bound to hold at all, and
+    the first that fails the exact binomial test ends the search: testing in a fixed order keeps the level without a
+    correction (Angelopoulos et al., "Learn then test", Annals of Applied Statistics 2025, section 4).
 
     Args:
-        shares: Probabilities (N, C) of calibration images that had no part in training.
-        labels: Their classes (N,).
-        coverage: In (0, 1).
+        confidence: of calibration images that had no part in training, (N,).
+        right: whether they were classified correctly, (N,).
+        max_error: share of wrong ones among the decided, in (0, 1).
+        level: of confidence, in (0, 1).
+    """
+    for name, value in (("max_error", max_error), ("level", level)):
+        if not 0 < value < 1:
+            raise InputError(f"{name} is {value}: expected a share between 0 and 1, such as 0.01")
+    from scipy.stats import binom  # half a second, for those alone who ask for a bound
 
-    Raises:
-        InputError: fewer images than the coverage takes.
+    order = np.argsort(-confidence, kind="stable")
+    ranked, errors = confidence[order], np.cumsum(~right[order])
+    found = None
+    for n in range(images_for_bound(max_error, level), len(ranked) + 1):
+        if n < len(ranked) and ranked[n] == ranked[n - 1]:
+            continue  # equal confidences are decided together
+        if binom.cdf(errors[n - 1], n, max_error) > 1 - level:
+            break
+        found = Threshold(float(ranked[n - 1]), n, int(errors[n - 1]), len(ranked))
+    return found
+
+
+def conformal_quantile(probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], coverage: float) -> float:
+    """Compute the probability from which a class belongs to an image's set, so that sets hold the truth with `coverage`.
+
+    Split conformal prediction with the score 1 - p of the true class: Sadinle, Lei & Wasserman, "Least ambiguous
+    set-valued classifiers", JASA 114 (2019). It holds on average over images like those of calibration, whose
+    probabilities (N, C) and labels (N,) are given, and which had no part in training; InputError for too few of them.
     """
     if not 0 < coverage < 1:
         raise InputError(f"coverage is {coverage}: expected a share between 0 and 1, such as 0.95")
@@ -38,30 +82,28 @@ def conformal_quantile(shares: npt.NDArray[np.float64], labels: npt.NDArray[np.i
             f"a coverage of {coverage:g} takes at least {needed} validation images, found {n}: hold out more by "
             "data.val_size, or ask for less"
         )
-    return float(1 - np.sort(1 - shares[np.arange(n), labels])[rank - 1])
+    return float(1 - np.sort(1 - probabilities[np.arange(n), labels])[rank - 1])
 
 
 def prediction_sets(
-    shares: npt.NDArray[np.float64], limit: float, class_names: Sequence[str]
+    probabilities: npt.NDArray[np.float64], limit: float, class_names: Sequence[str]
 ) -> tuple[tuple[str, ...], ...]:
-    """The classes of each image (N, C), the likeliest first; empty where none reaches the limit."""
-    order = np.argsort(-shares, axis=1, kind="stable")
-    return tuple(tuple(class_names[k] for k in row if s[k] >= limit) for row, s in zip(order, shares, strict=True))
+    """Return the classes of each image (N, C), the likeliest first; empty where none reaches the limit."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    rows = zip(order, probabilities, strict=True)
+    return tuple(tuple(class_names[k] for k in row if p[k] >= limit) for row, p in rows)
 
 
-def min_expected_cost(shares: npt.NDArray[np.float64], costs: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """The decision (N,) of the least expected cost, from probabilities (N, C) and costs (C, C) of truth by decision."""
-    decisions: npt.NDArray[np.int64] = (shares @ costs).argmin(axis=1)
+def min_expected_cost(probabilities: npt.NDArray[np.float64], costs: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Decide (N,) by least expected cost, from probabilities (N, C) and costs (C, C) of truth by decision."""
+    decisions: npt.NDArray[np.int64] = (probabilities @ costs).argmin(axis=1)
     return decisions
 
 
 def read_costs(path: str | PathLike[str], class_names: Sequence[str]) -> npt.NDArray[np.float64]:
-    """Costs (C, C) in the order of `class_names` from a CSV file: a row a true class, a column a decision.
+    """Read costs (C, C), in the order of `class_names`, from a CSV file: a row a true class, a column a decision.
 
     Its first row and first column name the classes, in any order.
-
-    Raises:
-        InputError: no such table, other classes, or costs that are no finite numbers of at least 0.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:

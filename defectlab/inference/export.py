@@ -1,4 +1,4 @@
-"""A trained network without what only training needs."""
+"""Write a trained network without what only training needs."""
 
 from os import PathLike, fspath
 from pathlib import Path
@@ -10,13 +10,11 @@ from defectlab.networks.weights import save_backbone_weights
 from defectlab.runs.locate import checkpoint_of
 from defectlab.tasks.checkpoint import data_state, load_task, read_checkpoint
 
-__all__ = ["export"]
-
 _NEEDED = ("state_dict", "hyper_parameters", "task", "pytorch-lightning_version", "epoch", "global_step")
 
 
 def export(run: str | PathLike[str], output: str | PathLike[str], half: bool = False) -> Path:
-    """Write a trained network, or its backbone, to a file of its own, and return that file.
+    """Write a trained network, or its backbone, to a file of its own, and return the file's path.
 
     Args:
         run: run folder (its best checkpoint is used) or .ckpt file.
@@ -49,7 +47,7 @@ def export(run: str | PathLike[str], output: str | PathLike[str], half: bool = F
 
 
 def _save_checkpoint(source: Path, output: Path) -> None:
-    """Tensors, hyper-parameters and data card; whole or not at all."""
+    """Write tensors, hyper-parameters and data card."""
     whole = read_checkpoint(source)
     kept = {key: whole[key] for key in _NEEDED if key in whole}
     card = data_state(whole, source)

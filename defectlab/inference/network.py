@@ -1,4 +1,4 @@
-"""A checkpoint's network without the task that trained it: Lightning takes two seconds to import, and predicts nothing."""
+"""Load a checkpoint's network without its task: Lightning takes two seconds to import, and prediction needs none of it."""
 
 import inspect
 from collections.abc import Mapping
@@ -13,19 +13,11 @@ from defectlab.tasks.tta import Views, check_tta, tta_logits
 from defectlab.utils.card import DataCard
 from defectlab.utils.lazy import resolve
 
-__all__ = ["InferenceNetwork", "load_network"]
-
 _CARD = {"class_names", "mean", "std", "image_size", "channels"}
 
 
 class InferenceNetwork(nn.Module):
-    """A trained network as every evaluation judges by it.
-
-    Args:
-        network: turns normalised images (N, C, H, W) into logits (N, num_classes).
-        tta: views that every image is judged by; see `tta_logits`.
-        channels_last: memory format of network and images.
-    """
+    """A trained network for evaluation: normalised images (N, C, H, W) to logits, averaged over the views of `tta`."""
 
     def __init__(self, network: nn.Module, tta: Views, channels_last: bool) -> None:
         super().__init__()
@@ -36,18 +28,18 @@ class InferenceNetwork(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of one view."""
+        """Compute logits of one view."""
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.network(images)
         return logits
 
     def predict_logits(self, images: Tensor) -> Tensor:
-        """Logits `(N, num_classes)` of one view or, with `tta`, of several."""
+        """Compute logits `(N, num_classes)` of one view or, with `tta`, of several."""
         return tta_logits(self, images, self.tta)
 
 
@@ -74,7 +66,7 @@ def load_network(path: Path) -> tuple[InferenceNetwork, DataCard] | None:
 
 
 def _build(task: str, given: Mapping[str, Any]) -> nn.Module | None:
-    """The network of one of our two tasks, by its hyper-parameters."""
+    """Build the network of one of our two tasks from its hyper-parameters; None for others."""
     package, _, name = task.rpartition(".")
     if not f"{package}.".startswith("defectlab.tasks."):
         return None

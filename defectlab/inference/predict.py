@@ -1,4 +1,4 @@
-"""Prediction with a promise: a bound on the error, sets with a coverage, decisions by their cost."""
+"""Predict images with a bound on the error, sets with a coverage, or decisions by their cost."""
 
 from dataclasses import replace
 from os import PathLike
@@ -9,12 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from defectlab.errors import InputError
-from defectlab.inference.abstention import Threshold, choose_threshold, images_for_bound
-from defectlab.inference.decision import conformal_quantile, min_expected_cost, prediction_sets, read_costs
+from defectlab.inference.decision import (
+    Threshold,
+    choose_threshold,
+    conformal_quantile,
+    images_for_bound,
+    min_expected_cost,
+    prediction_sets,
+    read_costs,
+)
 from defectlab.inference.predictor import REVIEW, Images, Predictions, Predictor, load
 from defectlab.runs import RunFolder, read_prediction_table
-
-__all__ = ["predict"]
 
 
 def predict(
@@ -29,7 +34,7 @@ def predict(
     weights: str | PathLike[str] | None = None,
     progress: bool = False,
 ) -> Predictions:
-    """Predict the class of images that nobody has labelled.
+    """Predict the class of unlabelled images.
 
     Args:
         model: what `load` takes, or what it gives.
@@ -66,11 +71,7 @@ def predict(
 
 
 def _calibration(run: Path, option: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Probabilities (N, C) and labels (N,) of a run's validation images.
-
-    Raises:
-        InputError: no run folder, or one without them.
-    """
+    """Read probabilities (N, C) and labels (N,) of a run's validation images."""
     if not run.is_dir():
         raise InputError(f"{option} needs a run folder, whose validation images it stands on, not {run}")
     file = RunFolder.open(run).val_predictions_csv
@@ -81,11 +82,7 @@ def _calibration(run: Path, option: str) -> tuple[npt.NDArray[np.float64], npt.N
 
 
 def _threshold(run: Path, max_error: float) -> Threshold:
-    """The confidence from which a run may decide.
-
-    Raises:
-        InputError: no run folder with validation predictions, or too few of them for the promise.
-    """
+    """Choose the confidence from which a run may decide."""
     probabilities, labels = _calibration(run, "max_error")
     right = probabilities.argmax(axis=1) == labels
     found = choose_threshold(probabilities.max(axis=1), right, max_error)

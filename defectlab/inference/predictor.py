@@ -1,4 +1,4 @@
-"""Images through one trained network or several: probabilities, averaged over the networks."""
+"""Predict images by one trained network, or by the mean probabilities of several."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,8 +15,9 @@ from torch import Tensor
 from defectlab.data.sources.decode import BadImage, decode_array
 from defectlab.data.sources.files import expand_images
 from defectlab.data.sources.images import Skipped, read_images
+from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
-from defectlab.inference.abstention import Threshold
+from defectlab.inference.decision import Threshold
 from defectlab.inference.network import InferenceNetwork, load_network
 from defectlab.runs import write_prediction_table
 from defectlab.runs.locate import checkpoints_of, imagenet_name
@@ -25,8 +26,6 @@ from defectlab.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from defectlab.tasks import ClassificationTask
-
-__all__ = ["REVIEW", "Images", "Predictions", "Predictor", "load", "read_images_for"]
 
 REVIEW = "review"  # the decision that leaves an image to a person
 
@@ -39,7 +38,7 @@ _SHOWN = 10  # rows of a repr
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Predictions:
-    """What a network says of N images.
+    """Predictions for N images.
 
     Args:
         files: N names; `image 0` and so on for arrays.
@@ -74,13 +73,13 @@ class Predictions:
 
     @property
     def extra(self) -> dict[str, list[str]]:
-        """The columns of N texts that were asked for: `decision`, and `set` with its classes joined by `|`."""
+        """Columns of N texts that were asked for: `decision`, and `set` with its classes joined by `|`."""
         columns = {} if self.decision is None else {"decision": list(self.decision)}
         return columns if self.sets is None else {**columns, "set": ["|".join(names) for names in self.sets]}
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """A dict an image, with the columns of `write_csv`: `pandas.DataFrame(predictions.rows)` is the table."""
+        """Return a dict an image, with the columns of `write_csv`, for `pandas.DataFrame`."""
         columns: dict[str, Sequence[Any]] = {
             "file": self.files,
             "predicted": self.predicted,
@@ -100,12 +99,10 @@ class Predictions:
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {name}" for name, count in Counter(self.predicted).most_common())
         lines = [f"Predictions of {len(self)} images: {counts}"]
-        for index, (file, name, p) in enumerate(zip(self.files, self.predicted, self.confidence, strict=True)):
-            if index == _SHOWN:
-                lines.append("…")
-                break
-            more = "".join(f", {column} {texts[index]}" for column, texts in self.extra.items())
+        for i, (file, name, p) in enumerate(zip(self.files, self.predicted, self.confidence[:_SHOWN], strict=False)):
+            more = "".join(f", {column} {texts[i]}" for column, texts in self.extra.items())
             lines.append(f"{file}: {name} {p:.1%}{more}")
+        lines += ["…"] if len(self) > _SHOWN else []
         return "\n".join(lines)
 
 
@@ -125,13 +122,13 @@ class Predictor:
 
     @property
     def card(self) -> DataCard:
-        """Of the first network."""
+        """Data card of the first network."""
         return self.cards[0]
 
     def __call__(
         self, images: Images, on_bad_image: Literal["error", "skip"] = "error", progress: bool = False
     ) -> Predictions:
-        """Predict images as they are: each is brought to the size and the channels that the network wants.
+        """Predict images, each resized and converted to what the network takes.
 
         Args:
             images: files, folders and globs, one or many; or uint8 arrays: (N, H, W) or (N, H, W, 1 or 3), one image
@@ -176,7 +173,7 @@ class Predictor:
         )  # fmt: skip
 
     def _mean(self, pixels: Sequence[Tensor]) -> Tensor:
-        """Probabilities (N, C), float64 on the CPU, of what each network wants of N images."""
+        """Compute mean probabilities (N, C), float64 on the CPU, from what each network takes of N images."""
         logits = [
             task.predict_logits(card.normalise(own.to(task.device))).double()
             for task, card, own in zip(self.tasks, self.cards, pixels, strict=True)
@@ -205,7 +202,8 @@ def load(run: str | PathLike[str], device: str | None = None, weights: str | Pat
     tasks: list[InferenceNetwork | ClassificationTask] = []
     cards: list[DataCard] = []
     for path in paths:
-        task, card = _load(path, network, file)
+        with as_guest():  # a network begins with random weights
+            task, card = _load(path, network, file)
         try:
             task.to(device)
         except (RuntimeError, AssertionError) as error:
@@ -220,7 +218,7 @@ def load(run: str | PathLike[str], device: str | None = None, weights: str | Pat
 def _load(
     path: Path, network: str | None, weights: Path | None
 ) -> "tuple[InferenceNetwork | ClassificationTask, DataCard]":
-    """A checkpoint's network or torchvision's; a task, which needs Lightning, where nothing less will do."""
+    """Load a checkpoint's network or torchvision's; a task, which needs Lightning, only where it has to be."""
     if network is not None:
         from defectlab.tasks.imagenet import load_imagenet_classifier
 
@@ -236,21 +234,17 @@ def _load(
 def read_images_for(
     card: DataCard, files: Sequence[Path], on_bad_image: Literal["error", "skip"] = "error"
 ) -> tuple[Tensor, list[int], list[Skipped]]:
-    """Images (M, C, H, W) uint8 as a data card wants them, their indices, and who was left out: see `read_images`."""
+    """Read images (M, C, H, W) uint8 as a data card wants them, their indices, and what was skipped: see `read_images`."""
     return read_images(files, card.image_size, card.channels, on_bad_image, resize_size=card.resize_size)
 
 
 def _wanted(card: DataCard) -> tuple[int, int, int | None]:
-    """What the pixels that a network wants depend on."""
+    """Return what the pixels that a network takes depend on."""
     return card.image_size, card.channels, card.resize_size
 
 
 def _arrays(images: Images) -> list[npt.NDArray[np.uint8]] | None:
-    """Single images (H, W) or (H, W, 1 or 3); None for what names files.
-
-    Raises:
-        InputError: other arrays.
-    """
+    """Return single images (H, W) or (H, W, 1 or 3); None for what names files."""
     if isinstance(images, np.ndarray):
         one = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3))
         found = [images] if one else list(images)
@@ -272,7 +266,7 @@ def _arrays(images: Images) -> list[npt.NDArray[np.uint8]] | None:
 def _prepare_arrays(
     card: DataCard, arrays: Sequence[npt.NDArray[np.uint8]], on_bad_image: Literal["error", "skip"]
 ) -> tuple[Tensor, list[int], list[Skipped]]:
-    """As `read_images_for`; an array cannot be damaged."""
+    """Convert arrays as `read_images_for` does files."""
     try:
         pixels = [decode_array(image, card.image_size, card.channels, card.resize_size) for image in arrays]
     except BadImage as error:

@@ -1,6 +1,4 @@
-"""report.html: one self-contained page that says how good a run is, and where it fails."""
-
-from __future__ import annotations
+"""Write report.html: one self-contained page of a run's results and mistakes."""
 
 import csv
 from contextlib import suppress
@@ -24,20 +22,17 @@ NO_TEST_PART = (
 def write_report(run: str | Path | RunFolder) -> Path:
     """Write report.html, its PNGs and confusion_matrix.csv into the run folder; return the page's path.
 
-    The page judges the test split, or validation where there is no test section.
-
-    Raises:
-        InputError: metrics.json is absent or holds neither split, or the predictions are of another test.
+    The page is of the test split, or of validation where there is no test section.
     """
     run = run if isinstance(run, RunFolder) else RunFolder.open(run)
     metrics = run.read_metrics()
     split = next((name for name in sections.SPLITS if metrics.get(name)), None)
     if split is None:
         raise InputError(f"{run.metrics_json} has no test or val section; use `defectlab test {run.path}`")
-    judged, data, about = metrics[split], metrics.get("data") or {}, metrics.get("run") or {}
+    result, data, about = metrics[split], metrics.get("data") or {}, metrics.get("run") or {}
     synthetic = data.get("source") == "synthetic"
     file = run.predictions_csv if split == "test" else run.val_predictions_csv
-    predictions = _predictions(run, file, judged["n"], sections.SPLITS[split])
+    predictions = _predictions(run, file, result["n"], sections.SPLITS[split])
     labels = None if predictions is None else predictions.labels
     values = {
         "name": str(about.get("config") or run.path.absolute().parent.name),
@@ -46,19 +41,19 @@ def write_report(run: str | Path | RunFolder) -> Path:
         "split": sections.SPLITS[split],
         "no_test_part": NO_TEST_PART if split == "val" and lacks_test_part(metrics) else None,
         "seed": about.get("seed"),
-        "headline": sections.headline(judged),
+        "headline": sections.headline(result),
         "results": sections.results(metrics),
-        "confusions": sections.confusions(judged),
-        "classes": sections.classes(judged),
+        "confusions": sections.confusions(result),
+        "classes": sections.classes(result),
         "images": None if predictions is None or labels is None else sections.images(predictions, labels, file.name),
-        "ece": judged["ece"],
+        "ece": result["ece"],
         "calibration": metrics.get("calibration"),
         "data": sections.data_facts(data),
         "counts": sections.class_counts(data),
         "about": sections.run_facts(about),
         "environment": list((metrics.get("environment") or {}).items()),
         "config": run.config.read_text(encoding="utf-8", errors="replace") if run.config.is_file() else None,
-        "pictures": _draw(run, judged, about.get("best_epoch"), predictions, synthetic),
+        "pictures": _draw(run, result, about.get("best_epoch"), predictions, synthetic),
     }
     page = run.path / "report.html"
     write_page(page, "report.html", values)
@@ -66,7 +61,7 @@ def write_report(run: str | Path | RunFolder) -> Path:
 
 
 def _predictions(run: RunFolder, file: Path, n: int, split: str) -> PredictionTable | None:
-    """The rows of the judged split, if they were kept."""
+    """Read the predictions of a split, if they were kept."""
     if not file.is_file():
         return None
     predictions = read_prediction_table(file)
@@ -79,14 +74,10 @@ def _predictions(run: RunFolder, file: Path, n: int, split: str) -> PredictionTa
 
 
 def _draw(
-    run: RunFolder,
-    judged: dict[str, Any],
-    best_epoch: int | None,
-    predictions: PredictionTable | None,
-    synthetic: bool,
+    run: RunFolder, result: dict[str, Any], best_epoch: int | None, predictions: PredictionTable | None, synthetic: bool
 ) -> dict[str, Picture]:
-    """Write confusion_matrix.csv and the PNGs that the run has data for; each PNG by name."""
-    names, matrix = list(judged["per_class"]), judged["confusion_matrix"]
+    """Write confusion_matrix.csv and the PNGs that the run has data for; return each PNG by name."""
+    names, matrix = list(result["per_class"]), result["confusion_matrix"]
     cells = StringIO()
     writer = csv.writer(cells, lineterminator="\n")
     writer.writerow(["true \\ predicted", *names])
@@ -95,7 +86,7 @@ def _draw(
 
     drawn = {
         "confusion_matrix": figures.confusion_matrix_figure(matrix, names),
-        "per_class": figures.per_class_figure(judged["per_class"]),
+        "per_class": figures.per_class_figure(result["per_class"]),
     }
     with suppress(InputError):  # no metrics.csv, or not one epoch in it: a run that was only tested
         drawn["curves"] = figures.curves_figure(run.read_curves(), best_epoch)

@@ -1,6 +1,4 @@
-"""HTML pages from the templates in this folder, which escape all text; Python hands them plain values."""
-
-from __future__ import annotations
+"""Render HTML pages from the templates in this folder, which escape all text; Python hands them plain values."""
 
 import base64
 from collections.abc import Collection, Mapping, Sequence
@@ -19,9 +17,9 @@ Cell = str | int | float | None
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under `columns`: an int is a count, a float a share in [0, 1], None a dash.
+    """Rows under `columns`: an int is a count, a float a fraction in [0, 1], None a dash.
 
-    The first `text_columns` are aligned as text; shares in the columns `bars` get a bar.
+    The first `text_columns` are aligned as text; fractions in the columns `bars` get a bar.
     """
 
     columns: Sequence[str]
@@ -46,7 +44,7 @@ class Picture:
 
     @property
     def width(self) -> int:
-        """In CSS pixels, of which an inch has 96."""
+        """Width in CSS pixels, of which an inch has 96."""
         return int.from_bytes(self.path.read_bytes()[16:20], "big") * 96 // DPI
 
 
@@ -56,18 +54,18 @@ def write_page(path: Path, template: str, values: Mapping[str, object]) -> None:
     write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
 
 
-def percent(share: float | None) -> str:
-    """A share in [0, 1] with one decimal, or with as many as keep it from reading 100 % when it is not."""
-    if share is None:
+def percent(fraction: float | None) -> str:
+    """Write a fraction in [0, 1] with one decimal, or with as many as keep it from reading 100 % when it is not."""
+    if fraction is None:
         return "–"
     digits = 1
-    while share < 1 and digits < 6 and round(100 * share, digits) == 100:
+    while fraction < 1 and digits < 6 and round(100 * fraction, digits) == 100:
         digits += 1
-    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+    return f"{100 * fraction:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def plain(value: Any) -> str:
-    """A value as text: thousands with commas, four digits of a fraction, lists without brackets."""
+    """Write a value as text: thousands with commas, four digits of a fraction, lists without brackets."""
     if isinstance(value, list | tuple):
         return ", ".join(plain(item) for item in value)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -75,18 +73,9 @@ def plain(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("defectlab.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "plain": plain}
-    style = resources.files("defectlab.report").joinpath("style.css").read_text(encoding="utf-8")
-    environment.globals["style"] = style
-    return environment
-
-
-_ENVIRONMENT = _environment()
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("defectlab.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+    lstrip_blocks=True,
+)  # fmt: skip
+_ENVIRONMENT.filters |= {"percent": percent, "plain": plain}
+_ENVIRONMENT.globals["style"] = resources.files("defectlab.report").joinpath("style.css").read_text(encoding="utf-8")

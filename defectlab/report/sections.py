@@ -1,6 +1,4 @@
-"""The values of report.html, from the figures of metrics.json and the rows of predictions.csv."""
-
-from __future__ import annotations
+"""Compute the values of report.html from metrics.json and predictions.csv."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +9,7 @@ import numpy.typing as npt
 from defectlab.metrics.classification import accuracy_interval, confident_mistakes
 from defectlab.report.render import Cell, Table, percent
 from defectlab.runs import PredictionTable
+from defectlab.runs.metrics import count_correct
 
 WRONG_ROWS, UNSURE_ROWS, CONFUSION_ROWS, SKIPPED_FILES = 100, 12, 10, 20  # more would not be read
 SPLITS = {"test": "test", "val": "validation"}
@@ -39,10 +38,11 @@ class Images:
     file: str
 
 
-def headline(judged: dict[str, Any]) -> Headline:
-    right, n = _right(judged), judged["n"]
+def headline(result: dict[str, Any]) -> Headline:
+    """Compute the accuracy with its interval, and the cards."""
+    right, n = count_correct(result), result["n"]
     low, high = accuracy_interval(right, n)
-    present = {name: m for name, m in judged["per_class"].items() if m["support"]}
+    present = {name: m for name, m in result["per_class"].items() if m["support"]}
     worst, figure = min(present.items(), key=lambda item: item[1]["accuracy"])
     if figure["accuracy"] == 1:
         worst, detail = "none", "every image of every class is right"
@@ -52,9 +52,9 @@ def headline(judged: dict[str, Any]) -> Headline:
         level = sum(m["accuracy"] == figure["accuracy"] for m in present.values()) - 1
         detail += f"; level with {level} other{'s' if level > 1 else ''}" if level else ""
     cards = [
-        ("balanced accuracy", percent(judged["macro_recall"]), "mean recall of the classes"),
-        ("macro F1", percent(judged["macro_f1"]), "the mean over classes"),
-        ("calibration error", percent(judged["ece"]), "ECE in 15 bins, 0 is best"),
+        ("balanced accuracy", percent(result["macro_recall"]), "mean recall of the classes"),
+        ("macro F1", percent(result["macro_f1"]), "the mean over classes"),
+        ("calibration error", percent(result["ece"]), "ECE in 15 bins, 0 is best"),
         ("worst class", worst, detail),
     ]
     majority = max(m["support"] for m in present.values()) / n
@@ -62,12 +62,12 @@ def headline(judged: dict[str, Any]) -> Headline:
 
 
 def results(metrics: dict[str, Any]) -> Table:
-    """A row a split."""
+    """Tabulate the metrics, a row a split."""
     rows: list[list[Cell]] = []
     for key, name in SPLITS.items():
         if metrics.get(key):
             m = metrics[key]
-            low, high = accuracy_interval(_right(m), m["n"])
+            low, high = accuracy_interval(count_correct(m), m["n"])
             losses = ["–" if m.get(loss) is None else f"{m[loss]:.4f}" for loss in ("loss", "training_loss")]
             span = f"{100 * low:.1f} – {100 * high:.1f} %"
             rows.append([name, m["n"], m["accuracy"], span, m["macro_recall"], m["macro_f1"], m["ece"], *losses])
@@ -75,9 +75,9 @@ def results(metrics: dict[str, Any]) -> Table:
     return Table([*columns, "cross-entropy", "training loss"], rows)
 
 
-def confusions(judged: dict[str, Any]) -> Table:
-    """The most frequent ones; no row if there is none."""
-    names, counts = list(judged["per_class"]), np.array(judged["confusion_matrix"])
+def confusions(result: dict[str, Any]) -> Table:
+    """Tabulate the most frequent confusions; no row if there is none."""
+    names, counts = list(result["per_class"]), np.array(result["confusion_matrix"])
     wrong = counts * (1 - np.eye(len(names), dtype=counts.dtype))
     order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSION_ROWS]
     rows: list[list[Cell]] = [
@@ -88,12 +88,14 @@ def confusions(judged: dict[str, Any]) -> Table:
     return Table(["true class", "taken for", "images", "share of the true class"], rows, text_columns=2)
 
 
-def classes(judged: dict[str, Any]) -> Table:
-    rows = [[name, m["support"], m["accuracy"], m["precision"], m["f1"]] for name, m in judged["per_class"].items()]
+def classes(result: dict[str, Any]) -> Table:
+    """Tabulate the metrics of each class."""
+    rows = [[name, m["support"], m["accuracy"], m["precision"], m["f1"]] for name, m in result["per_class"].items()]
     return Table(["class", "images", "accuracy = recall", "precision", "F1"], rows, bars=(2, 3, 4))
 
 
 def images(predictions: PredictionTable, labels: npt.NDArray[np.int64], file: str) -> Images:
+    """Tabulate the most confident mistakes and the least certain images."""
     names = predictions.class_names
     confidence = predictions.probabilities.max(axis=1)
     right = predictions.predicted == labels
@@ -118,6 +120,7 @@ def images(predictions: PredictionTable, labels: npt.NDArray[np.int64], file: st
 
 
 def data_facts(data: dict[str, Any]) -> list[tuple[str, Any]]:
+    """List what metrics.json says of the data."""
     keys = ("source", "root", "split_hash", "image_size", "channels", "mean", "std")
     skipped = [str(reason) for reason in data.get("skipped") or []]
     shown = "; ".join(skipped[:SKIPPED_FILES] + ["…"] * (len(skipped) > SKIPPED_FILES))
@@ -128,7 +131,7 @@ def data_facts(data: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def class_counts(data: dict[str, Any]) -> Table | None:
-    """Images by class and split."""
+    """Tabulate images by class and split."""
     counts: dict[str, dict[str, int]] = data.get("counts") or {}
     names = list(dict.fromkeys(name for split in counts.values() for name in split))
     rows: list[list[Cell]] = [[name, *(split.get(name, 0) for split in counts.values())] for name in names]
@@ -137,13 +140,9 @@ def class_counts(data: dict[str, Any]) -> Table | None:
 
 
 def run_facts(about: dict[str, Any]) -> list[tuple[str, Any]]:
-    """What metrics.json says of the run; there the best epoch is counted from 0, here from 1."""
+    """List what metrics.json says of the run; there the best epoch is counted from 0, here from 1."""
     names = {"test_split_read": "times this test split was read"}
     shown = dict(about)
     if shown.get("best_epoch") is not None:
         shown["best_epoch"] += 1
     return [(names.get(key, key.replace("_", " ")), value) for key, value in shown.items()]
-
-
-def _right(judged: dict[str, Any]) -> int:
-    return sum(row[index] for index, row in enumerate(judged["confusion_matrix"]))

@@ -1,4 +1,4 @@
-"""The run folder and its files: the contract between commands."""
+"""Read and write run folders and their files."""
 
 from defectlab.runs.crossvals import CROSSVAL_FILE, read_crossval
 from defectlab.runs.ensembles import members_of, write_members
@@ -11,22 +11,7 @@ from defectlab.utils.machine import environment
 from defectlab.utils.text import csv_text, write_text
 
 __all__ = [
-    "CROSSVAL_FILE",
-    "PredictionTable",
-    "RunFolder",
-    "RunMetrics",
-    "aligned_tables",
-    "csv_text",
-    "environment",
-    "find_runs",
-    "lacks_test_part",
-    "log_test_evaluation",
-    "members_of",
-    "open_run",
-    "read_crossval",
-    "read_prediction_table",
-    "read_scalars",
-    "write_members",
-    "write_prediction_table",
-    "write_text",
-]
+    "CROSSVAL_FILE", "PredictionTable", "RunFolder", "RunMetrics", "aligned_tables", "csv_text", "environment",
+    "find_runs", "lacks_test_part", "log_test_evaluation", "members_of", "open_run", "read_crossval",
+    "read_prediction_table", "read_scalars", "write_members", "write_prediction_table", "write_text",
+]  # fmt: skip

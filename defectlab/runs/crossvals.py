@@ -1,6 +1,4 @@
-"""crossval.json, which makes a folder of runs a cross-validation."""
-
-from __future__ import annotations
+"""Read crossval.json, which makes a folder of runs a cross-validation."""
 
 import json
 import os
@@ -9,17 +7,11 @@ from typing import Any
 
 from defectlab.errors import InputError
 
-__all__ = ["CROSSVAL_FILE", "read_crossval"]
-
 CROSSVAL_FILE = "crossval.json"
 
 
 def read_crossval(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read crossval.json: `arguments`, `fit`, and `summary` once all runs are done.
-
-    Raises:
-        InputError: there is none that can be read.
-    """
+    """Read crossval.json: `arguments`, `fit`, and `summary` once all runs are done; InputError if it cannot be read."""
     try:
         saved = json.loads((Path(folder) / CROSSVAL_FILE).read_text(encoding="utf-8"))
         if isinstance(saved, dict) and {"arguments", "fit"} <= set(saved):

@@ -1,6 +1,4 @@
-"""An ensemble: a run folder without a network of its own, whose config.yaml names the runs it is the mean of."""
-
-from __future__ import annotations
+"""Ensembles: run folders without a network of their own, whose config.yaml names the runs that are averaged."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +8,6 @@ import yaml
 from defectlab.errors import InputError
 from defectlab.runs.folder import RunFolder
 from defectlab.utils.text import write_text
-
-__all__ = ["members_of", "write_members"]
 
 _KEY = "ensemble"
 _HEAD = "# The mean of these runs' probabilities; `defectlab ensemble` with them writes it anew.\n"
@@ -24,11 +20,7 @@ def write_members(run: RunFolder, members: Sequence[RunFolder]) -> None:
 
 
 def members_of(run: RunFolder) -> list[RunFolder]:
-    """The runs that an ensemble averages; none for a run of one network.
-
-    Raises:
-        InputError: a member that is not there any more.
-    """
+    """Return the runs that an ensemble averages; none for a run of one network; InputError for a member that is gone."""
     try:
         config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):

@@ -1,15 +1,11 @@
-"""What a run has logged step by step, from TensorBoard's event files."""
-
-from __future__ import annotations
+"""Read what a run has logged step by step, from TensorBoard's event files."""
 
 import logging
 from pathlib import Path
 
-__all__ = ["read_scalars"]
-
 
 def read_scalars(folder: Path, tag: str) -> dict[int, float]:
-    """Values of one curve by step, ascending; of a step that a resumed run made again, the later one. May be empty."""
+    """Read a curve's values by step, ascending; of a step that a resumed run made again, the later one. May be empty."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     # A file that was cut off is read as far as it goes; TensorBoard's remark on it would be one more line of output.

@@ -22,18 +22,25 @@ from typing import Any, Literal, cast
 import numpy.typing as npt
 
 from defectlab.errors import InputError
-from defectlab.metrics.classification import accuracy_interval
 from defectlab.runs.crossvals import CROSSVAL_FILE
-from defectlab.runs.metrics import RunMetrics, check_metrics
+from defectlab.runs.metrics import RunMetrics, accuracy_text, check_metrics
 from defectlab.runs.predictions import PredictionTable, read_prediction_table, write_prediction_table
 from defectlab.utils.text import write_text
 
 SECTIONS = ("data", "val", "test", "calibration", "environment", "run")
-
-
 STAMP = re.compile(r"\d{8}-\d{6}(-\d+)?")  # the name that a run folder is given
 LATEST = "latest"
 _log = logging.getLogger(__name__)
+
+
+class _File:
+    """Path of a file in the run folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: RunFolder, kind: type) -> Path:
+        return run.path / self.name
 
 
 @dataclass(frozen=True, repr=False, init=False)
@@ -57,7 +64,7 @@ class RunFolder:
             newest: whether a folder of runs may be given; not where several runs are meant, one a path.
 
         Raises:
-            InputError: there is none; the message names the newest run nearby where there is one.
+            InputError: there is none; names the newest run nearby.
         """
         path = Path(path).expanduser()
         if path.name == LATEST and not path.exists():
@@ -79,47 +86,16 @@ class RunFolder:
         hint = f"did you mean {runs[-1]}?" if runs else "give the folder that `defectlab fit` printed"
         raise InputError(f"{found}; {hint}")
 
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def best(self) -> Path:
-        return self.checkpoints / "best.ckpt"
-
-    @property
-    def last(self) -> Path:
-        return self.checkpoints / "last.ckpt"
-
-    @property
-    def metrics_json(self) -> Path:
-        return self.path / "metrics.json"
-
-    @property
-    def metrics_csv(self) -> Path:
-        return self.path / "metrics.csv"
-
-    @property
-    def predictions_csv(self) -> Path:
-        return self.path / "predictions.csv"
-
-    @property
-    def val_predictions_csv(self) -> Path:
-        return self.path / "val_predictions.csv"
-
-    @property
-    def misclassified_png(self) -> Path:
-        """Of the split that the report judges, drawn after the test: it needs the images themselves."""
-        return self.path / "misclassified.png"
-
-    @property
-    def lr_finder_png(self) -> Path:
-        """Drawn by the rate finder before training."""
-        return self.path / "lr_finder.png"
+    config = _File("config.yaml")
+    checkpoints = _File("checkpoints")
+    best = _File("checkpoints/best.ckpt")
+    last = _File("checkpoints/last.ckpt")
+    metrics_json = _File("metrics.json")
+    metrics_csv = _File("metrics.csv")
+    predictions_csv = _File("predictions.csv")
+    val_predictions_csv = _File("val_predictions.csv")
+    misclassified_png = _File("misclassified.png")  # of the part in the report, drawn after the test
+    lr_finder_png = _File("lr_finder.png")  # drawn by the rate finder before training
 
     @property
     def finished(self) -> bool:
@@ -132,11 +108,7 @@ class RunFolder:
             return False
 
     def read_metrics(self) -> dict[str, Any]:
-        """The sections of metrics.json; a figure that is not defined is None.
-
-        Raises:
-            InputError: the file is absent or is not a JSON object.
-        """
+        """Read the sections of metrics.json; undefined figures are None. InputError where there is no such file."""
         try:
             metrics = json.loads(self.metrics_json.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -157,11 +129,11 @@ class RunFolder:
         return cast("RunMetrics", self.read_metrics())
 
     def __repr__(self) -> str:
-        """Give the path, and accuracy and interval where they are known."""
+        """Return path, accuracy and interval."""
         return f"<run {self.path}: {self._headline()}>"
 
     def _repr_html_(self) -> str:
-        """Give the same for a notebook, with a link to the report."""
+        """Return the same for a notebook, with a link to the report."""
         report = self.path / "report.html"
         name = html.escape(str(self.path))
         link = (
@@ -173,13 +145,9 @@ class RunFolder:
         try:
             metrics = self.metrics
             part: Literal["val", "test"] = "test" if "test" in metrics else "val"
-            judged = metrics[part]
-            hits = sum(row[index] for index, row in enumerate(judged["confusion_matrix"]))
-            low, high = accuracy_interval(hits, judged["n"])
+            return accuracy_text(part, metrics[part], (metrics.get("data") or {}).get("source"))
         except (InputError, KeyError, TypeError, IndexError):
             return "not finished" if self.path.is_dir() else "not there any more"
-        synthetic = ", SYNTHETIC images" if (metrics.get("data") or {}).get("source") == "synthetic" else ""
-        return f"{part} {hits / judged['n']:.2%} ({low:.1%} to {high:.1%}, n = {judged['n']}{synthetic})"
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Replace metrics.json in one step; NaN and infinity become null."""
@@ -187,13 +155,8 @@ class RunFolder:
         plain = {section: _finite(metrics[section]) for section in ordered}
         write_text(self.metrics_json, json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
-    def update_metrics(self, section: str, value: Any) -> None:
-        """Set one section of metrics.json and keep the others."""
-        metrics = self.read_metrics() if self.metrics_json.exists() else {}
-        self.write_metrics({**metrics, section: value})
-
     def read_curves(self) -> list[dict[str, str]]:
-        """The rows of metrics.csv, cells as text and empty where not logged; none if it is absent."""
+        """Read the rows of metrics.csv, cells as text and empty where not logged; none if it is absent."""
         if not self.metrics_csv.is_file():
             return []
         with self.metrics_csv.open(newline="", encoding="utf-8") as file:
@@ -215,16 +178,12 @@ class RunFolder:
 
 
 def open_run(path: str | Path | RunFolder) -> RunFolder:
-    """Open the folder that a run has left.
-
-    Raises:
-        InputError: no run folder; the message names the newest one nearby.
-    """
+    """Open a run folder; InputError names the newest one nearby."""
     return RunFolder.open(path)
 
 
 def lacks_test_part(metrics: Mapping[str, Any]) -> bool:
-    """Whether the data of a run, by its metrics, had no image to test on."""
+    """Return whether the data of a run, by its metrics, had no test images."""
     counts: dict[str, int] = ((metrics.get("data") or {}).get("counts") or {}).get("test") or {}
     return bool(counts) and not any(counts.values())
 

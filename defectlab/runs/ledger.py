@@ -1,12 +1,8 @@
-"""How often each test split was read: a figure that was looked at many times was chosen, not measured."""
-
-from __future__ import annotations
+"""Count how often each test split was read: a figure that was looked at many times was chosen, not measured."""
 
 import csv
 import time
 from pathlib import Path
-
-__all__ = ["log_test_evaluation"]
 
 _FILE = "test_reads.csv"
 

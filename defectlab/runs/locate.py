@@ -1,4 +1,4 @@
-"""What a RUN argument means."""
+"""Find the run or the checkpoint that a RUN argument names."""
 
 import os
 from pathlib import Path
@@ -8,17 +8,11 @@ from defectlab.runs import RunFolder, members_of
 from defectlab.runs.folder import LATEST
 from defectlab.utils.resources import shipped_files
 
-__all__ = ["checkpoint_of", "checkpoints_of", "imagenet_name", "open_trained_run", "take_run"]
-
 _IMAGENET = "imagenet"
 
 
 def imagenet_name(name: str, weights: Path | None = None) -> str | None:
-    """The network that `imagenet/NETWORK` means, as it is before any training; None for a run or a checkpoint.
-
-    Raises:
-        InputError: weights are given for what has its own.
-    """
+    """Return the network of `imagenet/NETWORK`, before any training; None for a run or a checkpoint."""
     head, _, network = name.partition("/")
     if head == _IMAGENET and not Path(name).exists():
         return network.rstrip("/")
@@ -28,9 +22,9 @@ def imagenet_name(name: str, weights: Path | None = None) -> str | None:
 
 
 def checkpoint_of(name: str | os.PathLike[str]) -> Path:
-    """Find the checkpoint to use: the file itself, or a run folder's best, else its last; or one that is shipped.
+    """Find the checkpoint to use: the file itself, a run folder's best, else its last, or a shipped one.
 
-    Like a config, a shipped file is found wherever the user stands, as `neu_mobilenet.ckpt` or `checkpoints/…`.
+    Like a config, a shipped file is found from any folder, as `neu_mobilenet.ckpt` or `checkpoints/…`.
 
     Raises:
         InputError: neither a file nor a run folder with a checkpoint; an ensemble.
@@ -65,11 +59,7 @@ def checkpoint_of(name: str | os.PathLike[str]) -> Path:
 
 
 def checkpoints_of(name: str | os.PathLike[str]) -> list[Path]:
-    """Find the checkpoints of an ensemble's members, or the one that `checkpoint_of` gives.
-
-    Raises:
-        InputError: as `checkpoint_of`, or a member that is gone.
-    """
+    """Find the checkpoints of an ensemble's members, or the one that `checkpoint_of` returns."""
     path = Path(name).expanduser()
     if not path.is_dir() and path.name != LATEST:
         return [checkpoint_of(name)]
@@ -85,28 +75,8 @@ def _check_no_ensemble(run: RunFolder) -> None:
         )
 
 
-def take_run(command: str, words: list[str]) -> tuple[RunFolder, list[str]]:
-    """The run folder that the first word names, and the words after it.
-
-    Raises:
-        SystemExit: help was asked for, and has been printed.
-        InputError: no word names one, there is no such run folder, or it is an ensemble.
-    """
-    usage = f"defectlab {command} RUN [--trainer.max_epochs N ...]"
-    if {"-h", "--help"} & set(words):
-        print(f"usage: {usage}\n\nRUN is the folder that fit left behind; defectlab fit --help lists the options.")
-        raise SystemExit(0)
-    if not words or words[0].startswith("-"):
-        raise InputError(f"{command} needs a run folder: {usage}")
-    return open_trained_run(words[0]), words[1:]
-
-
 def open_trained_run(run: str | Path | RunFolder) -> RunFolder:
-    """Open the folder of a run of one network.
-
-    Raises:
-        InputError: no run folder, or an ensemble.
-    """
+    """Open the folder of a run of one network; InputError for an ensemble."""
     found = RunFolder.open(run)
     _check_no_ensemble(found)
     return RunFolder(found.path.resolve())

@@ -1,17 +1,11 @@
-"""The typed form of metrics.json, and what is checked of it when it is read."""
-
-from __future__ import annotations
+"""Type metrics.json, check it when it is read, and write an accuracy as text."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 from defectlab.errors import InputError
-
-if TYPE_CHECKING:
-    from defectlab.metrics.classification import SplitMetrics
-
-__all__ = ["Calibration", "DataFacts", "RunFacts", "RunMetrics", "check_metrics"]
+from defectlab.metrics.classification import SplitMetrics, accuracy_interval
 
 
 class DataFacts(TypedDict, total=False):
@@ -30,7 +24,7 @@ class DataFacts(TypedDict, total=False):
 
 
 class Calibration(TypedDict):
-    """Temperature that suits the validation images, and what it makes of the test's calibration error and loss."""
+    """Temperature fitted on the validation images, and the test's calibration error and loss with it."""
 
     temperature: float
     ece: float
@@ -63,6 +57,19 @@ class RunMetrics(TypedDict, total=False):
     run: RunFacts
 
 
+def count_correct(result: Mapping[str, Any]) -> int:
+    """Return the number of correct images of `SplitMetrics`."""
+    return sum(row[index] for index, row in enumerate(result["confusion_matrix"]))
+
+
+def accuracy_text(part: str, result: Mapping[str, Any], source: str | None) -> str:
+    """Write the accuracy of a part with its 95 % Wilson interval and its number of images."""
+    correct, n = count_correct(result), result["n"]
+    low, high = accuracy_interval(correct, n)
+    synthetic = ", SYNTHETIC images" if source == "synthetic" else ""
+    return f"{part} {correct / n:.2%} ({low:.1%} to {high:.1%}, n = {n}{synthetic})"
+
+
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "n": int,
     "accuracy": (int, float, type(None)),
@@ -74,11 +81,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 
 def check_metrics(metrics: Mapping[str, Any], path: Path) -> None:
-    """Refuse a known section that is no object, or a figure of another type than it is written with.
-
-    Raises:
-        InputError: names the place and what was expected there.
-    """
+    """Raise InputError for a known section that is no object, or a value of another type than it is written with."""
     for section in RunMetrics.__annotations__.keys() & metrics.keys():
         values = {} if metrics[section] is None else metrics[section]
         if not isinstance(values, dict):

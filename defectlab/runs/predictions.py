@@ -1,10 +1,8 @@
-"""predictions.csv: one row an image, written by `test` and `predict`, read by every comparison."""
-
-from __future__ import annotations
+"""Write and read predictions.csv: one row an image, written by `test` and `predict`, read by every comparison."""
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
@@ -17,8 +15,7 @@ from defectlab.utils.text import write_text
 
 @dataclass(frozen=True)
 class PredictionTable:
-    """Predictions for N images: `labels` and `predicted` are `(N,)` class indices, `probabilities`
-    `(N, C)` in [0, 1]. `labels` is None where the truth is not known."""
+    """Predictions of N images: class indices (N,) `labels` (None if unknown) and `predicted`; `probabilities` (N, C)."""
 
     files: list[str]
     class_names: list[str]
@@ -35,23 +32,17 @@ def write_prediction_table(
     class_names: Sequence[str],
     extra: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Write one row an image: `file,label,predicted,confidence,p_<class>...`, in one step.
+    """Write one row an image: `file,label,predicted,confidence,p_<class>...`, then the columns of N texts `extra`.
 
-    `extra` columns of N texts come last, by name.
-
-    `labels` `(N,)` are class indices; with None there is no label column. `probabilities` `(N, C)` are
-    written with six decimals, and `confidence` is the largest of a row.
-
-    Raises:
-        InputError: lengths that do not fit together, labels out of range, or a place that cannot be
-            written to.
+    `labels` (N,) are class indices; with None there is no label column. `probabilities` (N, C) are written with six
+    decimals, and `confidence` is the largest of a row. InputError for lengths that do not fit together.
     """
-    shares = np.asarray(probabilities, dtype=np.float64)
+    table = np.asarray(probabilities, dtype=np.float64)
     truth = None if labels is None else np.asarray(labels, dtype=np.int64)
     expected = (len(files), len(class_names))
-    if shares.shape != expected or (truth is not None and truth.shape != expected[:1]):
+    if table.shape != expected or (truth is not None and truth.shape != expected[:1]):
         raise InputError(
-            f"{path.name}: probabilities of shape {shares.shape} with labels of shape "
+            f"{path.name}: probabilities of shape {table.shape} with labels of shape "
             f"{None if truth is None else truth.shape}; expected {expected}: a row a file, a column a class"
         )
     if truth is not None and truth.size and not 0 <= truth.min() <= truth.max() < len(class_names):
@@ -65,7 +56,7 @@ def write_prediction_table(
     more = extra or {}
     columns = (f"p_{name}" for name in class_names)
     writer.writerow(["file", *label_column, "predicted", "confidence", *columns, *more])
-    for index, (file, row) in enumerate(zip(files, shares, strict=True)):
+    for index, (file, row) in enumerate(zip(files, table, strict=True)):
         label = [] if truth is None else [class_names[truth[index]]]
         best = int(row.argmax())
         last = (column[index] for column in more.values())
@@ -74,11 +65,7 @@ def write_prediction_table(
 
 
 def read_prediction_table(path: Path) -> PredictionTable:
-    """Read what `write_prediction_table` wrote.
-
-    Raises:
-        InputError: the file is absent, or a row is not what its header says.
-    """
+    """Read what `write_prediction_table` wrote; InputError where the file is absent or a row does not fit its header."""
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             header, *rows = list(csv.reader(file)) or [[]]
@@ -98,31 +85,25 @@ def read_prediction_table(path: Path) -> PredictionTable:
     for line, row in enumerate(rows, start=2):
         try:
             names = [index_of[name] for name in row[1 : len(fixed) - 1]]
-            shares = [float(cell) for cell in row[len(fixed) : last]]
+            values = [float(cell) for cell in row[len(fixed) : last]]
             if len(row) != len(header):
                 raise ValueError(f"{len(row)} cells instead of {len(header)}")
         except (KeyError, ValueError) as error:
             raise InputError(f"{path}, row {line}: {error} does not fit the header; write it anew") from None
         labels.append(names[0])
         predicted.append(names[-1])
-        probabilities.append(shares)
+        probabilities.append(values)
     return PredictionTable(
-        files=[row[0] for row in rows],
-        class_names=class_names,
-        labels=np.array(labels, dtype=np.int64) if labelled else None,
-        predicted=np.array(predicted, dtype=np.int64),
+        files=[row[0] for row in rows], class_names=class_names,
+        labels=np.array(labels, dtype=np.int64) if labelled else None, predicted=np.array(predicted, dtype=np.int64),
         probabilities=np.array(probabilities, dtype=np.float64).reshape(len(rows), len(class_names)),
-    )
+    )  # fmt: skip
 
 
 def aligned_tables(files: Sequence[Path]) -> list[PredictionTable]:
-    """Read tables of predictions with labels, each with the rows in the order of the first one's.
+    """Read tables of labelled predictions, each with the rows in the order of the first one's.
 
-    Args:
-        files: `predictions.csv` of run folders, or their `val_predictions.csv`.
-
-    Raises:
-        InputError: images or labels that differ between them, a file named twice, or predictions without labels.
+    InputError for images or labels that differ between them, or a file named twice.
     """
     tables = [read_prediction_table(file) for file in files]
     first = tables[0]
@@ -137,7 +118,7 @@ def aligned_tables(files: Sequence[Path]) -> list[PredictionTable]:
             kind = "validation" if file.name.startswith("val_") else "test"
             shared = len(place.keys() & set(first.files))
             raise InputError(
-                f"{files[0].parent} and {file.parent} were judged on different {kind} images "
+                f"{files[0].parent} and {file.parent} were evaluated on different {kind} images "
                 f"({len(first.files)} and {len(place)}, {shared} of them shared): give runs with the same data and "
                 "data.seed"
             )
@@ -149,13 +130,6 @@ def aligned_tables(files: Sequence[Path]) -> list[PredictionTable]:
             raise InputError(
                 f"{files[0].parent} and {file.parent} give {name} different labels: they cannot be compared"
             )
-        found.append(
-            replace(
-                table,
-                files=list(first.files),
-                labels=table.labels[order],
-                predicted=table.predicted[order],
-                probabilities=table.probabilities[order],
-            )
-        )
+        columns = table.labels[order], table.predicted[order], table.probabilities[order]
+        found.append(PredictionTable(list(first.files), table.class_names, *columns))
     return found

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
 from defectlab.networks import BipyramidalCNN, LeNet5, MobileNetV1, PretrainedNetwork, SimpleDefectCNN
 from defectlab.runs import RunFolder
@@ -18,7 +19,6 @@ from defectlab.summary.latency import latencies
 from defectlab.summary.layers import shape_text
 from defectlab.summary.subject import NetworkRef, is_config, resolve_network
 from defectlab.summary.trace import summarize
-from defectlab.utils.progress import progress_bars
 
 _STANDARD: dict[str, Callable[[int, int, int], nn.Module]] = {
     "SimpleDefectCNN": SimpleDefectCNN,
@@ -86,7 +86,7 @@ def compare_networks(
     """
     if turns < 1:
         raise InputError(f"turns is {turns}: expected a whole number of at least 1")
-    with progress_bars(progress):
+    with as_guest(progress):
         named = [_named(fspath(name), overrides) for name in names]
         first = named[0] if named else NetworkRef("", nn.Identity(), (1, 200, 200), 6)
         side = image_size if image_size is not None else first.image[1]
