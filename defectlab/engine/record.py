@@ -53,6 +53,10 @@ def fit_objects(
     A trainer that is given by its settings gets our loggers, checkpoints and progress beside the callbacks and loggers
     among them; a ready one is used as it is.
     """
+    if not isinstance(task, pl.LightningModule):
+        raise InputError(
+            f"task is {type(task).__name__}: expected a LightningModule, such as ClassificationTask(network, num_classes=6)"
+        )
     if seed is not None:
         pl.seed_everything(seed, workers=True, verbose=False)
     settings = {} if isinstance(trainer, pl.Trainer) else dict(trainer or {})

@@ -245,6 +245,8 @@ def _wanted(card: DataCard) -> tuple[int, int, int | None]:
 
 def _arrays(images: Images) -> list[npt.NDArray[np.uint8]] | None:
     """Return single images (H, W) or (H, W, 1 or 3); None for what names files."""
+    if not isinstance(images, np.ndarray | str | PathLike | Sequence):
+        raise InputError(f"images are given as {type(images).__name__}: expected paths or uint8 arrays of NumPy")
     if isinstance(images, np.ndarray):
         one = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3))
         found = [images] if one else list(images)

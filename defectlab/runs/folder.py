@@ -66,7 +66,10 @@ class RunFolder:
         Raises:
             InputError: there is none; names the newest run nearby.
         """
-        path = Path(path).expanduser()
+        try:
+            path = Path(path).expanduser()
+        except TypeError:
+            raise InputError(f"a run is given as {type(path).__name__}: expected the path of a run folder") from None
         if path.name == LATEST and not path.exists():
             path, newest = Path("runs") if path == Path(LATEST) else path.parent, True
         if (path / "config.yaml").is_file():
@@ -112,6 +115,8 @@ class RunFolder:
         try:
             metrics = json.loads(self.metrics_json.read_text(encoding="utf-8"))
         except FileNotFoundError:
+            if not self.path.is_dir():
+                raise InputError(f"run folder {self.path} is not there any more: give where it is now") from None
             raise InputError(
                 f"{self.metrics_json} is missing: the run was not finished; "
                 f"use `defectlab resume {self.path}` or `defectlab test {self.path}`"

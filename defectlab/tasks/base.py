@@ -146,7 +146,11 @@ class ClassificationTask(SavedTask):
         return shared + [f"val/accuracy/{name}" for name in class_names if len(class_names) <= _MAX_LOGGED_CLASSES]
 
     def on_fit_start(self) -> None:
-        """Compute the class weights, and refuse a network that could not be loaded again."""
+        """Compute the class weights, and refuse data of other classes or a network that could not be loaded again."""
+        if len(self.class_names) != self.num_classes:
+            raise InputError(
+                f"the task has num_classes {self.num_classes}, the data {len(self.class_names)} class names"
+            )
         spec = self._network_spec()
         if spec is None:
             log.warning(
@@ -187,7 +191,14 @@ class ClassificationTask(SavedTask):
         """Compute the cross-entropy of a batch with class weights and smoothing, also for validation."""
         if self._weights is None:  # no training came before, or has only begun
             self._weights = self._find_weights()
-        return weighted_cross_entropy(logits.float(), labels, self._weights, self.label_smoothing)
+        if logits.shape[1:] != (self.num_classes,):
+            raise InputError(
+                f"the network gives logits of shape {tuple(logits.shape)}: expected (N, {self.num_classes}), num_classes"
+            )
+        try:
+            return weighted_cross_entropy(logits.float(), labels, self._weights, self.label_smoothing)
+        except IndexError as error:  # on the CPU; a GPU tells no label
+            raise InputError(f"labels: {error} Expected whole numbers below num_classes {self.num_classes}") from None
 
     def batch_loss(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """Compute the loss of a training batch: `training_loss`, then `extra_losses`."""

@@ -52,7 +52,10 @@ def expand_images(patterns: str | PathLike[str] | Sequence[str | PathLike[str]])
         raise InputError("no image named; expected files, folders or glob patterns")
     found: dict[str, Path] = {}
     for pattern in patterns:
-        text = os.path.expanduser(pattern)
+        try:
+            text = os.path.expanduser(pattern)
+        except TypeError:
+            raise InputError(f"an image is given as {type(pattern).__name__}: expected a path") from None
         matches = [text] if os.path.lexists(text) else glob.glob(text, recursive=True)
         paths: list[Path] = []
         for match in matches:
