@@ -362,28 +362,3 @@ def test_help_of_fit_is_of_the_config(config: Path, capsys: pytest.CaptureFixtur
             main(["fit", "--help", *words])
         said = capsys.readouterr().out
         assert all(word in said for word in expected), words
-
-
-SCRIPT = """
-from pathlib import Path
-
-import defectlab as dl
-
-run: dl.RunFolder = dl.fit("neu_mobilenet.yaml", data={"root": "NEU"}, output="here")
-accuracy: float = dl.test(run).accuracy
-page: Path = dl.report("here")
-seed: int = run.metrics["run"]["seed"]
-data = dl.NEUDataModule(image_size=64)
-dl.fit(task=dl.SmallCNNTask(lambda n, c, s: __import__("torch").nn.Flatten(), 6, 1, 64), data=data)
-"""
-
-
-def test_a_project_elsewhere_is_type_checked(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(SCRIPT)
-    root = Path(__file__).parents[1]  # its settings are strict, and its cache saves most of a minute
-    words = ["--config-file", str(root / "pyproject.toml"), "--cache-dir", str(root / ".mypy_cache"), "script.py"]
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", *words], cwd=tmp_path, capture_output=True, text=True,
-        env={**os.environ, "MYPYPATH": str(root)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout

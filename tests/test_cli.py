@@ -309,3 +309,12 @@ def test_configs_lists_and_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert any(line.startswith("mnist_plain.yaml ") for line in listed[heading:])
     assert main(["configs", "gpu"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["trainer"]["accelerator"] == "gpu"
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    process = start("fit", "--config", "neu_mobilenet.yaml", "--help")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(60) == 141

@@ -142,6 +142,22 @@ def test_a_plain_datamodule(tmp_path: Path) -> None:
     assert list(task.results["val"]["per_class"]) == ["ok", "bad"]
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_task_network_and_labels_have_to_agree(tmp_path: Path) -> None:
+    def fit(outputs: int, num_classes: int, data: pl.LightningDataModule) -> None:
+        trainer = pl.Trainer(
+            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path,
+            num_sanity_val_steps=0,
+        )  # fmt: skip
+        trainer.fit(ClassificationTask(CompactCNN(outputs, 1, 16), num_classes), datamodule=data)
+
+    refusal(lambda: fit(3, 3, Plain()), "num_classes 3", "the data 2")
+    refusal(lambda: fit(3, 2, Plain()), "logits of shape (8, 3)")
+    items = TensorDataset(torch.rand(8, 1, 16, 16), torch.arange(8) % 4)
+    unnamed = pl.LightningDataModule.from_datasets(items, items, batch_size=8)
+    refusal(lambda: fit(2, 2, unnamed), "labels", "num_classes 2")
+
+
 def test_a_data_set_or_loaders(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (30, 20, 20, 3), dtype=np.uint8)

@@ -50,7 +50,7 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 if it worked, 1 for unusable input, 2 for a usage error, 130 after Ctrl-C."""
+    """Run one command; 0 if it worked, 1 for unusable input, 2 for a usage error, 130 after Ctrl-C, 141 for a closed pipe."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
@@ -74,6 +74,9 @@ def _status(words: list[str]) -> int:
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in _OUT_OF_MEMORY):
             raise
         return _complain("out of memory: lower data.batch_size or data.image_size, or take a smaller network")
+    except BrokenPipeError:  # the reader of a pipe, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed
+        return 141
     except OSError as error:
         # A full disk, a folder without write permission: nothing a traceback would explain better.
         reason = error.strerror or str(error)

@@ -152,7 +152,7 @@ def check_imports(words: list[str]) -> None:
     for path in sorted(classes):
         module = path.rpartition(".")[0]
         try:
-            if module and importlib.util.find_spec(module.split(".")[0]):
+            if module and module not in sys.modules and importlib.util.find_spec(module.split(".")[0]):
                 import_module(module)
         except Exception as error:  # whatever a module of somebody's raises
             if isinstance(error, ModuleNotFoundError) and error.name and module.startswith(error.name):

@@ -104,7 +104,8 @@ def load_task(path: str | Path) -> tuple[ClassificationTask, DataCard]:
     except InputError as error:
         raise InputError(f"{path} cannot be loaded: {error}") from None
     try:
-        task: ClassificationTask = cls(**arguments)
+        with torch.random.fork_rng(devices=[]):  # its first weights are random: the caller's numbers are left alone
+            task: ClassificationTask = cls(**arguments)
         task.on_load_checkpoint(checkpoint)
         task.load_state_dict(checkpoint["state_dict"])
     except InputError:
