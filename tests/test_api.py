@@ -227,6 +227,7 @@ def make_data(root: Path) -> dl.ImageFolderDataModule:
 
 
 def test_ready_objects_make_the_same_run_folder(class_folders: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)  # by which every class is predicted: an undefined precision is NaN here and null in the file
     task, settings = dl.SmallCNNTask(CompactCNN, 3, 1, 16), {"max_epochs": 2, "accelerator": "cpu", "callbacks": EMA()}
     run = dl.fit(task=task, data=make_data(class_folders), trainer=settings, output=tmp_path / "run")
     files = {path.name for path in run.path.iterdir()}
