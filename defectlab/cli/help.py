@@ -124,6 +124,5 @@ def _argument_texts(cls: Any) -> dict[str, str]:
             block = inspect.cleandoc(doc or "").partition("Args:\n")[2]
             block = re.split(r"\n(?=\S)", block)[0]
             for name, text in re.findall(r"^ {4}(\w+): (.*?)(?=^ {4}\S|\Z)", block + "\n", re.M | re.S):
-                if not text.startswith("likewise"):
-                    found[name] = re.split(r"\. (?=[A-Z])", " ".join(text.replace("``", "`").split()))[0].rstrip(".")
+                found[name] = re.split(r"\. (?=[A-Z])", " ".join(text.replace("``", "`").split()))[0].rstrip(".")
     return found

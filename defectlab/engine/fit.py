@@ -15,7 +15,7 @@ from defectlab.engine.host import as_guest
 from defectlab.engine.loggers import EpochCSVLogger
 from defectlab.engine.outcome import earlier_metrics, outcome_of, write_outcome
 from defectlab.engine.processes import guarded
-from defectlab.engine.record import best_checkpoint, fit_objects
+from defectlab.engine.record import best_checkpoint, evaluate_checkpoint, fit_objects
 from defectlab.engine.tensorboard import add_augmented
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, write_text
@@ -183,9 +183,7 @@ def train_and_test(cli: DefectCLI) -> RunFolder | None:
             return None
         epochs = trainer.current_epoch
         best = best_checkpoint(trainer)
-        trainer.validate(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-        if len(data.parts.test):
-            trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+        evaluate_checkpoint(trainer, task, data, best)
     if not trainer.is_global_zero:
         return None
     config = cli.resolved()

@@ -40,6 +40,15 @@ def best_checkpoint(trainer: pl.Trainer) -> str | None:
     return next((callback.best_model_path for callback in checkpoints if callback.best_model_path), None)
 
 
+def evaluate_checkpoint(
+    trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, checkpoint: str | None
+) -> None:
+    """Evaluate a checkpoint (None: the weights as they are) on the validation and on the test images, if there are any."""
+    trainer.validate(task, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+    if len(data.parts.test):
+        trainer.test(task, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+
+
 def fit_objects(
     task: pl.LightningModule,
     data: pl.LightningDataModule,
@@ -160,9 +169,7 @@ def _record(
 def _evaluate(trainer: pl.Trainer, task: pl.LightningModule, data: pl.LightningDataModule, best: str | None) -> Outcome:
     """Evaluate a checkpoint, also of a task and data that are not defectlab's."""
     if isinstance(task, ClassificationTask) and isinstance(data, ImageDataModule):
-        trainer.validate(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-        if len(data.parts.test):
-            trainer.test(task, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+        evaluate_checkpoint(trainer, task, data, best)
         return outcome_of(task, data)
     data.setup("validate")
     data.setup("test")
