@@ -99,7 +99,7 @@ class FlowersDataModule(ImageFolderDataModule):
         """
         if self._find() is None:
             target = Path(self.root).expanduser() / _FOLDER
-            by_hand = f"put {_CONTENT} there, or set data.root to their folder"
+            by_hand = f"put {_CONTENT} into it, or set data.root to their folder"
             fetch_by_torchvision(lambda root: datasets.Flowers102(root, download=True), target, by_hand)
 
     @cached_property

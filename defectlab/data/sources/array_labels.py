@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from defectlab.data.sources.arrays import Array, ArrayFiles, load_array
+from defectlab.data.sources.arrays import Array, ArrayFiles, channels_last, load_array
 from defectlab.data.sources.files import check_names, natural_key
 from defectlab.errors import InputError
 
@@ -34,7 +34,7 @@ def read_labels(
     """
     names, numbers = {}, True
     for part, (image_path, path) in files.pairs.items():
-        images, labels = load_array(image_path), load_array(path)
+        images, labels = channels_last(image_path, load_array(image_path)), load_array(path)
         if len(images) != len(labels):
             raise InputError(
                 f"{image_path} holds {len(images)} images and {path} {len(labels)} labels; expected as many of both"
@@ -57,10 +57,11 @@ def read_labels(
         raise InputError(f"{files.folder}: no training image of {', '.join(missing)}; expected some of every class")
     if len(known) < 2:
         raise InputError(f"{files.folder}: found the one class {known[0]}, expected two or more")
-    if numbers:
+    if numbers and class_names is None:
+        log.info("labels in %s are numbers: %s; data.class_names names them", files.folder, ", ".join(known))
+    elif numbers and not all(name.isdecimal() for name in known):
         told = ", ".join(f"{number} is {name}" for number, name in enumerate(known))
-        named = told if class_names is not None else f"{', '.join(known)}; data.class_names names them"
-        log.info("labels of %s are numbers: %s", files.folder, named)
+        log.info("labels in %s are numbers: %s", files.folder, told)
     return known, names
 
 

@@ -92,7 +92,7 @@ def load_arrays(
     """
     check_shape(size, channels)
     index = {name: label for label, name in enumerate(class_names)}
-    images = {part: _channels_last(path, load_array(path)) for part, (path, _) in files.pairs.items()}
+    images = {part: channels_last(path, load_array(path)) for part, (path, _) in files.pairs.items()}
     white = _white(files.folder, list(images.values()), white_level)
     pixels = _resized([(files.pairs[part][0], found) for part, found in images.items()], white, size, channels)
     rows = [image for part in images.values() for image in part]
@@ -182,7 +182,7 @@ def _listed(paths: Sequence[Path], most: int = 8) -> str:
     return ", ".join([path.name for path in paths[:most]] + ["…"] * (len(paths) > most))
 
 
-def _channels_last(path: Path, images: Array) -> Array:
+def channels_last(path: Path, images: Array) -> Array:
     """Return the images as (N, H, W, C), with C of 1 or 3."""
     if images.dtype.kind not in "uif":
         raise InputError(f"{path}: images of type {images.dtype}, expected whole numbers or floats")
