@@ -69,13 +69,16 @@ def write_outcome(
         earlier = {section: value for section, value in earlier.items() if section not in ("test", "calibration")}
         run.predictions_csv.unlink(missing_ok=True)
     calibrated = calibration(found.results, found.predictions, found.class_names)
+    facts = {**facts, "checkpoint": run.fingerprint}
     about = {"environment": environment(), "run": {**earlier.get("run", {}), **facts}}
     run.write_metrics({**earlier, "data": found.data, **found.results, **calibrated, **about})
     paths = {"val": run.val_predictions_csv, "test": run.predictions_csv}
     for name, (logits, labels) in found.predictions.items():
         files = found.files[name][: len(labels)]  # fewer with trainer.limit_test_batches
         probabilities = logits.double().softmax(dim=1).numpy()
-        write_prediction_table(paths[name], files, labels.numpy(), probabilities, found.class_names)
+        write_prediction_table(
+            paths[name], files, labels.numpy(), probabilities, found.class_names, checkpoint=facts["checkpoint"]
+        )
     sheet = misclassified_sheet(found, part)
     if sheet is not None:
         save_png(sheet, run.misclassified_png, found.data["source"] == "synthetic")

@@ -25,6 +25,7 @@ from defectlab.errors import InputError
 from defectlab.runs.crossvals import CROSSVAL_FILE
 from defectlab.runs.metrics import RunMetrics, accuracy_text, check_metrics
 from defectlab.runs.predictions import PredictionTable, read_prediction_table, write_prediction_table
+from defectlab.runs.state import hash_file, read_state
 from defectlab.utils.text import write_text
 
 SECTIONS = ("data", "val", "test", "calibration", "environment", "run")
@@ -91,7 +92,6 @@ class RunFolder:
 
     config = _File("config.yaml")
     checkpoints = _File("checkpoints")
-    best = _File("checkpoints/best.ckpt")
     last = _File("checkpoints/last.ckpt")
     metrics_json = _File("metrics.json")
     metrics_csv = _File("metrics.csv")
@@ -99,6 +99,18 @@ class RunFolder:
     val_predictions_csv = _File("val_predictions.csv")
     misclassified_png = _File("misclassified.png")  # of the part in the report, drawn after the test
     lr_finder_png = _File("lr_finder.png")  # drawn by the rate finder before training
+
+    @property
+    def best(self) -> Path:
+        """Best checkpoint: the one that state.json names, else checkpoints/best.ckpt; it may be absent."""
+        state = read_state(self.path)
+        return state.best if state is not None and state.best is not None else self.checkpoints / "best.ckpt"
+
+    @property
+    def fingerprint(self) -> str | None:
+        """First 16 hexadecimal digits of the best checkpoint's SHA-256; None without one."""
+        best = self.best
+        return hash_file(best)[:16] if best.is_file() else None
 
     @property
     def finished(self) -> bool:
@@ -174,8 +186,10 @@ class RunFolder:
         probabilities: npt.ArrayLike,
         class_names: Sequence[str],
     ) -> None:
-        """Write predictions.csv; see `write_prediction_table`."""
-        write_prediction_table(self.predictions_csv, files, labels, probabilities, class_names)
+        """Write predictions.csv with the run's fingerprint; see `write_prediction_table`."""
+        write_prediction_table(
+            self.predictions_csv, files, labels, probabilities, class_names, checkpoint=self.fingerprint
+        )
 
     def read_predictions(self) -> PredictionTable:
         """Read predictions.csv; see `read_prediction_table`."""
