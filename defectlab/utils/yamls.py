@@ -14,18 +14,20 @@ _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "
 class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice, of which YAML would keep the last; a date is a text."""
 
-    yaml_implicit_resolvers = {
+    yaml_implicit_resolvers = {  # noqa: RUF012 (declared by PyYAML)
         first: [(tag, pattern) for tag, pattern in resolvers if tag in _PLAIN]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    def compose_mapping_node(self, anchor: str | None) -> Any:
+    def compose_mapping_node(self, anchor: Any) -> Any:
         """Compose a mapping whose keys differ."""
-        node = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
+        node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value} stands there twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value} stands there twice", problem_mark=key.start_mark
+                )
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
         return node
 
@@ -43,7 +45,9 @@ def _count(node: Any, known: dict[int, int | None]) -> int:
         known[id(node)] = None
         inner = () if isinstance(node, yaml.ScalarNode) else node.value
         if node.tag not in _PLAIN:
-            raise yaml.MarkedYAMLError(problem=f"the tag {node.tag} is none of a plain value", problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem=f"the tag {node.tag} is none of a plain value", problem_mark=node.start_mark
+            )
         parts = [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]
         known[id(node)] = 1 + sum(_count(part, known) for part in parts)
     count = known[id(node)]
