@@ -179,21 +179,21 @@ class DefectCLI(LightningCLI):
             raise
 
         if self._keeps_split and self.run is not None and (table := RunFolder(self.run).split_csv).is_file():
-            self._check_split_is_kept()
-            self.datamodule.keep_split(SplitTable.read(table))
+            change = self._split_change()
+            if change is None:
+                self.datamodule.keep_split(SplitTable.read(table))
+            elif self.command == "fit":
+                raise InputError(f"{change}: the run keeps its split, so leave it out, or fit anew")
 
-    def _check_split_is_kept(self) -> None:
-        """Raise InputError for a setting over a run's own that would divide the images anew."""
-        saved = self._arguments.sections[0]["data"]
-        now = self.config[self.command].data
+    def _split_change(self) -> str | None:
+        """Return the setting over a run's own that divides the images anew, as text; None without one."""
+        saved, now = self._arguments.sections[0]["data"], self.config[self.command].data
         if now.class_path != saved["class_path"]:
-            raise InputError(f"data.class_path is {now.class_path}, the run has {saved['class_path']}: leave it out")
+            return f"data.class_path is {now.class_path}, not {saved['class_path']}"
         for key, value in (saved.get("init_args") or {}).items():
             if key not in _NOT_OF_SPLIT and now.init_args.get(key, value) != value:
-                raise InputError(
-                    f"data.{key} is {now.init_args.get(key)}, but the run keeps its split, made with {value}: leave it out, "
-                    "or fit anew"
-                )
+                return f"data.{key} is {now.init_args.get(key)}, not {value}"
+        return None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build a trainer that writes into the run folder alone."""
