@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from defectlab.callbacks import LastCheckpoint
 from defectlab.callbacks.progress import EpochLines
 from defectlab.data import ImageDataModule
 from defectlab.engine.checkpoint_io import AtomicCheckpointIO
@@ -275,7 +276,7 @@ def with_checkpoints(callbacks: list[Any], folder: Path, monitor: str | None) ->
         callback.dirpath = callback.dirpath or str(folder)
         callback.save_last = None
     # The last one to be called, so that it holds what the others have come to.
-    return [*callbacks, ModelCheckpoint(folder, filename="last", enable_version_counter=False)]
+    return [*callbacks, LastCheckpoint(folder)]
 
 
 def _innermost(error: Exception) -> str:

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer, cal
 
 from defectlab.callbacks import AveragedWeights
 from defectlab.engine.configs import override_words, resolve_config_arguments
+from defectlab.engine.continuation import check_continuation
 from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.host import as_guest
 from defectlab.engine.loggers import EpochCSVLogger
@@ -20,8 +21,8 @@ from defectlab.engine.tensorboard import add_augmented
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, write_text
 from defectlab.runs.locate import open_trained_run
-from defectlab.tasks import OptimizerSettings, PretrainedTask
-from defectlab.tasks.checkpoint import check_fit, data_state, read_checkpoint
+from defectlab.tasks import PretrainedTask
+from defectlab.tasks.checkpoint import read_checkpoint
 from defectlab.utils.progress import is_first_process
 from defectlab.utils.text import shown_path
 
@@ -166,7 +167,7 @@ def train_and_test(cli: DefectCLI) -> RunFolder | None:
         data.prepare_data()
         data.setup("fit")
         if checkpoint is not None:
-            _check_continuation(checkpoint, cli)
+            check_continuation(checkpoint, cli)
         loader = data.train_dataloader()
         if given.trainer.log_every_n_steps is None:
             trainer.log_every_n_steps = min(_MOST_STEPS_BETWEEN_LOGS, max(1, len(loader) // _LOGS_AN_EPOCH))  # type: ignore[attr-defined]
@@ -204,22 +205,6 @@ def train_and_test(cli: DefectCLI) -> RunFolder | None:
     return run_folder
 
 
-def _check_continuation(checkpoint: dict[str, Any], cli: DefectCLI) -> None:
-    """Raise InputError for a checkpoint of another network, other data, another optimiser, or of more epochs."""
-    path = Path(cli.config_init["fit"].ckpt_path)
-    check_fit(cli.model, checkpoint, path)
-    cli.datamodule.load_state_dict(data_state(checkpoint, path))
-    before = OptimizerSettings(**checkpoint["hyper_parameters"].get("optimizer") or {}).name
-    if cli.model.optimizer.name != before:
-        raise InputError(
-            f"model.optimizer.name is {cli.model.optimizer.name}, but {path} was trained with {before}: what an "
-            "optimiser has gathered is of no use to another; keep it, or begin with fit and model.weights"
-        )
-    done, wanted = checkpoint["epoch"] + 1, cli.trainer.max_epochs
-    if wanted is not None and 0 <= wanted < done:
-        raise InputError(f"trainer.max_epochs is {wanted}, but {done} epochs are done: give at least as many")
-
-
 def _check_monitors(cli: DefectCLI) -> None:
     """Raise InputError for a monitor that is never logged, which would end training after its first epoch."""
     names = cli.model.metric_names(cli.datamodule.class_names)
@@ -230,6 +215,9 @@ def _check_monitors(cli: DefectCLI) -> None:
     for argument, name in watched.items():
         if name not in names:
             raise InputError(f"{argument} is {name}: expected one of {', '.join(names[:7])}, val/accuracy/<class>")
+    for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, callbacks.EarlyStopping):
+            callback.strict = False  # its name is right; an epoch that is not validated has no figure of it
 
 
 def _check_callbacks(cli: DefectCLI) -> None:

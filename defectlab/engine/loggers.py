@@ -4,6 +4,7 @@ import csv
 import io
 import time
 from argparse import Namespace
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class EpochCSVLogger(Logger):
         self.path = path
         self._rows: dict[int, dict[str, str]] | None = None
         self._marked = 0.0
+        self._timed: int | None = None
         self._changed = False
         self._ended = False
 
@@ -99,11 +101,17 @@ class EpochCSVLogger(Logger):
             row.clear()
         row |= {"epoch": str(epoch), "step": str(step)}
         row |= {name: f"{value:.6g}" for name, value in metrics.items() if name != "epoch"}
-        if "train/loss" in metrics:
+        if "train/loss" in metrics and epoch != self._timed:
             now = time.monotonic()
             row["seconds"] = f"{now - self._marked:.3f}"
-            self._marked = now
+            self._marked, self._timed = now, epoch
         self._changed = True
+
+    def log_epoch(self, epoch: int, step: int, metrics: Mapping[str, Any]) -> None:
+        """Write the training figures of an epoch before its checkpoint; Lightning logs them again afterwards."""
+        own = {name: float(value) for name, value in metrics.items() if not name.startswith("val/")}
+        self.log_metrics({**own, "epoch": epoch}, step)
+        self.save()
 
     @rank_zero_only
     def save(self) -> None:
