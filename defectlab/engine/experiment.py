@@ -132,7 +132,7 @@ class DefectCLI(LightningCLI):
 
     def _find_teacher(self, callbacks: Any) -> None:
         """Replace a teacher's run folder by its best checkpoint, absolute: config.yaml is read from other folders too."""
-        for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        for callback in listed(callbacks):
             arguments: Any = getattr(callback, "init_args", None) or {}
             if self.command == "fit" and callback.class_path.endswith(".Distillation") and arguments.get("teacher"):
                 arguments.teacher = str(checkpoint_of(str(arguments.teacher)).resolve())
