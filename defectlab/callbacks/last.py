@@ -83,13 +83,6 @@ class LastCheckpoint(ModelCheckpoint):
             (optimizer,) = trainer.optimizers
             _apply(pl_module, self._rate, optimizer, [config.scheduler for config in trainer.lr_scheduler_configs])
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the epoch before it is done: Lightning does so afterwards, and a run that is killed meanwhile would lack it."""
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_epoch"):
-                logger.log_epoch(trainer.current_epoch, trainer.global_step - 1, trainer.logged_metrics)
-        super().on_train_epoch_end(trainer, pl_module)
-
 
 def stays_stopped(callbacks: Iterable[Callback], checkpoint: Mapping[str, Any]) -> bool:
     """Return whether a run was told to stop, and no EarlyStopping among the callbacks has more patience now."""

@@ -14,7 +14,6 @@ from defectlab.callbacks.last import stays_stopped, trained_settings
 from defectlab.engine.experiment import DefectCLI
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder
-from defectlab.tasks.checkpoint import check_fit, data_state
 
 # Settings that take effect on a run that goes on; any other is part of what it is.
 _FREE = (
@@ -30,14 +29,9 @@ _FREE = (
 _ANEW = "begin a new run with fit"
 
 
-def check_continuation(checkpoint: dict[str, Any], cli: DefectCLI) -> None:
-    """Raise InputError for a `--ckpt_path` that cannot be gone on from, or settings that would not take effect.
-
-    The data is set up already.
-    """
+def check_changes(checkpoint: Mapping[str, Any], cli: DefectCLI) -> None:
+    """Raise InputError for a `--ckpt_path` that cannot be gone on from exactly, or settings that would not take effect."""
     path = Path(cli.config_init["fit"].ckpt_path)
-    check_fit(cli.model, checkpoint, path)
-    cli.datamodule.load_state_dict(data_state(checkpoint, path))
     written = {"hyper_parameters": dict(cli.model.hparams)}
     cli.model.on_save_checkpoint(written)
     changed = dict(_changes(checkpoint["hyper_parameters"], written["hyper_parameters"], "model"))

@@ -79,6 +79,13 @@ def script_children(trainer: pl.Trainer) -> list[subprocess.Popen[bytes]] | None
     return list(launcher.procs)
 
 
+def starts_by_copying(trainer: pl.Trainer) -> bool:
+    """Return whether Lightning trains in processes that it copies this one to: spawned or forked."""
+    from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+
+
 def setup_training_data(trainer: pl.Trainer) -> None:
     """Set up the training loader before Lightning does, which then keeps it."""
     _require(_takes(getattr(trainer.fit_loop, "setup_data", None)), "lightning", "fit_loop.setup_data")
