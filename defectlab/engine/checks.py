@@ -6,12 +6,12 @@ from typing import Any
 from lightning.pytorch import callbacks
 
 from defectlab.callbacks import AveragedWeights
+from defectlab.engine.continuation import check_changes
 from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.trainer import check_length, check_modes
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder
 from defectlab.runs.state import read_state
-from defectlab.tasks import OptimizerSettings
 from defectlab.tasks.checkpoint import check_fit, data_state
 
 
@@ -28,21 +28,13 @@ def check_settings(cli: DefectCLI) -> None:
 
 
 def check_continuation(checkpoint: dict[str, Any], cli: DefectCLI) -> None:
-    """Raise InputError for a checkpoint of another network, other data, another optimiser, or of more epochs."""
+    """Raise InputError for a checkpoint of another network or other data, or that training cannot go on from as asked."""
     path = Path(cli.config_init["fit"].ckpt_path)
     if cli.run is not None and path.resolve() == RunFolder(cli.run).last.resolve():
         _check_unfinished(checkpoint, cli, RunFolder(cli.run))
     check_fit(cli.model, checkpoint, path)
     cli.datamodule.load_state_dict(data_state(checkpoint, path))
-    before = OptimizerSettings(**checkpoint["hyper_parameters"].get("optimizer") or {}).name
-    if cli.model.optimizer.name != before:
-        raise InputError(
-            f"model.optimizer.name is {cli.model.optimizer.name}, but {path} was trained with {before}: what an "
-            "optimiser has gathered is of no use to another; keep it, or begin with fit and model.weights"
-        )
-    done, wanted = checkpoint["epoch"] + 1, cli.trainer.max_epochs
-    if wanted is not None and 0 <= wanted < done:
-        raise InputError(f"trainer.max_epochs is {wanted}, but {done} epochs are done: give at least as many")
+    check_changes(checkpoint, cli)
 
 
 def _check_unfinished(checkpoint: dict[str, Any], cli: DefectCLI, run: RunFolder) -> None:
@@ -100,6 +92,9 @@ def _check_monitors(cli: DefectCLI) -> None:
     for argument, name in watched.items():
         if name not in names:
             raise InputError(f"{argument} is {name}: expected one of {', '.join(names[:7])}, val/accuracy/<class>")
+    for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, callbacks.EarlyStopping):
+            callback.strict = False  # its name is right; an epoch that is not validated has no figure of it
 
 
 def _check_callbacks(cli: DefectCLI) -> None:

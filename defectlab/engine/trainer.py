@@ -11,6 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
+from defectlab.callbacks import LastCheckpoint
 from defectlab.callbacks.progress import EpochLines
 from defectlab.engine.checkpoint_io import AtomicCheckpointIO
 from defectlab.engine.loggers import EpochCSVLogger, EventsLogger
@@ -53,9 +54,9 @@ class StateKeeper(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Name the best checkpoint, and log the epoch before last.ckpt says that it is done."""
         self._keep(trainer)
-        row = {name: float(value) for name, value in trainer.callback_metrics.items()} | {
-            "epoch": trainer.current_epoch
-        }
+        # Those of a validation are logged at its end, and may be of an earlier epoch by now.
+        row = {name: float(value) for name, value in trainer.logged_metrics.items() if not name.startswith("val/")}
+        row["epoch"] = trainer.current_epoch
         for logger in trainer.loggers:
             if isinstance(logger, EpochCSVLogger):
                 logger.log_metrics(row, trainer.global_step - 1)
@@ -179,8 +180,7 @@ def _with_checkpoints(callbacks: list[Any], run: Path, monitor: str | None) -> l
     for callback in checkpoints:
         callback.dirpath = os.path.abspath(callback.dirpath or folder)
         callback.save_last = None
-    # The last to be called, so that it holds what the others have come to; where validation is rarer than an epoch, too.
-    last = ModelCheckpoint(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
+    last = LastCheckpoint(folder)  # the last to be called, so that it holds what the others have come to
     places = [(one.dirpath, one.filename) for one in (*checkpoints, last) if one.filename is not None]
     twice = next((name for folder, name in places if places.count((folder, name)) > 1), None)
     if twice is not None:

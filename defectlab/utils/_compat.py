@@ -100,6 +100,13 @@ def rebuild_optimizers(trainer: pl.Trainer) -> None:
     trainer.strategy.setup_optimizers(trainer)
 
 
+def limit_steps(trainer: pl.Trainer, steps: int) -> None:
+    """Set the number of optimiser steps that training ends after, -1 for none."""
+    loop = getattr(trainer.fit_loop, "epoch_loop", None)
+    _require(getattr(loop, "max_steps", None) == trainer.max_steps, "lightning", "fit_loop.epoch_loop.max_steps")
+    trainer.fit_loop.epoch_loop.max_steps = steps
+
+
 def finds_unused_parameters(strategy: Any) -> bool:
     """Return whether a DDP strategy looks for parameters without a gradient."""
     _require(isinstance(getattr(strategy, "_ddp_kwargs", None), dict), "lightning", "DDPStrategy._ddp_kwargs")
