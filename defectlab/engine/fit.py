@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
-from defectlab.engine.checks import check_continuation, check_settings, check_steps
+from defectlab.engine.checks import check_continuation, check_settings
 from defectlab.engine.configs import override_words
 from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.host import as_guest
@@ -194,7 +194,6 @@ def train_and_test(cli: DefectCLI) -> RunFolder | None:
             if isinstance(logger, EpochCSVLogger):
                 logger.experiment  # noqa: B018 (reads the rows of before, or refuses them)
         loader = data.train_dataloader()
-        check_steps(cli, len(loader))
         if given.trainer.log_every_n_steps is None:
             trainer.log_every_n_steps = min(_MOST_STEPS_BETWEEN_LOGS, max(1, len(loader) // _LOGS_AN_EPOCH))  # type: ignore[attr-defined]
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
