@@ -115,11 +115,12 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the test is done: config, predictions, and metrics with a section `test` are there."""
+        """Whether the test is done: all files are there by the run's state, and metrics have a section `test`."""
         if not (self.config.is_file() and self.metrics_json.is_file() and self.predictions_csv.is_file()):
             return False
         try:
-            return "test" in self.read_metrics()
+            state = read_state(self.path)
+            return (state is None or state.phase == "finished") and "test" in self.read_metrics()
         except InputError:
             return False
 
