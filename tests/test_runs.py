@@ -1,6 +1,7 @@
 """Run folders: found, refused, written in one step and read back."""
 
 import csv
+import hashlib
 import json
 import math
 import subprocess
@@ -22,6 +23,7 @@ from defectlab.runs import (
     read_scalars,
     write_prediction_table,
 )
+from defectlab.runs.state import read_state, write_state
 from defectlab.utils.files import atomic
 
 
@@ -81,6 +83,35 @@ def test_metrics_round_trip_in_order_with_nan_as_null(tmp_path: Path) -> None:
     assert "NaN" not in run.metrics_json.read_text()
     assert "Müller" in run.metrics_json.read_text(encoding="utf-8")
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]  # no drafts
+
+
+def test_tables_carry_the_fingerprint_of_the_best_checkpoint_whatever_its_name(tmp_path: Path) -> None:
+    run = RunFolder(make(tmp_path / "run"))
+    assert RunFolder(run.path).fingerprint is None
+    run.write_predictions(["1.png"], [0], [[0.75, 0.25]], ["a", "b"])
+    assert run.read_predictions().checkpoint is None
+    for place, content in (("run/checkpoints/top-epoch=1.ckpt", b"1"), ("elsewhere/best.ckpt", b"2")):
+        best = tmp_path / place
+        best.parent.mkdir()
+        best.write_bytes(content)
+        write_state(run.path, "finished", best)
+        assert run.best == best
+        assert run.fingerprint == hashlib.sha256(content).hexdigest()[:16]
+        state = read_state(run.path)
+        assert state is not None
+        assert (state.phase, state.sha256) == ("finished", hashlib.sha256(content).hexdigest())
+        run.write_predictions(["1.png"], [0], [[0.75, 0.25]], ["a", "b"])
+        assert run.read_predictions().checkpoint == run.fingerprint
+        assert (
+            run.predictions_csv.read_text().splitlines()[1] == f"1.png,a,a,0.750000,0.750000,0.250000,{run.fingerprint}"
+        )
+    write_state(run.path, "training", tmp_path / "run/checkpoints/top-epoch=1.ckpt")
+    moved = run.path.rename(tmp_path / "moved")
+    assert RunFolder(moved).best == moved / "checkpoints/top-epoch=1.ckpt"
+    for text in ("{", "[]", '{"state": "ready", "best": null}', '{"state": "training", "best": {"file": 1}}'):
+        (moved / "state.json").write_text(text)
+        with pytest.raises(InputError, match=r"state\.json"):
+            print(RunFolder(moved).fingerprint)
 
 
 def test_a_failed_write_leaves_the_old_metrics(tmp_path: Path) -> None:
@@ -164,15 +195,32 @@ def test_environment_is_plain_and_knows_the_commit(tmp_path: Path, monkeypatch: 
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert found["torch"]
     assert found["cores"] >= 1
-    assert found["commit"] is None
+    assert found["working_commit"] is None
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
     (tmp_path / "file").write_text("1")
     for command in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "first"]):
         subprocess.run([*git, *command], check=True, capture_output=True)
-    commit = runs.environment()["commit"]
-    assert len(commit) >= 7
-    (tmp_path / "file").write_text("2")
-    assert runs.environment()["commit"] == f"{commit}-dirty"
+    said = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    monitor = tmp_path / "monitor"
+    monitor.write_text("#!/bin/sh\ntouch ran\n")
+    monitor.chmod(0o755)
+    subprocess.run(["git", "config", "core.fsmonitor", str(monitor)], check=True)
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    assert runs.environment()["working_commit"] == said
+    assert runs.environment()["commit"] == found["commit"], "defectlab's own, wherever one works"
+    subprocess.run(["git", "-c", "core.fsmonitor=false", "pack-refs", "--all"], check=True)
+    assert runs.environment()["working_commit"] == said
+    subprocess.run(["git", "-c", "core.fsmonitor=false", "worktree", "add", "-q", "../tree"], check=True)
+    monkeypatch.chdir(tmp_path / "tree")
+    assert runs.environment()["working_commit"] == said
+    (tmp_path / "ran").unlink(missing_ok=True)
+    assert runs.environment()["working_commit"] == said
+    assert not (tmp_path / "ran").exists()
+    for head in ("ref: refs/../../../secret", "secret", "ref: refs/heads/none"):
+        (tmp_path / ".git/HEAD").write_text(head)
+        monkeypatch.chdir(tmp_path)
+        assert runs.environment()["working_commit"] is None
 
 
 def test_imports_neither_torch_nor_lightning() -> None:

@@ -25,6 +25,7 @@ from defectlab.errors import InputError
 from defectlab.runs.crossvals import CROSSVAL_FILE
 from defectlab.runs.metrics import RunMetrics, accuracy_text, check_metrics
 from defectlab.runs.predictions import PredictionTable, read_prediction_table, write_prediction_table
+from defectlab.runs.state import hash_file, read_state
 from defectlab.utils.text import write_text
 
 SECTIONS = ("data", "val", "test", "calibration", "environment", "run")
@@ -91,7 +92,7 @@ class RunFolder:
 
     config = _File("config.yaml")
     checkpoints = _File("checkpoints")
-    best = _File("checkpoints/best.ckpt")
+    split_csv = _File("split.csv")  # of the data, see `defectlab.data.pipeline.split_table`
     last = _File("checkpoints/last.ckpt")
     metrics_json = _File("metrics.json")
     metrics_csv = _File("metrics.csv")
@@ -101,12 +102,25 @@ class RunFolder:
     lr_finder_png = _File("lr_finder.png")  # drawn by the rate finder before training
 
     @property
+    def best(self) -> Path:
+        """Best checkpoint: the one that state.json names, else checkpoints/best.ckpt; it may be absent."""
+        state = read_state(self.path)
+        return state.best if state is not None and state.best is not None else self.checkpoints / "best.ckpt"
+
+    @property
+    def fingerprint(self) -> str | None:
+        """First 16 hexadecimal digits of the best checkpoint's SHA-256; None without one."""
+        best = self.best
+        return hash_file(best)[:16] if best.is_file() else None
+
+    @property
     def finished(self) -> bool:
-        """Whether the test is done: config, predictions, and metrics with a section `test` are there."""
+        """Whether the test is done: all files are there by the run's state, and metrics have a section `test`."""
         if not (self.config.is_file() and self.metrics_json.is_file() and self.predictions_csv.is_file()):
             return False
         try:
-            return "test" in self.read_metrics()
+            state = read_state(self.path)
+            return (state is None or state.phase == "finished") and "test" in self.read_metrics()
         except InputError:
             return False
 
@@ -174,8 +188,10 @@ class RunFolder:
         probabilities: npt.ArrayLike,
         class_names: Sequence[str],
     ) -> None:
-        """Write predictions.csv; see `write_prediction_table`."""
-        write_prediction_table(self.predictions_csv, files, labels, probabilities, class_names)
+        """Write predictions.csv with the run's fingerprint; see `write_prediction_table`."""
+        write_prediction_table(
+            self.predictions_csv, files, labels, probabilities, class_names, checkpoint=self.fingerprint
+        )
 
     def read_predictions(self) -> PredictionTable:
         """Read predictions.csv; see `read_prediction_table`."""

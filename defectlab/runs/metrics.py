@@ -32,7 +32,7 @@ class Calibration(TypedDict):
 
 
 class RunFacts(TypedDict, total=False):
-    """How the run was made; `best_epoch` counts from 0."""
+    """How the run was made; `best_epoch` counts from 0, `checkpoint` is `RunFolder.fingerprint`."""
 
     config: str
     seed: int
@@ -44,6 +44,7 @@ class RunFacts(TypedDict, total=False):
     train_seconds: float
     total_seconds: float
     test_split_read: int
+    checkpoint: str
 
 
 class RunMetrics(TypedDict, total=False):

@@ -12,16 +12,22 @@ import numpy.typing as npt
 from defectlab.errors import InputError
 from defectlab.utils.text import write_text
 
+_CHECKPOINT = "checkpoint"  # last column
+
 
 @dataclass(frozen=True)
 class PredictionTable:
-    """Predictions of N images: class indices (N,) `labels` (None if unknown) and `predicted`; `probabilities` (N, C)."""
+    """Predictions of N images: class indices (N,) `labels` (None if unknown) and `predicted`; `probabilities` (N, C).
+
+    `checkpoint` is the fingerprint of the network's checkpoint, see `RunFolder.fingerprint`; None in tables without it.
+    """
 
     files: list[str]
     class_names: list[str]
     labels: npt.NDArray[np.int64] | None
     predicted: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float64]
+    checkpoint: str | None = None
 
 
 def write_prediction_table(
@@ -31,8 +37,9 @@ def write_prediction_table(
     probabilities: npt.ArrayLike,
     class_names: Sequence[str],
     extra: Mapping[str, Sequence[str]] | None = None,
+    checkpoint: str | None = None,
 ) -> None:
-    """Write one row an image: `file,label,predicted,confidence,p_<class>...`, then the columns of N texts `extra`.
+    """Write one row an image: `file,label,predicted,confidence,p_<class>...`, the columns of N texts `extra`, `checkpoint`.
 
     `labels` (N,) are class indices; with None there is no label column. `probabilities` (N, C) are written with six
     decimals, and `confidence` is the largest of a row. InputError for lengths that do not fit together.
@@ -53,7 +60,7 @@ def write_prediction_table(
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     label_column = [] if truth is None else ["label"]
-    more = extra or {}
+    more = {**(extra or {}), **({} if checkpoint is None else {_CHECKPOINT: [checkpoint] * len(files)})}
     columns = (f"p_{name}" for name in class_names)
     writer.writerow(["file", *label_column, "predicted", "confidence", *columns, *more])
     for index, (file, row) in enumerate(zip(files, table, strict=True)):
@@ -82,6 +89,12 @@ def read_prediction_table(path: Path) -> PredictionTable:
         )
     index_of = {name: index for index, name in enumerate(class_names)}
     labels, predicted, probabilities = [], [], []
+    has_checkpoint = header[last:][-1:] == [_CHECKPOINT]
+    checkpoints = {row[-1] for row in rows if row} if has_checkpoint else set()
+    if len(checkpoints) > 1:
+        raise InputError(
+            f"{path} has rows of {len(checkpoints)} checkpoints: expected those of one network; write it anew"
+        )
     for line, row in enumerate(rows, start=2):
         try:
             names = [index_of[name] for name in row[1 : len(fixed) - 1]]
@@ -97,6 +110,7 @@ def read_prediction_table(path: Path) -> PredictionTable:
         files=[row[0] for row in rows], class_names=class_names,
         labels=np.array(labels, dtype=np.int64) if labelled else None, predicted=np.array(predicted, dtype=np.int64),
         probabilities=np.array(probabilities, dtype=np.float64).reshape(len(rows), len(class_names)),
+        checkpoint=next(iter(checkpoints), None),
     )  # fmt: skip
 
 
@@ -131,5 +145,5 @@ def aligned_tables(files: Sequence[Path]) -> list[PredictionTable]:
                 f"{files[0].parent} and {file.parent} give {name} different labels: they cannot be compared"
             )
         columns = table.labels[order], table.predicted[order], table.probabilities[order]
-        found.append(PredictionTable(list(first.files), table.class_names, *columns))
+        found.append(PredictionTable(list(first.files), table.class_names, *columns, table.checkpoint))
     return found

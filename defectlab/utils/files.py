@@ -30,6 +30,8 @@ def atomic(path: Path, advice: str = "choose another place", sync: bool = False)
         InputError: The place cannot be written to, the disk is full, or the block raised OSError.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(f"it is a {'folder' if path.is_dir() else 'device or a pipe'}")
         with temporary_folder(path.parent) as folder:
             draft = folder / path.name
             yield draft

@@ -120,13 +120,7 @@ class ImageLoaders(pl.LightningDataModule):
         return True
 
     def train_dataloader(self) -> BatchLoader:
-        """Return the training loader: shuffled and augmented; of features after `cache_features`.
-
-        Raises:
-            InputError: there are no training images.
-        """
-        if not len(self.parts.train):
-            raise InputError(f"data.split is test: all images of {self.location} are test images, none to train on")
+        """Return the training loader: shuffled and augmented; of features after `cache_features`."""
         device, rank, world_size = self._device_and_rank()
         images = self._images(device) if self._features is None else self._features
         self._train_loader = TrainLoader(
@@ -134,6 +128,7 @@ class ImageLoaders(pl.LightningDataModule):
             batch_size=self.batch_size, normalise=self.card.normalise, device=device, rank=rank, world_size=world_size,
             seed=self.seed, num_classes=self.num_classes, augmentation=self.augmentation,
             transform=self._transform_channels if self.transform else None, epoch=self._next_epoch(),
+            same_order=self.trainer is not None and bool(getattr(self.trainer, "overfit_batches", 0)),
         )  # fmt: skip
         return self._train_loader
 
