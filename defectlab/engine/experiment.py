@@ -236,8 +236,8 @@ class DefectCLI(LightningCLI):
             is_file = Path(self.weights).expanduser().is_file()
             model.weights = str(Path(self.weights).expanduser().absolute()) if is_file else self.weights
         if "source" in data:  # what `auto` came to
-            data.source = self.datamodule.source
-        if "root" in data and self.datamodule.source == "real":
+            data.source = "synthetic" if self.datamodule.generated else "real"
+        if "root" in data and not self.datamodule.generated:
             data.root = str(Path(self.datamodule.location).expanduser().absolute())
         return config
 
