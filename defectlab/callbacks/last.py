@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from defectlab.errors import InputError
 from defectlab.tasks import ClassificationTask, OptimizerSettings
 from defectlab.utils._compat import limit_steps
 
@@ -96,8 +97,14 @@ def stays_stopped(callbacks: Iterable[Callback], checkpoint: Mapping[str, Any]) 
 
 
 def trained_settings(checkpoint: Mapping[str, Any]) -> OptimizerSettings:
-    """Return the settings of the optimiser that a checkpoint was trained with."""
-    return OptimizerSettings(**checkpoint["hyper_parameters"].get("optimizer") or {})
+    """Return the settings of the optimiser that a checkpoint was trained with; InputError where it names others."""
+    given = checkpoint["hyper_parameters"].get("optimizer") or {}
+    try:
+        return OptimizerSettings(**given)
+    except TypeError:
+        raise InputError(
+            f"the checkpoint's optimizer is {given}: expected name, lr and more, as fit writes them"
+        ) from None
 
 
 def _stoppings(
