@@ -10,7 +10,6 @@ from torch import Tensor
 from defectlab.data.datamodules.base import ImageDataModule, check_class_names
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.split_table import SplitTable
-from defectlab.data.pipeline.splits import WHOLE
 from defectlab.data.sources.archive import open_root
 from defectlab.data.sources.array_labels import read_labels
 from defectlab.data.sources.arrays import ArrayFiles, find_arrays, load_arrays
@@ -27,7 +26,7 @@ class ImageFolderDataModule(ImageDataModule):
     A set that would need more than 4 GiB as pixels lives in a memory-mapped file under `~/.cache/defectlab`.
 
     Args:
-        root: folder or .zip; with `split` of `test` also a .csv file with the columns file and label.
+        root: folder or .zip.
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
         class_names: names of the classes, in the order that their labels get: of an array's numbers from 0, or the class
             folders' names. None takes the folders in natural order, and calls numbers by themselves.
@@ -104,10 +103,23 @@ class ImageFolderDataModule(ImageDataModule):
         if self._arrays is not None:
             known, names = self._labels
             return load_arrays(self._arrays, names, known, self.image_size, self._stored_channels, self.white_level)
+        return read_listing(self._listing, self.image_size, self._stored_channels, self.on_bad_image, self.white_level)
+
+    def load_whole(self, card: DataCard) -> ImageSet:
+        """Read every image of the root, or of a .csv table with the columns file and label: see `ImageDataModule`.
+
+        An image's class is the nearest folder above it that is named like one.
+        """
+        root = Path(self.root).expanduser()
+        is_table = root.suffix.lower() == ".csv"
+        arrays = None if is_table else find_arrays(self._folder, to_train=False)
+        if arrays is not None:
+            known, names = read_labels(arrays, card.class_names, self._aliases, complete=False)
+            return load_arrays(arrays, names, known, card.image_size, card.channels, card.white_level)
+        listing = (list_table if is_table else list_labelled)(root if is_table else self._folder, card.class_names)
         return read_listing(
-            self._listing, self.image_size, self._stored_channels, self.on_bad_image, self.white_level,
-            complete=self.split != WHOLE,
-        )  # fmt: skip
+            listing, card.image_size, card.channels, self.on_bad_image, card.white_level, complete=False
+        )
 
     @cached_property
     def _folder(self) -> Path:
@@ -120,24 +132,17 @@ class ImageFolderDataModule(ImageDataModule):
 
     def _list(self) -> Listing:
         """List the files and their classes."""
-        if self.split == WHOLE and self._given_names is not None:
-            root = Path(self.root).expanduser()
-            if root.suffix.lower() == ".csv":
-                return list_table(root, self._given_names)
-            return list_labelled(self._folder, self._given_names)
         return list_folders(self._folder, keep_split=self.split == "auto")
 
     @cached_property
     def _arrays(self) -> ArrayFiles | None:
-        if Path(self.root).suffix.lower() == ".csv" and self.split == WHOLE:
-            return None
-        return find_arrays(self._folder, to_train=self.split != WHOLE)
+        return find_arrays(self._folder)
 
     @cached_property
     def _labels(self) -> tuple[list[str], dict[str, list[str]]]:
         """Return the classes of the arrays, and those of their rows by part."""
         assert self._arrays is not None
-        return read_labels(self._arrays, self._numbered, self._aliases, complete=self.split != WHOLE)
+        return read_labels(self._arrays, self._numbered, self._aliases)
 
     @property
     def _numbered(self) -> Sequence[str] | None:
@@ -148,25 +153,3 @@ class ImageFolderDataModule(ImageDataModule):
     def _aliases(self) -> Mapping[str, str] | None:
         """Return the classes that other texts in arrays stand for."""
         return None
-
-
-def labelled_set(
-    root: str, card: DataCard, batch_size: int = 128, on_bad_image: Literal["error", "skip"] = "error"
-) -> ImageFolderDataModule:
-    """Return a labelled set that is wholly the test part of a network's classes, prepared as its data card says.
-
-    Args:
-        root: folder, .zip, .npy arrays in a folder, or .csv table with the columns file and label. An image's class is the
-            nearest folder above it that is called like one; classes may be absent.
-        card: of the network.
-        batch_size: images per step.
-        on_bad_image: as of `ImageFolderDataModule`.
-
-    Raises:
-        InputError: by `setup`, of images that are of no class of the card.
-    """
-    channels: Literal[1, 3] = 1 if card.channels == 1 else 3
-    return ImageFolderDataModule(
-        root, image_size=card.image_size, channels=channels, batch_size=batch_size, eval_batch_size=batch_size, split=WHOLE,
-        on_bad_image=on_bad_image, mean=card.mean, std=card.std, class_names=card.class_names, white_level=card.white_level,
-    )  # fmt: skip

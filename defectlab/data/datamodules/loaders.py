@@ -120,13 +120,7 @@ class ImageLoaders(pl.LightningDataModule):
         return True
 
     def train_dataloader(self) -> BatchLoader:
-        """Return the training loader: shuffled and augmented; of features after `cache_features`.
-
-        Raises:
-            InputError: there are no training images.
-        """
-        if not len(self.parts.train):
-            raise InputError(f"data.split is test: all images of {self.location} are test images, none to train on")
+        """Return the training loader: shuffled and augmented; of features after `cache_features`."""
         device, rank, world_size = self._device_and_rank()
         images = self._images(device) if self._features is None else self._features
         self._train_loader = TrainLoader(

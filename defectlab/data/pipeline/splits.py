@@ -8,8 +8,6 @@ import numpy as np
 
 from defectlab.errors import InputError
 
-WHOLE = "test"  # as a split: all images are test images
-
 _NOTHING = np.empty(0, dtype=np.int64)
 
 
@@ -23,12 +21,12 @@ class Split:
 
 
 def parse_fold(split: str) -> tuple[int, int] | None:
-    """Return which fold of how many `2/5` means; None for `auto`, `random` and `WHOLE`.
+    """Return which fold of how many `2/5` means; None for `auto` and `random`.
 
     Raises:
         InputError: it is none of these.
     """
-    if split in ("auto", "random", WHOLE):
+    if split in ("auto", "random"):
         return None
     fold, _, folds = split.partition("/")
     if not (fold.isdecimal() and folds.isdecimal() and 1 <= int(fold) <= int(folds) and int(folds) >= 2):

@@ -209,7 +209,8 @@ def _inner_splits(root: Path, parts: Sequence[tuple[str, ...]], depth: int) -> l
     first = found.index("") if "" in found else -1
     deeper = next((part for part in parts if len(part) != depth + 3), None)
     if first >= 0 or deeper is not None or "train" not in found:
-        seen = root.joinpath(*parts[next(index for index, name in enumerate(found) if name)]).parent
+        part = parts[next(index for index, name in enumerate(found) if name)]
+        seen = root.joinpath(*part[: next(level for level in range(depth + 2, len(part)) if part_of(part[level - 1]))])
         other = root.joinpath(*(parts[first] if first >= 0 else deeper or parts[0]))
         raise InputError(
             f"{seen} is a part of a split inside of a class folder, beside {other}: expected train and test folders with a "
