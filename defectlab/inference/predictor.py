@@ -12,9 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from defectlab.data.sources.decode import BadImage, decode_array
+from defectlab.data.sources.decode import decode_array
 from defectlab.data.sources.files import expand_images
-from defectlab.data.sources.images import Skipped, read_images
+from defectlab.data.sources.levels import BadImage
+from defectlab.data.sources.reading import NothingReadable, Skipped, read_images
 from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
 from defectlab.inference.decision import Threshold
@@ -152,10 +153,8 @@ class Predictor:
                 block = found[start : start + _BLOCK]
                 try:
                     pixels, good, bad = read(self.card, block, on_bad_image)
-                except InputError:
-                    if on_bad_image == "error":
-                        raise
-                    pixels, good, bad = torch.empty(0), [], [Skipped(str(file), "cannot be read") for file in block]
+                except NothingReadable as error:
+                    pixels, good, bad = torch.empty(0), [], list(error.skipped)
                 if good:
                     by_want = {_wanted(self.card): pixels}
                     for card in self.cards[1:]:
@@ -235,12 +234,14 @@ def read_images_for(
     card: DataCard, files: Sequence[Path], on_bad_image: Literal["error", "skip"] = "error"
 ) -> tuple[Tensor, list[int], list[Skipped]]:
     """Read images (M, C, H, W) uint8 as a data card wants them, their indices, and what was skipped: see `read_images`."""
-    return read_images(files, card.image_size, card.channels, on_bad_image, resize_size=card.resize_size)
+    return read_images(
+        files, card.image_size, card.channels, on_bad_image, resize_size=card.resize_size, white_level=card.white_level
+    )
 
 
-def _wanted(card: DataCard) -> tuple[int, int, int | None]:
+def _wanted(card: DataCard) -> tuple[int, int, int | None, float | None]:
     """Return what the pixels that a network takes depend on."""
-    return card.image_size, card.channels, card.resize_size
+    return card.image_size, card.channels, card.resize_size, card.white_level
 
 
 def _arrays(images: Images) -> list[npt.NDArray[np.uint8]] | None:

@@ -63,7 +63,7 @@ def read_state(run: Path) -> RunState | None:
 
 
 def write_state(run: Path, phase: Phase, best: Path | None, config: str | None = None) -> None:
-    """Write state.json; a finished run's with the SHA-256 of its best checkpoint, which is named relative to the run.
+    """Write state.json; a finished run's with the SHA-256 of its best checkpoint, which is named relative to it if inside.
 
     Without `config` the name that is there already is kept.
     """
@@ -73,7 +73,10 @@ def write_state(run: Path, phase: Phase, best: Path | None, config: str | None =
             state = read_state(run)
             config = None if state is None else state.config
     if best is not None:
-        near = best.resolve().is_relative_to(run.resolve().parent)
+        # An evaluation's folder lies in that of its run.
+        near = best.resolve().is_relative_to(
+            run.resolve().parent if (run.parent / "config.yaml").is_file() else run.resolve()
+        )
         file = Path(os.path.relpath(best.resolve(), run.resolve())) if near else best.resolve()
         saved = {"file": file.as_posix(), "sha256": hash_file(best) if phase == "finished" else None}
     write_text(run / _FILE, json.dumps({"state": phase, "best": saved, "config": config}, indent=2) + "\n")
