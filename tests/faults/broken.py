@@ -13,6 +13,8 @@ import hashlib
 import io
 import json
 import os
+import resource
+import select
 import shutil
 import signal
 import struct
@@ -38,6 +40,7 @@ from defectlab.errors import InputError
 
 GOOD = ("refused", "same")
 LIMIT = 20.0  # seconds
+MEMORY = 16 * 2**30  # bytes of addresses
 NAMES = ("crack", "dent", "ok")
 CONFIG = """
 seed_everything: 0
@@ -183,10 +186,6 @@ def by_command(*words: str) -> int:
 
 class Unclear(Exception):
     """A refusal of none or of several lines."""
-
-
-class Hang(BaseException):
-    """A call that does not end."""
 
 
 def few(sound: Sound, folder: Path, count: int = 4) -> Path:
@@ -432,7 +431,7 @@ def checkpoints(sound: Sound, folder: Path, rng: Rng) -> Case:
             tensor = saved["state_dict"][name].clone()
             spoilt = str(rng.choice(["nan", "inf", "shape", "type", "missing"]))
             if spoilt in ("nan", "inf"):
-                tensor.view(-1)[int(rng.integers(tensor.numel()))] = float(spoilt)
+                tensor = torch.where(torch.arange(tensor.numel()).view(tensor.shape) == 0, float(spoilt), tensor)
             saved["state_dict"][name] = {"shape": tensor[:0], "type": "abc", "missing": None}.get(spoilt, tensor)
             if spoilt == "missing":
                 del saved["state_dict"][name]
@@ -635,7 +634,7 @@ def attempt(kind: str, number: int, seed: int, sound: Sound, folder: Path) -> Ou
     began = time.monotonic()
     what, detail = "not made", ""
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), _limited():
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             what, call, expected = make(sound, folder, rng)
             before = tree(folder)
             try:
@@ -652,8 +651,6 @@ def attempt(kind: str, number: int, seed: int, sound: Sound, folder: Path) -> Ou
                 left = [name for name in tree(folder).keys() - before.keys() if name.endswith((".tmp", ".part"))]
                 if left:
                     outcome, detail = "left", str(left[:3])
-    except Hang:
-        outcome = "hang"
     except Unclear as error:
         outcome, detail = "unclear", str(error)
     except BaseException:
@@ -662,18 +659,35 @@ def attempt(kind: str, number: int, seed: int, sound: Sound, folder: Path) -> Ou
     return Outcome(kind, number, what, outcome, detail, round(seconds, 3))
 
 
-@contextlib.contextmanager
-def _limited() -> Iterator[None]:
-    def ring(*_: object) -> None:
-        raise Hang
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, LIMIT)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+def apart(kind: str, number: int, seed: int, sound: Sound, folder: Path) -> Outcome:
+    """Hand a case in from a fork, which is killed where it does not end."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reader)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)  # what C libraries say
+        room = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, room))
+        try:
+            os.write(writer, json.dumps(vars(attempt(kind, number, seed, sound, folder))).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    text, deadline = b"", time.monotonic() + LIMIT
+    while select.select([reader], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        block = os.read(reader, 1 << 16)
+        if not block:
+            break
+        text += block
+    os.close(reader)
+    hung = time.monotonic() >= deadline
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if not text:
+        return Outcome(kind, number, "", "hang" if hung else "crash", f"status {status}")
+    return Outcome(**json.loads(text))
 
 
 def outcomes(count: int, seed: int, sound: Sound, folder: Path, kinds: Sequence[str] = tuple(KINDS)) -> Iterator[Outcome]:
@@ -682,7 +696,7 @@ def outcomes(count: int, seed: int, sound: Sound, folder: Path, kinds: Sequence[
     for kind in kinds:
         for number in range(-(-count * KINDS[kind][1] // total)):
             place = folder / f"{kind}{number}"
-            yield attempt(kind, number, seed, sound, place)
+            yield apart(kind, number, seed, sound, place)
             for path in place.rglob("*"):
                 if path.is_file() and not path.is_symlink() and not os.access(path, os.R_OK):
                     path.chmod(0o600)
