@@ -3,7 +3,6 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.duplicates import groups, near_duplicates
 from defectlab.data.pipeline.split_table import PARTS, SplitTable, apply_table, listed, make_table
 from defectlab.data.pipeline.splits import (
+    WHOLE,
     Split,
     fixed_split,
     fold_split,
@@ -54,7 +54,7 @@ class ImageDataModule(ImageLoaders):
             source gives a split without test; null takes a fifth where it gives no split, and nothing where it gives
             train and val alone; 0 takes none. Images that are given as test are always all kept.
         split: `auto` keeps a split that the source gives, `random` divides all images anew, `2/5` takes the second of
-            five folds as test part; over all folds every image is tested once.
+            five folds as test part; over all folds every image is tested once; `test` takes all images as test part.
         group_duplicates: keep images of the same place, such as overlapping crops (`near_duplicates`), in the same part
             of the split, whose sizes then may differ from those asked for.
         augmentation: of the training images; null for none.
@@ -114,27 +114,11 @@ class ImageDataModule(ImageLoaders):
         self._kept: SplitTable | None = None
         self._table: SplitTable | None = None
         self._old_hash = ""
+        self._trained_white: float | None = None
 
     @abstractmethod
     def load(self) -> ImageSet:
         """Read every image, with one channel where all would be equal; called once per process, after `prepare_data`."""
-
-    def load_whole(self, card: DataCard) -> ImageSet:
-        """Read every image as a network takes it, labelled by its classes, of which some may be absent.
-
-        Raises:
-            InputError: an image of another class, or whose white is not the network's.
-        """
-        data = self.load()
-        present = [data.class_names[label] for label in sorted(set(data.labels.tolist()))]
-        unknown = [name for name in present if name not in card.class_names]
-        if unknown:
-            raise InputError(
-                f"{self.location} has images of {listed(unknown)}: expected classes of the run, {', '.join(card.class_names)}"
-            )
-        places = {name: label for label, name in enumerate(card.class_names)}
-        order = torch.tensor([places.get(name, 0) for name in data.class_names])
-        return replace(data, labels=order[data.labels], class_names=list(card.class_names))
 
     def setup(self, stage: str | None = None) -> None:
         """Read, split and measure the images, once."""
@@ -163,13 +147,13 @@ class ImageDataModule(ImageLoaders):
                 "%s: %d of %d images are of one grey value and show nothing (%s)",
                 self.location, len(flat), len(data.files), listed([data.files[index] for index in flat]),
             )  # fmt: skip
-        if self._statistics is None:
+        if self._statistics is None and len(parts.train):  # else a checkpoint brings them
             mean, std = channel_statistics(data.images, torch.from_numpy(parts.train))
             copies = self.channels // len(mean)
             self._statistics = mean * copies, std * copies
         self._data, self._parts, self._table = data, parts, table
         self._old_hash = split_hash(parts, data.labels.numpy())
-        self._card = self._make_card(*self._statistics)
+        self._card = None if self._statistics is None else self._make_card(*self._statistics)
 
     def keep_split(self, table: SplitTable) -> None:
         """Divide the images as `table` does; call it before `setup`.
@@ -218,6 +202,8 @@ class ImageDataModule(ImageLoaders):
     def _divide(self, data: ImageSet) -> Split:
         """Split the images as the arguments say, so that there are images of every class to train on."""
         labels = data.labels.numpy()
+        if self.split == WHOLE:
+            return Split(*(np.arange(count) for count in (0, 0, len(labels))))
         grouped = ""
         if self._fold is not None:
             parts = fold_split(labels, *self._fold, self.val_size, self.seed)
@@ -308,27 +294,29 @@ class ImageDataModule(ImageLoaders):
                 f"data.channels is {self.channels}, the checkpoint was trained with {channels}: use the same"
             )
         self._statistics = state_dict["mean"], state_dict["std"]
-        if self._card is None:
+        self._trained_white = state_dict.get("white_level")
+        if self._data is None:
             return
-        check_white(self.location, state_dict.get("white_level"), self.data.white_level)
+        white, here = self._trained_white, self.data.white_level
+        # A network of 8 bits takes what needs no question: all 16 bits, or floats.
+        if here is not None and here != white and not (white is None and here in (1.0, 255.0, 65535.0)):
+            known = (
+                "the checkpoint was trained on images of 8 bits"
+                if white is None
+                else f"{white:g} is for the checkpoint"
+            )
+            raise InputError(
+                f"{self.location}: {here:g} is white in images of more than 8 bits, {known}: give data.white_level, or "
+                "convert them"
+            )
         self._card = self._make_card(*self._statistics)
         trained = state_dict["split_hash"]
         split = self._old_hash if len(trained) == len(self._old_hash) else self._card.split_hash
-        if trained != split:
+        if trained != split and self.split != WHOLE:
             log.warning(
                 "the checkpoint was trained with another split of the data (%s, here %s): images evaluated "
                 "here may be among those it was trained on", trained, split,
             )  # fmt: skip
-
-
-def check_white(place: str, trained: float | None, here: float | None) -> None:
-    """Raise InputError unless a network may be shown images whose white is `here`, as of `ImageSet.white_level`."""
-    # A network of 8 bits takes what needs no question: all 16 bits, or floats.
-    if here is not None and here != trained and not (trained is None and here in (1.0, 255.0, 65535.0)):
-        known = "it was trained on images of 8 bits" if trained is None else f"{trained:g} is for the checkpoint"
-        raise InputError(
-            f"{place}: {here:g} is white in images of more than 8 bits, {known}: give data.white_level, or convert them"
-        )
 
 
 def check_class_names(names: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from defectlab.data.datamodules.base import ImageDataModule, check_class_names
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.split_table import SplitTable
+from defectlab.data.pipeline.splits import WHOLE
 from defectlab.data.sources.archive import open_root
 from defectlab.data.sources.array_labels import read_labels
 from defectlab.data.sources.arrays import ArrayFiles, find_arrays, load_arrays
@@ -17,7 +18,6 @@ from defectlab.data.sources.decode import peek
 from defectlab.data.sources.images import ImageSet, read_listing
 from defectlab.data.sources.layouts import Listing, list_folders, list_labelled, list_table
 from defectlab.data.sources.reading import check_on_bad_image
-from defectlab.utils.card import DataCard
 
 
 class ImageFolderDataModule(ImageDataModule):
@@ -26,7 +26,8 @@ class ImageFolderDataModule(ImageDataModule):
     A set that would need more than 4 GiB as pixels lives in a memory-mapped file under `~/.cache/defectlab`.
 
     Args:
-        root: folder or .zip.
+        root: folder or .zip; with `split` of `test` and `class_names` also a .csv table with the columns file and label, and
+            an image's class is the nearest folder above it that is named like one, of which some may be absent.
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
         class_names: names of the classes, in the order that their labels get: of an array's numbers from 0, or the class
             folders' names. None takes the folders in natural order, and calls numbers by themselves.
@@ -100,25 +101,13 @@ class ImageFolderDataModule(ImageDataModule):
 
     def load(self) -> ImageSet:
         """Read every image."""
+        white = self.white_level or self._trained_white
         if self._arrays is not None:
             known, names = self._labels
-            return load_arrays(self._arrays, names, known, self.image_size, self._stored_channels, self.white_level)
-        return read_listing(self._listing, self.image_size, self._stored_channels, self.on_bad_image, self.white_level)
-
-    def load_whole(self, card: DataCard) -> ImageSet:
-        """Read every image of the root, or of a .csv table with the columns file and label: see `ImageDataModule`.
-
-        An image's class is the nearest folder above it that is named like one.
-        """
-        root = Path(self.root).expanduser()
-        is_table = root.suffix.lower() == ".csv"
-        arrays = None if is_table else find_arrays(self._folder, to_train=False)
-        if arrays is not None:
-            known, names = read_labels(arrays, card.class_names, self._aliases, complete=False)
-            return load_arrays(arrays, names, known, card.image_size, card.channels, card.white_level)
-        listing = (list_table if is_table else list_labelled)(root if is_table else self._folder, card.class_names)
+            return load_arrays(self._arrays, names, known, self.image_size, self._stored_channels, white)
+        whole = self.split == WHOLE
         return read_listing(
-            listing, card.image_size, card.channels, self.on_bad_image, card.white_level, complete=False
+            self._listing, self.image_size, self._stored_channels, self.on_bad_image, white, complete=not whole
         )
 
     @cached_property
@@ -128,21 +117,31 @@ class ImageFolderDataModule(ImageDataModule):
     @cached_property
     def _listing(self) -> Listing:
         listing = self._list()
-        return listing if self._kept is None else listing.select(self._known(listing.names, listing.splits))
+        if self._kept is None:
+            return listing
+        return listing.select(self._known(listing.names, listing.splits), self._given_names or ())
 
     def _list(self) -> Listing:
         """List the files and their classes."""
+        if self.split == WHOLE and self._given_names is not None:
+            if self._is_table:
+                return list_table(Path(self.root).expanduser(), self._given_names)
+            return list_labelled(self._folder, self._given_names)
         return list_folders(self._folder, keep_split=self.split == "auto")
+
+    @property
+    def _is_table(self) -> bool:
+        return self.split == WHOLE and Path(self.root).suffix.lower() == ".csv"
 
     @cached_property
     def _arrays(self) -> ArrayFiles | None:
-        return find_arrays(self._folder)
+        return None if self._is_table else find_arrays(self._folder, to_train=self.split != WHOLE)
 
     @cached_property
     def _labels(self) -> tuple[list[str], dict[str, list[str]]]:
         """Return the classes of the arrays, and those of their rows by part."""
         assert self._arrays is not None
-        return read_labels(self._arrays, self._numbered, self._aliases)
+        return read_labels(self._arrays, self._numbered, self._aliases, complete=self.split != WHOLE)
 
     @property
     def _numbered(self) -> Sequence[str] | None:

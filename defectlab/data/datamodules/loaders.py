@@ -72,7 +72,9 @@ class ImageLoaders(pl.LightningDataModule):
     def card(self) -> DataCard:
         """Return how images are prepared, with the statistics measured or of a checkpoint; call `setup` first."""
         if self._card is None:
-            raise InputError("the data set is not measured yet: call setup() first")
+            raise InputError(
+                "the data set is not measured yet: call setup() first; test images alone need data.mean and data.std"
+            )
         return self._card
 
     def pixels(self, part: Part, indices: Sequence[int] | np.ndarray | Tensor | None = None) -> Tensor:
@@ -120,7 +122,13 @@ class ImageLoaders(pl.LightningDataModule):
         return True
 
     def train_dataloader(self) -> BatchLoader:
-        """Return the training loader: shuffled and augmented; of features after `cache_features`."""
+        """Return the training loader: shuffled and augmented; of features after `cache_features`.
+
+        Raises:
+            InputError: there are no training images.
+        """
+        if not len(self.parts.train):
+            raise InputError(f"data.split is test: all images of {self.location} are test images, none to train on")
         device, rank, world_size = self._device_and_rank()
         images = self._images(device) if self._features is None else self._features
         self._train_loader = TrainLoader(

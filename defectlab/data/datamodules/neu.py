@@ -11,9 +11,10 @@ from torch import Tensor
 
 from defectlab.data.datamodules.folder import ImageFolderDataModule
 from defectlab.data.pipeline.augment import Augmentation
+from defectlab.data.pipeline.splits import WHOLE
 from defectlab.data.sources.fetch import NEU_URL, fetch_neu
 from defectlab.data.sources.images import ImageSet
-from defectlab.data.sources.layouts import NEU_ALIASES, NEU_CLASSES, Listing, list_neu, neu_class
+from defectlab.data.sources.layouts import NEU_ALIASES, NEU_CLASSES, Listing, list_labelled, list_neu, neu_class
 from defectlab.data.synthesis.strip import strip_images
 from defectlab.errors import InputError
 
@@ -136,7 +137,9 @@ class NEUDataModule(ImageFolderDataModule):
         return self._generate() if self._generated else super().load()
 
     def _list(self) -> Listing:
-        return list_neu(self._folder)
+        if self.split != WHOLE:
+            return list_neu(self._folder)
+        return super()._list() if self._is_table else list_labelled(self._folder, NEU_CLASSES)
 
     @property
     def _numbered(self) -> Sequence[str] | None:

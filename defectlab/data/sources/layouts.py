@@ -52,10 +52,11 @@ class Listing:
         """Return the files relative to the root, with forward slashes."""
         return [Path(os.path.relpath(path, self.root)).as_posix() for path in self.files]
 
-    def select(self, indices: Iterable[int]) -> Listing:
-        """Return the files at `indices`, and of the classes those that they are of."""
+    def select(self, indices: Iterable[int], also: Collection[str] = ()) -> Listing:
+        """Return the files at `indices`; of the classes those that they are of, and those in `also`."""
         chosen = list(indices)
-        names = [name for label, name in enumerate(self.class_names) if label in {self.labels[i] for i in chosen}]
+        present = {self.labels[i] for i in chosen}
+        names = [name for label, name in enumerate(self.class_names) if label in present or name in also]
         return Listing(
             root=self.root, files=[self.files[i] for i in chosen], class_names=names,
             labels=[names.index(self.class_names[self.labels[i]]) for i in chosen],
