@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from defectlab.data.datamodules.neu import NEUDataModule
     from defectlab.data.datamodules.surfaces import SurfacesDataModule
     from defectlab.data.pipeline.augment import Augmentation
+    from defectlab.data.pipeline.split_table import SplitTable
 
 __all__ = [
     "Augmentation", "DatasetDataModule", "FashionMNISTDataModule", "FlowersDataModule", "ImageDataModule",
-    "ImageFolderDataModule", "MNISTDataModule", "NEUDataModule", "SurfacesDataModule",
+    "ImageFolderDataModule", "MNISTDataModule", "NEUDataModule", "SplitTable", "SurfacesDataModule",
 ]  # fmt: skip
 
 __getattr__ = lazy_names(globals(), name_places({
@@ -28,4 +29,5 @@ __getattr__ = lazy_names(globals(), name_places({
     "datamodules.neu": "NEUDataModule",
     "datamodules.surfaces": "SurfacesDataModule",
     "pipeline.augment": "Augmentation",
+    "pipeline.split_table": "SplitTable",
 }))  # fmt: skip

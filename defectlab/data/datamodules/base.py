@@ -5,13 +5,16 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from defectlab.data.datamodules.loaders import ON_DEVICE_BYTES, ImageLoaders, Part
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.duplicates import groups, near_duplicates
+from defectlab.data.pipeline.split_table import SplitTable, apply_table, listed, make_table
 from defectlab.data.pipeline.splits import (
+    Split,
     fixed_split,
     fold_split,
     keep_together,
@@ -109,6 +112,9 @@ class ImageDataModule(ImageLoaders):
         self.mean = mean
         self.std = std
         self._statistics: tuple[Sequence[float], Sequence[float]] | None = None
+        self._kept: SplitTable | None = None
+        self._table: SplitTable | None = None
+        self._old_hash = ""
 
     @abstractmethod
     def load(self) -> ImageSet:
@@ -119,6 +125,71 @@ class ImageDataModule(ImageLoaders):
         if self._data is not None:
             return
         data = self.load().reordered(self.class_names)
+        names = [data.class_names[label] for label in data.labels.tolist()]
+        if self._kept is None:
+            parts = self._divide(data)
+            table = make_table(parts, names, data.files, self._content(data))
+        else:
+            table = self._kept
+            parts = apply_table(table, names, data.files, self._content(data))
+            self._tell_new(data, table)
+        used = np.sort(np.concatenate((parts.train, parts.val, parts.test)))
+        if len(used) < len(data.labels):  # what augmentation does hangs on an image's place among those used
+            data = data.select(used)
+            parts = Split(*(np.searchsorted(used, part) for part in (parts.train, parts.val, parts.test)))
+        # Grey images stored as RGB: a third of the memory, and of the work to augment them.
+        if data.images.shape[1] > 1 and data.images.nbytes <= ON_DEVICE_BYTES and is_grey(data.images):
+            data.images = data.images[:, :1].contiguous()
+        if self._statistics is None and self.mean is not None and self.std is not None:
+            self._statistics = self.mean, self.std
+        if self._statistics is None:
+            mean, std = channel_statistics(data.images, torch.from_numpy(parts.train))
+            copies = self.channels // len(mean)
+            self._statistics = mean * copies, std * copies
+        self._data, self._parts, self._table = data, parts, table
+        self._old_hash = split_hash(parts, data.labels.numpy())
+        self._card = self._make_card(*self._statistics)
+
+    def keep_split(self, table: SplitTable) -> None:
+        """Divide the images as `table` does; call it before `setup`.
+
+        `setup` then leaves out images that the table does not have, with a warning that names the first; it raises
+        InputError for images of the table that are missing or have another content or label.
+
+        Raises:
+            InputError: the images are read already.
+        """
+        if self._data is not None:
+            raise InputError("the data set is read already: call keep_split() before setup()")
+        self._kept = table
+
+    def split_table(self) -> SplitTable:
+        """Return the part, label, size and content of every image that is used; call `setup` first."""
+        if self._table is None:
+            raise InputError("the data set is not split yet: call setup() first")
+        return self._table
+
+    def _content(self, data: ImageSet) -> Callable[[int], bytes]:
+        """Return what tells one image from another: of generated ones the settings, as machines round differently."""
+        if data.content is not None:
+            return data.content
+        if self.source == "synthetic":
+            return lambda index: f"{self.location}\0{data.files[index]}".encode()
+        return lambda index: data.images[index].numpy().tobytes()
+
+    def _tell_new(self, data: ImageSet, table: SplitTable) -> None:
+        known = {row.file for row in table.rows}
+        unused = "test" if self.test_size == 0 and self.split == "auto" else None  # a given test part is left out
+        splits = data.splits or [""] * len(data.files)
+        new = [file for file, part in zip(data.files, splits, strict=True) if file not in known and part != unused]
+        if new:
+            log.warning(
+                "%s has %d images that are not in the run's split: they are left out (%s)",
+                self.location, len(new), listed(new),
+            )  # fmt: skip
+
+    def _divide(self, data: ImageSet) -> Split:
+        """Split the images as the arguments say."""
         labels = data.labels.numpy()
         if self._fold is not None:
             parts = fold_split(labels, *self._fold, self.val_size, self.seed)
@@ -137,17 +208,7 @@ class ImageDataModule(ImageLoaders):
             alike = groups(near_duplicates(data.images), len(labels))
             log.info("%d images show the same place as another: they stay together", sum(map(len, alike)))
             parts = keep_together(parts, alike)
-        # Grey images stored as RGB: a third of the memory, and of the work to augment them.
-        if data.images.shape[1] > 1 and data.images.nbytes <= ON_DEVICE_BYTES and is_grey(data.images):
-            data.images = data.images[:, :1].contiguous()
-        if self._statistics is None and self.mean is not None and self.std is not None:
-            self._statistics = self.mean, self.std
-        if self._statistics is None:
-            mean, std = channel_statistics(data.images, torch.from_numpy(parts.train))
-            copies = self.channels // len(mean)
-            self._statistics = mean * copies, std * copies
-        self._data, self._parts = data, parts
-        self._card = self._make_card(*self._statistics)
+        return parts
 
     def _make_card(self, mean: Sequence[float], std: Sequence[float]) -> DataCard:
         return DataCard(
@@ -157,7 +218,7 @@ class ImageDataModule(ImageLoaders):
             image_size=self.image_size,
             channels=self.channels,
             source=self.source,
-            split_hash=split_hash(self.parts, self.data.labels.numpy()),
+            split_hash=self.split_table().hash,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -200,7 +261,8 @@ class ImageDataModule(ImageLoaders):
         if self._card is None:
             return
         self._card = self._make_card(*self._statistics)
-        trained, here = state_dict["split_hash"], self._card.split_hash
+        trained = state_dict["split_hash"]
+        here = self._old_hash if len(trained) == len(self._old_hash) else self._card.split_hash
         if trained != here:
             log.warning(
                 "the checkpoint was trained with another split of the data (%s, here %s): images evaluated "

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 from urllib.error import URLError
@@ -121,7 +122,7 @@ class MNISTDataModule(ImageDataModule):
                 raise InputError(f"{folder}: expected images of {len(self._names)} classes; replace the files")
         train = self._subset(train_labels, self._train_and_val(len(train_labels)), "data.train_size")
         test = self._subset(test_labels, self.test_count or None, "data.test_size")
-        images = torch.cat((train_images[train], test_images[test])).unsqueeze(1)
+        images = whole = torch.cat((train_images[train], test_images[test])).unsqueeze(1)
         if self.image_size != images.shape[-1]:
             size = (self.image_size, self.image_size)
             images = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
@@ -130,6 +131,7 @@ class MNISTDataModule(ImageDataModule):
             images,
             torch.cat((train_labels[train], test_labels[test])),
             list(self._names), files, ["train"] * len(train) + ["test"] * len(test), [],
+            lambda index: whole[index].numpy().tobytes(),
         )  # fmt: skip
 
     def _load_arrays(self, folder: Path) -> ImageSet:
@@ -146,12 +148,9 @@ class MNISTDataModule(ImageDataModule):
             train, val = train[first:], train[:first]
         train = self._at_most(data.labels, train, self.train_size, "data.train_size")
         test = self._at_most(data.labels, test, self.test_count or None, "data.test_size")
-        chosen = torch.from_numpy(np.sort(np.concatenate((train, val, test))))
+        chosen = np.sort(np.concatenate((train, val, test)))
         part = dict.fromkeys(train.tolist(), "train") | dict.fromkeys(val.tolist(), "val")
-        return ImageSet(
-            data.images[chosen], data.labels[chosen], data.class_names, [data.files[i] for i in chosen.tolist()],
-            [part.get(i, "test") for i in chosen.tolist()], [],
-        )  # fmt: skip
+        return replace(data.select(chosen), splits=[part.get(i, "test") for i in chosen.tolist()])
 
     def _at_most(self, labels: Tensor, indices: np.ndarray, size: int | None, name: str) -> np.ndarray:
         """Draw `size` of the indices by class and seed; all, with a log entry, where there are fewer."""

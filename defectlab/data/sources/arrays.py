@@ -110,6 +110,7 @@ def load_arrays(
     images = {split: _channels_last(path, _load(path)) for split, (path, _) in files.pairs.items()}
     factor = _factor([(path, images[split]) for split, (path, _) in files.pairs.items()])
     pixels = _resized(list(images.values()), factor, size, channels)
+    rows = [image for part in images.values() for image in part]
     _log_numbers(files, class_names, known)
     return ImageSet(
         images=pixels,
@@ -120,6 +121,7 @@ def load_arrays(
         ],
         splits=[split for split, part in names.items() for _ in part] if len(files.pairs) > 1 else None,
         skipped=[],
+        content=lambda index: np.ascontiguousarray(rows[index]).tobytes(),
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -39,10 +40,17 @@ class Skipped:
 
 @dataclass
 class ImageSet:
-    """A labelled set of images of one size.
+    """A labelled set of N images of one size.
 
-    `images` (N, C, H, W) uint8; `labels` (N,) int64, indices into `class_names`; `files` relative to the root, posix
-    style, `images.npy[12]` for row 12 of an array; `splits` "train", "val" or "test" where the source gives a split.
+    Args:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64, indices into `class_names`.
+        class_names: in the order of the labels.
+        files: relative to the root, posix style, `images.npy[12]` for row 12 of an array.
+        splits: "train", "val" or "test" for each image where the source gives a split.
+        skipped: images that were left out.
+        content: the bytes by which image `index` is told from another: of its file, or as its source holds it. None
+            takes those of `images`.
     """
 
     images: Tensor
@@ -51,6 +59,17 @@ class ImageSet:
     files: list[str]
     splits: list[str] | None
     skipped: list[Skipped]
+    content: Callable[[int], bytes] | None = None
+
+    def select(self, indices: npt.NDArray[np.int64]) -> ImageSet:
+        """Return the images at `indices` (n,), in that order; pixels of a mapped file are copied to memory."""
+        chosen, content = indices.tolist(), self.content
+        return replace(
+            self, images=self.images[torch.from_numpy(indices)], labels=self.labels[torch.from_numpy(indices)],
+            files=[self.files[index] for index in chosen],
+            splits=None if self.splits is None else [self.splits[index] for index in chosen],
+            content=None if content is None else lambda index: content(chosen[index]),
+        )  # fmt: skip
 
     def reordered(self, class_names: Sequence[str]) -> ImageSet:
         """Return the same images with labels that are indices into `class_names`.
@@ -170,7 +189,15 @@ def read_listing(
         files=[_name(listing.files[index], root) for index in good],
         splits=None if listing.splits is None else [listing.splits[index] for index in good],
         skipped=skipped,
+        content=lambda index: _bytes_of(listing.files[good[index]]),
     )
+
+
+def _bytes_of(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror} while it was read; put it back") from None
 
 
 def check_shape(size: int, channels: int) -> None:
