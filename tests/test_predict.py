@@ -62,7 +62,7 @@ def test_a_table_with_decisions(run: RunFolder, class_folders: Path, tmp_path: P
     assert found.threshold is not None
     assert found.threshold.total == 40
     assert found.decision is not None
-    sure = found.confidence.round(6) >= found.threshold.confidence
+    sure = found.confidence.astype(np.float32) >= np.float32(found.threshold.confidence)
     assert [decision != "review" for decision in found.decision] == sure.tolist()
     assert len(found.rows) == len(found) == 36
     assert list(found.rows[0]) == [

@@ -1,6 +1,5 @@
 """Tabulate the course: mean and spread of the seeds of each program."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from defectlab.course.programs import PROGRAMS, Program
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder
+from defectlab.utils.text import read_csv
 
 RESULTS = Path(__file__).with_name("results.csv")
 
@@ -88,11 +88,12 @@ def summarise(program: Program, command: str, runs: Sequence[RunFolder]) -> Row:
 
 def read_rows(path: str | Path) -> list[Row]:
     """Read the rows of a course.csv."""
+    advice = "expected a table of `defectlab course run`: run it again"
+    header, *rows = read_csv(Path(path), advice) or [[]]
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            return [_row(cells) for cells in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is no table of `defectlab course run`: run it again") from None
+        return [_row(dict(zip(header, cells, strict=True))) for cells in rows]
+    except (ValueError, KeyError):
+        raise InputError(f"{path} has other columns or values; {advice}") from None
 
 
 def _row(cells: dict[str, str]) -> Row:

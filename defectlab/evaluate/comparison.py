@@ -21,6 +21,7 @@ from defectlab.runs import (
     csv_text,
     lacks_test_part,
     read_crossval,
+    read_own_table,
     write_text,
 )
 
@@ -204,7 +205,7 @@ def correct_matrix(runs: Sequence[RunFolder]) -> npt.NDArray[np.bool_]:
             raise InputError(
                 f"{run.path} had no test images, by which runs are compared: fit it again with data.test_size above 0"
             )
-    tables = aligned_tables([run.predictions_csv for run in runs])
+    tables = aligned_tables({run.predictions_csv: read_own_table(run) for run in runs})
     return np.array([table.labels == table.predicted for table in tables])
 
 

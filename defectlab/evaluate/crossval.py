@@ -18,7 +18,7 @@ from defectlab.engine.jobs import Job, check_at_least, check_own_settings, run_j
 from defectlab.errors import InputError
 from defectlab.evaluate.crossval_result import CrossValidation, CrossValidationSettings, Protocol, pool
 from defectlab.metrics.statistics import corrected_interval
-from defectlab.runs import CROSSVAL_FILE, RunFolder, read_crossval, write_text
+from defectlab.runs import CROSSVAL_FILE, RunFolder, read_crossval, read_own_table, write_text
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def cross_validate(
             shutil.rmtree(folder, ignore_errors=True)
         raise
     summary = _summarise(runs)
-    pooled = pool([run.read_predictions() for run in runs])
+    pooled = pool([read_own_table(run) for run in runs])
     _save(folder, settings, words, summary)
     RunFolder(folder).write_predictions(pooled.files, pooled.labels, pooled.probabilities, pooled.class_names)
     lines = ["run,accuracy,macro_f1,n,split_hash"]
