@@ -97,7 +97,7 @@ def _lightning(mnist: str, runs: Path, epochs: int, threads: int) -> list[float]
     words += ["--data.val_size", str(VAL_SHARE), "--data.batch_size", str(BATCH_SIZE)]
     words += ["--trainer.max_epochs", str(epochs), "--trainer.default_root_dir", str(runs)]
     words += ["--cpu.threads", str(threads), "--trainer.accelerator", "cpu"]
-    cli = DefectCLI("fit", words, name="speed")
+    cli = DefectCLI("fit", words)
     clock = _EpochClock()
     trainer: Any = cli.trainer
     trainer.callbacks.append(clock)

@@ -212,11 +212,13 @@ def test_arrays_and_archives_that_cannot_be_used(config: Path, tmp_path: Path, r
 def test_a_checkpoint_of_other_classes(finished: Path, tmp_path: Path, refused: Refused) -> None:
     best = str(finished / "checkpoints" / "best.ckpt")
     two, others = write_pictures(tmp_path / "two", ("a", "b")), write_pictures(tmp_path / "others", ("a", "b", "c"))
-    for words in (["test", str(finished)], ["test", "--config", str(finished / "config.yaml"), "--ckpt_path", best]):
-        assert "3 classes, the data has 2" in refused(*words, "--data.root", str(two), "--data.test_size", "4")
-        assert "the data has a, b, c" in refused(*words, "--data.root", str(others))
+    words = ["test", "--config", str(finished / "config.yaml"), "--ckpt_path", best]
+    assert "3 classes, the data has 2" in refused(*words, "--data.root", str(two), "--data.test_size", "4")
+    assert "the data has a, b, c" in refused(*words, "--data.root", str(others))
+    for root in (two, others):
+        assert "has images of a, b" in refused("test", str(finished), "--data.root", str(root))
     before = {file: file.read_bytes() for file in finished.rglob("*.*") if file.is_file()}
-    assert "3 classes, the data has 2" in refused(
+    assert "data.test_size is 4, not 7" in refused(
         "resume", str(finished), "--data.root", str(two), "--data.test_size", "4", "--trainer.max_epochs=2"
     )
     changed = [file.name for file, content in before.items() if file.read_bytes() != content]

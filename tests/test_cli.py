@@ -22,7 +22,8 @@ from defectlab.networks import PretrainedNetwork
 Fit = Callable[..., Path]
 FILES = {
     "checkpoints", "config.yaml", "confusion_matrix.csv", "confusion_matrix.png", "curves.png", "metrics.csv",
-    "metrics.json", "misclassified.png", "per_class.png", "predictions.csv", "reliability.png", "report.html", "steps.png", "val_predictions.csv",
+    "metrics.json", "misclassified.png", "per_class.png", "predictions.csv", "reliability.png", "report.html", "split.csv",
+    "state.json", "steps.png", "val_predictions.csv",
 }  # fmt: skip
 
 
@@ -163,7 +164,7 @@ def test_test_repeats_the_figures_and_other_pictures_leave_the_run_alone(
     assert after == before
     assert (finished / "predictions.csv").read_bytes() == kept
     other = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("written to").strip())
-    assert read(other)["test"]["n"] == 9
+    assert read(other)["test"]["n"] == 33, "all images, however they are divided"
     assert read(other)["data"]["mean"] == before["data"]["mean"], "of the images that it was trained on"
     shutil.rmtree(other)
     best = str(finished / "checkpoints" / "best.ckpt")

@@ -121,6 +121,34 @@ def test_a_network_is_given_what_it_takes() -> None:
     assert isinstance(ClassificationTask(CompactCNN(6, 1, 16), num_classes=6).network, CompactCNN)
 
 
+@pytest.mark.parametrize(
+    "network", ["CompactCNN", "{class_path: timm.create_model, init_args: {model_name: resnet10t}}"]
+)
+def test_a_run_of_the_shortest_config_serves_from_elsewhere(
+    network: str, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "timm" in network:
+        pytest.importorskip("timm")
+    (tmp_path / "short.yaml").write_text(
+        f"""
+seed_everything: 0
+model: {{class_path: ClassificationTask, init_args: {{network: {network}}}}}
+data: {{class_path: ImageFolderDataModule, init_args: {{root: {class_folders}, image_size: 32, channels: 1}}}}
+trainer: {{max_epochs: 1, accelerator: cpu}}
+""",
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--config", "short.yaml"]) == 0  # no callback, so no best.ckpt by name
+    (run,) = (tmp_path / "runs" / "short").iterdir()
+    (tmp_path / "away").mkdir()
+    monkeypatch.chdir(tmp_path / "away")
+    assert main(["predict", str(run), str(class_folders), "--output", "out.csv"]) == 0
+    assert len(Path("out.csv").read_text().splitlines()) == 37
+    assert main(["resume", str(run), "--trainer.max_epochs", "2"]) == 0
+    assert read(run)["run"]["epochs"] == 2
+
+
 class Plain(pl.LightningDataModule):
     """Batches and names, no counts."""
 

@@ -24,3 +24,19 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise InputError where argparse would print its usage and exit."""
         raise InputError(f"{message}; see {self.prog} --help")
+
+
+def take_option(name: str, words: list[str]) -> tuple[str | None, list[str]]:
+    """Return the value of an option that is none of Lightning's, and the other words."""
+    rest: list[str] = []
+    found: str | None = None
+    given = iter(words)
+    for word in given:
+        option, equals, value = word.partition("=")
+        if option != f"--{name}":
+            rest.append(word)
+            continue
+        found = value if equals else next(given, "")
+        if not found or found.startswith("--"):
+            raise InputError(f"--{name} has no value: expected a path")
+    return found, rest

@@ -15,9 +15,9 @@ from defectlab.utils.progress import is_first_process
 from defectlab.utils.text import shown_path
 
 
-def take_run(command: str, words: list[str]) -> tuple[RunFolder, list[str]]:
+def take_run(command: str, words: list[str], more: str = "") -> tuple[RunFolder, list[str]]:
     """Return the run folder that the first word names, and the words after it; print the usage where it is asked for."""
-    usage = f"defectlab {command} RUN [--trainer.max_epochs N ...]"
+    usage = f"defectlab {command} RUN {more}[--trainer.max_epochs N ...]"
     if {"-h", "--help"} & set(words):
         print(f"usage: {usage}\n\nRUN is the folder that fit left behind; defectlab fit --help lists the options.")
         raise SystemExit(0)

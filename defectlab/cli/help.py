@@ -11,7 +11,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from defectlab.engine.configs import config_sections, resolve_config_arguments
+from defectlab.engine.configs import read_arguments
 from defectlab.utils.cpu import CPUSettings
 
 _USAGE = """usage: defectlab fit --config CONFIG [--output DIR] [--data.NAME VALUE] [--model.NAME VALUE] [--trainer.NAME VALUE]
@@ -42,8 +42,8 @@ def fit_help(words: list[str]) -> str:
 
         return _group("trainer", Trainer, {})
     asked = [word for word in words if word not in ("-h", "--help")]
-    resolved, name = resolve_config_arguments(asked)
-    if name is None:
+    sections = read_arguments(asked).sections
+    if not sections:
         classes = ", ".join(cls for cls in data.__all__ if cls.endswith("Module"))
         return (
             f"{_USAGE}\n\nWith a config, its own options too: defectlab fit --config neu_mobilenet.yaml --help\n"
@@ -51,7 +51,6 @@ def fit_help(words: list[str]) -> str:
             f"Callbacks: {', '.join(callbacks.__all__)}"
         )
     parts = [_USAGE]
-    sections = config_sections(resolved)
     for section, package in (("data", data), ("model", tasks)):
         given = [content[section] for content in sections if isinstance(content.get(section), dict)]
         paths = [content["class_path"] for content in given if "class_path" in content]

@@ -3,7 +3,7 @@
 import sys
 
 from defectlab.cli.console import print_run, take_run
-from defectlab.engine.fit import resumed, train_and_test
+from defectlab.engine.fit import run_resume
 from defectlab.utils.progress import is_first_process
 
 
@@ -11,8 +11,6 @@ def run(words: list[str]) -> int:
     """Train on from last.ckpt with the saved config; further arguments change it."""
     run_folder, changes = take_run("resume", words)
     if not run_folder.last.is_file() and is_first_process():
-        print(
-            f"{run_folder.last} is not there: the run was stopped in its first epoch and begins anew", file=sys.stderr
-        )
-    print_run(train_and_test(resumed(run_folder, changes)))
+        print(f"{run_folder.last} is not there: a run that was stopped in its first epoch begins anew", file=sys.stderr)
+    print_run(run_resume(run_folder, changes)[1])
     return 0

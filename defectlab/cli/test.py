@@ -1,9 +1,8 @@
-"""`defectlab test RUN`, and `validate`, or with `--config C --ckpt_path FILE` as Lightning has it."""
+"""`defectlab test RUN [--on DIR]`, and `validate`, or with `--config C --ckpt_path FILE` as Lightning has it."""
 
-from typing import Literal
-
+from defectlab.cli.arguments import take_option
 from defectlab.cli.console import print_result, take_run
-from defectlab.engine.evaluate import evaluate, run_words, target_of
+from defectlab.engine.evaluate import Command, evaluate_run, evaluate_words
 from defectlab.utils.text import shown_path
 
 
@@ -12,13 +11,14 @@ def run(words: list[str]) -> int:
     return run_evaluation("test", words)
 
 
-def run_evaluation(command: Literal["validate", "test"], words: list[str]) -> int:
+def run_evaluation(command: Command, words: list[str]) -> int:
     """Evaluate a run or a checkpoint, and print."""
-    folder, target = None, None
     if {"-h", "--help"} & set(words) or (words and not words[0].startswith("-")):
-        folder, changes = take_run(command, words)
-        words, target = run_words(folder, changes), target_of(command, folder, changes)
-    found = evaluate(command, words, folder, target)
+        folder, changes = take_run(command, words, "[--on DIR] ")
+        on, changes = take_option("on", changes)
+        found = evaluate_run(command, folder, changes, on)
+    else:
+        found = evaluate_words(command, words)
     if found is None:
         return 0
     print_result(found.metrics, found.stage, found.source)

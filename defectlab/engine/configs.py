@@ -1,27 +1,19 @@
 """Find configs, lay overlays over their bases, and write Python values as words of a command."""
 
-import importlib.util
-import inspect
-import itertools
 import json
-import re
-import sys
-import sysconfig
-import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from defectlab.errors import InputError
-from defectlab.tasks.hparams import NetworkSpec, add_import_folders, named_classes
+from defectlab.tasks.hparams import add_import_folders
 from defectlab.utils.resources import shipped_configs
+from defectlab.utils.yamls import parse_yaml, read_yaml
 
-_CLASS = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+"
-_FIRST = ["num_classes", "in_channels", "image_size"]
 _DISTILLATION = (
     "model.distillation is now a callback: write {class_path: defectlab.callbacks.Distillation, init_args: {teacher: RUN}} "
     "as the last of trainer.callbacks, or --trainer.callbacks+=defectlab.callbacks.Distillation "
@@ -46,6 +38,21 @@ def find_config(name: str) -> Path:
     raise InputError(f"no config {name}: expected a YAML file or the name of a shipped one; {hint}")
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """Arguments of a command, with every config read.
+
+    Args:
+        words: of LightningCLI: the value of each `--config` is YAML text, of a base before that of its overlay.
+        sections: of each config, in that order.
+        name: of the first config, which names the run; None where none is a file.
+    """
+
+    words: list[str]
+    sections: list[dict[str, Any]]
+    name: str | None
+
+
 def base_of(path: Path, content: dict[str, Any] | None = None) -> Path | None:
     """Find the config that an overlay (its `content`, if read already) changes, beside it or shipped; it has no base itself."""
     content = _read(str(path)) if content is None else content
@@ -61,135 +68,71 @@ def base_of(path: Path, content: dict[str, Any] | None = None) -> Path | None:
     return found
 
 
-def resolve_config_arguments(words: list[str]) -> tuple[list[str], str | None]:
-    """Replace the value of every `--config` by a path; also return the name of the first one, which names the run.
+def read_arguments(words: Sequence[str]) -> Arguments:
+    """Read every `--config` among the arguments of a command: a file, a shipped name, or YAML text of several lines.
 
-    An overlay becomes two: the path of its base, and its own sections as text.
+    The callbacks of several configs are joined: a later config's replaces an earlier one of its class (a checkpoint: of its
+    file name), any other is added.
+
+    Raises:
+        InputError: a config that is not there or no valid YAML, or a setting that configs no longer have.
     """
     split = (word.split("=", 1) if word.startswith(("--config=", "-c=")) else [word] for word in words)
     given = iter(part for parts in split for part in parts)
-    resolved: list[str] = []
-    first: str | None = None
+    found: list[str] = []
+    sections: list[dict[str, Any]] = []
+    name: str | None = None
     for word in given:
-        value = next(given, None) if word in ("--config", "-c") else None
-        if value is None:
-            resolved.append(word)
-            continue
-        path = find_config(value)
-        content = _read(str(path))
-        base = base_of(path, content)
-        if base is None:
-            resolved += ["--config", str(path)]
-        else:
-            del content[_BASE]
-            if "callbacks" in (content.get("trainer") or {}):
-                raise InputError(f"{path}: trainer.callbacks would drop those of its base: write callbacks+ to add")
-            resolved += ["--config", str(base), "--config", yaml.safe_dump(content)]
-        first = first or _name(path)
-    return resolved, first
-
-
-def upgraded(words: list[str]) -> list[str]:
-    """Join the callbacks of several configs, and drop or refuse what configs no longer have.
-
-    A later config's callback replaces an earlier one of its class (a checkpoint: of its file name); any other is added.
-    """
-    result = list(words)
-    callbacks: list[Any] = []
-    for place, word in enumerate(words):
         if word.partition("=")[0].startswith("--model.distillation"):
             raise InputError(_DISTILLATION)
-        if place and words[place - 1] == "--config":
-            content = _read(word)
-            add_import_folders(content.get("python_path") or [])
-            arguments = (content.get("model") or {}).get("init_args") or {}
-            if arguments.get("distillation") is not None:
-                raise InputError(_DISTILLATION)
-            trainer = content.get("trainer") or {}
-            added: Any = trainer.get("callbacks")
-            joins = bool(callbacks) and isinstance(added, list)
-            if joins:
-                added = trainer["callbacks"] = _joined(callbacks, added)
-            callbacks = added if isinstance(added, list) else callbacks
-            if joins or "distillation" in arguments:
-                arguments.pop("distillation", None)
-                result[place] = yaml.safe_dump(content, sort_keys=False)  # a text will do in place of a file
-    return result
-
-
-def _joined(earlier: list[Any], later: list[Any]) -> list[Any]:
-    """Join the callbacks of two configs."""
-
-    def key(callback: Any) -> tuple[str, str]:
-        spec = callback if isinstance(callback, dict) else {"class_path": callback}
-        name = str(spec.get("class_path")).rpartition(".")[2]
-        return name, str((spec.get("init_args") or {}).get("filename") if name == "ModelCheckpoint" else "")
-
-    places = {key(callback): callback for callback in earlier}
-    return list((places | {key(callback): callback for callback in later}).values())
-
-
-def import_folders(config: Any) -> list[str]:
-    """Return the folders that a config's own modules were imported from, without those of installed packages."""
-    installed = {Path(folder).resolve() for folder in sysconfig.get_paths().values()}
-    found: list[str] = []
-    for path in sorted(named_classes(config)):
-        file = getattr(sys.modules.get(path.split(".")[0]), "__file__", None)
-        if file is None or path.split(".")[0] in ("defectlab", "__main__"):
+        value = next(given, None) if word in ("--config", "-c") else None
+        if value is None:
+            found.append(word)
             continue
-        folder = Path(file).resolve().parents[1 if Path(file).name == "__init__.py" else 0]
-        if not {folder, *folder.parents} & installed and str(folder) not in found:
-            found.append(str(folder))
-    return found
+        path = None if "\n" in value else find_config(value)
+        content = _read(value if path is None else str(path))
+        base = None if path is None else base_of(path, content)
+        for layer in [content] if base is None else [_read(str(base)), content]:
+            _prepare(layer, sections)
+            found += ["--config", yaml.safe_dump(layer, sort_keys=False, allow_unicode=True, width=10_000) + "\n"]
+            sections.append(layer)
+        name = name or (None if path is None else _name(path))
+    return Arguments(found, sections, name)
 
 
-def check_imports(words: list[str]) -> None:
-    """Raise InputError with the error, file and line of an own module that a command names and that fails to import."""
-    classes = {word.rpartition("=")[2] for word in words if re.fullmatch(_CLASS, word.rpartition("=")[2])}
-    for option, word in itertools.pairwise(words):
-        if option == "--config":
-            classes |= named_classes(_read(word))
-    for path in sorted(classes):
-        module = path.rpartition(".")[0]
-        try:
-            if module and module not in sys.modules and importlib.util.find_spec(module.split(".")[0]):
-                import_module(module)
-        except Exception as error:  # whatever a module of somebody's raises
-            if isinstance(error, ModuleNotFoundError) and error.name and module.startswith(error.name):
-                continue
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            place = f"{last.filename}, line {last.lineno}"
-            if isinstance(error, SyntaxError):
-                place = f"{error.filename}, line {error.lineno}"
-            raise InputError(f"{module} cannot be imported: {type(error).__name__}: {error} ({place})") from None
+def _prepare(content: dict[str, Any], earlier: Sequence[dict[str, Any]]) -> None:
+    """Check a config, and join its callbacks with those of the configs before it."""
+    content.pop(_BASE, None)
+    _check_class_sections(content)
+    folders = content.get("python_path") or []
+    add_import_folders(folders if isinstance(folders, list) else [])
+    arguments = _inner(_inner(content, "model"), "init_args")
+    if arguments.pop("distillation", None) is not None:
+        raise InputError(_DISTILLATION)
+    trainer = _inner(content, "trainer")
+    lists = [_inner(layer, "trainer").get("callbacks") for layer in earlier]
+    before = next((callbacks for callbacks in reversed(lists) if isinstance(callbacks, list)), [])
+    if before and isinstance(trainer.get("callbacks"), list):
+        joined = {_callback_key(callback): callback for callback in [*before, *trainer["callbacks"]]}
+        trainer["callbacks"] = list(joined.values())
 
 
-def own_network(value: Any) -> NetworkSpec:
-    """Parse the network that a config names for `build_network`; ValueError for what the parser builds itself."""
-    spec: dict[str, Any] = value if isinstance(value, dict) else {"class_path": value}
-    path = str(spec.get("class_path"))
-    module, _, name = path.rpartition(".")
-    if not module or module.split(".")[0] == "defectlab":
-        raise ValueError("one of defectlab's networks")
-    found = getattr(import_module(module), name)
-    if inspect.isclass(found) and list(inspect.signature(found).parameters)[:3] == _FIRST:
-        raise ValueError("the same three first arguments")
-    return NetworkSpec(path, spec.get("init_args"))
+def _inner(content: dict[str, Any], key: str) -> dict[str, Any]:
+    value = content.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _callback_key(callback: Any) -> tuple[str, str]:
+    """Return what two callbacks of one kind share: the class, and of a checkpoint the name of its file."""
+    spec = callback if isinstance(callback, dict) else {"class_path": callback}
+    name = str(spec.get("class_path")).rpartition(".")[2]
+    return name, str(_inner(spec, "init_args").get("filename") if name == "ModelCheckpoint" else "")
 
 
 def _name(path: Path) -> str:
     """Return the name of a config; a run's own config.yaml goes by the name that its run has."""
     is_of_run = path.name == "config.yaml" and (path.parent / "metrics.json").is_file()
     return path.resolve().parent.parent.name if is_of_run else path.stem
-
-
-def config_sections(words: list[str]) -> list[dict[str, Any]]:
-    """Read every `--config` of words that `resolve_config_arguments` returned: a file, or YAML text of several lines."""
-    given = [value for option, value in zip(words, words[1:], strict=False) if option == "--config"]
-    found = [_read(value) for value in given]
-    for content in found:
-        _check_class_sections(content)
-    return found
 
 
 def _check_class_sections(content: Any, *place: str) -> None:
@@ -209,13 +152,10 @@ def _check_class_sections(content: Any, *place: str) -> None:
 
 def _read(file_or_text: str) -> dict[str, Any]:
     is_text = "\n" in file_or_text
-    name = "the config" if is_text else file_or_text
-    try:
-        content = yaml.safe_load(file_or_text if is_text else Path(file_or_text).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{name} is no valid YAML: {' '.join(str(error).split())}") from None
+    content = parse_yaml(file_or_text, "the config") if is_text else read_yaml(Path(file_or_text))
     if not isinstance(content, dict):
         found = "nothing" if content is None else f"a {type(content).__name__}"
+        name = "the config" if is_text else file_or_text
         raise InputError(f"{name} holds {found}: expected sections such as model, data and trainer")
     return content
 

@@ -1,13 +1,17 @@
-"""Evaluate a trained checkpoint on the validation or the test images: `validate` and `test`."""
+"""Evaluate a trained checkpoint on the validation or the test images, or on a whole set: `validate` and `test`."""
 
 import html
-import time
+import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from defectlab.engine.configs import override_words, resolve_config_arguments
+from defectlab.data import ImageDataModule
+from defectlab.data.datamodules.whole import WholeDataModule
+from defectlab.data.pipeline.split_table import SplitTable
+from defectlab.engine.configs import override_words
 from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.host import as_guest
 from defectlab.engine.outcome import outcome_of, write_outcome
@@ -15,9 +19,19 @@ from defectlab.engine.processes import guarded
 from defectlab.errors import InputError
 from defectlab.metrics.classification import SplitMetrics, accuracy_interval
 from defectlab.runs import RunFolder, write_text
+from defectlab.runs.create import stamped_folder
 from defectlab.runs.locate import checkpoint_of, open_trained_run
+from defectlab.runs.lock import locked
 from defectlab.runs.metrics import accuracy_text, count_correct
-from defectlab.tasks.checkpoint import check_fit, read_checkpoint
+from defectlab.runs.state import write_state
+from defectlab.tasks.checkpoint import check_fit, data_state, read_checkpoint
+from defectlab.utils.card import DataCard
+
+_log = logging.getLogger(__name__)
+
+Command = Literal["validate", "test"]
+# Options by which a run's own result would be of other images or of another network.
+_CHANGING = ("--data", "--model", "--ckpt_path", "--config", "-c", "--trainer.limit", "--trainer.precision")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -71,6 +85,7 @@ class Evaluation:
 def test(
     run: str | Path | RunFolder,
     *,
+    on: str | Path | None = None,
     model: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
     trainer: Mapping[str, Any] | None = None,
@@ -80,6 +95,8 @@ def test(
 
     Args:
         run: its folder.
+        on: folder or .zip of other labelled images, all of which are evaluated by the run's class names, also where a
+            class is absent; `data={"root": ...}` means the same.
         model: settings over the saved ones, such as `{"tta": "flip"}`.
         data: settings over the saved ones; with other images or another network the outcome is written to a folder
             inside the run's.
@@ -87,77 +104,124 @@ def test(
         progress: draw bars.
 
     Raises:
-        InputError: no run folder or checkpoint, or a setting that cannot be used.
+        InputError: no run folder or checkpoint, images of the run that are missing or changed, or a setting that cannot
+            be used.
     """
-    return _evaluate_run("test", run, override_words({"model": model, "data": data, "trainer": trainer}), progress)
+    return _evaluate_as_guest("test", run, on, {"model": model, "data": data, "trainer": trainer}, progress)
 
 
 def validate(
     run: str | Path | RunFolder,
     *,
+    on: str | Path | None = None,
     model: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
     trainer: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Evaluate a run's best checkpoint on the validation images; nothing is written. Arguments as `test`."""
-    return _evaluate_run("validate", run, override_words({"model": model, "data": data, "trainer": trainer}), progress)
+    return _evaluate_as_guest("validate", run, on, {"model": model, "data": data, "trainer": trainer}, progress)
 
 
-def _evaluate_run(
-    command: Literal["validate", "test"], run: str | Path | RunFolder, changes: Sequence[str], progress: bool
+def _evaluate_as_guest(
+    command: Command, run: str | Path | RunFolder, on: str | Path | None, settings: Mapping[str, Any], progress: bool
 ) -> Evaluation:
     with as_guest(progress):
-        folder = open_trained_run(run)
-        found = evaluate(command, run_words(folder, changes), folder, target_of(command, folder, changes), progress)
+        found = evaluate_run(command, open_trained_run(run), override_words(settings), on, progress)
     if found is None:
         raise InputError(f"{command} from Python returns in the first process alone: use one device")
     return found
 
 
-def run_words(run: RunFolder, changes: Sequence[str]) -> list[str]:
-    """Return arguments of `test`: config and best checkpoint of a run, then further words."""
-    return ["--config", str(run.config), "--ckpt_path", str(checkpoint_of(str(run.path))), *changes]
-
-
-def evaluate(
-    command: Literal["validate", "test"],
-    words: list[str],
-    run: RunFolder | None = None,
-    target: RunFolder | None = None,
-    progress: bool = True,
+def evaluate_run(
+    command: Command, run: RunFolder, changes: Sequence[str], on: str | Path | None = None, progress: bool = True
 ) -> Evaluation | None:
-    """Evaluate as the words of a command say, `--config` and `--ckpt_path` among them; None in a process that writes nothing.
+    """Evaluate a run's best checkpoint, with `changes` as further words of the command; see `test`.
 
-    `run` is the folder that the words are of, `target` the one that a test's outcome is written to; None for none.
+    Returns:
+        The evaluation; None in a process that writes nothing.
     """
-    words, name = resolve_config_arguments(words)
-    if name is None:
-        raise InputError(f"{command} needs a run folder, or --config and --ckpt_path: defectlab {command} RUN")
-    cli = DefectCLI(command, words, run=run.path if run else Path("runs"), progress=progress)
-    trainer, task, data = cli.trainer, cli.model, cli.datamodule
-    checkpoint = cli.config_init[command].ckpt_path
+    words = ["--config", str(run.config), "--ckpt_path", str(checkpoint_of(run)), *changes]
+    words += [] if on is None else ["--data.root", str(on)]
+    other = any(word.partition("=")[0] == "--data.root" for word in words)
+    own = not other and not any(word.startswith(_CHANGING) for word in changes)
+    with locked(run.path) if own and command == "test" else nullcontext():
+        cli = DefectCLI(command, words, run=run.path, progress=progress, keep_split=not other)
+        data = cli.datamodule
+        if other or _is_whole(run):
+            data = _whole(data, run, DataCard.from_dict(data_state(read_checkpoint(checkpoint_of(run)), run.best)))
+        target = None if command == "validate" else run if own else None
+        validates = own and command == "test" and not _has_validation(run)
+        found = _evaluate(cli, data, validates)
+        if found is None or command == "validate":
+            return found
+        if target is None:
+            target = RunFolder(stamped_folder(run.path, "test-", "evaluate a run")[0])
+            write_text(target.config, cli.dump())
+            data.split_table().write(target.split_csv)
+            write_state(target.path, "finished", Path(cli.config_init[command].ckpt_path))
+        write_outcome(target, outcome_of(cli.model, data), cli.trainer, {}, {})
+    return Evaluation(stage=found.stage, metrics=found.metrics, source=found.source, run=target)
+
+
+def evaluate_words(command: Command, words: Sequence[str]) -> Evaluation | None:
+    """Evaluate as the words of a command say, `--config` and `--ckpt_path` among them, and write nothing."""
+    cli = DefectCLI(command, words, run=Path("runs"), keep_split=False)
+    return _evaluate(cli, cli.datamodule)
+
+
+def _evaluate(cli: DefectCLI, data: ImageDataModule, validates: bool = False) -> Evaluation | None:
+    """Evaluate the checkpoint of a command on `data`, first on its validation images if asked; None in a later process."""
+    trainer, task = cli.trainer, cli.model
+    checkpoint = cli.config_init[cli.command].ckpt_path
     if checkpoint is None:
-        raise InputError(f"{command} needs trained weights: give a run folder, or --config and --ckpt_path")
+        raise InputError(f"{cli.command} needs trained weights: give a run folder, or --config and --ckpt_path")
     check_fit(task, read_checkpoint(Path(checkpoint)), Path(checkpoint))
-    evaluator = trainer.validate if command == "validate" else trainer.test
+    tests = cli.command == "test" or isinstance(data, WholeDataModule)
+    evaluators = [*([trainer.validate] if validates or not tests else []), *([trainer.test] if tests else [])]
     with guarded(trainer, "nothing was written"):
-        evaluator(task, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+        for evaluator in evaluators:
+            evaluator(task, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
     if not trainer.is_global_zero:
         return None
-    stage: Literal["val", "test"] = "val" if command == "validate" else "test"
-    if stage == "val":
-        target = None
-    if target is not None:
-        if target != run:
-            write_text(target.config, cli.dump())
-        write_outcome(target, outcome_of(task, data), trainer, {}, {})
-    return Evaluation(stage=stage, metrics=task.results[stage], source=data.source, run=target)
+    stage: Literal["val", "test"] = "test" if tests else "val"
+    return Evaluation(stage=stage, metrics=task.results[stage], source=data.source, run=None)
 
 
-def target_of(command: str, run: RunFolder, changes: Sequence[str]) -> RunFolder:
-    """Return the run for a test as it was trained, else a new folder in it: a run keeps its own result."""
-    changing = ("--data", "--model", "--ckpt_path", "--config", "-c", "--trainer.limit", "--trainer.precision")
-    if not any(word.startswith(changing) for word in changes):
-        return run
-    return RunFolder(run.path / time.strftime(f"{command}-%Y%m%d-%H%M%S"))
+def _whole(data: ImageDataModule, run: RunFolder, card: DataCard) -> ImageDataModule:
+    """Return all images of `data` as test part; with the run's split if they are the run's own, elsewhere."""
+    whole = WholeDataModule(data, card)
+    if not run.split_csv.is_file():
+        return whole
+    table = SplitTable.read(run.split_csv)
+    whole.prepare_data()
+    whole.setup()
+    rows = {(row.hash, row.file) for row in whole.split_table().rows}
+    if any(row.part != "test" for row in table.rows) and all((row.hash, row.file) in rows for row in table.rows):
+        _log.warning(
+            "%s holds the images of the run: they are split as they were, and its test part is evaluated", data.location
+        )
+        data.keep_split(table)
+        return data
+    used = {row.hash: row.part for row in table.rows if row.part != "test"}
+    seen = [row.file for row in whole.split_table().rows if row.hash in used]
+    if seen:
+        _log.warning(
+            "%d of the %d images of %s were in the run's training or validation part, the first is %s: what the network "
+            "learned by heart makes the result look better than it is",
+            len(seen), len(rows), data.location, seen[0],
+        )  # fmt: skip
+    return whole
+
+
+def _is_whole(run: RunFolder) -> bool:
+    """Return whether a folder is of an evaluation of a whole set."""
+    return run.split_csv.is_file() and all(row.part == "test" for row in SplitTable.read(run.split_csv).rows)
+
+
+def _has_validation(run: RunFolder) -> bool:
+    """Return whether the validation figures of a run are those of its best checkpoint."""
+    try:
+        return "val" in (metrics := run.read_metrics()) and metrics["run"].get("checkpoint") == run.fingerprint
+    except (InputError, KeyError):
+        return False

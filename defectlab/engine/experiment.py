@@ -1,8 +1,9 @@
 """Parse a command's arguments by LightningCLI, with defectlab's groups and errors of one line."""
 
-import shutil
+import logging
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +12,34 @@ import jsonargparse.typing
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from defectlab.callbacks.progress import EpochLines
 from defectlab.data import ImageDataModule
-from defectlab.engine.checkpoint_io import AtomicCheckpointIO
-from defectlab.engine.configs import (
-    check_imports,
-    config_sections,
-    import_folders,
-    own_network,
-    resolve_config_arguments,
-    upgraded,
-)
+from defectlab.data.pipeline.split_table import SplitTable
+from defectlab.engine.configs import read_arguments
 from defectlab.engine.host import as_guest
-from defectlab.engine.loggers import EpochCSVLogger, EventsLogger
+from defectlab.engine.imports import check_imports, import_folders, own_network
 from defectlab.engine.messages import explain, unknown_key
+from defectlab.engine.trainer import TRAINER_ERRORS, check_trainer, listed, trainer_error, trainer_parts
 from defectlab.errors import InputError
-from defectlab.runs.create import claim_run_folder, new_run_folder
+from defectlab.runs import RunFolder
+from defectlab.runs.create import claim_run_folder, new_run_folder, remove_made
 from defectlab.runs.locate import checkpoint_of
 from defectlab.tasks import ClassificationTask
-from defectlab.tasks.hparams import NetworkSpec
+from defectlab.tasks.hparams import NetworkSpec, named_classes
 from defectlab.utils._compat import check_cli, cli_parser, cli_section
 from defectlab.utils.cpu import CPUSettings
 
 jsonargparse.typing.register_type(NetworkSpec, NetworkSpec.as_dict, own_network, fail_already_registered=False)
 
+_log = logging.getLogger(__name__)
+
 LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size"}  # data to model
+# Settings of the data that leave the split as it is.
+_NOT_OF_SPLIT = {
+    "root", "image_size", "channels", "batch_size", "eval_batch_size", "on_bad_image", "augmentation", "mean", "std",
+    "class_names", "transform",
+}  # fmt: skip
 _COMMANDS = {
     "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
     "validate": {"model", "dataloaders", "datamodule"},
@@ -51,32 +52,40 @@ class DefectCLI(LightningCLI):
 
     Args:
         command: fit, validate or test.
-        words: its arguments, configs already found.
-        run: run folder that the command writes to; None for a new one.
-        name: name of the config, for a new run folder.
+        words: its arguments.
+        run: folder of the run that the command goes on with; None for a new one.
         read_weights: whether to read or download pretrained weights; without, they are random.
         output: path of a new run folder; None for one under `trainer.default_root_dir` with the name and the time.
         progress: whether to print a line an epoch, unless the config says no.
+        keep_split: whether the data is divided as in `run`.
     """
 
     def __init__(
         self,
         command: str,
-        words: list[str],
+        words: Sequence[str],
         run: Path | None = None,
-        name: str | None = None,
         read_weights: bool = True,
         output: Path | None = None,
         progress: bool = True,
+        keep_split: bool = True,
     ) -> None:
         self.command = command
         self.read_weights = read_weights
         self.run = run.resolve() if run else None
-        self.name = name
         self.progress = progress
+        self.made: list[Path] = []  # folders that were not there before
         self._output = output
-        self._made: list[Path] = []
+        self._keeps_split = keep_split and run is not None
+        self._arguments = read_arguments(words)
+        self.name = self._arguments.name
+        self.changed = any(  # beside the first config
+            word.startswith("--") and word != "--ckpt_path" for word in self._arguments.words[2:]
+        )
         self.weights: str | None = None  # as given, also where a checkpoint takes their place
+        if not self._arguments.sections and "--print_config" not in words:
+            wanted = "a config" if command == "fit" else "a run folder, or --config and --ckpt_path"
+            raise InputError(f"{command} needs {wanted}; `defectlab configs` lists those that are shipped")
         strict = {"exit_on_error": False, "allow_abbrev": False}
         check_cli(LightningCLI)
         try:
@@ -89,11 +98,11 @@ class DefectCLI(LightningCLI):
                 parser_kwargs={**strict, "prog": "defectlab", command: dict(strict)},
                 subclass_mode_model=True,
                 subclass_mode_data=True,
-                args=[command, *upgraded(words)],
+                args=[command, *self._arguments.words],
                 auto_configure_optimizers=False,
             )
         except jsonargparse.ArgumentError as error:
-            check_imports(words)
+            check_imports(self._arguments)
             raise InputError(explain(str(error))) from None
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
@@ -109,10 +118,9 @@ class DefectCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, where the parent would warn about a list of arguments, and refuse what would be ignored."""
-        given = config_sections(args)
         self.config = parser.parse_args(args)
         config = self.config[self.command]
-        for sections in given:
+        for sections in self._arguments.sections:
             _check_empty_sections(sections, config)
         for part in ("model", "data"):
             if config[part] is None:
@@ -121,20 +129,30 @@ class DefectCLI(LightningCLI):
         # metrics.json and config.yaml are read from other folders too.
         if arguments is not None and arguments.get("root") is not None:
             arguments.root = str(Path(arguments.root).expanduser().absolute())
-        self._find_teacher(config.trainer.callbacks)
+        self._settle_callbacks(config.trainer.callbacks)
         seed = config.seed_everything
-        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
+        if not isinstance(seed, bool) and not (isinstance(seed, int) and 0 <= seed < 2**32):
             raise InputError(f"seed_everything is {seed}: expected a whole number from 0 to {2**32 - 1}, or true")
         for source, target in LINKS.items():
             if (config.model.init_args or {}).get(target) is not None:
                 raise InputError(f"model.{target} comes from the data: leave it out, or change data.{source}")
 
-    def _find_teacher(self, callbacks: Any) -> None:
-        """Replace a teacher's run folder by its best checkpoint, absolute: config.yaml is read from other folders too."""
-        for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+    def _settle_callbacks(self, given: Any) -> None:
+        """Make paths absolute, as config.yaml is read from other folders too, and tell of callbacks that were dropped."""
+        callbacks = [callback for callback in listed(given) if hasattr(callback, "class_path")]
+        for callback in callbacks:
             arguments: Any = getattr(callback, "init_args", None) or {}
+            if callback.class_path.endswith(".ModelCheckpoint") and arguments.get("dirpath"):
+                arguments.dirpath = str(Path(arguments.dirpath).expanduser().absolute())
             if self.command == "fit" and callback.class_path.endswith(".Distillation") and arguments.get("teacher"):
                 arguments.teacher = str(checkpoint_of(str(arguments.teacher)).resolve())
+        last = [(sections.get("trainer") or {}).get("callbacks") for sections in self._arguments.sections]
+        named = {path.rpartition(".")[2] for path in named_classes([item for item in last if isinstance(item, list)])}
+        dropped = named - {callback.class_path.rpartition(".")[2] for callback in callbacks}
+        if self.command == "fit" and dropped:
+            _log.warning(
+                "trainer.callbacks drops %s of the config: write callbacks+ to add to them", ", ".join(sorted(dropped))
+            )
 
     def _parse_ckpt_path(self) -> None:
         """Drop initial weights where a checkpoint replaces them."""
@@ -160,48 +178,48 @@ class DefectCLI(LightningCLI):
                 raise InputError(_innermost(error)) from None
             raise
 
+        if self._keeps_split and self.run is not None and (table := RunFolder(self.run).split_csv).is_file():
+            change = self._split_change()
+            if change is None:
+                self.datamodule.keep_split(SplitTable.read(table))
+            elif self.command == "fit":
+                raise InputError(f"{change}: the run keeps its split, so leave it out, or fit anew")
+
+    def _split_change(self) -> str | None:
+        """Return the setting over a run's own that divides the images anew, as text; None without one."""
+        saved, now = self._arguments.sections[0]["data"], self.config[self.command].data
+        if now.class_path != saved["class_path"]:
+            return f"data.class_path is {now.class_path}, not {saved['class_path']}"
+        for key, value in (saved.get("init_args") or {}).items():
+            if key not in _NOT_OF_SPLIT and now.init_args.get(key, value) != value:
+                return f"data.{key} is {now.init_args.get(key)}, not {value}"
+        return None
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build a trainer that writes into the run folder alone."""
         config = cli_section(self, self.config_init, "trainer")
         if self.run is None:
             if self._output is not None:
-                self.run, self._made = claim_run_folder(self._output)
+                self.run, self.made = claim_run_folder(self._output)
             else:
                 root = Path(config["default_root_dir"]).expanduser().resolve()
-                self.run, self._made = new_run_folder(root, self.name or "run")
-        callbacks = listed(config["callbacks"])
-        given = config["logger"]
-        loggers = listed(given)
-        if self.command == "fit" and given is not False and not config["fast_dev_run"] and not config["barebones"]:
-            loggers = [*run_loggers(self.run), *loggers]
-        if not self.progress:
-            kwargs["enable_progress_bar"] = False
-        elif config["enable_progress_bar"] is not False and not config["barebones"]:
-            callbacks.append(EpochLines())
-        if self.command == "fit" and config["enable_checkpointing"] is not False and not config["barebones"]:
-            callbacks = with_checkpoints(callbacks, self.run / "checkpoints", "val/loss")
+                self.run, self.made = new_run_folder(root, self.name or "run")
+        trains = self.command == "fit"
+        parts = trainer_parts(self.run, config, progress=self.progress, monitor="val/loss", trains=trains)
         try:
-            return super().instantiate_trainer(
-                default_root_dir=str(self.run),
-                logger=loggers or False,
-                callbacks=callbacks,
-                plugins=[*listed(config["plugins"]), AtomicCheckpointIO()],
-                enable_model_summary=False,
-                **kwargs,
-            )
-        except (ValueError, TypeError, MisconfigurationException) as error:
-            raise InputError(f"trainer: {' '.join(str(error).split())[:250]}") from None
+            trainer = super().instantiate_trainer(**{**parts, **kwargs})
+        except TRAINER_ERRORS as error:
+            raise trainer_error(error) from None
+        check_trainer(trainer)
+        return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Nothing: the caller runs what it needs."""
 
     def discard(self) -> None:
-        """Remove the folders that were made for this run."""
-        if self.run in self._made:
-            shutil.rmtree(self.run, ignore_errors=True)
-        for folder in self._made:
-            with suppress(OSError):  # gone, or not empty
-                folder.rmdir()
+        """Remove the folders that were made for this run, unless it was trained."""
+        run = self.run
+        remove_made(self.made, keep=run is None or any(run.glob("checkpoints/*")) or (run / "metrics.json").exists())
 
     def resolved(self) -> jsonargparse.Namespace:
         """Return the config with what `auto` came to and absolute paths: it repeats the run, from any folder."""
@@ -232,13 +250,9 @@ class DefectCLI(LightningCLI):
 @contextmanager
 def without_run(config: str, more: Sequence[str], read_weights: bool = True) -> Iterator[DefectCLI]:
     """Build what a config and arguments of fit describe, and leave no run folder and no trace in the host."""
-    words, _ = resolve_config_arguments(["--config", config, *more])
     with as_guest():
-        cli = DefectCLI("fit", [*words, "--trainer.logger", "false"], read_weights=read_weights)
-        try:
-            yield cli
-        finally:
-            cli.discard()
+        words = ["--config", config, *more, "--trainer.logger", "false"]
+        yield DefectCLI("fit", words, run=Path(os.devnull), read_weights=read_weights, keep_split=False)
 
 
 def _check_empty_sections(given: Any, config: Any, *place: str) -> None:
@@ -251,31 +265,6 @@ def _check_empty_sections(given: Any, config: Any, *place: str) -> None:
             raise InputError(unknown_key(shown, key, list(vars(config))))
         if key in config:
             _check_empty_sections(value, config[key], *place, key)
-
-
-def listed(value: Any) -> list[Any]:
-    """Return a setting that may be one object, several or a switch as a list of objects."""
-    if value in (None, True, False):
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def run_loggers(folder: Path) -> list[Any]:
-    """Build the loggers of every run: TensorBoard's events and metrics.csv."""
-    return [EventsLogger(folder.parent, "", folder.name), EpochCSVLogger(folder / "metrics.csv")]
-
-
-def with_checkpoints(callbacks: list[Any], folder: Path, monitor: str | None) -> list[Any]:
-    """Add what writes best.ckpt, unless there is one, and last.ckpt; `save_last` would leave that as old as the best."""
-    checkpoints = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
-    if not checkpoints and monitor is not None:
-        best = ModelCheckpoint(folder, filename="best", monitor=monitor, enable_version_counter=False)
-        callbacks = [*callbacks, best]
-    for callback in checkpoints:
-        callback.dirpath = callback.dirpath or str(folder)
-        callback.save_last = None
-    # The last one to be called, so that it holds what the others have come to.
-    return [*callbacks, ModelCheckpoint(folder, filename="last", enable_version_counter=False)]
 
 
 def _innermost(error: Exception) -> str:

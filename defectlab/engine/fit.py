@@ -1,27 +1,30 @@
 """Train, then test the best checkpoint once: `fit` and `resume`."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer, callbacks
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
-from defectlab.callbacks import AveragedWeights
-from defectlab.engine.configs import override_words, resolve_config_arguments
+from defectlab.engine.checks import check_continuation, check_settings, check_steps
+from defectlab.engine.configs import override_words
 from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.host import as_guest
 from defectlab.engine.loggers import EpochCSVLogger
-from defectlab.engine.outcome import earlier_metrics, outcome_of, write_outcome
+from defectlab.engine.outcome import earlier_metrics, outcome_of, training_facts, write_outcome
 from defectlab.engine.processes import guarded
-from defectlab.engine.record import best_checkpoint, evaluate_checkpoint, fit_objects
+from defectlab.engine.record import evaluate_checkpoint, fit_objects
 from defectlab.engine.tensorboard import add_augmented
+from defectlab.engine.trainer import keep_best, marked
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, write_text
 from defectlab.runs.locate import open_trained_run
-from defectlab.tasks import OptimizerSettings, PretrainedTask
-from defectlab.tasks.checkpoint import check_fit, data_state, read_checkpoint
+from defectlab.runs.lock import locked
+from defectlab.tasks import PretrainedTask
+from defectlab.tasks.checkpoint import read_checkpoint
 from defectlab.utils.progress import is_first_process
 from defectlab.utils.text import shown_path
 
@@ -68,16 +71,13 @@ def fit(
                 )
             return fit_objects(task, data, trainer, seed_everything, target, progress)
         if isinstance(config, str | Path):
-            words, name = resolve_config_arguments(["--config", str(config)])
-        elif config:
-            words, name = ["--config", yaml.safe_dump(dict(config)) + "\n"], None
+            words = ["--config", str(config)]
+        elif isinstance(config, Mapping) and config:
+            words = ["--config", _as_yaml(config)]
         else:
             raise InputError("fit needs a config, such as neu_mobilenet.yaml, or task=... and data=... as objects")
-        words += override_words(
-            {"model": model, "data": data, "trainer": _settings(trainer), "seed_everything": seed_everything}
-        )
-        cli = DefectCLI("fit", words, name=name, output=target, progress=progress)
-        return _returned(cli)
+        settings = {"model": model, "data": data, "trainer": _settings(trainer), "seed_everything": seed_everything}
+        return _returned(*run_fit([*words, *override_words(settings)], target, progress))
 
 
 def resume(
@@ -102,7 +102,14 @@ def resume(
     """
     with as_guest(progress):
         words = override_words({"model": model, "data": data, "trainer": _settings(trainer)})
-        return _returned(resumed(open_trained_run(run), words, progress))
+        return _returned(*run_resume(open_trained_run(run), words, progress))
+
+
+def _as_yaml(config: Mapping[str, Any]) -> str:
+    try:
+        return yaml.safe_dump(json.loads(json.dumps(config, default=str))) + "\n"
+    except (TypeError, ValueError) as error:
+        raise InputError(f"config cannot be written as YAML ({error}): expected sections of plain values") from None
 
 
 def _settings(trainer: Mapping[str, Any] | Trainer | None) -> Mapping[str, Any] | None:
@@ -113,34 +120,53 @@ def _settings(trainer: Mapping[str, Any] | Trainer | None) -> Mapping[str, Any] 
     return trainer
 
 
-def _returned(cli: DefectCLI) -> RunFolder:
-    """Train and test; the run folder in every process of the run."""
-    run = train_and_discard(cli)
+def _returned(cli: DefectCLI, run: RunFolder | None) -> RunFolder:
+    """Return the run folder, in every process of the run."""
     if run is None and cli.trainer.is_global_zero:
         raise InputError("trainer.fast_dev_run keeps nothing, so there is no run to return: set it to false")
     assert cli.run is not None
     return run or RunFolder(cli.run)
 
 
-def resumed(run: RunFolder, changes: Sequence[str], progress: bool = True) -> DefectCLI:
-    """Build the experiment that goes on where a run was stopped, from its beginning if that was in its first epoch."""
-    words, _ = resolve_config_arguments(["--config", str(run.config), *changes])
-    if run.last.is_file():
-        words += ["--ckpt_path", str(run.last)]
-    return DefectCLI("fit", words, run=run.path, progress=progress)
+def run_fit(
+    words: Sequence[str], output: Path | None = None, progress: bool = True
+) -> tuple[DefectCLI, RunFolder | None]:
+    """Train and test as the words of `fit` say; a new run folder that nothing was trained into is removed.
 
-
-def train_and_discard(cli: DefectCLI) -> RunFolder | None:
-    """Train and test; remove a new run folder that nothing was written to."""
+    Returns:
+        The experiment, and as `train_and_test`.
+    """
+    cli = DefectCLI("fit", words, output=output, progress=progress)
+    assert cli.run is not None
     try:
-        return train_and_test(cli)
-    except (InputError, OSError):
+        with locked(cli.run):
+            return cli, train_and_test(cli)
+    except BaseException:
         if cli.trainer.global_step == 0:
             cli.discard()
         raise
     finally:
-        if cli.run is not None and not RunFolder(cli.run).config.is_file():
+        if cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
             cli.discard()
+
+
+def run_resume(run: RunFolder, changes: Sequence[str], progress: bool = True) -> tuple[DefectCLI, RunFolder | None]:
+    """Train on where a run was stopped, from its beginning if that was in its first epoch, and test.
+
+    Returns:
+        The experiment, and as `train_and_test`.
+
+    Raises:
+        InputError: the run is finished and the changes do not lengthen it; its last checkpoint is gone.
+    """
+    words = ["--config", str(run.config), *changes]
+    with locked(run.path):
+        if run.last.is_file():
+            words += ["--ckpt_path", str(run.last)]
+        elif run.metrics_json.is_file() or any(run.path.glob("checkpoints/*.ckpt")):
+            raise InputError(f"{run.last} is not there, and the run was trained: put it back, or begin anew with fit")
+        cli = DefectCLI("fit", words, run=run.path, progress=progress)
+        return cli, train_and_test(cli)
 
 
 def train_and_test(cli: DefectCLI) -> RunFolder | None:
@@ -153,96 +179,54 @@ def train_and_test(cli: DefectCLI) -> RunFolder | None:
     trainer, task, data = cli.trainer, cli.model, cli.datamodule
     given = cli.config_init["fit"]
     assert cli.run is not None
-    run_folder = RunFolder(cli.run)
+    run = RunFolder(cli.run)
     # A checkpoint that is damaged, foreign or of other data is told before anything is written.
     checkpoint = read_checkpoint(Path(given.ckpt_path)) if given.ckpt_path is not None else None
-    for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
-        if given.trainer[name] == 0:
-            raise InputError(f"trainer.{name} is 0: fit trains, chooses by validation and tests; expected at least 1")
-    _check_monitors(cli)
-    _check_callbacks(cli)
+    check_settings(cli)
+    before = run.config.read_text(encoding="utf-8") if run.config.is_file() else None
     if is_first_process():
         # Before anything is written: unusable data leaves nothing behind.
         data.prepare_data()
         data.setup("fit")
         if checkpoint is not None:
-            _check_continuation(checkpoint, cli)
+            check_continuation(checkpoint, cli)
+        for logger in trainer.loggers:
+            if isinstance(logger, EpochCSVLogger):
+                logger.experiment  # noqa: B018 (reads the rows of before, or refuses them)
         loader = data.train_dataloader()
+        check_steps(cli, len(loader))
         if given.trainer.log_every_n_steps is None:
             trainer.log_every_n_steps = min(_MOST_STEPS_BETWEEN_LOGS, max(1, len(loader) // _LOGS_AN_EPOCH))  # type: ignore[attr-defined]
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            write_text(run_folder.config, cli.dump())
+            write_text(run.config, cli.dump())
+            data.split_table().write(run.split_csv)
         cached = isinstance(task, PretrainedTask) and task.cache_features  # which nothing augments
         if trainer.loggers and given.ckpt_path is None and not cached:
             images, _ = next(iter(loader))
             add_augmented(trainer.loggers, images[:_ON_SHEET], data.card)
-    advice = f"go on with: defectlab resume {shown_path(run_folder.path)}"
-    with guarded(trainer, advice):
+    with marked(run, trainer, before), guarded(trainer, f"go on with: defectlab resume {shown_path(run.path)}"):
         trainer.fit(task, datamodule=data, ckpt_path=given.ckpt_path, weights_only=True)
+        seconds = time.perf_counter() - began
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return None
-        epochs = trainer.current_epoch
-        best = best_checkpoint(trainer)
+        best = keep_best(trainer, run)
+        facts = training_facts(trainer, task, best)
         evaluate_checkpoint(trainer, task, data, best)
-    if not trainer.is_global_zero:
-        return None
-    config = cli.resolved()
-    earlier = earlier_metrics(run_folder).get("run", {}).get("config")
-    facts = {
-        "config": str(earlier or cli.name or run_folder.path.parent.name),
-        "seed": config.seed_everything,
-        "epochs": epochs,
-        "best_epoch": read_checkpoint(Path(best))["epoch"] if best else epochs - 1,
-        "parameters": sum(parameter.numel() for parameter in task.parameters()),
-        "weights": (config.model.init_args or {}).get("weights") or "none",
-        "lr": task.optimizer.lr,  # as given, or as found
-        "train_seconds": round(sum(log.seconds for log in trainer.loggers if isinstance(log, EpochCSVLogger)), 1),
-        "total_seconds": round(time.perf_counter() - began, 1),
-    }
-    shown = {"seed": config.seed_everything, "model": config.model.as_dict(), "data": config.data.as_dict()}
-    write_outcome(run_folder, outcome_of(task, data), trainer, facts, shown)
-    return run_folder
-
-
-def _check_continuation(checkpoint: dict[str, Any], cli: DefectCLI) -> None:
-    """Raise InputError for a checkpoint of another network, other data, another optimiser, or of more epochs."""
-    path = Path(cli.config_init["fit"].ckpt_path)
-    check_fit(cli.model, checkpoint, path)
-    cli.datamodule.load_state_dict(data_state(checkpoint, path))
-    before = OptimizerSettings(**checkpoint["hyper_parameters"].get("optimizer") or {}).name
-    if cli.model.optimizer.name != before:
-        raise InputError(
-            f"model.optimizer.name is {cli.model.optimizer.name}, but {path} was trained with {before}: what an "
-            "optimiser has gathered is of no use to another; keep it, or begin with fit and model.weights"
-        )
-    done, wanted = checkpoint["epoch"] + 1, cli.trainer.max_epochs
-    if wanted is not None and 0 <= wanted < done:
-        raise InputError(f"trainer.max_epochs is {wanted}, but {done} epochs are done: give at least as many")
-
-
-def _check_monitors(cli: DefectCLI) -> None:
-    """Raise InputError for a monitor that is never logged, which would end training after its first epoch."""
-    names = cli.model.metric_names(cli.datamodule.class_names)
-    watched = {"model.scheduler.monitor": cli.model.scheduler.monitor}
-    for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, callbacks.ModelCheckpoint | callbacks.EarlyStopping) and callback.monitor is not None:
-            watched[f"trainer.callbacks.{type(callback).__name__}.monitor"] = callback.monitor
-    for argument, name in watched.items():
-        if name not in names:
-            raise InputError(f"{argument} is {name}: expected one of {', '.join(names[:7])}, val/accuracy/<class>")
-
-
-def _check_callbacks(cli: DefectCLI) -> None:
-    """Raise InputError for callbacks of Lightning's that leave nothing in best.ckpt, or in a one-cycle schedule."""
-    ours = {
-        callbacks.LearningRateFinder: "RateFinder",
-        callbacks.StochasticWeightAveraging: "SWA",
-        callbacks.WeightAveraging: "EMA or SWA",
-    }
-    for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]
-        for kind, name in ours.items():
-            if isinstance(callback, kind) and not isinstance(callback, AveragedWeights):
-                raise InputError(
-                    f"trainer.callbacks has Lightning's {type(callback).__name__}, which does not go with a run that tests "
-                    f"its best checkpoint: take defectlab.callbacks.{name}, whose text says why"
-                )
+        if not trainer.is_global_zero:
+            return None
+        config = cli.resolved()
+        earlier = (earlier_metrics(run).get("run") or {}).get("config")
+        logged = sum(log.seconds for log in trainer.loggers if isinstance(log, EpochCSVLogger))
+        facts |= {
+            "config": str(earlier or cli.name or run.path.parent.name),
+            "seed": config.seed_everything,
+            "weights": (config.model.init_args or {}).get("weights") or "none",
+            "lr": task.optimizer.lr,  # as given, or as found
+            "train_seconds": round(logged or seconds, 1),
+            "total_seconds": round(time.perf_counter() - began, 1),
+        }
+        if not run.config.is_file():  # removed while it trained
+            write_text(run.config, cli.dump())
+        shown = {"seed": config.seed_everything, "model": config.model.as_dict(), "data": config.data.as_dict()}
+        write_outcome(run, outcome_of(task, data), trainer, facts, shown)
+    return run

@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +33,14 @@ _KNOWN_WARNINGS = (
 def quiet() -> Iterator[None]:
     """Silence, inside, Lightning's notes on devices and tips, and warnings that call for no action."""
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+    hook = threading.excepthook
+
+    def end_quietly(ended: threading.ExceptHookArgs) -> None:
+        if type(ended.thread).__name__ != "_AsyncWriterThread":  # TensorBoard's: its logger says what is wrong
+            hook(ended)
+
     with warnings.catch_warnings():
+        threading.excepthook = end_quietly
         for name in _LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
         for text in _KNOWN_WARNINGS:
@@ -40,6 +48,7 @@ def quiet() -> Iterator[None]:
         try:
             yield
         finally:
+            threading.excepthook = hook
             for name, level in levels.items():
                 logging.getLogger(name).setLevel(level)
 

@@ -7,17 +7,20 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from defectlab.engine.configs import override_words, resolve_config_arguments
+from defectlab.engine.configs import override_words
 from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.fit import train_and_test
 from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
+from defectlab.runs.ledger import READS_FILE
+from defectlab.runs.lock import LOCK_FILE, RunLocked, locked
 from defectlab.utils.progress import progress_bar
 
 _LOG = "fit.log"
@@ -95,6 +98,11 @@ def run_jobs(
             try:
                 for future in as_completed(futures):
                     note(futures[future], future.result())
+            except BrokenProcessPool:
+                raise InputError(
+                    "a process of the runs was killed, perhaps for its memory: give fewer processes; the same call goes on "
+                    "with what is left"
+                ) from None
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
     return errors
@@ -113,17 +121,24 @@ def _end_with_parent() -> None:
 
 
 def _run(words: Sequence[str], folder: Path) -> str | None:
-    """Train and test into the folder; return the error, or None."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    words, _ = resolve_config_arguments([*words, "--trainer.enable_progress_bar", "false"])
+    """Train and test into the folder, from its beginning; return the error, or None."""
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with as_guest(), (folder / _LOG).open("w", encoding="utf-8") as log, redirect_stdout(log):
-            cli = DefectCLI("fit", words, run=folder)
-            cli.datamodule.prepare_data()
-            cli.datamodule.setup("fit")
-            cli.datamodule.check_test_part()  # tests are what is to be compared
-            train_and_test(cli)
+        with as_guest(), locked(folder):
+            for old in folder.iterdir():  # what a killed job left
+                if old.is_dir():
+                    shutil.rmtree(old, ignore_errors=True)
+                elif old.name != LOCK_FILE:
+                    old.unlink()
+            (folder.parent / READS_FILE).touch()  # all runs of one call are counted together
+            with (folder / _LOG).open("w", encoding="utf-8") as log, redirect_stdout(log):
+                cli = DefectCLI("fit", [*words, "--trainer.enable_progress_bar", "false"], run=folder)
+                cli.datamodule.prepare_data()
+                cli.datamodule.setup("fit")
+                cli.datamodule.check_test_part()  # tests are what is to be compared
+                train_and_test(cli)
+    except RunLocked as error:
+        return str(error)
     except InputError as error:
         shutil.rmtree(folder, ignore_errors=True)
         return str(error)

@@ -2,9 +2,10 @@
 
 import csv
 import io
+import logging
 import time
 from argparse import Namespace
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,51 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from defectlab.errors import InputError
 from defectlab.runs import write_text
+from defectlab.utils.text import first_line
 
+_log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 2.0  # how far TensorBoard may be behind
+
+
+def attempt(logger: Any, write: Callable[..., object], *arguments: Any, **more: Any) -> None:
+    """Call what writes a log; where it cannot, warn once and leave that logger alone: training is worth more than its log."""
+    if getattr(logger, "failed", False):
+        return
+    try:
+        write(*arguments, **more)
+    except Exception as error:  # of a file, or of whatever a logger of somebody's speaks to
+        logger.failed = True
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        _log.warning("%s cannot log any more (%s): the run goes on without", type(logger).__name__, first_line(cause))
 
 
 class EventsLogger(TensorBoardLogger):
     """TensorBoard's events alone, in one file: config.yaml already has what Lightning would put into hparams.yaml."""
 
-    _flushed = 0.0
+    failed = False
+    _flushed: float | None = None
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log all but the epoch, whose card would be the first; losses of both parts share one under Custom Scalars."""
+        if self._flushed is None:
+            self._flushed = 0.0
+            pairs = {name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "accuracy")}
+            attempt(self, lambda: self.experiment.add_custom_scalars({"training and validation": pairs}))
+        values = {name: value for name, value in metrics.items() if name != "epoch"}
+        attempt(self, super().log_metrics, values, step)
 
     @rank_zero_only
     def save(self) -> None:
         """Flush the events to the disk, now and then."""
-        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+        if time.monotonic() - (self._flushed or 0.0) > _FLUSH_SECONDS:
             self._flushed = time.monotonic()
-            self.experiment.flush()
+            self.finalize("")
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Flush the events to the disk; closed, the writer would begin a new file for the test's."""
-        self.experiment.flush()
+        attempt(self, lambda: self.experiment.flush())
 
 
 class EpochCSVLogger(Logger):
@@ -49,8 +75,10 @@ class EpochCSVLogger(Logger):
         self.path = path
         self._rows: dict[int, dict[str, str]] | None = None
         self._marked = 0.0
+        self._timed: int | None = None  # the epoch whose seconds are taken
         self._changed = False
         self._ended = False
+        self._told = False
 
     @property
     def name(self) -> str:
@@ -72,8 +100,10 @@ class EpochCSVLogger(Logger):
             if self.path.is_file():
                 try:
                     with self.path.open(newline="", encoding="utf-8") as file:
-                        self._rows = {int(row["epoch"]): row for row in csv.DictReader(file)}
-                except (ValueError, KeyError):
+                        self._rows = {int(row["epoch"]): row for row in csv.DictReader(file, restval="")}
+                    if any(None in row or float(row.get("seconds") or 0) < 0 for row in self._rows.values()):
+                        raise ValueError
+                except (OSError, ValueError, KeyError, csv.Error):
                     raise InputError(
                         f"{self.path} is no table of epochs any more: remove it, or put the right one in its place"
                     ) from None
@@ -95,11 +125,10 @@ class EpochCSVLogger(Logger):
             return
         epoch = int(metrics["epoch"])
         row = self.experiment.setdefault(epoch, {})
-        if "val/loss" in metrics:  # the first to come
-            row.clear()
         row |= {"epoch": str(epoch), "step": str(step)}
         row |= {name: f"{value:.6g}" for name, value in metrics.items() if name != "epoch"}
-        if "train/loss" in metrics:
+        if "train/loss" in metrics and epoch != self._timed:
+            self._timed = epoch
             now = time.monotonic()
             row["seconds"] = f"{now - self._marked:.3f}"
             self._marked = now
@@ -107,10 +136,9 @@ class EpochCSVLogger(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the file anew."""
+        """Write the file anew; what cannot be written now is tried again with the next epoch."""
         if not self._changed:
             return
-        self._changed = False
         rows = [self.experiment[epoch] for epoch in sorted(self.experiment)]
         text = io.StringIO()
         writer = csv.DictWriter(
@@ -118,11 +146,17 @@ class EpochCSVLogger(Logger):
         )
         writer.writeheader()
         writer.writerows(rows)
-        write_text(self.path, text.getvalue())
+        try:
+            write_text(self.path, text.getvalue())
+        except InputError as error:
+            if not self._told:
+                _log.warning("%s; training goes on without", error)
+            self._told = True
+        else:
+            self._changed = False
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write what is there, however training ended; what is evaluated afterwards is no epoch."""
         self._ended = True
-        with suppress(InputError):  # a full disk has been told already
-            self.save()
+        self.save()

@@ -1,17 +1,19 @@
 """Write what a run folder holds after a test."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+import torch
+from lightning.pytorch import LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from defectlab.data import ImageDataModule
+from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.engine.tensorboard import add_figures, add_hparams
 from defectlab.errors import InputError
 from defectlab.figures.style import save_png
@@ -19,8 +21,11 @@ from defectlab.figures.tiles import image_sheet
 from defectlab.metrics.classification import SplitMetrics, confident_mistakes, evaluate_predictions, fit_temperature
 from defectlab.report import write_report
 from defectlab.runs import RunFolder, environment, log_test_evaluation, write_prediction_table
+from defectlab.runs.folder import STAMP
+from defectlab.runs.ledger import READS_FILE
 from defectlab.tasks import ClassificationTask
 
+_log = logging.getLogger(__name__)
 _ON_SHEET = 40
 
 
@@ -46,38 +51,64 @@ class Outcome:
 
 
 def outcome_of(task: ClassificationTask, data: ImageDataModule) -> Outcome:
-    """Return the outcome of a task of defectlab's that was validated and tested."""
+    """Return the outcome of a task of defectlab's that was validated or tested."""
+    table = data.split_table()
+    identity = SplitTable(
+        tuple(replace(row, part="train") for row in table.rows)
+    ).hash  # of the images, however divided
     return Outcome(
-        results=task.results, predictions=task.predictions, class_names=data.class_names, data=data.describe(),
-        files={part: data.files(part) for part in ("val", "test") if part in task.predictions}, pixels=data.pixels,
+        results=task.results, predictions=task.predictions, class_names=data.class_names,
+        data={**data.describe(), "images_hash": identity}, pixels=data.pixels,
+        files={part: data.files(part) for part in ("val", "test") if part in task.predictions},
     )  # fmt: skip
+
+
+def training_facts(trainer: Trainer, task: LightningModule, best: str | None) -> dict[str, Any]:
+    """Return what metrics.json says of a training, before anything else is evaluated; `best_epoch` counts from 0."""
+    epochs = trainer.current_epoch
+    saved = {} if best is None else torch.load(best, map_location="cpu", weights_only=True)
+    return {
+        "epochs": epochs,
+        "best_epoch": saved.get("epoch", epochs - 1),
+        "parameters": sum(parameter.numel() for parameter in task.parameters()),
+    }
 
 
 def write_outcome(
     run: RunFolder, found: Outcome, trainer: Trainer, facts: dict[str, Any], config: dict[str, Any]
 ) -> None:
-    """Write metrics.json, predictions.csv, the misclassified images, TensorBoard's figures and the report.
+    """Write metrics.json, the prediction tables, the misclassified images, TensorBoard's figures and the report.
 
-    Without a test part all of them are of the validation images, and no test is counted.
+    Without a test part all of them are of the validation images, and no test is counted. What another checkpoint has left
+    in the folder is removed.
     """
+    checkpoint = run.fingerprint
     earlier, part = earlier_metrics(run), "test" if "test" in found.results else "val"
+    tables = {"val": run.val_predictions_csv, "test": run.predictions_csv}
+    stale = {"test", "calibration"} if part == "val" else set()  # an earlier test of the run is of another split
+    about_run = earlier.get("run") or {}
+    if about_run.get("checkpoint", checkpoint) != checkpoint:
+        stale |= {"val", "test", "calibration"}
+    for name in stale:
+        earlier.pop(name, None)
+        if name in tables:
+            tables[name].unlink(missing_ok=True)
+    facts = {**facts, "checkpoint": checkpoint}
     if part == "test":
         accuracy = found.results["test"]["accuracy"]
-        reads = log_test_evaluation(runs_root(run), found.data["split_hash"], run.path.name, accuracy)
-        facts = {**facts, "test_split_read": reads}
-    else:  # what an earlier test of the run has left is of another split
-        earlier = {section: value for section, value in earlier.items() if section not in ("test", "calibration")}
-        run.predictions_csv.unlink(missing_ok=True)
+        try:
+            reads = log_test_evaluation(runs_root(run), found.data["split_hash"], run.path.name, accuracy)
+            facts["test_split_read"] = reads
+        except OSError as error:
+            _log.warning("this reading of the test part is not counted: %s", error)
     calibrated = calibration(found.results, found.predictions, found.class_names)
-    facts = {**facts, "checkpoint": run.fingerprint}
-    about = {"environment": environment(), "run": {**earlier.get("run", {}), **facts}}
+    about = {"environment": environment(), "run": {**about_run, **facts}}
     run.write_metrics({**earlier, "data": found.data, **found.results, **calibrated, **about})
-    paths = {"val": run.val_predictions_csv, "test": run.predictions_csv}
     for name, (logits, labels) in found.predictions.items():
         files = found.files[name][: len(labels)]  # fewer with trainer.limit_test_batches
         probabilities = logits.double().softmax(dim=1).numpy()
         write_prediction_table(
-            paths[name], files, labels.numpy(), probabilities, found.class_names, checkpoint=facts["checkpoint"]
+            tables[name], files, labels.numpy(), probabilities, found.class_names, checkpoint=checkpoint
         )
     sheet = misclassified_sheet(found, part)
     if sheet is not None:
@@ -87,18 +118,19 @@ def write_outcome(
     if trainer.is_global_zero:
         add_figures(trainer.loggers, found.results, sheet, trainer.global_step)
         add_hparams(trainer.loggers, config, part, found.results[part])
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.close()
     write_report(run)
 
 
 def runs_root(run: RunFolder) -> Path:
-    """Return the folder of all runs, two above a run; the run's own if that cannot be written to."""
+    """Return the folder whose test_reads.csv a run is counted in: where there is one, else of all runs, else the run's own.
+
+    A folder that was named for one run alone counts for itself: nothing is written beside it.
+    """
     path = run.path.resolve()
     if (path.parent / "config.yaml").is_file():  # another test's folder in that of its run
         path = path.parent
-    root = path.parent.parent
+    above = path.parents[1] if STAMP.fullmatch(path.name) and len(path.parents) > 1 else path
+    root = next((folder for folder in (path, path.parent) if (folder / READS_FILE).is_file()), above)
     return root if os.access(root, os.W_OK) else run.path
 
 

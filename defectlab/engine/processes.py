@@ -17,6 +17,7 @@ from defectlab.errors import InputError
 from defectlab.utils._compat import script_children
 from defectlab.utils.progress import is_first_process
 
+_TERMINATED = 128 + signal.SIGTERM
 _GRACE = 5.0  # seconds that a process has to end, or to be seen to have ended
 
 
@@ -48,8 +49,10 @@ def guarded(trainer: Trainer, advice: str) -> Iterator[None]:
         if isinstance(error, SIGTERMException):
             if is_first_process():
                 print(f"defectlab: terminated; {advice}", file=sys.stderr)
-            raise SystemExit(143) from None
-        if isinstance(error, SystemExit):  # Lightning's answer to Ctrl-C; it leaves the signal switched off
+            raise SystemExit(_TERMINATED) from None
+        if (
+            isinstance(error, SystemExit) and error.code != _TERMINATED
+        ):  # Lightning's answer to Ctrl-C; it leaves the signal switched off
             if threading.current_thread() is threading.main_thread():  # no other may set a handler
                 signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt(advice) from None

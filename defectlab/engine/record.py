@@ -14,30 +14,32 @@ import numpy as np
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from defectlab.callbacks.progress import EpochLines
 from defectlab.data import ImageDataModule
-from defectlab.engine.checkpoint_io import AtomicCheckpointIO
-from defectlab.engine.experiment import LINKS, listed, run_loggers, with_checkpoints
+from defectlab.engine.experiment import LINKS
 from defectlab.engine.host import as_guest, evaluating
-from defectlab.engine.outcome import Outcome, outcome_of, write_outcome
+from defectlab.engine.outcome import Outcome, outcome_of, training_facts, write_outcome
 from defectlab.engine.processes import guarded
+from defectlab.engine.trainer import (
+    TRAINER_ERRORS,
+    check_length,
+    check_modes,
+    check_trainer,
+    keep_best,
+    marked,
+    trainer_error,
+    trainer_parts,
+)
 from defectlab.errors import InputError
 from defectlab.metrics.classification import evaluate_predictions
 from defectlab.runs import RunFolder, write_text
-from defectlab.runs.create import claim_run_folder, new_run_folder
+from defectlab.runs.create import claim_run_folder, new_run_folder, remove_made
+from defectlab.runs.lock import locked
+from defectlab.runs.state import write_state
 from defectlab.tasks import ClassificationTask
 from defectlab.tasks.hparams import NOT_PLAIN, to_plain_values
 from defectlab.utils.text import shown_path
-
-
-def best_checkpoint(trainer: pl.Trainer) -> str | None:
-    """Return the best checkpoint by the monitored metric, else the last; None where there is none."""
-    checkpoints = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
-    checkpoints.sort(key=lambda callback: callback.monitor is None)
-    return next((callback.best_model_path for callback in checkpoints if callback.best_model_path), None)
 
 
 def evaluate_checkpoint(
@@ -66,23 +68,27 @@ def fit_objects(
         raise InputError(
             f"task is {type(task).__name__}: expected a LightningModule, such as ClassificationTask(network, num_classes=6)"
         )
+    settings = {} if isinstance(trainer, pl.Trainer) else dict(trainer or {})
+    if not isinstance(trainer, pl.Trainer):
+        check_length(settings)
     if seed is not None:
         pl.seed_everything(seed, workers=True, verbose=False)
-    settings = {} if isinstance(trainer, pl.Trainer) else dict(trainer or {})
     root = trainer.default_root_dir if isinstance(trainer, pl.Trainer) else settings.pop("default_root_dir", "runs")
-    folder, made = _make_folder(output, Path(root), task)
+    run, made = _make_folder(output, Path(root), task)
     try:
-        if not isinstance(trainer, pl.Trainer):
-            monitor = "val/loss" if isinstance(task, ClassificationTask) else None
-            trainer = _make_trainer(folder, settings, progress, monitor)
-        began = time.perf_counter()
-        with guarded(trainer, f"what is there is in {shown_path(folder)}"):
-            trainer.fit(task, datamodule=data)
-        seconds = round(time.perf_counter() - began, 1)
-        return _record(trainer, task, data, RunFolder(folder), {"seed": seed, "train_seconds": seconds})
+        with locked(run.path):
+            if not isinstance(trainer, pl.Trainer):
+                monitor = "val/loss" if isinstance(task, ClassificationTask) else None
+                trainer = _make_trainer(run.path, settings, progress, monitor)
+            check_trainer(trainer)
+            check_modes(trainer)
+            began = time.perf_counter()
+            with marked(run, trainer, None), guarded(trainer, f"what is there is in {shown_path(run.path)}"):
+                trainer.fit(task, datamodule=data)
+                seconds = round(time.perf_counter() - began, 1)
+                return _record(trainer, task, data, run, {"seed": seed, "train_seconds": seconds})
     except BaseException:
-        if made and not (folder / "checkpoints").exists():
-            shutil.rmtree(folder, ignore_errors=True)
+        remove_made(made, keep=any(run.path.glob("checkpoints/*")))
         raise
 
 
@@ -106,62 +112,49 @@ def record_run(
     """
     target = None if output is None else Path(output)
     with as_guest():
-        folder, made = _make_folder(target, Path(trainer.default_root_dir), task)
+        run, made = _make_folder(target, Path(trainer.default_root_dir), task)
         try:
-            return _record(trainer, task, data, RunFolder(folder), {})
+            with locked(run.path):
+                return _record(trainer, task, data, run, {})
         except BaseException:
-            if made:
-                shutil.rmtree(folder, ignore_errors=True)
+            remove_made(made)
             raise
 
 
-def _make_folder(output: Path | None, root: Path, task: pl.LightningModule) -> tuple[Path, list[Path]]:
-    if output is not None:
-        return claim_run_folder(output)
-    root = root.expanduser().resolve()
-    root = root / "runs" if root == Path.cwd() else root  # cwd: Lightning's default
-    return new_run_folder(root, type(task).__name__)
+def _make_folder(output: Path | None, root: Path, task: pl.LightningModule) -> tuple[RunFolder, list[Path]]:
+    if output is None:
+        root = root.expanduser().resolve()
+        root = root / "runs" if root == Path.cwd() else root  # cwd: Lightning's default
+    folder, made = claim_run_folder(output) if output is not None else new_run_folder(root, type(task).__name__)
+    return RunFolder(folder), made
 
 
 def _make_trainer(folder: Path, settings: dict[str, Any], progress: bool, monitor: str | None) -> pl.Trainer:
     """Build a trainer that writes into the run folder; what the settings name is added to ours."""
-    callbacks, loggers, plugins = (listed(settings.pop(name, None)) for name in ("callbacks", "logger", "plugins"))
-    callbacks += [EpochLines()] if progress else []
+    ours = trainer_parts(folder, settings, progress=progress, monitor=monitor, trains=True)
     try:
-        return pl.Trainer(
-            **{"num_sanity_val_steps": 0, "enable_model_summary": False, "enable_progress_bar": progress, **settings},
-            default_root_dir=folder,
-            callbacks=with_checkpoints(callbacks, folder / "checkpoints", monitor),
-            logger=[*run_loggers(folder), *loggers],
-            plugins=[*plugins, AtomicCheckpointIO()],
-        )
-    except (TypeError, ValueError) as error:
-        raise InputError(f"trainer: {' '.join(str(error).split())[:250]}") from None
+        return pl.Trainer(**{"num_sanity_val_steps": 0, "enable_progress_bar": progress, **settings, **ours})
+    except TRAINER_ERRORS as error:
+        raise trainer_error(error) from None
 
 
 def _record(
     trainer: pl.Trainer, task: pl.LightningModule, data: pl.LightningDataModule, run: RunFolder, facts: dict[str, Any]
 ) -> RunFolder:
     """Evaluate the best checkpoint, and write what a run folder holds."""
-    best, epochs = best_checkpoint(trainer), trainer.current_epoch
+    best = keep_best(trainer, run)
+    facts = {"config": type(task).__name__, **facts, **training_facts(trainer, task, best)}
     found = _evaluate(trainer, task, data, best)
     if not trainer.is_global_zero:
         return run
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
-    if best is None:
-        trainer.save_checkpoint(run.best)
-    elif not run.best.is_file():
-        shutil.copyfile(best, run.best)
-    saved = torch.load(run.best, map_location="cpu", weights_only=True)
-    facts = {
-        "config": type(task).__name__,
-        **facts,
-        "epochs": epochs,
-        "best_epoch": saved.get("epoch", epochs - 1) if best else epochs - 1,
-        "parameters": sum(parameter.numel() for parameter in task.parameters()),
-    }
+    if not Path(best).resolve().is_relative_to(run.path.resolve()):
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        best = str(shutil.copyfile(best, run.checkpoints / "best.ckpt"))
     sections = _sections(trainer, task, data, facts.get("seed"))
     write_text(run.config, yaml.safe_dump(sections, sort_keys=False, allow_unicode=True))
+    if isinstance(data, ImageDataModule):
+        data.split_table().write(run.split_csv)
+    write_state(run.path, "finished", Path(best))
     write_outcome(run, found, trainer, facts, sections)
     return run
 

@@ -7,6 +7,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from defectlab.engine.loggers import attempt
 from defectlab.figures.runs import confusion_matrix_figure
 from defectlab.figures.tiles import image_sheet
 from defectlab.metrics.classification import SplitMetrics
@@ -16,12 +17,16 @@ from defectlab.utils.card import DataCard
 def _add_figure(loggers: Sequence[Any], name: str, figure: Figure, step: int) -> None:
     """Log a figure by every logger that can: TensorBoard's, W&B's and MLflow's ways."""
     for logger in loggers:
-        if hasattr(logger.experiment, "add_figure"):
-            logger.experiment.add_figure(name, figure, step, close=False)
-        elif hasattr(logger, "log_image"):
-            logger.log_image(name, [figure], step=step)
-        elif hasattr(logger.experiment, "log_figure"):
-            logger.experiment.log_figure(logger.run_id, figure, f"{name}.png")
+        attempt(logger, _draw, logger, name, figure, step)
+
+
+def _draw(logger: Any, name: str, figure: Figure, step: int) -> None:
+    if hasattr(logger.experiment, "add_figure"):
+        logger.experiment.add_figure(name, figure, step, close=False)
+    elif hasattr(logger, "log_image"):
+        logger.log_image(name, [figure], step=step)
+    elif hasattr(logger.experiment, "log_figure"):
+        logger.experiment.log_figure(logger.run_id, figure, f"{name}.png")
 
 
 def add_augmented(loggers: Sequence[Any], images: Tensor, card: DataCard) -> None:
@@ -47,11 +52,13 @@ def add_hparams(loggers: Sequence[Any], config: dict[str, Any], stage: str, resu
     }
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(_flat(config), metrics)
+            attempt(logger, logger.log_hyperparams, _flat(config), metrics)
+            attempt(logger, lambda: logger.experiment.close())  # noqa: B023 (called at once)
         else:
-            logger.log_hyperparams(_flat(config))
-            logger.log_metrics({name.replace("hp/", "final/"): value for name, value in metrics.items()})
-            logger.save()
+            attempt(logger, logger.log_hyperparams, _flat(config))
+            final = {name.replace("hp/", "final/"): value for name, value in metrics.items()}
+            attempt(logger, logger.log_metrics, final)
+            attempt(logger, logger.save)
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from defectlab.engine.configs import override_words, resolve_config_arguments
+from defectlab.engine.configs import override_words, read_arguments
 from defectlab.engine.experiment import without_run
 from defectlab.engine.host import as_guest
 from defectlab.engine.jobs import Job, check_at_least, check_own_settings, run_jobs
@@ -166,7 +166,7 @@ def _test_size(
 
 
 def _new_folder(settings: CrossValidationSettings, output: str | Path | None) -> Path:
-    config_name = resolve_config_arguments(["--config", settings.config])[1]
+    config_name = read_arguments(["--config", settings.config]).name
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = Path("runs") / f"crossval-{config_name}" / stamp if output is None else Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

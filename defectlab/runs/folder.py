@@ -92,6 +92,7 @@ class RunFolder:
 
     config = _File("config.yaml")
     checkpoints = _File("checkpoints")
+    split_csv = _File("split.csv")  # of the data, see `defectlab.data.pipeline.split_table`
     last = _File("checkpoints/last.ckpt")
     metrics_json = _File("metrics.json")
     metrics_csv = _File("metrics.csv")

@@ -6,6 +6,7 @@ from pathlib import Path
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, members_of
 from defectlab.runs.folder import LATEST
+from defectlab.runs.state import hash_file, read_state
 from defectlab.utils.resources import shipped_files
 
 _IMAGENET = "imagenet"
@@ -22,7 +23,7 @@ def imagenet_name(name: str, weights: Path | None = None) -> str | None:
 
 
 def checkpoint_of(name: str | os.PathLike[str]) -> Path:
-    """Find the checkpoint to use: the file itself, a run folder's best, else its last, or a shipped one.
+    """Find the checkpoint to use: the file itself, a run folder's best, or a shipped one.
 
     Like a config, a shipped file is found from any folder, as `neu_mobilenet.ckpt` or `checkpoints/…`.
 
@@ -52,10 +53,24 @@ def checkpoint_of(name: str | os.PathLike[str]) -> Path:
         )
     run = RunFolder.open(name)
     _check_no_ensemble(run)
-    for file in (run.best, run.last):
-        if file.is_file():
-            return file
-    raise InputError(f"{run.checkpoints} holds no best.ckpt or last.ckpt: the run was stopped early; resume it first")
+    return _best_of(run)
+
+
+def _best_of(run: RunFolder) -> Path:
+    """Return a run's best checkpoint as its state names it; one of an earlier version may have its last alone."""
+    state, best = read_state(run.path), run.best
+    if state is None and not best.is_file() and run.last.is_file():
+        return run.last
+    if not best.is_file():
+        if run.checkpoints.is_dir():
+            raise InputError(f"{best} is not there: put it back, or resume the run if it was stopped")
+        raise InputError(f"{run.checkpoints} holds no checkpoint: the run was stopped early; resume it first")
+    if state is not None and state.sha256 is not None and hash_file(best) != state.sha256:
+        raise InputError(
+            f"{best} is not the checkpoint that the run ended with, by its SHA-256: put the right one back, or name the file "
+            "itself"
+        )
+    return best
 
 
 def checkpoints_of(name: str | os.PathLike[str]) -> list[Path]:

@@ -98,6 +98,7 @@ class ClassificationTask(SavedTask):
         self.predictions: dict[str, tuple[Tensor, Tensor]] = {}
         self._seed = 0
         self._steps: list[tuple[Tensor, Tensor, int]] = []
+        self._validated = False  # in this epoch
         self._batches: list[tuple[Tensor, Tensor]] = []
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
@@ -170,7 +171,7 @@ class ClassificationTask(SavedTask):
 
     def on_train_epoch_start(self) -> None:
         """Seed dropout by the run's seed and the epoch alone, so that a resumed run equals an unbroken one."""
-        self._steps = []
+        self._steps, self._validated = [], False
         epoch_seed = self._seed * 1_000_003 + self.current_epoch
         torch.manual_seed((epoch_seed * self.trainer.world_size + self.global_rank) % 2**63)
 
@@ -232,13 +233,11 @@ class ClassificationTask(SavedTask):
             )
         self.log_dict({"train/loss": loss / count, "train/accuracy": right / count, "lr": self._rate()})
         for config in self.trainer.lr_scheduler_configs:
-            if isinstance(config.scheduler, ReduceLROnPlateau):
+            # Without a validation in this epoch there is nothing new to judge by.
+            if isinstance(config.scheduler, ReduceLROnPlateau) and (
+                self._validated or self.scheduler.monitor[:4] != "val/"
+            ):
                 config.scheduler.step(self.trainer.callback_metrics[self.scheduler.monitor])
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step all but plateau, which Lightning would step after the checkpoint is written: resume would lose that."""
-        if not isinstance(scheduler, ReduceLROnPlateau):
-            super().lr_scheduler_step(scheduler, metric)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Keep the logits and labels."""
@@ -257,6 +256,7 @@ class ClassificationTask(SavedTask):
     def on_validation_epoch_end(self) -> None:
         """Compute and log `val/…`."""
         self._finish("val")
+        self._validated = True
 
     def on_test_epoch_end(self) -> None:
         """Compute and log `test/…`."""

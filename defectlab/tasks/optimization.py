@@ -1,6 +1,7 @@
 """Settings of the optimiser and of the learning-rate schedule."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -104,7 +105,8 @@ class SchedulerSettings:
             case "plateau":
                 mode: Literal["min", "max"] = "min" if "loss" in self.monitor or "ece" in self.monitor else "max"
                 plateau = ReduceLROnPlateau(optimizer, mode, factor=self.factor, patience=self.patience)
-                return {"scheduler": plateau, "interval": "epoch", "monitor": self.monitor}
+                # The task steps it before the checkpoint is written; Lightning would do so afterwards, and in every epoch.
+                return {"scheduler": plateau, "monitor": self.monitor, "frequency": sys.maxsize}
             case "constant":
                 return None
 

@@ -79,6 +79,13 @@ def script_children(trainer: pl.Trainer) -> list[subprocess.Popen[bytes]] | None
     return list(launcher.procs)
 
 
+def starts_by_copying(trainer: pl.Trainer) -> bool:
+    """Return whether Lightning trains in processes that it copies this one to: spawned or forked."""
+    from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+
+
 def setup_training_data(trainer: pl.Trainer) -> None:
     """Set up the training loader before Lightning does, which then keeps it."""
     _require(_takes(getattr(trainer.fit_loop, "setup_data", None)), "lightning", "fit_loop.setup_data")
@@ -91,6 +98,13 @@ def rebuild_optimizers(trainer: pl.Trainer) -> None:
         _takes(getattr(trainer.strategy, "setup_optimizers", None), "trainer"), "lightning", "strategy.setup_optimizers"
     )
     trainer.strategy.setup_optimizers(trainer)
+
+
+def limit_steps(trainer: pl.Trainer, steps: int) -> None:
+    """Set the number of optimiser steps that training ends after, -1 for none."""
+    loop = getattr(trainer.fit_loop, "epoch_loop", None)
+    _require(getattr(loop, "max_steps", None) == trainer.max_steps, "lightning", "fit_loop.epoch_loop.max_steps")
+    trainer.fit_loop.epoch_loop.max_steps = steps
 
 
 def finds_unused_parameters(strategy: Any) -> bool:

@@ -69,4 +69,9 @@ def _new_bar(in_bytes: bool) -> Progress:
 
 def is_first_process() -> bool:
     """Return whether this is the first process of a run, or its only one."""
-    return all(os.environ.get(name, "0") in ("0", "") for name in _RANK_VARIABLES)
+    return later_rank() is None
+
+
+def later_rank() -> str | None:
+    """Return the environment variable that makes this a later process of a run; None in the first."""
+    return next((name for name in _RANK_VARIABLES if os.environ.get(name, "0") not in ("0", "")), None)
