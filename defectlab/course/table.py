@@ -8,7 +8,9 @@ from typing import Any
 
 from defectlab.course.programs import PROGRAMS, Program
 from defectlab.errors import InputError
+from defectlab.evaluate.same_data import check_same_images
 from defectlab.runs import RunFolder
+from defectlab.runs.ensembles import read_own_metrics
 from defectlab.utils.text import read_csv
 
 RESULTS = Path(__file__).with_name("results.csv")
@@ -61,7 +63,8 @@ def course_table() -> list[CourseEntry]:
 
 def summarise(program: Program, command: str, runs: Sequence[RunFolder]) -> Row:
     """Summarise one program from its finished runs, one a seed."""
-    metrics = [run.read_metrics() for run in runs]
+    check_same_images(runs)
+    metrics = [read_own_metrics(run) for run in runs]
     scores = [100 * float(run["test"]["accuracy"]) for run in metrics]
     per_class: list[dict[str, Any]] = [run["test"]["per_class"] for run in metrics]
     # A class that a small test set lacks has no accuracy.

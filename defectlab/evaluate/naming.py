@@ -8,7 +8,7 @@ from typing import Any
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder
 from defectlab.runs.folder import STAMP
-from defectlab.utils.text import load_yaml
+from defectlab.utils.yamls import read_yaml
 
 # What does not change a result: where things are, and what is shown.
 _ASIDE = ("trainer.default_root_dir", "trainer.enable_progress_bar", "trainer.logger", "data.root", "cpu")
@@ -30,8 +30,8 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 def read_settings(run: RunFolder) -> dict[str, str]:
     """Read the values of a run's config by dotted name, classes by their own names; none of an ensemble's."""
     try:
-        config = load_yaml(run.config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = read_yaml(run.config)
+    except InputError:
         return {}
     if not isinstance(config, dict) or "ensemble" in config:
         return {}

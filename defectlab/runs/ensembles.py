@@ -4,7 +4,7 @@ a table of predictions is still of the network, or networks, of its run."""
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -79,3 +79,15 @@ def read_own_table(
             f"{file} is of another network than the run's is now (checkpoint {table.checkpoint}, not {own}): {advice}"
         )
     return table
+
+
+def read_own_metrics(run: RunFolder) -> dict[str, Any]:
+    """Read a run's metrics.json; InputError where it is of another network than the run's is now."""
+    metrics = run.read_metrics()
+    found, own = (metrics.get("run") or {}).get("checkpoint"), fingerprint_of(run)
+    if found is not None and own is not None and found != own:
+        raise InputError(
+            f"{run.metrics_json} is of another network than the run's is now (checkpoint {found}, not {own}): "
+            f"defectlab test {run.path}"
+        )
+    return metrics

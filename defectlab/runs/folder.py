@@ -115,11 +115,13 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the test is done: config, predictions, and metrics with a section `test` are there."""
-        if not (self.config.is_file() and self.metrics_json.is_file() and self.predictions_csv.is_file()):
+        """Whether the test is done: config, predictions, metrics with a section `test` and the report are there."""
+        written = (self.config, self.metrics_json, self.predictions_csv, self.path / "report.html")
+        if not all(file.is_file() for file in written):
             return False
         try:
-            return "test" in self.read_metrics()
+            state = read_state(self.path)
+            return "test" in self.read_metrics() and (state is None or state.phase == "finished")
         except InputError:
             return False
 

@@ -15,6 +15,7 @@ from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
 from defectlab.networks import BipyramidalCNN, LeNet5, MobileNetV1, PretrainedNetwork, SimpleDefectCNN
 from defectlab.runs import RunFolder
+from defectlab.runs.ensembles import read_own_metrics
 from defectlab.summary.latency import latencies
 from defectlab.summary.layers import shape_text
 from defectlab.summary.subject import NetworkRef, is_config, resolve_network
@@ -132,7 +133,7 @@ def _measure(networks: Sequence[NetworkRef], named: int, turns: int, progress: b
 
 def _tested(runs: Sequence[RunFolder]) -> tuple[float | None, float | None, int, int | None, str]:
     """Return mean and sd of test accuracy, number of runs, images per test and data source of the tested runs."""
-    metrics = [run.read_metrics() for run in runs if run.metrics_json.is_file()]
+    metrics = [read_own_metrics(run) for run in runs if run.metrics_json.is_file()]
     tested = [sections for sections in metrics if "test" in sections]
     if not tested:
         return None, None, 0, None, ""

@@ -10,8 +10,8 @@ from defectlab.tasks.base import ClassificationTask
 from defectlab.tasks.contents import build_like, card_of, data_state, read_checkpoint
 from defectlab.tasks.hparams import add_import_folders, find_class, find_network, named_classes, without_downloads
 from defectlab.utils.card import DataCard
-from defectlab.utils.text import load_yaml
 from defectlab.utils.typed import check_arguments
+from defectlab.utils.yamls import read_yaml
 
 __all__ = ["check_fit", "data_state", "load_task", "read_checkpoint"]
 
@@ -83,8 +83,8 @@ def _named_by_run(path: Path) -> set[str]:
     """Return the class paths in the run folder's config, and add its import folders to Python's import path."""
     config = path.resolve().parent.parent / "config.yaml"
     try:
-        content = load_yaml(config.read_text(encoding="utf-8")) if config.is_file() else None
-    except (OSError, ValueError):
+        content = read_yaml(config)
+    except InputError:
         return set()
     if isinstance(content, dict):
         add_import_folders(content.get("python_path") or [])

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, fields
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import yaml
+from typing import TYPE_CHECKING
 
 from defectlab.errors import InputError
 from defectlab.utils.files import atomic
@@ -17,7 +15,6 @@ from defectlab.utils.files import atomic
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-_MOST_VALUES = 100_000  # of a YAML file
 _FORMULA = re.compile(r"['=+\-@\t\r]")  # what a spreadsheet takes for the start of a formula, and our mark against it
 
 
@@ -30,27 +27,6 @@ def write_text(path: Path, text: str) -> None:
     with atomic(path) as draft:
         # surrogateescape: a file name that is not UTF-8 goes out with the bytes it came with
         draft.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
-
-
-def load_yaml(text: str) -> Any:
-    """Parse plain YAML; ValueError where it is none, or where its aliases stand for more than 100,000 values."""
-    try:
-        sizes: dict[int, int] = {}
-
-        def size(node: yaml.Node | None) -> int:
-            if not isinstance(node, yaml.CollectionNode):
-                return 1
-            if id(node) not in sizes:
-                sizes[id(node)] = _MOST_VALUES  # of a node that holds itself
-                parts = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
-                sizes[id(node)] = 1 + sum(size(part) for part in parts)
-            return sizes[id(node)]
-
-        if size(yaml.compose(text, yaml.SafeLoader)) >= _MOST_VALUES:
-            raise ValueError("its aliases stand for more values than a config has")
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(first_line(error)) from None
 
 
 def first_line(error: Exception) -> str:
