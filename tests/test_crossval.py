@@ -67,9 +67,9 @@ def test_every_image_is_tested_once_a_repeat(
     # A fold's own config repeats it.
     assert main(["fit", "--config", str(folds[0].config), "--trainer.default_root_dir", str(tmp_path / "again")]) == 0
     (again,) = (tmp_path / "again").glob("*/*/")
-    same, once = RunFolder(again).read_predictions(), folds[0].read_predictions()
-    assert same.files == once.files
-    np.testing.assert_array_equal(same.probabilities, once.probabilities)
+    tables = [RunFolder(again).read_predictions(), folds[0].read_predictions()]
+    assert tables[0].files == tables[1].files
+    assert np.array_equal(tables[0].probabilities, tables[1].probabilities)
 
 
 def test_the_same_table_after_a_kill(tmp_path: Path, class_folders: Path) -> None:
@@ -126,10 +126,7 @@ def test_so_many_of_each_class_train(tmp_path: Path, class_folders: Path, capsys
 def test_probabilities_of_repeats_are_averaged() -> None:
     def table(files: list[str], shares: list[list[float]], labels: list[int]) -> PredictionTable:
         probabilities = np.array(shares)
-        return PredictionTable(
-            files=files, class_names=["a", "b"], labels=np.array(labels), predicted=probabilities.argmax(1),
-            probabilities=probabilities,
-        )  # fmt: skip
+        return PredictionTable(files, ["a", "b"], np.array(labels), probabilities.argmax(1), probabilities)
 
     pooled = pool([table(["y", "x"], [[0.9, 0.1], [0.4, 0.6]], [0, 1]), table(["x"], [[0.8, 0.2]], [1])])
     assert pooled.files == ["x", "y"]

@@ -3,7 +3,6 @@
 import ctypes
 import os
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -56,13 +55,9 @@ def test_only_glibc_is_told_to_keep_memory(unset: None, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("system", ["win32", "darwin"])
 def test_the_machine_is_described_without_what_linux_has(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_git(*arguments: object, **options: object) -> None:
-        raise FileNotFoundError("git")
-
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(Path, "is_file", lambda path: False)
-    monkeypatch.setattr(subprocess, "run", no_git)
     found = machine.environment()
     assert found["cores"] == os.cpu_count()
     assert found["commit"] is None

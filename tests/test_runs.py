@@ -193,15 +193,32 @@ def test_environment_is_plain_and_knows_the_commit(tmp_path: Path, monkeypatch: 
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert found["torch"]
     assert found["cores"] >= 1
-    assert found["commit"] is None
+    assert found["working_commit"] is None
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
     (tmp_path / "file").write_text("1")
     for command in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "first"]):
         subprocess.run([*git, *command], check=True, capture_output=True)
-    commit = runs.environment()["commit"]
-    assert len(commit) >= 7
-    (tmp_path / "file").write_text("2")
-    assert runs.environment()["commit"] == f"{commit}-dirty"
+    said = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    monitor = tmp_path / "monitor"
+    monitor.write_text("#!/bin/sh\ntouch ran\n")
+    monitor.chmod(0o755)
+    subprocess.run(["git", "config", "core.fsmonitor", str(monitor)], check=True)
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    assert runs.environment()["working_commit"] == said
+    assert runs.environment()["commit"] == found["commit"], "defectlab's own, wherever one works"
+    subprocess.run(["git", "-c", "core.fsmonitor=false", "pack-refs", "--all"], check=True)
+    assert runs.environment()["working_commit"] == said
+    subprocess.run(["git", "-c", "core.fsmonitor=false", "worktree", "add", "-q", "../tree"], check=True)
+    monkeypatch.chdir(tmp_path / "tree")
+    assert runs.environment()["working_commit"] == said
+    (tmp_path / "ran").unlink(missing_ok=True)
+    assert runs.environment()["working_commit"] == said
+    assert not (tmp_path / "ran").exists()
+    for head in ("ref: refs/../../../secret", "secret", "ref: refs/heads/none"):
+        (tmp_path / ".git/HEAD").write_text(head)
+        monkeypatch.chdir(tmp_path)
+        assert runs.environment()["working_commit"] is None
 
 
 def test_imports_neither_torch_nor_lightning() -> None:

@@ -2,12 +2,16 @@
 
 import logging
 import os
+import signal
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 
 import defectlab
 from defectlab.engine.host import quiet
@@ -60,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())  # own networks and data sets are found in the current folder
-    with _speaking():
+    with _speaking(), _terminable():
         return _status(words)
 
 
@@ -80,13 +84,34 @@ def _status(words: list[str]) -> int:
     except OSError as error:
         # A full disk, a folder without write permission: nothing a traceback would explain better.
         reason = error.strerror or str(error)
-        return _complain(f"{error.filename}: {reason}" if error.filename else reason)
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = error.filename or f"{words[0]} ({Path(last.filename).name}, line {last.lineno})"
+        return _complain(f"{place}: {reason}")
     except KeyboardInterrupt as interruption:
         if is_first_process():
             print("; ".join(["defectlab: stopped", *map(str, interruption.args)]), file=sys.stderr)
         else:
             time.sleep(_LONG_PATIENCE)
         return 130
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """End, inside, with a word and after clearing up when SIGTERM comes: a scheduler whose time is up, or a shutdown."""
+
+    def end(number: int, frame: object) -> None:
+        if signal.getsignal(number) is end:  # while it trains, Lightning has its own, which calls this one too
+            print("defectlab: terminated", file=sys.stderr, flush=True)
+            raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 from lightning.pytorch import callbacks
 
 from defectlab.callbacks import AveragedWeights
+from defectlab.callbacks.last import stays_stopped
 from defectlab.engine.continuation import check_changes
 from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.trainer import check_length, check_modes
@@ -45,40 +46,11 @@ def _check_unfinished(checkpoint: dict[str, Any], cli: DefectCLI, run: RunFolder
     at_end = (trainer.max_epochs is not None and trainer.max_epochs == done) or (
         0 <= trainer.max_steps <= checkpoint["global_step"]
     )
-    patience = _patience_used_up(checkpoint, trainer)
-    if finished and patience is not None:
+    stopped = stays_stopped(trainer.callbacks, checkpoint)  # type: ignore[attr-defined]
+    if finished and (at_end or stopped or (state is not None and not cli.changed)):
+        more = "a higher patience of EarlyStopping" if stopped else f"trainer.max_epochs above {done}"
         raise InputError(
-            f"{run.path} is finished: early stopping ended it after {done} epochs; to train on raise EarlyStopping's "
-            f"patience above {patience}, as well as trainer.max_epochs if need be"
-        )
-    if finished and (at_end or (state is not None and not cli.changed)):
-        raise InputError(
-            f"{run.path} is finished after {done} epochs: give trainer.max_epochs above {done} to train on, or take test, "
-            "validate or report"
-        )
-
-
-def _patience_used_up(checkpoint: dict[str, Any], trainer: Any) -> int | None:
-    """Return the patience with which early stopping ended a run and would end it again; None where it did not."""
-    saved = checkpoint.get("callbacks") or {}
-    for callback in trainer.callbacks:
-        state = saved.get(callback.state_key) if isinstance(callback, callbacks.EarlyStopping) else None
-        if state and (state["stopped_epoch"] or state["wait_count"] >= state["patience"]):
-            spent: int = max(state["wait_count"], state["patience"])
-            if callback.patience <= spent:
-                return spent
-    return None
-
-
-def check_steps(cli: DefectCLI, batches: int) -> None:
-    """Raise InputError where training ends before a validation that early stopping waits for; `batches` are an epoch's."""
-    trainer = cli.trainer
-    steps = -(-batches // trainer.accumulate_grad_batches)
-    waits = any(isinstance(callback, callbacks.EarlyStopping) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-    if waits and 0 <= trainer.max_steps < steps and cli.config_init["fit"].trainer.val_check_interval is None:
-        raise InputError(
-            f"trainer.max_steps is {trainer.max_steps}, and an epoch, after which EarlyStopping looks at the validation, has "
-            f"{steps} steps: give at least as many, or trainer.val_check_interval"
+            f"{run.path} is finished after {done} epochs: give {more} to train on, or take test, validate or report"
         )
 
 

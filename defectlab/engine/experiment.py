@@ -178,22 +178,21 @@ class DefectCLI(LightningCLI):
                 raise InputError(_innermost(error)) from None
             raise
 
-        if self._keeps_split and self.run is not None and (table := RunFolder(self.run).split_csv).is_file():
-            change = self._split_change()
-            if change is None:
-                self.datamodule.keep_split(SplitTable.read(table))
-            elif self.command == "fit":
-                raise InputError(f"{change}: the run keeps its split, so leave it out, or fit anew")
+        table = None if self.run is None else RunFolder(self.run).split_csv
+        # A resumed run refuses another split; a test with one warns, as its images were trained on.
+        if self._keeps_split and table is not None and table.is_file() and not self._divides_anew():
+            self.datamodule.keep_split(SplitTable.read(table))
 
-    def _split_change(self) -> str | None:
-        """Return the setting over a run's own that divides the images anew, as text; None without one."""
+    def _divides_anew(self) -> bool:
+        """Return whether a test's setting over the run's own divides the images anew."""
+        if self.command == "fit":
+            return False
         saved, now = self._arguments.sections[0]["data"], self.config[self.command].data
-        if now.class_path != saved["class_path"]:
-            return f"data.class_path is {now.class_path}, not {saved['class_path']}"
-        for key, value in (saved.get("init_args") or {}).items():
-            if key not in _NOT_OF_SPLIT and now.init_args.get(key, value) != value:
-                return f"data.{key} is {now.init_args.get(key)}, not {value}"
-        return None
+        return now.class_path != saved["class_path"] or any(
+            now.init_args.get(key, value) != value
+            for key, value in (saved.get("init_args") or {}).items()
+            if key not in _NOT_OF_SPLIT
+        )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build a trainer that writes into the run folder alone."""

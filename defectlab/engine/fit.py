@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
-from defectlab.engine.checks import check_continuation, check_settings, check_steps
+from defectlab.engine.checks import check_continuation, check_settings
 from defectlab.engine.configs import override_words
 from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.host import as_guest
@@ -23,6 +23,7 @@ from defectlab.errors import InputError
 from defectlab.runs import RunFolder, write_text
 from defectlab.runs.locate import open_trained_run
 from defectlab.runs.lock import locked
+from defectlab.runs.state import read_state, write_state
 from defectlab.tasks import PretrainedTask
 from defectlab.tasks.checkpoint import read_checkpoint
 from defectlab.utils.progress import is_first_process
@@ -194,12 +195,13 @@ def train_and_test(cli: DefectCLI) -> RunFolder | None:
             if isinstance(logger, EpochCSVLogger):
                 logger.experiment  # noqa: B018 (reads the rows of before, or refuses them)
         loader = data.train_dataloader()
-        check_steps(cli, len(loader))
         if given.trainer.log_every_n_steps is None:
             trainer.log_every_n_steps = min(_MOST_STEPS_BETWEEN_LOGS, max(1, len(loader) // _LOGS_AN_EPOCH))  # type: ignore[attr-defined]
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             write_text(run.config, cli.dump())
             data.split_table().write(run.split_csv)
+            if before is None:
+                write_state(run.path, "training", None, cli.name or run.path.parent.name)
         cached = isinstance(task, PretrainedTask) and task.cache_features  # which nothing augments
         if trainer.loggers and given.ckpt_path is None and not cached:
             images, _ = next(iter(loader))
@@ -215,10 +217,10 @@ def train_and_test(cli: DefectCLI) -> RunFolder | None:
         if not trainer.is_global_zero:
             return None
         config = cli.resolved()
-        earlier = (earlier_metrics(run).get("run") or {}).get("config")
+        state, earlier = read_state(run.path), (earlier_metrics(run).get("run") or {}).get("config")
         logged = sum(log.seconds for log in trainer.loggers if isinstance(log, EpochCSVLogger))
         facts |= {
-            "config": str(earlier or cli.name or run.path.parent.name),
+            "config": str((state.config if state else None) or earlier or cli.name or run.path.parent.name),
             "seed": config.seed_everything,
             "weights": (config.model.init_args or {}).get("weights") or "none",
             "lr": task.optimizer.lr,  # as given, or as found

@@ -97,7 +97,7 @@ def write_outcome(
     if part == "test":
         accuracy = found.results["test"]["accuracy"]
         try:
-            reads = log_test_evaluation(runs_root(run), found.data["split_hash"], run.path.name, accuracy)
+            reads = log_test_evaluation(_reads_folder(run), found.data["split_hash"], run.path.name, accuracy)
             facts["test_split_read"] = reads
         except OSError as error:
             _log.warning("this reading of the test part is not counted: %s", error)
@@ -122,16 +122,21 @@ def write_outcome(
 
 
 def runs_root(run: RunFolder) -> Path:
-    """Return the folder whose test_reads.csv a run is counted in: where there is one, else of all runs, else the run's own.
+    """Return the folder of all runs, two above a run; the run's own if that cannot be written to."""
+    root = run.path.resolve().parent.parent
+    return root if os.access(root, os.W_OK) else run.path
 
-    A folder that was named for one run alone counts for itself: nothing is written beside it.
+
+def _reads_folder(run: RunFolder) -> Path:
+    """Return the folder whose test_reads.csv counts a run: where there is one, else of all runs if it is named by its time.
+
+    A folder that was named for one run counts for itself: nothing is written beside it.
     """
     path = run.path.resolve()
-    if (path.parent / "config.yaml").is_file():  # another test's folder in that of its run
+    if (path.parent / "config.yaml").is_file():  # an evaluation's folder in that of its run
         path = path.parent
-    above = path.parents[1] if STAMP.fullmatch(path.name) and len(path.parents) > 1 else path
-    root = next((folder for folder in (path, path.parent) if (folder / READS_FILE).is_file()), above)
-    return root if os.access(root, os.W_OK) else run.path
+    found = next((folder for folder in (path, path.parent) if (folder / READS_FILE).is_file()), None)
+    return found or (runs_root(RunFolder(path)) if STAMP.fullmatch(path.name) else path)
 
 
 def calibration(

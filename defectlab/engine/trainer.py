@@ -55,7 +55,11 @@ class StateKeeper(Checkpoint):
         """Name the best checkpoint, and log the epoch before last.ckpt says that it is done."""
         self._keep(trainer)
         # Those of a validation are logged at its end, and may be of an earlier epoch by now.
-        row = {name: float(value) for name, value in trainer.logged_metrics.items() if not name.startswith("val/")}
+        row = {
+            name: float(value)
+            for name, value in trainer.logged_metrics.items()
+            if not name.startswith("val/") and not name.endswith("_step")
+        }
         row["epoch"] = trainer.current_epoch
         for logger in trainer.loggers:
             if isinstance(logger, EpochCSVLogger):

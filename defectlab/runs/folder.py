@@ -115,13 +115,12 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the test is done: config, predictions, metrics with a section `test` and the report are there."""
-        written = (self.config, self.metrics_json, self.predictions_csv, self.path / "report.html")
-        if not all(file.is_file() for file in written):
+        """Whether the test is done: all files are there by the run's state, and metrics have a section `test`."""
+        if not (self.config.is_file() and self.metrics_json.is_file() and self.predictions_csv.is_file()):
             return False
         try:
             state = read_state(self.path)
-            return "test" in self.read_metrics() and (state is None or state.phase == "finished")
+            return (state is None or state.phase == "finished") and "test" in self.read_metrics()
         except InputError:
             return False
 

@@ -25,6 +25,8 @@ def atomic(path: Path, advice: str = "choose another place", sync: bool = False)
     """
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(f"it is a {'folder' if path.is_dir() else 'device or a pipe'}")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield draft
         if sync:

@@ -2,8 +2,9 @@
 
 import os
 import platform
-import subprocess
+import re
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from defectlab import __version__
 def environment() -> dict[str, Any]:
     """Return versions and hardware, None where unknown.
 
-    `cores` are the logical ones this process may use; `commit` is that of the working folder, with `-dirty` where
-    tracked files were changed.
+    `cores` are the logical ones this process may use; `commit` is that of defectlab's own repository, if it was not
+    installed from a package, `working_commit` that of the working folder's.
     """
     import torch  # here: most commands that read a run folder do not need it
 
@@ -28,7 +29,8 @@ def environment() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "commit": _commit(),
+        "commit": commit_of([Path(__file__).resolve().parents[2]]),
+        "working_commit": commit_of([here := Path.cwd(), *here.parents]),
     }
 
 
@@ -48,10 +50,37 @@ def _cpu_model() -> str | None:
     return platform.processor() or platform.machine() or None
 
 
-def _commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+def commit_of(folders: Sequence[Path]) -> str | None:
+    """Read the commit that is checked out in the first of these folders that is a Git repository; None without one.
+
+    Only files are read: Git itself would run programs that a repository's configuration names.
+    """
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
+        git = next((path / ".git" for path in folders if (path / ".git").exists()), None)
+        if git is None:
+            return None
+        if git.is_file():  # of a worktree or a submodule
+            git = git.parent / _text(git).removeprefix("gitdir: ")
+        head = _text(git / "HEAD")
+        if not head.startswith("ref: refs/"):
+            return _hash(head)
+        name = head.removeprefix("ref: ")
+        common = git / _text(git / "commondir") if (git / "commondir").is_file() else git
+        if ".." in name.split("/"):
+            return None
+        for place in (git, common):
+            if (place / name).is_file():
+                return _hash(_text(place / name))
+        packed = (line.partition(" ") for line in _text(common / "packed-refs").splitlines())
+        return next((_hash(commit) for commit, _, ref in packed if ref == name), None)
+    except (OSError, UnicodeDecodeError):
         return None
-    return answer.stdout.strip() or None
+
+
+def _text(path: Path) -> str:
+    """Read a regular file: a pipe would be waited for."""
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
+def _hash(text: str) -> str | None:
+    return text if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", text) else None

@@ -104,6 +104,7 @@ class TrainLoader(ArrayLoader, EpochLoader):
         transform: applied to a batch `(N, C, H, W)` of floats in [0, 1], after `augmentation`, with torch's random numbers
             seeded by the batch; None for none.
         epoch: of the next pass; each pass increases it by one.
+        same_order: every epoch has the order of the first, so that its first batches are of the same images.
     """
 
     seed: int
@@ -111,6 +112,7 @@ class TrainLoader(ArrayLoader, EpochLoader):
     augmentation: Augmentation | None
     transform: Callable[[Tensor], Tensor] | None = None
     epoch: int = 0
+    same_order: bool = False
 
     def __len__(self) -> int:
         return len(self._batch_sizes())
@@ -137,7 +139,7 @@ class TrainLoader(ArrayLoader, EpochLoader):
         self.epoch += 1
         settings = self.augmentation if self.images.dtype == torch.uint8 else None
         draws = draw(len(self.images), (self.seed, epoch)) if settings else torch.empty(0)
-        for step, batch in enumerate(torch.split(self._order(epoch), self._batch_sizes())):
+        for step, batch in enumerate(torch.split(self._order(0 if self.same_order else epoch), self._batch_sizes())):
             images, labels = self._fetch(batch)
             if images.dtype == torch.uint8:
                 if settings:
