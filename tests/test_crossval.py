@@ -126,7 +126,10 @@ def test_so_many_of_each_class_train(tmp_path: Path, class_folders: Path, capsys
 def test_probabilities_of_repeats_are_averaged() -> None:
     def table(files: list[str], shares: list[list[float]], labels: list[int]) -> PredictionTable:
         probabilities = np.array(shares)
-        return PredictionTable(files, ["a", "b"], np.array(labels), probabilities.argmax(1), probabilities)
+        return PredictionTable(
+            files=files, class_names=["a", "b"], labels=np.array(labels), predicted=probabilities.argmax(1),
+            probabilities=probabilities,
+        )  # fmt: skip
 
     pooled = pool([table(["y", "x"], [[0.9, 0.1], [0.4, 0.6]], [0, 1]), table(["x"], [[0.8, 0.2]], [1])])
     assert pooled.files == ["x", "y"]

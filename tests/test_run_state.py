@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import striped, write_class_folders
+from conftest import striped
 from helpers import read, refusal, start, wait_for, write_config
 from PIL import Image
 

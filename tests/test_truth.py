@@ -120,6 +120,7 @@ def test_the_planted_edge_detector_is_caught(planted: Path) -> None:
     for method in METHODS:
         found = sanity_check(method, partial(attribute, method=method), task, images, targets)
         assert not found.flagged, found
+        assert found.similarity is not None
         assert found.similarity < FLAG - 0.1
     for name, tensor in task.state_dict().items():
         assert torch.equal(tensor, before[name]), name

@@ -201,13 +201,7 @@ def list_images(images: Images) -> Sequence[Image]:
         one = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3))
         found = [images] if one else list(images)
     elif isinstance(images, str | PathLike) or not any(isinstance(image, np.ndarray) for image in images):
-        files = expand_images(images)  # type: ignore[arg-type]
-        for folder in {parent for file in files for parent in (file.parent, file.parent.parent)}:
-            if (folder / "config.yaml").is_file() and (folder / "metrics.json").is_file():
-                raise InputError(
-                    f"{folder} is a run folder, whose figures are no images to predict: name one run, then images"
-                )
-        return files
+        return list_files(images)  # type: ignore[arg-type]
     else:
         found = [np.asarray(image) for image in images]
     for image in found:
@@ -219,6 +213,15 @@ def list_images(images: Images) -> Sequence[Image]:
     if not found:
         raise InputError("no image given: expected at least one")
     return found
+
+
+def list_files(images: str | PathLike[str] | Sequence[str | PathLike[str]]) -> list[Path]:
+    """Return image files as `expand_images` does; InputError for those of a run folder, which are figures."""
+    files = expand_images(images)
+    for folder in {parent for file in files for parent in (file.parent, file.parent.parent)}:
+        if (folder / "config.yaml").is_file() and (folder / "metrics.json").is_file():
+            raise InputError(f"{folder} is a run folder, whose figures are no images: name one run, then images")
+    return files
 
 
 def _read(card: DataCard, block: Sequence[Image]) -> tuple[Tensor, list[int], list[Skipped]]:
