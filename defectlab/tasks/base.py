@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from defectlab.errors import InputError
 from defectlab.metrics.classification import SplitMetrics, evaluate_predictions
-from defectlab.networks.base import build_network
+from defectlab.networks.base import build_network, check_at_least
 from defectlab.tasks.hparams import NetworkSpec, find_network, without_downloads
 from defectlab.tasks.loss import ClassWeights, check_class_weights, class_weight_tensor, weighted_cross_entropy
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, decayed
@@ -75,6 +75,7 @@ class ClassificationTask(SavedTask):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False, ignore=["network"] if isinstance(network, nn.Module) else None)
+        check_at_least("num_classes", num_classes, 2)
         if not 0 <= label_smoothing < 1:
             raise InputError(f"model.label_smoothing is {label_smoothing}: expected at least 0 and below 1")
         check_class_weights(class_weights, num_classes)

@@ -12,8 +12,8 @@ from defectlab.errors import InputError
 _LARGEST = 2**31  # of a whole number: a seed, a size
 
 
-def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
-    """Raise InputError for the first value that does not fit the annotation of its argument.
+def check_arguments(function: Callable[..., Any], given: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise InputError for the first value that does not fit the annotation of its argument, named after a `prefix`.
 
     Whole numbers have to be below 2^31, others finite. What has no annotation of plain values, or one that cannot be
     resolved, is not checked.
@@ -25,7 +25,9 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> N
     for name, value in given.items():
         if name in hints and not _fits(value, hints[name]):
             expected = inspect.formatannotation(hints[name]).replace("typing.", "")
-            raise InputError(f"{name} is {str(value)[:40]!r} ({type(value).__name__}): expected {expected[:100]}")
+            raise InputError(
+                f"{prefix}{name} is {str(value)[:40]!r} ({type(value).__name__}): expected {expected[:100]}"
+            )
 
 
 def _fits(value: Any, hint: Any) -> bool:
