@@ -229,7 +229,7 @@ def _fetch(folder: Path, sandbox: Path) -> int:
 
 
 def _cache(folder: Path, sandbox: Path) -> int:
-    from defectlab.data.sources.images import read_images
+    from defectlab.data.sources.reading import read_images
 
     files = sorted((sandbox / "many").iterdir())
     images, _, _ = read_images(files, 96, 1, cache=folder / "cache" / "many.uint8")

@@ -93,7 +93,7 @@ def test_fit_leaves_the_run_folder_of_the_contract(finished: Path) -> None:
     assert [row["epoch"] for row in curves] == ["0", "1"]
     assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "seconds"} <= set(curves[0])
     rows = rows_of(finished / "predictions.csv")
-    assert list(rows[0]) == ["file", "label", "predicted", "confidence", "p_good", "p_hole", "p_scratch"]
+    assert list(rows[0]) == ["file", "label", "predicted", "confidence", "p_good", "p_hole", "p_scratch", "checkpoint"]
     assert sum(row["label"] == row["predicted"] for row in rows) / 7 == metrics["test"]["accuracy"]
     assert "<html" in (finished / "report.html").read_text()
     for name in ("best", "last"):

@@ -20,7 +20,7 @@ from torchvision.models import get_model, get_model_weights
 from defectlab.cli.bars import answer_lines, bar_lines, percentage
 from defectlab.cli.main import main
 from defectlab.data.sources.decode import decode
-from defectlab.data.sources.images import read_images
+from defectlab.data.sources.reading import read_images
 from defectlab.explain.answers import Answer, probabilities_figure
 from defectlab.inference.predictor import load, read_images_for
 from defectlab.networks.backbones import BACKBONES

@@ -230,7 +230,7 @@ def test_what_goes_wrong_leaves_nothing(data: ImageFolderDataModule, tmp_path: P
 
     with pytest.raises(ZeroDivisionError):
         stumble()
-    assert not [path for path in tmp_path.iterdir() if "new" in path.name]
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith((".", "new"))]
     used = tmp_path / "used"
     used.mkdir()
     (used / "mine.txt").write_text("mine")
@@ -242,12 +242,12 @@ def test_what_goes_wrong_leaves_nothing(data: ImageFolderDataModule, tmp_path: P
 def test_a_stop_half_way_leaves_nothing(config: Path, tmp_path: Path) -> None:
     made = tmp_path / "made"
     process = start("data", "augment", "--config", str(config), "--output", str(made), "--copies", "100000", *ON)
-    wait_for(".made-*/whole/train/*/*_aug2.png", tmp_path, process)
+    wait_for(".defectlab-*/made/train/*/*_aug2.png", tmp_path, process)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "stopped" in error
-    assert not [path.name for path in tmp_path.iterdir() if "made" in path.name]
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith((".", "made"))]
 
 
 @pytest.mark.parametrize(

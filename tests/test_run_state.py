@@ -217,19 +217,19 @@ def test_a_labelled_set_is_evaluated_whole(run: Path, tmp_path: Path, capsys: py
         assert metrics["data"]["mean"] == read(run)["data"]["mean"]
         table = RunFolder(place).read_predictions()
         assert table.checkpoint == RunFolder(run).fingerprint == RunFolder(place).fingerprint
-        found.append(metrics["test"])
+        found.append(metrics["test"]["accuracy"])
     assert found[0] == found[1] == found[2]
     predictions = dl.predict(run, [str(new)])
     right = [
         Path(file).parent.name == name for file, name in zip(predictions.files, predictions.predicted, strict=True)
     ]
-    assert found[0]["accuracy"] == np.mean(right)
+    assert found[0] == np.mean(right)
     evaluation = dl.test(run, on=new)
     assert evaluation.n == 30
-    assert evaluation.metrics == found[0]
+    assert evaluation.accuracy == found[0]
     assert evaluation.run is not None
-    assert dl.test(evaluation.run).metrics == found[0], "the folder of a whole set stays one"
-    assert dl.validate(run, on=new).metrics == found[0]
+    assert dl.test(evaluation.run).accuracy == found[0], "the folder of a whole set stays one"
+    assert dl.validate(run, on=new).accuracy == found[0]
     assert {name: content for name, content in contents(run).items() if not name.startswith("test-")} == before
     refusal(lambda: dl.test(run, on=tmp_path / "nowhere"), "nowhere")
 
@@ -249,7 +249,7 @@ def test_images_of_the_training_part_in_a_set_are_told(
     moved = shutil.copytree(tmp_path / "images", tmp_path / "moved")
     assert main(["test", str(run), "--on", str(moved)]) == 0
     printed = capsys.readouterr()
-    assert "split as they were" in printed.err
+    assert "its test part is evaluated" in printed.err
     assert f"{read(run)['test']['accuracy']:.2%}" in printed.out
     (moved / "good/0.png").unlink()
     assert main(["test", str(run), "--on", str(moved)]) == 0

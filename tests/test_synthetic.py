@@ -108,7 +108,7 @@ def test_nothing_half_written_stays_behind(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="No space left"):
         synthesize(tmp_path / "strip", per_class=2, seed=0, size=32)
     assert list(tmp_path.iterdir()) == []
 

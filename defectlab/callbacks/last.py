@@ -54,7 +54,7 @@ class LastCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep what `on_train_start` restores."""
         super().load_state_dict(state_dict)
-        self._kept = state_dict
+        self._kept = {**state_dict, **self._kept}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -63,7 +63,7 @@ class LastCheckpoint(ModelCheckpoint):
         for stopping, state in _stoppings(trainer.callbacks, checkpoint):  # type: ignore[attr-defined]
             state["patience"] = stopping.patience
         self._rate = trained_settings(checkpoint).lr
-        self._kept = {"stopped": False, **self._kept}
+        self._kept = {"stopped": stays_stopped(trainer.callbacks, checkpoint)}  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hide the limit of steps while the loops are restored: with one, Lightning takes any epoch for unfinished."""

@@ -4,13 +4,12 @@ import html
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from defectlab.data import ImageDataModule
-from defectlab.data.datamodules.whole import WholeDataModule
-from defectlab.data.pipeline.split_table import SplitTable
+from defectlab.data.pipeline.split_table import SplitTable, listed
+from defectlab.data.pipeline.splits import WHOLE
 from defectlab.engine.configs import override_words
 from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.host import as_guest
@@ -25,7 +24,6 @@ from defectlab.runs.lock import locked
 from defectlab.runs.metrics import accuracy_text, count_correct
 from defectlab.runs.state import write_state
 from defectlab.tasks.checkpoint import check_fit, data_state, read_checkpoint
-from defectlab.utils.card import DataCard
 
 _log = logging.getLogger(__name__)
 
@@ -141,44 +139,72 @@ def evaluate_run(
     Returns:
         The evaluation; None in a process that writes nothing.
     """
-    words = ["--config", str(run.config), "--ckpt_path", str(checkpoint_of(run)), *changes]
+    best = checkpoint_of(run)
+    words = ["--config", str(run.config), "--ckpt_path", str(best), *changes]
     words += [] if on is None else ["--data.root", str(on)]
     other = any(word.partition("=")[0] == "--data.root" for word in words)
     own = not other and not any(word.startswith(_CHANGING) for word in changes)
     with locked(run.path) if own and command == "test" else nullcontext():
-        cli = DefectCLI(command, words, run=run.path, progress=progress, keep_split=not other)
-        data = cli.datamodule
-        if other or _is_whole(run):
-            data = _whole(data, run, DataCard.from_dict(data_state(read_checkpoint(checkpoint_of(run)), run.best)))
-        target = None if command == "validate" else run if own else None
-        validates = own and command == "test" and not _has_validation(run)
-        found = _evaluate(cli, data, validates)
+        cli = _other_set(command, words, run, best, progress) if other else None
+        cli = cli or DefectCLI(command, words, run=run.path, progress=progress)
+        found = _evaluate(cli, validates=own and command == "test" and not _has_validation(run))
         if found is None or command == "validate":
             return found
-        if target is None:
+        target = run
+        if not own:
             target = RunFolder(stamped_folder(run.path, "test-", "evaluate a run")[0])
             write_text(target.config, cli.dump())
-            data.split_table().write(target.split_csv)
-            write_state(target.path, "finished", Path(cli.config_init[command].ckpt_path))
-        write_outcome(target, outcome_of(cli.model, data), cli.trainer, {}, {})
-    return Evaluation(stage=found.stage, metrics=found.metrics, source=found.source, run=target)
+            cli.datamodule.split_table().write(target.split_csv)
+            write_state(target.path, "finished", best)
+        write_outcome(target, outcome_of(cli.model, cli.datamodule), cli.trainer, {}, {})
+    return replace(found, run=target)
+
+
+def _other_set(command: Command, words: Sequence[str], run: RunFolder, best: Path, progress: bool) -> DefectCLI | None:
+    """Build the evaluation of all images of another set; None if they are the run's own, which have moved."""
+    state = data_state(read_checkpoint(best), best)
+    more = ["--data.split", "test", *override_words({"data.class_names": list(state["class_names"])})]
+    cli = DefectCLI(command, [*words, *more], run=run.path, progress=progress, keep_split=False)
+    data = cli.datamodule
+    data.load_state_dict(state)
+    data.prepare_data()
+    data.setup("test")
+    if not run.split_csv.is_file():
+        return cli
+    known, here = SplitTable.read(run.split_csv).rows, data.split_table().rows
+    if {(row.file, row.hash) for row in known} <= {(row.file, row.hash) for row in here}:
+        _log.warning("%s holds the run's own images: its test part is evaluated", data.location)
+        return None
+    used = {row.hash for row in known if row.part != "test"}
+    seen = [row.file for row in here if row.hash in used]
+    if seen:
+        _log.warning(
+            "%d of the %d images of %s were in the run's training or validation part (%s): what the network has learned by "
+            "heart makes the result look better than it is", len(seen), len(here), data.location, listed(seen),
+        )  # fmt: skip
+    return cli
 
 
 def evaluate_words(command: Command, words: Sequence[str]) -> Evaluation | None:
     """Evaluate as the words of a command say, `--config` and `--ckpt_path` among them, and write nothing."""
-    cli = DefectCLI(command, words, run=Path("runs"), keep_split=False)
-    return _evaluate(cli, cli.datamodule)
+    return _evaluate(DefectCLI(command, words, run=Path("runs"), keep_split=False))
 
 
-def _evaluate(cli: DefectCLI, data: ImageDataModule, validates: bool = False) -> Evaluation | None:
-    """Evaluate the checkpoint of a command on `data`, first on its validation images if asked; None in a later process."""
-    trainer, task = cli.trainer, cli.model
+def _evaluate(cli: DefectCLI, validates: bool = False) -> Evaluation | None:
+    """Evaluate the checkpoint of a command, on the validation images too if asked; None in a later process."""
+    trainer, task, data = cli.trainer, cli.model, cli.datamodule
     checkpoint = cli.config_init[cli.command].ckpt_path
     if checkpoint is None:
         raise InputError(f"{cli.command} needs trained weights: give a run folder, or --config and --ckpt_path")
-    check_fit(task, read_checkpoint(Path(checkpoint)), Path(checkpoint))
-    tests = cli.command == "test" or isinstance(data, WholeDataModule)
-    evaluators = [*([trainer.validate] if validates or not tests else []), *([trainer.test] if tests else [])]
+    saved = read_checkpoint(Path(checkpoint))
+    check_fit(task, saved, Path(checkpoint))
+    if data.split == WHOLE:  # of which nothing is measured
+        data.load_state_dict(data_state(saved, Path(checkpoint)))
+    tests = cli.command == "test" or data.split == WHOLE
+    evaluators = [
+        *([trainer.validate] if (validates and data.split != WHOLE) or not tests else []),
+        *([trainer.test] if tests else []),
+    ]
     with guarded(trainer, "nothing was written"):
         for evaluator in evaluators:
             evaluator(task, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
@@ -186,37 +212,6 @@ def _evaluate(cli: DefectCLI, data: ImageDataModule, validates: bool = False) ->
         return None
     stage: Literal["val", "test"] = "test" if tests else "val"
     return Evaluation(stage=stage, metrics=task.results[stage], source=data.source, run=None)
-
-
-def _whole(data: ImageDataModule, run: RunFolder, card: DataCard) -> ImageDataModule:
-    """Return all images of `data` as test part; with the run's split if they are the run's own, elsewhere."""
-    whole = WholeDataModule(data, card)
-    if not run.split_csv.is_file():
-        return whole
-    table = SplitTable.read(run.split_csv)
-    whole.prepare_data()
-    whole.setup()
-    rows = {(row.hash, row.file) for row in whole.split_table().rows}
-    if any(row.part != "test" for row in table.rows) and all((row.hash, row.file) in rows for row in table.rows):
-        _log.warning(
-            "%s holds the images of the run: they are split as they were, and its test part is evaluated", data.location
-        )
-        data.keep_split(table)
-        return data
-    used = {row.hash: row.part for row in table.rows if row.part != "test"}
-    seen = [row.file for row in whole.split_table().rows if row.hash in used]
-    if seen:
-        _log.warning(
-            "%d of the %d images of %s were in the run's training or validation part, the first is %s: what the network "
-            "learned by heart makes the result look better than it is",
-            len(seen), len(rows), data.location, seen[0],
-        )  # fmt: skip
-    return whole
-
-
-def _is_whole(run: RunFolder) -> bool:
-    """Return whether a folder is of an evaluation of a whole set."""
-    return run.split_csv.is_file() and all(row.part == "test" for row in SplitTable.read(run.split_csv).rows)
 
 
 def _has_validation(run: RunFolder) -> bool:

@@ -38,13 +38,14 @@ class EventsLogger(TensorBoardLogger):
     """TensorBoard's events alone, in one file: config.yaml already has what Lightning would put into hparams.yaml."""
 
     failed = False
-    _flushed: float | None = None
+    _arranged = False
+    _flushed = 0.0
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log all but the epoch, whose card would be the first; losses of both parts share one under Custom Scalars."""
-        if self._flushed is None:
-            self._flushed = 0.0
+        if not self._arranged:
+            self._arranged = True
             pairs = {name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "accuracy")}
             attempt(self, lambda: self.experiment.add_custom_scalars({"training and validation": pairs}))
         values = {name: value for name, value in metrics.items() if name != "epoch"}
@@ -53,7 +54,7 @@ class EventsLogger(TensorBoardLogger):
     @rank_zero_only
     def save(self) -> None:
         """Flush the events to the disk, now and then."""
-        if time.monotonic() - (self._flushed or 0.0) > _FLUSH_SECONDS:
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self._flushed = time.monotonic()
             self.finalize("")
 
@@ -100,8 +101,10 @@ class EpochCSVLogger(Logger):
             if self.path.is_file():
                 try:
                     with self.path.open(newline="", encoding="utf-8") as file:
-                        self._rows = {int(row["epoch"]): row for row in csv.DictReader(file, restval="")}
-                    if any(None in row or float(row.get("seconds") or 0) < 0 for row in self._rows.values()):
+                        table = csv.DictReader(file, restval="")
+                        self._rows = {int(row["epoch"]): row for row in table}
+                    odd = any(None in row or float(row.get("seconds") or 0) < 0 for row in self._rows.values())
+                    if odd or "epoch" not in (table.fieldnames or ["epoch"]):
                         raise ValueError
                 except (OSError, ValueError, KeyError, csv.Error):
                     raise InputError(

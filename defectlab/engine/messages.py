@@ -28,7 +28,10 @@ _TRIED = {  # words of other programs, and what they are called here
     "dropout": "model.network.dropout", "batch_size": "data.batch_size", "image_size": "data.image_size",
     "data_dir": "data.root", "flip": "data.augmentation.horizontal_flip", "hflip": "data.augmentation.horizontal_flip",
     "vflip": "data.augmentation.vertical_flip", "seed": "seed_everything", "checkpoint": "ckpt_path",
-    "resume": "ckpt_path",
+    "resume": "ckpt_path", "size": "data.image_size", "img_size": "data.image_size", "bs": "data.batch_size",
+    "rot": "data.augmentation.rotation", "rotate": "data.augmentation.rotation", "wd": "model.optimizer.weight_decay",
+    "augment": "data.augmentation", "augmentation": "data.augmentation", "optimizer": "model.optimizer",
+    "network": "model.network", "patience": "trainer.callbacks.EarlyStopping.patience", "root": "data.root",
 }  # fmt: skip
 _LISTED = 14  # more names than this nobody reads
 _LONGEST = 300
@@ -92,7 +95,7 @@ def _follow_unknown(place: str, key: str, holder: Any) -> str:
 
 def unknown_key(place: Sequence[str], key: str, names: list[str]) -> str:
     """Return the message about `key`, found at `place` where only `names` are known."""
-    wanted = _TRIED.get(key)
+    wanted = _TRIED.get(key.replace("-", "_"))
     if wanted is not None and wanted != ".".join([*place, key]):
         return f"unknown key {'.'.join([*place, key])}: did you mean {wanted}?"
     if key in ("num_workers", "workers"):

@@ -3,22 +3,21 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from defectlab.data import ImageFolderDataModule, NEUDataModule
 from defectlab.data.pipeline.duplicates import Duplicate, exact_duplicates, near_duplicates
 from defectlab.data.pipeline.statistics import channel_statistics
 from defectlab.data.sources.arrays import find_arrays
-from defectlab.data.sources.images import ImageSet, read_listing
-from defectlab.data.sources.layouts import list_folders, list_neu
+from defectlab.data.sources.decode import size_and_mode
+from defectlab.data.sources.images import ImageSet
 from defectlab.engine.experiment import without_run
 from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
@@ -160,25 +159,16 @@ def _of_folder(directory: Path) -> tuple[ImageSet, "Counter[str]", Iterable[byte
     """Read images at 128 px, count them by size and mode, and return the bytes of their files."""
     if not directory.is_dir():
         raise InputError(f"{directory} is no folder: expected one with labelled images")
-    if find_arrays(directory) is not None:
-        try:
-            data = NEUDataModule(str(directory), image_size=_SIDE).load()
-        except InputError:
-            data = ImageFolderDataModule(str(directory), image_size=_SIDE, channels=1).load()
-        kinds = Counter({f"arrays, read at {_SIDE} × {_SIDE}": len(data.files)})
-        return data, kinds, (image.tobytes() for image in data.images.numpy())
     try:
-        listing = list_neu(directory)
+        module: ImageFolderDataModule = NEUDataModule(str(directory), image_size=_SIDE, on_bad_image="skip")
+        data = module.load()
     except InputError:
-        listing = list_folders(directory)
-    data = read_listing(listing, _SIDE, 1, "skip")
-    place = {path.relative_to(listing.root).as_posix(): path for path in listing.files}
-    paths = [place[name] for name in data.files]
-    kinds = Counter()
-    for path in paths:
-        with Image.open(path) as picture:
-            kinds[f"{picture.width} × {picture.height} {picture.mode}"] += 1
-    return data, kinds, (path.read_bytes() for path in paths)
+        module = ImageFolderDataModule(str(directory), image_size=_SIDE, channels=1, on_bad_image="skip")
+        data = module.load()
+    if find_arrays(directory) is not None:
+        return data, Counter({f"arrays, read at {_SIDE} × {_SIDE}": len(data.files)}), data.contents()
+    kinds = Counter(size_and_mode(directory / name) for name in data.files)
+    return data, kinds, data.contents()
 
 
 def _of_config(config: str, overrides: Sequence[str]) -> tuple[ImageSet, "Counter[str]", Iterable[bytes]]:
@@ -189,13 +179,9 @@ def _of_config(config: str, overrides: Sequence[str]) -> tuple[ImageSet, "Counte
         module.setup("fit")
     whole, parts = module.data, module.parts
     place = {int(i): name for name in ("train", "val", "test") for i in getattr(parts, name)}
-    used = sorted(place)
-    data = ImageSet(
-        whole.images[used], whole.labels[used], list(module.class_names), [whole.files[i] for i in used],
-        [place[i] for i in used], whole.skipped,
-    )  # fmt: skip
-    kinds = Counter({f"{data.images.shape[-1]} × {data.images.shape[-2]} as read": len(used)})
-    return data, kinds, (image.tobytes() for image in data.images.numpy())
+    data = replace(whole, splits=[place[index] for index in range(len(whole.files))])
+    kinds = Counter({f"{data.images.shape[-1]} × {data.images.shape[-2]} as read": len(data.files)})
+    return data, kinds, data.contents()
 
 
 def _draw(data: ImageSet, pairs: Sequence[Duplicate], doubtful: Sequence[Suspect], folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from defectlab.data.sources.reading import check_on_bad_image
 from defectlab.errors import InputError
 from defectlab.inference.decision import (
     Threshold,
@@ -62,8 +63,7 @@ def predict(
     """
     if costs is not None and max_error is not None:
         raise InputError("costs and max_error both decide: give one of them")
-    if on_bad_image not in ("error", "skip"):
-        raise InputError(f"on_bad_image is {on_bad_image!r}: expected error or skip")
+    check_on_bad_image(on_bad_image)
     asked = [option for option, value in (("max_error", max_error), ("sets", sets)) if value is not None]
     name = Path(model.name if isinstance(model, Predictor) else model)
     if asked and not name.is_dir() and name.name != LATEST:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from defectlab.data.sources.images import Skipped
+from defectlab.data.sources.reading import Skipped
 from defectlab.errors import InputError
 from defectlab.inference.decision import Threshold
 from defectlab.runs import write_prediction_table

@@ -11,9 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from defectlab.data.sources.decode import BadImage, decode_array
+from defectlab.data.sources.decode import decode_array
 from defectlab.data.sources.files import expand_images
-from defectlab.data.sources.images import Skipped, read_images
+from defectlab.data.sources.levels import BadImage
+from defectlab.data.sources.reading import NothingReadable, Skipped, check_on_bad_image, read_images
 from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
 from defectlab.inference.network import InferenceNetwork, load_network
@@ -71,8 +72,7 @@ class Predictor:
             BadImages: an InputError whose `predictions` are those of the images that could be read.
             InputError: no such image, or none that can be read.
         """
-        if on_bad_image not in ("error", "skip"):
-            raise InputError(f"on_bad_image is {on_bad_image!r}: expected error or skip")
+        check_on_bad_image(on_bad_image)
         found = self.joined(list(self.blocks(list_images(images), progress)))
         if found.skipped and on_bad_image == "error":
             raise BadImages(found)
@@ -181,12 +181,14 @@ def read_images_for(
     card: DataCard, files: Sequence[Path], on_bad_image: Literal["error", "skip"] = "error"
 ) -> tuple[Tensor, list[int], list[Skipped]]:
     """Read images (M, C, H, W) uint8 as a data card wants them, their indices, and what was skipped: see `read_images`."""
-    return read_images(files, card.image_size, card.channels, on_bad_image, resize_size=card.resize_size)
+    return read_images(
+        files, card.image_size, card.channels, on_bad_image, resize_size=card.resize_size, white_level=card.white_level
+    )
 
 
-def _wanted(card: DataCard) -> tuple[int, int, int | None]:
+def _wanted(card: DataCard) -> tuple[int, int, int | None, float | None]:
     """Return what the pixels that a network takes depend on."""
-    return card.image_size, card.channels, card.resize_size
+    return card.image_size, card.channels, card.resize_size, card.white_level
 
 
 def list_images(images: Images) -> Sequence[Image]:
@@ -230,9 +232,8 @@ def _read(card: DataCard, block: Sequence[Image]) -> tuple[Tensor, list[int], li
     if files:
         try:
             return read_images_for(card, files, "skip")
-        except InputError as error:  # not one of them can be read
-            reason = "cannot be read" if len(files) > 1 else str(error).rpartition(f"{files[0]}: ")[2]
-            return torch.empty(0), [], getattr(error, "skipped", [Skipped(str(file), reason) for file in files])
+        except NothingReadable as error:
+            return torch.empty(0), [], list(error.skipped)
     try:
         arrays = [one for one in block if not isinstance(one, Path)]
         pixels = [decode_array(image, card.image_size, card.channels, card.resize_size) for image in arrays]

@@ -30,6 +30,7 @@ class DataCard:
         source: `real`, `synthetic`, or `imagenet` for a network of torchvision's.
         split_hash: of the split; None without one.
         resize_size: of the shorter side before a centre crop; None stretches the image to the square.
+        white_level: what is white in images of more than 8 bits, such as 4095; None where the network knows none.
 
     Raises:
         InputError: a value out of range, or of another length than the others.
@@ -43,6 +44,7 @@ class DataCard:
     source: str = "real"
     split_hash: str | None = None
     resize_size: int | None = None
+    white_level: float | None = None
 
     def __post_init__(self) -> None:
         for name, low in (("image_size", 1), ("channels", 1), ("resize_size", self.image_size)):
@@ -63,6 +65,11 @@ class DataCard:
             values = getattr(self, name)
             if len(values) != self.channels or not all(math.isfinite(value) for value in values):
                 raise InputError(f"data card: {name} is {list(values)}, expected {self.channels} finite numbers")
+        white = self.white_level
+        if white is not None and (
+            isinstance(white, bool) or not isinstance(white, int | float) or not 0 < white < 2**32
+        ):
+            raise InputError(f"data card: white_level is {white!r}, expected a number above 0, such as 4095")
         if min(self.std) <= 0:
             raise InputError(f"data card: std is {list(self.std)}, expected numbers above 0")
 

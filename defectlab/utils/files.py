@@ -1,17 +1,23 @@
-"""Atomic replacement of files."""
+"""Atomic replacement of files, and temporary folders that a killed process does not leave for ever."""
 
 import os
-import uuid
+import shutil
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from defectlab.errors import InputError
 
+_PREFIX, _SUFFIX = ".defectlab-", ".tmp"
+_STALE_SECONDS = 24 * 3600  # of folders whose owner cannot be asked for
+
 
 @contextmanager
 def atomic(path: Path, advice: str = "choose another place", sync: bool = False) -> Iterator[Path]:
-    """Yield a path beside `path` to write to: it replaces `path` if the block ends well, and is removed otherwise.
+    """Yield a path of the same name to write to: it replaces `path` if the block ends well, and is removed otherwise.
 
     A reader finds the old file or the new one, never a part. Missing folders are made.
 
@@ -23,18 +29,77 @@ def atomic(path: Path, advice: str = "choose another place", sync: bool = False)
     Raises:
         InputError: The place cannot be written to, the disk is full, or the block raised OSError.
     """
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         if path.exists() and not path.is_file():
             raise OSError(f"it is a {'folder' if path.is_dir() else 'device or a pipe'}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield draft
-        if sync:
-            with draft.open("rb+") as file:
-                os.fsync(file.fileno())
-        os.replace(draft, path)
+        with temporary_folder(path.parent) as folder:
+            draft = folder / path.name
+            yield draft
+            if sync:
+                with draft.open("rb+") as file:
+                    os.fsync(file.fileno())
+            os.replace(draft, path)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror or error}); {advice}") from None
+
+
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new hidden folder in `parent`, removed at the end, with those that killed processes have left there.
+
+    Missing folders are made. It is on the same disk as its neighbours, so that renaming is atomic.
+
+    Raises:
+        OSError: `parent` cannot be written.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(f"{_PREFIX}*{_SUFFIX}"):
+        _remove_abandoned(left)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, suffix=_SUFFIX, dir=parent))
+        held = try_lock(folder)
+        if held is not None and folder.exists():  # else another process took it for one of a dead one
+            break
+        release([] if held is None else [held])
+    try:
+        yield folder
     finally:
-        with suppress(OSError):  # renamed by now, or never begun
-            draft.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+        release([held])
+
+
+def try_lock(path: Path) -> int | None:
+    """Lock a file or folder until the process ends; return what `os.close` frees, -1 without locks, None if it is held."""
+    if sys.platform == "win32":
+        return -1
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return -1
+    return descriptor
+
+
+def release(held: list[int]) -> None:
+    """Free what `try_lock` has returned, and empty the list."""
+    while held:
+        descriptor = held.pop()
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove a temporary folder whose process is gone: nobody holds its lock, or, without locks, it is of yesterday."""
+    with suppress(OSError):  # another process removes it, or it is of another user
+        held = try_lock(folder)
+        if held is None:
+            return
+        if held >= 0 or time.time() - folder.stat().st_mtime > _STALE_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+        release([held])

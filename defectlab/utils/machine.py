@@ -20,7 +20,6 @@ def environment() -> dict[str, Any]:
     """
     import torch  # here: most commands that read a run folder do not need it
 
-    here = Path.cwd()
     return {
         "python": platform.python_version(),
         "defectlab": __version__,
@@ -31,7 +30,7 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "commit": commit_of([Path(__file__).resolve().parents[2]]),
-        "working_commit": commit_of([here, *here.parents]),
+        "working_commit": commit_of([Path.cwd(), *Path.cwd().parents]),
     }
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from defectlab.data.datamodules.loaders import ON_DEVICE_BYTES, ImageLoaders, Part
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.duplicates import groups, near_duplicates
-from defectlab.data.pipeline.split_table import SplitTable, apply_table, listed, make_table
+from defectlab.data.pipeline.split_table import PARTS, SplitTable, apply_table, listed, make_table
 from defectlab.data.pipeline.splits import (
+    WHOLE,
     Split,
     fixed_split,
     fold_split,
@@ -22,7 +23,8 @@ from defectlab.data.pipeline.splits import (
     split_hash,
     stratified_split,
 )
-from defectlab.data.pipeline.statistics import channel_statistics, check_statistics, is_grey
+from defectlab.data.pipeline.statistics import channel_statistics, flat_images, given_statistics, is_grey
+from defectlab.data.sources.files import check_names
 from defectlab.data.sources.images import ImageSet
 from defectlab.errors import InputError
 from defectlab.utils.card import DataCard
@@ -52,12 +54,12 @@ class ImageDataModule(ImageLoaders):
             source gives a split without test; null takes a fifth where it gives no split, and nothing where it gives
             train and val alone; 0 takes none. Images that are given as test are always all kept.
         split: `auto` keeps a split that the source gives, `random` divides all images anew, `2/5` takes the second of
-            five folds as test part; over all folds every image is tested once.
+            five folds as test part; over all folds every image is tested once; `test` takes all images as test part.
         group_duplicates: keep images of the same place, such as overlapping crops (`near_duplicates`), in the same part
             of the split, whose sizes then may differ from those asked for.
         augmentation: of the training images; null for none.
-        mean: one value per channel for pixels in [0, 1]; null measures the training part.
-        std: one value per channel for pixels in [0, 1]; null measures the training part.
+        mean: one value for pixels in [0, 1], or one per channel; null measures the training part.
+        std: one value for pixels in [0, 1], or one per channel; null measures the training part.
         transform: of a training batch `(N, C, H, W)` of floats in [0, 1], after `augmentation`; any callable that keeps the
             shape, such as torchvision's v2 transforms, which draw once for the whole batch.
 
@@ -78,8 +80,8 @@ class ImageDataModule(ImageLoaders):
         split: str,
         group_duplicates: bool,
         augmentation: Augmentation | None,
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
+        mean: Sequence[float] | float | None,
+        std: Sequence[float] | float | None,
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
@@ -97,7 +99,7 @@ class ImageDataModule(ImageLoaders):
         if not 0 <= seed <= _MAX_SEED:
             raise InputError(f"data.seed is {seed}: expected a whole number from 0 to {_MAX_SEED}")
         self._fold = parse_fold(split)
-        check_statistics(mean, std, channels)
+        self._statistics = given_statistics(mean, std, channels)
         self.image_size = image_size
         self.channels = channels
         self.batch_size = batch_size
@@ -109,9 +111,6 @@ class ImageDataModule(ImageLoaders):
         self.group_duplicates = group_duplicates
         self.augmentation = augmentation
         self.transform = transform
-        self.mean = mean
-        self.std = std
-        self._statistics: tuple[Sequence[float], Sequence[float]] | None = None
         self._kept: SplitTable | None = None
         self._table: SplitTable | None = None
         self._old_hash = ""
@@ -125,6 +124,9 @@ class ImageDataModule(ImageLoaders):
         if self._data is not None:
             return
         data = self.load().reordered(self.class_names)
+        check_names(self.location, data.class_names)
+        if self._kept is not None:
+            data = data.select(np.array(self._known(data.files, data.splits), dtype=np.int64))
         names = [data.class_names[label] for label in data.labels.tolist()]
         if self._kept is None:
             parts = self._divide(data)
@@ -132,7 +134,6 @@ class ImageDataModule(ImageLoaders):
         else:
             table = self._kept
             parts = apply_table(table, names, data.files, self._content(data))
-            self._tell_new(data, table)
         used = np.sort(np.concatenate((parts.train, parts.val, parts.test)))
         if len(used) < len(data.labels):  # what augmentation does hangs on an image's place among those used
             data = data.select(used)
@@ -140,9 +141,14 @@ class ImageDataModule(ImageLoaders):
         # Grey images stored as RGB: a third of the memory, and of the work to augment them.
         if data.images.shape[1] > 1 and data.images.nbytes <= ON_DEVICE_BYTES and is_grey(data.images):
             data.images = data.images[:, :1].contiguous()
-        if self._statistics is None and self.mean is not None and self.std is not None:
-            self._statistics = self.mean, self.std
+        if self.image_size > 1 and (flat := flat_images(data.images)):
+            log.warning(
+                "%s: %d of %d images are of one grey value and show nothing (%s)",
+                self.location, len(flat), len(data.files), listed([data.files[index] for index in flat]),
+            )  # fmt: skip
         if self._statistics is None:
+            if not len(parts.train):
+                raise InputError(f"data.split is {self.split}, so nothing is measured: give data.mean and data.std")
             mean, std = channel_statistics(data.images, torch.from_numpy(parts.train))
             copies = self.channels // len(mean)
             self._statistics = mean * copies, std * copies
@@ -177,20 +183,29 @@ class ImageDataModule(ImageLoaders):
             return lambda index: f"{self.location}\0{data.files[index]}".encode()
         return lambda index: data.images[index].numpy().tobytes()
 
-    def _tell_new(self, data: ImageSet, table: SplitTable) -> None:
-        known = {row.file for row in table.rows}
+    def _known(self, files: Sequence[str], splits: Sequence[str] | None) -> list[int]:
+        """Return which files are in the split that is kept, all without one; a warning counts and names the others."""
+        if self._kept is None:
+            return list(range(len(files)))
+        known = {row.file for row in self._kept.rows}
         unused = "test" if self.test_size == 0 and self.split == "auto" else None  # a given test part is left out
-        splits = data.splits or [""] * len(data.files)
-        new = [file for file, part in zip(data.files, splits, strict=True) if file not in known and part != unused]
+        new = [
+            file for file, part in zip(files, splits or [""] * len(files), strict=True)
+            if file not in known and part != unused
+        ]  # fmt: skip
         if new:
             log.warning(
                 "%s has %d images that are not in the run's split: they are left out (%s)",
                 self.location, len(new), listed(new),
             )  # fmt: skip
+        return [index for index, file in enumerate(files) if file in known]
 
     def _divide(self, data: ImageSet) -> Split:
-        """Split the images as the arguments say."""
+        """Split the images as the arguments say, so that there are images of every class to train on."""
         labels = data.labels.numpy()
+        if self.split == WHOLE:
+            return Split(*(np.arange(count) for count in (0, 0, len(labels))))
+        grouped = ""
         if self._fold is not None:
             parts = fold_split(labels, *self._fold, self.val_size, self.seed)
         elif data.splits is not None and self.split == "auto":
@@ -206,9 +221,29 @@ class ImageDataModule(ImageLoaders):
             parts = stratified_split(labels, self.val_size, test_size, self.seed)
         if self.group_duplicates:
             alike = groups(near_duplicates(data.images), len(labels))
+            grouped = (
+                f" after {sum(map(len, alike))} images of the same places were kept together (data.group_duplicates)"
+            )
             log.info("%d images show the same place as another: they stay together", sum(map(len, alike)))
             parts = keep_together(parts, alike)
+        if not self.generated:
+            self._check_classes(parts, labels, grouped)
         return parts
+
+    def _check_classes(self, parts: Split, labels: np.ndarray, why: str) -> None:
+        """Raise InputError for a class without training images, or that grouping took from a part; warn of others."""
+        for part in PARTS:
+            indices = getattr(parts, part)
+            present = set(labels[indices].tolist())
+            missing = [name for label, name in enumerate(self.class_names) if label not in present]
+            if not missing or (part == "test" and not len(indices)):
+                continue
+            text = f"{self.location}: no image of {listed(missing)} in the {part} part{why}"
+            if why:
+                raise InputError(f"{text}; add images of other places, take another data.seed, or change the sizes")
+            if part == "train":
+                raise InputError(f"{text}; add some, or leave the class out")
+            log.warning("%s: its figures say nothing about them", text)
 
     def _make_card(self, mean: Sequence[float], std: Sequence[float]) -> DataCard:
         return DataCard(
@@ -219,6 +254,7 @@ class ImageDataModule(ImageLoaders):
             channels=self.channels,
             source=self.source,
             split_hash=self.split_table().hash,
+            white_level=self.data.white_level,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -234,6 +270,7 @@ class ImageDataModule(ImageLoaders):
             "std": list(self.card.std),
             "image_size": self.image_size,
             "channels": self.channels,
+            "white_level": self.data.white_level,
             "skipped": [str(skipped) for skipped in self.data.skipped],
         }
 
@@ -260,13 +297,20 @@ class ImageDataModule(ImageLoaders):
         self._statistics = state_dict["mean"], state_dict["std"]
         if self._card is None:
             return
+        white, here = state_dict.get("white_level"), self.data.white_level
+        # A network of 8 bits takes what needs no question: all 16 bits, or floats.
+        if here is not None and here != white and not (white is None and here in (1.0, 255.0, 65535.0)):
+            raise InputError(
+                f"{self.location}: {here:g} is white in images of more than 8 bits, for the checkpoint "
+                f"{'it is 8 bits alone' if white is None else f'{white:g} is'}: give data.white_level, or convert the images"
+            )
         self._card = self._make_card(*self._statistics)
         trained = state_dict["split_hash"]
-        here = self._old_hash if len(trained) == len(self._old_hash) else self._card.split_hash
-        if trained != here:
+        split = self._old_hash if len(trained) == len(self._old_hash) else self._card.split_hash
+        if trained != split:
             log.warning(
                 "the checkpoint was trained with another split of the data (%s, here %s): images evaluated "
-                "here may be among those it was trained on", trained, here,
+                "here may be among those it was trained on", trained, split,
             )  # fmt: skip
 
 
@@ -274,4 +318,5 @@ def check_class_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
     """Return `names`; InputError for fewer than two, or one given twice."""
     if names is not None and len(set(names)) < max(2, len(names)):
         raise InputError(f"data.class_names is {', '.join(names) or 'empty'}: expected two or more names, each once")
+    check_names("data.class_names", names or ())
     return None if names is None else tuple(names)

@@ -51,8 +51,8 @@ class DatasetDataModule(ImageDataModule):
         val_size: int | float = 0.15,
         test_size: int | float | None = None,
         augmentation: Augmentation | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         parts = {"train": train, "val": val, "test": test}
@@ -97,7 +97,7 @@ class DatasetDataModule(ImageDataModule):
             )
         files = [name for name, _, _ in self._items]
         splits = [name.partition("[")[0] for name in files] if len(self._sets) > 1 else None
-        return ImageSet(images, labels, list(self.class_names), files, splits, [])
+        return ImageSet(images=images, labels=labels, class_names=list(self.class_names), files=files, splits=splits)
 
     @cached_property
     def _items(self) -> list[tuple[str, Tensor, Tensor]]:

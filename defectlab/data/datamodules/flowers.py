@@ -4,21 +4,19 @@
 the web by the authors of the paper; no licence comes with them.
 """
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
-from urllib.error import URLError
 
 import numpy as np
 from torchvision import datasets
 
-from defectlab.data.datamodules.base import ImageDataModule
+from defectlab.data.datamodules.folder import ImageFolderDataModule
 from defectlab.data.pipeline.augment import Augmentation
-from defectlab.data.sources.archive import publish
-from defectlab.data.sources.images import ImageSet, read_listing
+from defectlab.data.sources.archive import check_regular
+from defectlab.data.sources.fetch import fetch_by_torchvision
 from defectlab.data.sources.layouts import Listing
 from defectlab.errors import InputError
 
@@ -42,12 +40,12 @@ FLOWERS = (
     "trumpet creeper", "blackberry lily",
 )  # fmt: skip
 _FOLDER = "flowers-102"  # torchvision's, under the root
-_PARTS: dict[str, Literal["train", "val", "test"]] = {"trnid": "train", "valid": "val", "tstid": "test"}
+_PARTS = {"trnid": "train", "valid": "val", "tstid": "test"}
 _LABELS, _SPLIT = "imagelabels.mat", "setid.mat"
 _CONTENT = f"jpg/image_00001.jpg to image_08189.jpg, {_LABELS} and {_SPLIT}"
 
 
-class FlowersDataModule(ImageDataModule):
+class FlowersDataModule(ImageFolderDataModule):
     """All 102 kinds of flowers or some of them, in the official split; the test set stays whole.
 
     Args:
@@ -55,9 +53,8 @@ class FlowersDataModule(ImageDataModule):
             torchvision downloads them to the latter, checksums and all, if they are in neither: 345 MB.
         classes: names of some classes, in the order that their labels get; None takes all. The three with the
             most images are petunia (258), passion flower (251) and wallflower (196).
-        on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
 
-    The other arguments are those of `ImageDataModule`.
+    The other arguments are those of `ImageFolderDataModule`.
 
     Raises:
         InputError: a class that is none of the 102, or fewer than two.
@@ -74,28 +71,18 @@ class FlowersDataModule(ImageDataModule):
         seed: int = 0,
         on_bad_image: Literal["error", "skip"] = "error",
         augmentation: Augmentation | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
     ) -> None:
         super().__init__(
-            image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
-            seed=seed, val_size=0, test_size=None, split="auto", group_duplicates=False,
-            augmentation=augmentation, mean=mean, std=std,
+            root, image_size, channels, batch_size, eval_batch_size, seed, val_size=0, on_bad_image=on_bad_image,
+            augmentation=augmentation, mean=mean, std=std, class_names=FLOWERS if classes is None else _checked(classes),
         )  # fmt: skip
-        self.root = root
-        self.on_bad_image: Literal["error", "skip"] = on_bad_image
-        self._names = FLOWERS if classes is None else _checked(classes)
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """Return the names of all kinds, or of those asked for."""
-        return self._names
 
     @property
     def location(self) -> str:
         """Return the folder that holds the files."""
-        found = self._find()
-        return str(found) if found else self.root
+        return str(self._find() or self.root)
 
     def _find(self) -> Path | None:
         root = Path(self.root).expanduser()
@@ -110,45 +97,30 @@ class FlowersDataModule(ImageDataModule):
         Raises:
             InputError: that fails.
         """
-        if self._find() is not None:
-            return
-        root = Path(self.root).expanduser()
-        part: str | None = None
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            part = tempfile.mkdtemp(prefix=f"{_FOLDER}-", suffix=".part", dir=root)
-            datasets.Flowers102(part, download=True)
-            for archive in (Path(part) / _FOLDER).glob("*.tgz"):
-                archive.unlink()
-            publish(Path(part) / _FOLDER, root / _FOLDER)
-        except (URLError, OSError, RuntimeError, EOFError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"Flowers102 is not under {self.root} and could not be downloaded ({reason}): put {_CONTENT} into "
-                f"{root / _FOLDER}, or set data.root to their folder"
-            ) from None
-        finally:
-            if part is not None:
-                shutil.rmtree(part, ignore_errors=True)
+        if self._find() is None:
+            target = Path(self.root).expanduser() / _FOLDER
+            by_hand = f"put {_CONTENT} into it, or set data.root to their folder"
+            fetch_by_torchvision(lambda root: datasets.Flowers102(root, download=True), target, by_hand)
 
-    def load(self) -> ImageSet:
-        """Read the images of the classes asked for."""
+    @cached_property
+    def _arrays(self) -> None:
+        return None
+
+    def _list(self) -> Listing:
+        """List the images of the classes asked for."""
         folder = self._find()
         if folder is None:
             raise InputError(f"no {_CONTENT} under {self.root}: call prepare_data() first, or set data.root")
         official = _numbers(folder / _LABELS, "labels", 1, len(FLOWERS))
-        ids = {part: _numbers(folder / _SPLIT, key, 1, len(official)) for key, part in _PARTS.items()}
-        label_of = {FLOWERS.index(name) + 1: label for label, name in enumerate(self._names)}
-        listing = Listing(folder, [], [], list(self._names), [])
-        assert listing.splits is not None
-        for part, numbers in ids.items():
-            for number in numbers:
-                label = label_of.get(official[number - 1])
-                if label is not None:
-                    listing.files.append(folder / "jpg" / f"image_{number:05d}.jpg")
-                    listing.labels.append(label)
-                    listing.splits.append(part)
-        return read_listing(listing, self.image_size, self.channels, self.on_bad_image)
+        label_of = {FLOWERS.index(name) + 1: label for label, name in enumerate(self.class_names)}
+        found = [
+            (folder / "jpg" / f"image_{number:05d}.jpg", label_of[official[number - 1]], part)
+            for key, part in _PARTS.items()
+            for number in _numbers(folder / _SPLIT, key, 1, len(official))
+            if official[number - 1] in label_of
+        ]
+        files, labels, splits = (list(column) for column in zip(*found, strict=True))
+        return Listing(root=folder, files=files, labels=labels, class_names=list(self.class_names), splits=splits)
 
 
 def _checked(classes: Sequence[str]) -> tuple[str, ...]:
@@ -166,6 +138,7 @@ def _numbers(file: Path, key: str, low: int, high: int) -> list[int]:
     """Read the row of whole numbers under `key` in a MATLAB file."""
     from scipy.io import loadmat
 
+    check_regular(file)
     try:
         values = np.asarray(loadmat(file)[key]).ravel()
     except Exception as error:  # a damaged file makes scipy raise nearly anything; KeyError if it has no such row

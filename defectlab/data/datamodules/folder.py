@@ -1,6 +1,6 @@
 """Images in one folder per class."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -9,10 +9,16 @@ from torch import Tensor
 
 from defectlab.data.datamodules.base import ImageDataModule, check_class_names
 from defectlab.data.pipeline.augment import Augmentation
+from defectlab.data.pipeline.split_table import SplitTable
+from defectlab.data.pipeline.splits import WHOLE
 from defectlab.data.sources.archive import open_root
-from defectlab.data.sources.arrays import array_classes, find_arrays, load_arrays
-from defectlab.data.sources.images import CACHE, ImageSet, read_listing
-from defectlab.data.sources.layouts import Listing, list_folders
+from defectlab.data.sources.array_labels import read_labels
+from defectlab.data.sources.arrays import ArrayFiles, find_arrays, load_arrays
+from defectlab.data.sources.decode import peek
+from defectlab.data.sources.images import ImageSet, read_listing
+from defectlab.data.sources.layouts import Listing, list_folders, list_labelled, list_table
+from defectlab.data.sources.reading import check_on_bad_image
+from defectlab.utils.card import DataCard
 
 
 class ImageFolderDataModule(ImageDataModule):
@@ -21,10 +27,11 @@ class ImageFolderDataModule(ImageDataModule):
     A set that would need more than 4 GiB as pixels lives in a memory-mapped file under `~/.cache/defectlab`.
 
     Args:
-        root: folder or .zip.
+        root: folder or .zip; with `split` of `test` also a .csv file with the columns file and label.
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
         class_names: names of the classes, in the order that their labels get: of an array's numbers from 0, or the class
             folders' names. None takes the folders in natural order, and calls numbers by themselves.
+        white_level: what is white in images of more than 8 bits, such as 4095; None takes what the brightest image needs.
 
     The other arguments are those of `ImageDataModule`.
     """
@@ -43,47 +50,123 @@ class ImageFolderDataModule(ImageDataModule):
         on_bad_image: Literal["error", "skip"] = "error",
         group_duplicates: bool = False,
         augmentation: Augmentation | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
         class_names: Sequence[str] | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
+        white_level: float | None = None,
     ) -> None:
         super().__init__(
             image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
             seed=seed, val_size=val_size, test_size=test_size, split=split, group_duplicates=group_duplicates,
             augmentation=augmentation, mean=mean, std=std, transform=transform,
         )  # fmt: skip
+        check_on_bad_image(on_bad_image)
         self.root = root
-        self._given_names = check_class_names(class_names)
         self.on_bad_image: Literal["error", "skip"] = on_bad_image
+        self.white_level = white_level
+        self._given_names = check_class_names(class_names)
+        self._stored_channels = channels
 
     @property
     def class_names(self) -> Sequence[str]:
         """Return the names given, else those of the class folders in natural order."""
         if self._given_names is not None:
             return self._given_names
-        return self._listing.class_names if self._array_names is None else self._array_names
+        return self._listing.class_names if self._arrays is None else self._labels[0]
 
     @property
     def location(self) -> str:
         """Return the root as given."""
         return self.root
 
-    @cached_property
-    def _folder(self) -> Path:
-        return open_root(Path(self.root).expanduser(), CACHE)
+    @property
+    def source(self) -> str:
+        """Return `synthetic` if any image says that it is generated; before they are read, if the first does."""
+        if self._data is not None:
+            synthetic = self._data.synthetic > 0
+        else:
+            synthetic = self._arrays is None and peek(self._listing.files[0])[1]
+        return "synthetic" if synthetic else "real"
 
-    @cached_property
-    def _listing(self) -> Listing:
-        return list_folders(self._folder)
+    @property
+    def generated(self) -> bool:
+        """Return whether the images come from a generator, not from files."""
+        return False
 
-    @cached_property
-    def _array_names(self) -> list[str] | None:
-        files = find_arrays(self._folder)
-        return None if files is None else array_classes(files, self._given_names)
+    def keep_split(self, table: SplitTable) -> None:
+        """Divide the images as `table` does, see `ImageDataModule`; images that it does not have are not read."""
+        super().keep_split(table)
+        self.__dict__.pop("_listing", None)
 
     def load(self) -> ImageSet:
         """Read every image."""
-        if self._array_names is not None:
-            return load_arrays(self._folder, self.image_size, self.channels, self._given_names)
-        return read_listing(self._listing, self.image_size, self.channels, self.on_bad_image)
+        if self._arrays is not None:
+            known, names = self._labels
+            return load_arrays(self._arrays, names, known, self.image_size, self._stored_channels, self.white_level)
+        return read_listing(
+            self._listing, self.image_size, self._stored_channels, self.on_bad_image, self.white_level,
+            complete=self.split != WHOLE,
+        )  # fmt: skip
+
+    @cached_property
+    def _folder(self) -> Path:
+        return open_root(Path(self.root).expanduser())
+
+    @cached_property
+    def _listing(self) -> Listing:
+        listing = self._list()
+        return listing if self._kept is None else listing.select(self._known(listing.names, listing.splits))
+
+    def _list(self) -> Listing:
+        """List the files and their classes."""
+        if self.split == WHOLE and self._given_names is not None:
+            root = Path(self.root).expanduser()
+            if root.suffix.lower() == ".csv":
+                return list_table(root, self._given_names)
+            return list_labelled(self._folder, self._given_names)
+        return list_folders(self._folder, keep_split=self.split == "auto")
+
+    @cached_property
+    def _arrays(self) -> ArrayFiles | None:
+        if Path(self.root).suffix.lower() == ".csv" and self.split == WHOLE:
+            return None
+        return find_arrays(self._folder, to_train=self.split != WHOLE)
+
+    @cached_property
+    def _labels(self) -> tuple[list[str], dict[str, list[str]]]:
+        """Return the classes of the arrays, and those of their rows by part."""
+        assert self._arrays is not None
+        return read_labels(self._arrays, self._numbered, self._aliases, complete=self.split != WHOLE)
+
+    @property
+    def _numbered(self) -> Sequence[str] | None:
+        """Return the classes that an array's numbers from 0 mean, where that is known."""
+        return self._given_names
+
+    @property
+    def _aliases(self) -> Mapping[str, str] | None:
+        """Return the classes that other texts in arrays stand for."""
+        return None
+
+
+def labelled_set(
+    root: str, card: DataCard, batch_size: int = 128, on_bad_image: Literal["error", "skip"] = "error"
+) -> ImageFolderDataModule:
+    """Return a labelled set that is wholly the test part of a network's classes, prepared as its data card says.
+
+    Args:
+        root: folder, .zip, .npy arrays in a folder, or .csv table with the columns file and label. An image's class is the
+            nearest folder above it that is called like one; classes may be absent.
+        card: of the network.
+        batch_size: images per step.
+        on_bad_image: as of `ImageFolderDataModule`.
+
+    Raises:
+        InputError: by `setup`, of images that are of no class of the card.
+    """
+    channels: Literal[1, 3] = 1 if card.channels == 1 else 3
+    return ImageFolderDataModule(
+        root, image_size=card.image_size, channels=channels, batch_size=batch_size, eval_batch_size=batch_size, split=WHOLE,
+        on_bad_image=on_bad_image, mean=card.mean, std=card.std, class_names=card.class_names, white_level=card.white_level,
+    )  # fmt: skip

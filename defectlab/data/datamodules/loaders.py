@@ -54,6 +54,11 @@ class ImageLoaders(pl.LightningDataModule):
         return "real"
 
     @property
+    def generated(self) -> bool:
+        """Return whether the images come from a generator, not from files."""
+        return self.source == "synthetic"
+
+    @property
     @abstractmethod
     def location(self) -> str:
         """Return where the images come from, for messages and metrics.json."""
@@ -115,7 +120,13 @@ class ImageLoaders(pl.LightningDataModule):
         return True
 
     def train_dataloader(self) -> BatchLoader:
-        """Return the training loader: shuffled and augmented; of features after `cache_features`."""
+        """Return the training loader: shuffled and augmented; of features after `cache_features`.
+
+        Raises:
+            InputError: there are no training images.
+        """
+        if not len(self.parts.train):
+            raise InputError(f"data.split is test: all images of {self.location} are test images, none to train on")
         device, rank, world_size = self._device_and_rank()
         images = self._images(device) if self._features is None else self._features
         self._train_loader = TrainLoader(

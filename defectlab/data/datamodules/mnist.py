@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
-from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -16,9 +15,11 @@ from defectlab.data.datamodules.base import ImageDataModule
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.splits import hold_out
 from defectlab.data.sources.archive import open_root
+from defectlab.data.sources.array_labels import read_labels
 from defectlab.data.sources.arrays import ArrayFiles, find_arrays, load_arrays
+from defectlab.data.sources.fetch import fetch_by_torchvision
 from defectlab.data.sources.idx import find_idx, read_idx_pair
-from defectlab.data.sources.images import CACHE, ImageSet
+from defectlab.data.sources.images import ImageSet
 from defectlab.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -59,8 +60,8 @@ class MNISTDataModule(ImageDataModule):
         eval_batch_size: int = 1000,
         seed: int = 0,
         augmentation: Augmentation | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
     ) -> None:
         super().__init__(
             image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
@@ -85,7 +86,7 @@ class MNISTDataModule(ImageDataModule):
     def _find(self) -> Path | ArrayFiles | None:
         """Return the folder of the IDX files, or arrays, under the root; else IDX files where a system keeps them."""
         root, name = Path(self.root).expanduser(), self._torchvision.__name__
-        folder = open_root(root, CACHE) if root.is_file() else root
+        folder = open_root(root) if root.is_file() else root
         arrays = (find_arrays(path, wrapped=False) for path in (folder, folder / name))
         candidates = (find_idx([folder], name), *arrays, find_idx([*map(Path, self._folders)], name))
         return next((found for found in candidates if found is not None), None)
@@ -96,23 +97,19 @@ class MNISTDataModule(ImageDataModule):
         Raises:
             InputError: that fails.
         """
-        if self._find() is not None:
-            return
-        try:
-            self._torchvision(Path(self.root).expanduser(), download=True)
-        except (URLError, OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"{self._torchvision.__name__} is not under {self.root} and could not be downloaded "
-                f"({reason}): put the four IDX files (train-images-idx3-ubyte.gz and so on) or arrays (x_train.npy, "
-                "y_train.npy, x_test.npy, y_test.npy) there, or set data.root to their folder"
-            ) from None
+        if self._find() is None:
+            target = Path(self.root).expanduser() / self._torchvision.__name__
+            by_hand = (
+                "put the four IDX files (train-images-idx3-ubyte.gz and so on) or arrays (x_train.npy, y_train.npy, "
+                "x_test.npy, y_test.npy) there, or set data.root to their folder"
+            )
+            fetch_by_torchvision(lambda root: self._torchvision(root, download=True), target, by_hand)
 
     def load(self) -> ImageSet:
         """Read the IDX files or arrays, and draw the subsets."""
         folder = self._find()
         if isinstance(folder, ArrayFiles):
-            return self._load_arrays(folder.folder)
+            return self._load_arrays(folder)
         if folder is None:
             raise InputError(f"no IDX files or arrays under {self.root}: call prepare_data() first, or set data.root")
         train_images, train_labels = read_idx_pair(folder, "train")
@@ -128,21 +125,21 @@ class MNISTDataModule(ImageDataModule):
             images = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
         files = [f"train[{i}]" for i in train.tolist()] + [f"t10k[{i}]" for i in test.tolist()]
         return ImageSet(
-            images,
-            torch.cat((train_labels[train], test_labels[test])),
-            list(self._names), files, ["train"] * len(train) + ["test"] * len(test), [],
-            lambda index: whole[index].numpy().tobytes(),
+            images=images, labels=torch.cat((train_labels[train], test_labels[test])), class_names=list(self._names),
+            files=files, splits=["train"] * len(train) + ["test"] * len(test),
+            content=lambda index: whole[index].numpy().tobytes(),
         )  # fmt: skip
 
-    def _load_arrays(self, folder: Path) -> ImageSet:
-        data = load_arrays(folder, self.image_size, 1, self._names)
+    def _load_arrays(self, arrays: ArrayFiles) -> ImageSet:
+        known, names = read_labels(arrays, self._names)
+        data = load_arrays(arrays, names, known, self.image_size, 1)
         splits = np.array(data.splits or ["train"] * len(data.files))
         train, val, test = (np.flatnonzero(splits == part) for part in ("train", "val", "test"))
         if not len(val):
             first = round(len(train) * self.val_size) if 0 < self.val_size < 1 else int(self.val_size)
             if not 1 <= first < len(train) or (self.val_size > 1 and self.val_size % 1):
                 raise InputError(
-                    f"data.val_size is {self.val_size}, {folder} has {len(train)} training images: expected a fraction, or "
+                    f"data.val_size is {self.val_size}, {arrays.folder} has {len(train)} training images: expected a fraction, or "
                     f"a number from 1 to {len(train) - 1}, of which the first are for validation"
                 )
             train, val = train[first:], train[:first]

@@ -1,21 +1,20 @@
 """NEU-CLS: six surface defects of hot-rolled steel strip (Song & Yan 2013), 300 images a class."""
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import cache, cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from defectlab.data.datamodules.base import ImageDataModule, check_class_names
+from defectlab.data.datamodules.folder import ImageFolderDataModule
 from defectlab.data.pipeline.augment import Augmentation
-from defectlab.data.sources.archive import open_root
-from defectlab.data.sources.arrays import ArrayFiles, array_classes, find_arrays, load_arrays
+from defectlab.data.pipeline.splits import WHOLE
 from defectlab.data.sources.fetch import NEU_URL, fetch_neu
-from defectlab.data.sources.images import CACHE, ImageSet, read_listing
-from defectlab.data.sources.layouts import NEU_ALIASES, NEU_CLASSES, list_neu, neu_class
+from defectlab.data.sources.images import ImageSet
+from defectlab.data.sources.layouts import NEU_ALIASES, NEU_CLASSES, Listing, list_labelled, list_neu, neu_class
 from defectlab.data.synthesis.strip import strip_images
 from defectlab.errors import InputError
 
@@ -28,7 +27,7 @@ _KNOWN_FILES = {"NEU_train_imgs.npy", "NEU_train_labels.npy", "NEU_test_imgs.npy
 _KNOWN_ORDER = ("scratches", "rolled-in_scale", "pitted_surface", "patches", "inclusion", "crazing")
 
 
-class NEUDataModule(ImageDataModule):
+class NEUDataModule(ImageFolderDataModule):
     """NEU-CLS from files in any layout, from the network, or a synthetic stand-in of the same six classes.
 
     There is no official split: images are divided by class, `seed` and the sizes, unless the folders are
@@ -43,12 +42,11 @@ class NEUDataModule(ImageDataModule):
         url: where a download comes from; every file is checked against the shipped SHA-256 list.
         synthetic_per_class: generated images per class.
         seed: of the split, the order, the augmentation and the generator.
-        on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
         class_names: the six in the order that their labels get, and that an array's numbers from 0 mean; any name in use
             will do, such as Cr. None takes the alphabet; numbers then stay numbers, but for those of
             `NEU_train_labels.npy` and `NEU_test_labels.npy`, whose order is known.
 
-    The other arguments are those of `ImageDataModule`.
+    The other arguments are those of `ImageFolderDataModule`.
     """
 
     def __init__(
@@ -68,60 +66,55 @@ class NEUDataModule(ImageDataModule):
         on_bad_image: Literal["error", "skip"] = "error",
         group_duplicates: bool = False,
         augmentation: Augmentation | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
         class_names: Sequence[str] | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
+        white_level: float | None = None,
     ) -> None:
         super().__init__(
-            image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
-            seed=seed, val_size=val_size, test_size=test_size, split=split, group_duplicates=group_duplicates,
-            augmentation=augmentation, mean=mean, std=std, transform=transform,
+            DEFAULT_ROOT if root is None else root, image_size, channels, batch_size, eval_batch_size, seed, val_size,
+            test_size, split, on_bad_image, group_duplicates, augmentation, mean, std, _neu_names(class_names), transform,
+            white_level,
         )  # fmt: skip
         if synthetic_per_class < 1:
             raise InputError(f"data.synthetic_per_class is {synthetic_per_class}: expected at least 1")
-        self.root = root
-        self._given_names = _neu_names(check_class_names(class_names))
         self.requested_source = source
         self.url = url
         self.synthetic_per_class = synthetic_per_class
-        self._loaded_source: str | None = None
+        self._stored_channels = 1  # as all three would be equal
+        self._has_root = root is not None
+        self._generated: bool | None = None
         self._warned = False
-        self.on_bad_image: Literal["error", "skip"] = on_bad_image
 
     @property
     def class_names(self) -> Sequence[str]:
         """Return the six classes in the order given, else of the alphabet; or an array's numbers if they are not named."""
         if self._given_names is not None:
             return self._given_names
-        names = None if self.source == "synthetic" else self._array_names
-        return NEU_CLASSES if names is None or set(names) == set(NEU_CLASSES) else names
+        arrays = not self.generated and Path(self.root).expanduser().exists() and self._arrays is not None
+        names = self._labels[0] if arrays else NEU_CLASSES
+        return NEU_CLASSES if set(names) == set(NEU_CLASSES) else names
 
-    @cached_property
-    def _array_names(self) -> list[str] | None:
-        root = Path(self.location).expanduser()
-        files = find_arrays(open_root(root, CACHE)) if root.exists() else None
-        return None if files is None else array_classes(files, self._numbers(files), NEU_ALIASES)
-
-    def _numbers(self, files: ArrayFiles) -> Sequence[str] | None:
-        """Return the classes of number labels, where they are known."""
-        return _KNOWN_ORDER if self._given_names is None and files.names <= _KNOWN_FILES else self._given_names
+    @property
+    def generated(self) -> bool:
+        """Return whether images are generated, not read; it does not change once they are loaded."""
+        if self._generated is not None:
+            return self._generated
+        if self.requested_source != "auto":
+            return self.requested_source == "synthetic"
+        return not self._has_root and not _has_content(Path(self.root))
 
     @property
     def source(self) -> str:
-        """Return `real` if files are read, else `synthetic`; it does not change once the images are loaded."""
-        if self._loaded_source is not None:
-            return self._loaded_source
-        if self.requested_source != "auto":
-            return self.requested_source
-        return "real" if self.root is not None or _has_content(Path(DEFAULT_ROOT)) else "synthetic"
+        """Return `real` if files are read, unless they say that they are generated, else `synthetic`."""
+        exists = self._data is not None or Path(self.root).expanduser().exists()
+        return "synthetic" if self.generated else super().source if exists else "real"
 
     @property
     def location(self) -> str:
         """Return the root, or the generator's settings."""
-        if self.source == "synthetic":
-            return f"generator, {self.synthetic_per_class} a class, seed {self.seed}"
-        return DEFAULT_ROOT if self.root is None else self.root
+        return f"generator, {self.synthetic_per_class} a class, seed {self.seed}" if self.generated else self.root
 
     def prepare_data(self) -> None:
         """Download the files if they are asked for, none are there and no root was named.
@@ -129,9 +122,9 @@ class NEUDataModule(ImageDataModule):
         Raises:
             InputError: `source` is real and the download fails.
         """
-        if self.requested_source == "synthetic" or self.root is not None or _has_content(Path(DEFAULT_ROOT)):
+        if self.requested_source == "synthetic" or self._has_root or _has_content(Path(self.root)):
             return
-        failure = _download(Path(DEFAULT_ROOT).absolute(), self.url)
+        failure = _download(Path(self.root).absolute(), self.url)
         if failure is not None and self.requested_source == "real":
             raise InputError(failure)
         if failure is not None and not self._warned:
@@ -140,17 +133,20 @@ class NEUDataModule(ImageDataModule):
 
     def load(self) -> ImageSet:
         """Read the files, or generate images."""
-        source = self.source
-        data = self._generate() if source == "synthetic" else self._read()
-        self._loaded_source = source  # files that appear later do not change it
-        return data
+        self._generated = self.generated  # files that appear later do not change it
+        return self._generate() if self._generated else super().load()
 
-    def _read(self) -> ImageSet:
-        root = open_root(Path(self.location).expanduser(), CACHE)
-        files = find_arrays(root)
-        if files is not None:
-            return load_arrays(root, self.image_size, 1, self._numbers(files), NEU_ALIASES)
-        return read_listing(list_neu(root), self.image_size, 1, self.on_bad_image)
+    def _list(self) -> Listing:
+        return list_labelled(self._folder, NEU_CLASSES) if self.split == WHOLE else list_neu(self._folder)
+
+    @property
+    def _numbered(self) -> Sequence[str] | None:
+        known = self._given_names is None and self._arrays is not None and self._arrays.names <= _KNOWN_FILES
+        return _KNOWN_ORDER if known else self._given_names
+
+    @property
+    def _aliases(self) -> Mapping[str, str] | None:
+        return NEU_ALIASES
 
     def _generate(self) -> ImageSet:
         log.warning(
@@ -162,9 +158,11 @@ class NEUDataModule(ImageDataModule):
         if self.image_size != images.shape[-1]:
             size = (self.image_size, self.image_size)
             images = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
-        files = [f"{name}/{name}_{index + 1}.png" for name in NEU_CLASSES for index in range(count)]
-        labels = torch.arange(len(NEU_CLASSES)).repeat_interleave(count)
-        return ImageSet(images, labels, list(NEU_CLASSES), files, None, [])
+        return ImageSet(
+            images=images, labels=torch.arange(len(NEU_CLASSES)).repeat_interleave(count), class_names=list(NEU_CLASSES),
+            files=[f"{name}/{name}_{index + 1}.png" for name in NEU_CLASSES for index in range(count)],
+            synthetic=len(images),
+        )  # fmt: skip
 
 
 def _neu_names(names: Sequence[str] | None) -> tuple[str, ...] | None:

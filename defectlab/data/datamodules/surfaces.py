@@ -54,8 +54,8 @@ class SurfacesDataModule(ImageDataModule):
         batch_size: int = 64,
         eval_batch_size: int = 128,
         seed: int = 0,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
     ) -> None:
         super().__init__(
             image_size=image_size, channels=1, batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed,
@@ -108,7 +108,10 @@ class SurfacesDataModule(ImageDataModule):
                     advance(count)
         names = [part for part in parts for _ in range(self.eval_images)]
         files = [f"{name}/{index}.png" for name in parts for index in range(self.eval_images)]
-        return ImageSet(torch.cat(images), torch.cat(labels), list(self.class_names), files, names, [])
+        return ImageSet(
+            images=torch.cat(images), labels=torch.cat(labels), class_names=list(self.class_names), files=files,
+            splits=names, synthetic=len(files),
+        )  # fmt: skip
 
     def train_dataloader(self) -> "SurfaceLoader":
         """Return a loader that draws new images every epoch."""

@@ -8,6 +8,8 @@ import numpy as np
 
 from defectlab.errors import InputError
 
+WHOLE = "test"  # as a split: all images are test images
+
 _NOTHING = np.empty(0, dtype=np.int64)
 
 
@@ -21,12 +23,12 @@ class Split:
 
 
 def parse_fold(split: str) -> tuple[int, int] | None:
-    """Return which fold of how many `2/5` means; None for `auto` and `random`.
+    """Return which fold of how many `2/5` means; None for `auto`, `random` and `WHOLE`.
 
     Raises:
         InputError: it is none of these.
     """
-    if split in ("auto", "random"):
+    if split in ("auto", "random", WHOLE):
         return None
     fold, _, folds = split.partition("/")
     if not (fold.isdecimal() and folds.isdecimal() and 1 <= int(fold) <= int(folds) and int(folds) >= 2):

@@ -45,17 +45,33 @@ def pixel_statistics(images: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
     return total.double() / (255 * count), sd.where(spread > 0, 1.0)
 
 
-def check_statistics(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> None:
-    """Raise InputError unless both are None, or have a usable value for each channel."""
-    if (mean is None) != (std is None):
-        raise InputError("data.mean and data.std go together: give both, or neither to measure them")
-    for name, values in (("mean", mean), ("std", std)):
-        if values is not None and len(values) != channels:
+def given_statistics(
+    mean: Sequence[float] | float | None, std: Sequence[float] | float | None, channels: int
+) -> tuple[Sequence[float], Sequence[float]] | None:
+    """Return mean and sd of each channel, a single number for all of them; None if both are to be measured.
+
+    Raises:
+        InputError: one of both alone, or no usable value for each channel.
+    """
+    if mean is None or std is None:
+        if mean is not std:
+            raise InputError("data.mean and data.std go together: give both, or neither to measure them")
+        return None
+    means, sds = ([value] * channels if isinstance(value, int | float) else list(value) for value in (mean, std))
+    for name, values in (("mean", means), ("std", sds)):
+        if len(values) != channels:
             raise InputError(f"data.{name} has {len(values)} values: expected one for each of {channels} channels")
-        if values is not None and not all(math.isfinite(value) for value in values):
-            raise InputError(f"data.{name} is {list(values)}: expected numbers, for pixels in [0, 1]")
-    if std is not None and min(std) <= 0:
-        raise InputError(f"data.std is {list(std)}: expected numbers above 0")
+        if not all(math.isfinite(value) for value in values):
+            raise InputError(f"data.{name} is {values}: expected numbers, for pixels in [0, 1]")
+    if min(sds) <= 0:
+        raise InputError(f"data.std is {sds}: expected numbers above 0")
+    return means, sds
+
+
+def flat_images(images: Tensor) -> list[int]:
+    """Return which of the images `(N, C, H, W)` have one value in each channel."""
+    pieces = _slices(images, torch.arange(len(images)))
+    return torch.cat([(p.amax((2, 3)) == p.amin((2, 3))).all(dim=1) for p in pieces]).nonzero()[:, 0].tolist()
 
 
 def is_grey(images: Tensor) -> bool:

@@ -7,14 +7,17 @@ import lzma
 import re
 import shutil
 import stat
-import uuid
+import struct
 import zipfile
 import zlib
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from defectlab.data.sources.cache import default_cache, read_note, write_note
 from defectlab.errors import InputError
+from defectlab.utils.files import temporary_folder
 from defectlab.utils.progress import progress_bar
 
 MAX_BYTES = 20 * 2**30
@@ -24,6 +27,10 @@ MAX_FILES = 1_000_000
 _MAX_RATIO = 200
 _RATIO_FREE_BYTES = 100 * 2**20
 _CHUNK_BYTES = 2**20
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError, struct.error, OverflowError,
+)  # fmt: skip
+_UTF8 = 0x800  # the flag of a member whose name is UTF-8
 
 
 class _Member(NamedTuple):
@@ -49,40 +56,41 @@ def extract_zip(
     """
     if target.exists() and not (target.is_dir() and _is_empty(target)):
         raise InputError(f"{target}: exists, expected a new folder to unpack {archive.name} into; remove it")
-    unpacked = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
+        check_regular(archive)
         with zipfile.ZipFile(archive) as source:
             members = _checked(archive, source, max_bytes, max_files, only)
-            unpacked.mkdir(parents=True)
             total = sum(member.info.file_size for member in members)
-            free = shutil.disk_usage(unpacked).free
-            if free < total:
-                raise InputError(f"{archive}: unpacks to {_mib(total)}, only {_mib(free)} are free there; make room")
-            with progress_bar(f"unpacking {archive.name}", total, in_bytes=True) as advance:
-                left = max_bytes
+            with (
+                temporary_folder(target.parent) as place,
+                progress_bar(f"unpacking {archive.name}", total, in_bytes=True) as advance,
+            ):
+                unpacked, left = place / target.name, max_bytes
+                unpacked.mkdir()
+                free = shutil.disk_usage(unpacked).free
+                if free < total:
+                    raise InputError(
+                        f"{archive}: unpacks to {_mib(total)}, only {_mib(free)} are free there; make room"
+                    )
                 for member in members:
                     written = _copy(archive, source, member, unpacked, left)
                     left -= written
                     advance(written)
-        publish(unpacked, target)
+                publish(unpacked, target)
     except InputError:
         raise
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError) as error:
-        raise InputError(
-            f"{archive}: damaged, or no zip archive ({error}); expected a whole one, get it anew"
-        ) from None
+    except _DAMAGE as error:
+        raise _damaged(archive, error) from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(
             f"{archive}: cannot be unpacked to {target} ({reason}); expected a readable archive and room"
         ) from None
-    finally:
-        shutil.rmtree(unpacked, ignore_errors=True)
     return target
 
 
-def open_root(root: Path, cache: Path) -> Path:
-    """Return a data root as a folder: itself, or a .zip unpacked into `cache`, anew if its name, size or time changes.
+def open_root(root: Path, cache: Path | None = None) -> Path:
+    """Return a data root as a folder: itself, or a .zip unpacked into `cache`, anew if its content changes.
 
     Raises:
         InputError: there is nothing at `root`, or a file that is no usable zip.
@@ -90,15 +98,39 @@ def open_root(root: Path, cache: Path) -> Path:
     try:
         if root.is_dir():
             return root
-        facts = root.stat()
-        is_zip = zipfile.is_zipfile(root)
+        check_regular(root)
+        if not zipfile.is_zipfile(root):
+            raise InputError(f"{root}: a file that is no zip archive; expected a folder or a .zip of images")
+        with zipfile.ZipFile(root) as source:
+            members = _checked(root, source, MAX_BYTES, MAX_FILES, None)
     except OSError as error:
-        raise InputError(f"{root}: {error.strerror}; expected a folder or a .zip of images") from None
-    if not is_zip:
-        raise InputError(f"{root}: a file that is no zip archive; expected a folder or a .zip of images")
-    key = hashlib.sha256(f"{root.name}\0{facts.st_size}\0{facts.st_mtime_ns}".encode(errors="surrogateescape"))
-    target = cache / f"{root.stem}-{key.hexdigest()[:16]}"
-    return target if target.is_dir() and not _is_empty(target) else extract_zip(root, target)
+        raise InputError(f"{root}: {error.strerror or error}; expected a folder or a .zip of images") from None
+    except _DAMAGE as error:
+        raise _damaged(root, error) from None
+    told = [(member.parts, member.info.file_size, member.info.CRC) for member in members]
+    key = hashlib.sha256(repr((root.name, told)).encode(errors="surrogateescape")).hexdigest()
+    target = (cache or default_cache()) / f"{root.stem[:100]}-{key[:16]}"
+    if target.is_dir() and not (read_note(target) and all(_is_whole(target, member) for member in members)):
+        shutil.rmtree(target, ignore_errors=True)  # a file was lost or changed since
+    if not target.is_dir():
+        extract_zip(root, target)
+        write_note(target, {"archive": str(root)}, sum(size for _, size, _ in told))
+    return target
+
+
+def check_regular(path: Path) -> None:
+    """Raise InputError for a pipe or a device, which may be read without end.
+
+    Raises:
+        OSError: there is nothing.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise InputError(f"{path}: a pipe, a device or a folder; expected a file")
+
+
+def _is_whole(folder: Path, member: _Member) -> bool:
+    path = folder.joinpath(*member.parts)
+    return path.is_dir() if member.is_folder else path.is_file() and path.stat().st_size == member.info.file_size
 
 
 def publish(finished: Path, target: Path) -> None:
@@ -110,6 +142,10 @@ def publish(finished: Path, target: Path) -> None:
             raise
 
 
+def _damaged(archive: Path, error: Exception) -> InputError:
+    return InputError(f"{archive}: damaged, or no zip archive ({error}); expected a whole one, get it anew")
+
+
 def _is_empty(folder: Path) -> bool:
     return next(folder.iterdir(), None) is None
 
@@ -119,8 +155,13 @@ def _checked(
 ) -> list[_Member]:
     """Return the members to unpack, checked by what the archive declares."""
     members = []
+    encoding = _encoding(source)
     for info in source.infolist():
-        name = info.filename.replace("\\", "/")  # some programs on Windows write their own separator
+        name = info.filename
+        if not info.flag_bits & _UTF8:
+            with suppress(UnicodeError):  # else it has its name in Unicode, too
+                name = name.encode("cp437").decode(encoding)
+        name = name.replace("\\", "/")  # some programs on Windows write their own separator
         parts = tuple(part for part in name.split("/") if part not in ("", "."))
         if name.startswith("/") or ".." in parts or re.match("[A-Za-z]:", name):
             raise InputError(f"{archive}: member {name} leads outside the folder; expected none such, do not trust it")
@@ -148,6 +189,19 @@ def _checked(
             "unpack it by hand if you trust it"
         )
     return members
+
+
+def _encoding(source: zipfile.ZipFile) -> str:
+    """Return the encoding of names without a flag: UTF-8, that of a Chinese Windows, or the one of the format."""
+    plain = [info.filename for info in source.infolist() if not info.flag_bits & _UTF8 and not info.filename.isascii()]
+    raw = "/".join(plain).encode("cp437", "ignore")
+    with suppress(UnicodeDecodeError):
+        raw.decode("utf-8")
+        return "utf-8"
+    with suppress(UnicodeDecodeError):
+        if re.fullmatch(r"[\x00-\x7f\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]*", raw.decode("gbk")):
+            return "gbk"
+    return "cp437"
 
 
 def _copy(archive: Path, source: zipfile.ZipFile, member: _Member, folder: Path, left: int) -> int:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import http.client
-import shutil
 import time
 import urllib.error
 import urllib.request
-import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -18,6 +16,7 @@ from pathlib import Path
 from defectlab.data.sources.archive import MAX_BYTES, extract_zip, publish
 from defectlab.data.sources.files import natural_key
 from defectlab.errors import InputError
+from defectlab.utils.files import release, temporary_folder, try_lock
 from defectlab.utils.progress import progress_bar
 
 # NEU-CLS as the IMAGES and Validation_Images of the NEU-DET release; the commit pins the bytes.
@@ -28,6 +27,10 @@ NEU_URL = (
 
 _CHUNK_BYTES = 64 * 2**10
 _RETRIED = (408, 425, 429)  # of the 4xx answers, those that another try may change
+
+
+class _BusyError(Exception):
+    """Another process downloads to the same part."""
 
 
 @dataclass
@@ -69,19 +72,52 @@ def fetch(
         )
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise InputError(f"{target}: exists, expected a new folder to download to; remove it or choose another")
-    part = target.with_name(f".{target.name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}.part")
+    part = target.with_name(f".{target.name[:100]}-{hashlib.sha256(url.encode()).hexdigest()[:8]}.part")
     # Bytes of an earlier call may be of another version of the file: if they do not fit, start again once.
     stale = _size(part) > 0
-    while True:
-        _download(url, part, target, timeout, attempts, pause, max_bytes)
-        try:
-            return _unpack(url, part, target, manifest, max_bytes)
-        except InputError:
-            if not stale:
-                raise
-            stale = False
-        finally:
-            part.unlink(missing_ok=True)
+    held: list[int] = []
+    try:
+        while True:
+            _download(url, part, target, held, timeout, attempts, pause, max_bytes)
+            try:
+                return _unpack(url, part, target, manifest, max_bytes)
+            except InputError:
+                if not stale:
+                    raise
+                stale = False
+            finally:
+                part.unlink(missing_ok=True)
+                release(held)
+    except _BusyError:
+        while part.exists() and (lock := try_lock(part)) is None:
+            time.sleep(0.2)
+        release([lock] if part.exists() and lock is not None else [])
+        return fetch(url, target, manifest, timeout, attempts, pause, max_bytes)
+    finally:
+        release(held)
+
+
+def fetch_by_torchvision(download: Callable[[str], object], target: Path, by_hand: str) -> None:
+    """Let `download(root)` of torchvision fill the folder `target`, whole or not at all; files that are there stay.
+
+    Raises:
+        InputError: that fails; `by_hand` says what to do.
+    """
+    try:
+        with temporary_folder(target.parent) as part:
+            download(str(part))
+            fresh = part / target.name
+            for archive in fresh.glob("*.tgz"):
+                archive.unlink()
+            if not target.exists():
+                fresh.rename(target)
+            for path in _all_files(fresh):  # none, if it was renamed
+                place = target / path.relative_to(fresh)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(place)
+    except Exception as error:  # torchvision raises what its parts do
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{target} is not there and could not be downloaded ({reason}): {by_hand}") from None
 
 
 def fetch_neu(target: str | Path, url: str = NEU_URL) -> Path:
@@ -111,8 +147,10 @@ def check_files(files: Iterable[Path], manifest: Mapping[str, str]) -> ManifestC
     return check
 
 
-def _download(url: str, part: Path, target: Path, timeout: float, attempts: int, pause: float, max_bytes: int) -> None:
-    """Download the URL into `part`, from the end of what it holds."""
+def _download(
+    url: str, part: Path, target: Path, held: list[int], timeout: float, attempts: int, pause: float, max_bytes: int
+) -> None:
+    """Download the URL into `part`, from the end of what it holds, whose lock comes into `held`."""
     if not url.startswith(("http://", "https://", "file:")):
         raise InputError(f"url: found {url!r}, expected an http://, https:// or file:// address of a zip archive")
     by_hand = f"or get the files elsewhere and put them in {target} by hand"
@@ -121,7 +159,7 @@ def _download(url: str, part: Path, target: Path, timeout: float, attempts: int,
         if attempt:
             time.sleep(pause * 2 ** (attempt - 1))
         try:
-            if _receive(url, part, timeout, max_bytes):
+            if _receive(url, part, held, timeout, max_bytes):
                 return
             reason = f"the connection was cut after {_size(part):,} bytes"
         except urllib.error.HTTPError as error:
@@ -138,7 +176,7 @@ def _download(url: str, part: Path, target: Path, timeout: float, attempts: int,
     raise InputError(f"{url}: cannot be downloaded ({reason}); check the network and try again, {by_hand}")
 
 
-def _receive(url: str, part: Path, timeout: float, max_bytes: int) -> bool:
+def _receive(url: str, part: Path, held: list[int], timeout: float, max_bytes: int) -> bool:
     """Make one request; return whether `part` is complete after it."""
     done = _size(part)
     request = urllib.request.Request(url, headers={"User-Agent": "defectlab"})
@@ -155,7 +193,15 @@ def _receive(url: str, part: Path, timeout: float, max_bytes: int) -> bool:
         total = None if length is None else done + int(length)
         try:
             part.parent.mkdir(parents=True, exist_ok=True)
-            file = open(part, "ab" if resumed else "wb")  # noqa: SIM115  (closed by the with below)
+            file = open(part, "ab")  # noqa: SIM115  (closed by the with below)
+            if not held:
+                lock = try_lock(part)
+                if lock is None:
+                    file.close()
+                    raise _BusyError
+                held.append(lock)
+            if not resumed:
+                file.truncate(0)
         except OSError as error:
             raise InputError(f"{part}: {error.strerror}; expected a folder to write to, choose another") from None
         with file, progress_bar(f"downloading {part.name}", total, in_bytes=True) as advance:
@@ -178,9 +224,8 @@ def _receive(url: str, part: Path, timeout: float, max_bytes: int) -> bool:
 def _unpack(url: str, part: Path, target: Path, manifest: Mapping[str, str] | None, max_bytes: int) -> Path:
     if manifest is None:
         return extract_zip(part, target, max_bytes)
-    work = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-    finished = work / "finished"
-    try:
+    with temporary_folder(target.parent) as work:
+        finished = work / target.name
         unpacked = extract_zip(part, work / "unpacked", max_bytes, only=manifest)
         check = check_files(_all_files(unpacked), manifest)
         if check.differing or check.missing:
@@ -192,10 +237,6 @@ def _unpack(url: str, part: Path, target: Path, manifest: Mapping[str, str] | No
         for name, path in check.matching.items():
             path.rename(finished / name)
         publish(finished, target)
-    except OSError as error:
-        raise InputError(f"{target}: {error.strerror or error}; expected a folder that can be written") from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return target
 
 

@@ -3,27 +3,83 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from tempfile import mkdtemp
 
 from defectlab.errors import InputError
+from defectlab.utils.files import temporary_folder
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm")
+log = logging.getLogger(__name__)
 
-_IGNORED = ("__macosx", "thumbs.db")  # what macOS and Windows leave in folders and archives
+# Pillow's formats that need no other program, nor a handler of their own, with the names of their files.
+FORMATS = {
+    "JPEG": ".jpg .jpeg .jfif .jpe", "PNG": ".png .apng", "BMP": ".bmp", "TIFF": ".tif .tiff", "WEBP": ".webp",
+    "PPM": ".pgm .ppm .pbm .pnm .pfm", "GIF": ".gif", "JPEG2000": ".jp2 .j2k .jpc .jpf .jpx .j2c", "AVIF": ".avif .avifs",
+    "DIB": ".dib", "MPO": ".mpo", "QOI": ".qoi", "PCX": ".pcx", "DCX": ".dcx", "SGI": ".sgi .bw .rgb .rgba", "SUN": ".ras",
+    "PSD": ".psd", "DDS": ".dds", "ICO": ".ico", "IM": ".im", "MSP": ".msp", "XBM": ".xbm", "XPM": ".xpm",
+    "TGA": ".tga .icb .vda .vst",  # the last, as it begins with nothing that tells it
+}  # fmt: skip
+SUFFIXES = tuple(" ".join(FORMATS.values()).split())
+
+_IGNORED = ("__macosx", "thumbs.db", "desktop.ini")  # what macOS and Windows leave in folders and archives
+_BESIDE = frozenset(  # what lies beside images and is none
+    [
+        ".txt",
+        ".md",
+        ".rst",
+        ".csv",
+        ".tsv",
+        ".json",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".toml",
+        ".html",
+        ".htm",
+        ".pdf",
+        ".doc",
+        ".docx",
+        ".xls",
+        ".xlsx",
+        ".zip",
+        ".gz",
+        ".tar",
+        ".7z",
+        ".rar",
+        ".py",
+        ".ipynb",
+        ".m",
+        ".mat",
+        ".npy",
+        ".npz",
+        ".h5",
+        ".pkl",
+        ".log",
+        ".db",
+        ".ini",
+        ".cache",
+        ".lock",
+    ]
+)
+_DOCUMENTS = ("readme", "license", "licence", "copying", "notice", "changelog", "makefile")
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Return every image in and below a folder, linked folders included, hidden and system files left out.
+def image_files(folder: Path, tell: bool = True) -> list[Path]:
+    """Return every image in and below a folder in natural order, hidden and system files left out.
+
+    Links are followed, but every file counts once, at its own place if that is below the folder. With `tell`, a warning
+    counts and names what is passed over, but for documents, tables and archives.
 
     Raises:
-        InputError: the folder, or one below it, is missing or cannot be read.
+        InputError: the folder, or one below it, is missing or cannot be read; or two linked folders hold one image.
     """
 
     def refuse(error: OSError) -> None:
@@ -31,11 +87,45 @@ def image_files(folder: Path) -> list[Path]:
             raise InputError(f"{error.filename}: a file was found, expected a folder of images") from None
         raise InputError(f"{error.filename}: {error.strerror}; expected a folder that can be read") from None
 
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        folders[:] = [name for name in folders if not is_ignored(name) and not _leads_up(parent, name)]
-        found += [Path(parent, name) for name in names if _is_image_name(name)]
-    return sorted(found, key=_path_key)
+    found: dict[str, Path] = {}  # by the real path
+    linked: set[str] = set()
+    visited: set[str] = set()
+    again, unknown = [], []
+    tops = [Path(folder)]
+    for top in tops:  # links come after all that is there itself
+        real = os.path.realpath(top)
+        if top is not tops[0] and not os.path.isdir(real):
+            if real not in found:
+                found[real] = top
+                linked.add(real)
+            elif real in linked and found[real].parent != top.parent:
+                raise InputError(
+                    f"{found[real]} and {top} are links to one image: expected it in one class; remove a link"
+                )
+            else:
+                again.append(top)
+        elif real in visited:
+            again.append(top)
+        else:
+            for parent, folders, names in os.walk(top, onerror=refuse):
+                real = os.path.realpath(parent)
+                folders[:] = [] if real in visited else sorted(name for name in folders if not is_ignored(name))
+                for name in () if real in visited else sorted({*names, *folders}):
+                    path = Path(parent, name)
+                    if os.path.islink(path) and (name in folders or _is_image_name(name)):
+                        tops.append(path)
+                    elif name in names and _is_image_name(name):
+                        found.setdefault(os.path.join(real, name), path)
+                    elif name in names and not _is_document(name):
+                        unknown.append(path)
+                visited.add(real)
+    if tell and again:
+        log.warning("%s: %d links to what is there already are passed over, such as %s", folder, len(again), again[0])
+    if tell and unknown:
+        kinds = Counter(path.suffix.lower() or "no suffix" for path in unknown).most_common()
+        counted = ", ".join(f"{count} of {kind}" for kind, count in kinds)
+        log.warning("%s: files of no kind that is read are left out: %s, such as %s", folder, counted, unknown[0])
+    return sorted(found.values(), key=_path_key)
 
 
 def expand_images(patterns: str | PathLike[str] | Sequence[str | PathLike[str]]) -> list[Path]:
@@ -77,6 +167,15 @@ def natural_key(text: str) -> tuple[list[str | int], str]:
     return [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)], text
 
 
+def check_names(place: object, names: Iterable[str]) -> None:
+    """Raise InputError for a class name that is empty, no UTF-8 in the file system, or has control characters."""
+    for name in names:
+        if not name.strip() or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+            raise InputError(
+                f"{place}: a class is called {name!a}: expected a name of letters that can be written; rename it"
+            )
+
+
 def is_ignored(name: str) -> bool:
     """Return whether a file or folder is hidden, or left there by an operating system."""
     return name.startswith(".") or name.lower() in _IGNORED
@@ -95,21 +194,22 @@ def new_folder(directory: Path) -> Iterator[Path]:
     if directory.is_dir() and any(directory.iterdir()):
         raise InputError(f"{directory} is not empty: expected a new or empty folder, name another one")
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        parts = Path(mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        with temporary_folder(directory.parent) as parts:
+            whole = parts / directory.name
+            whole.mkdir()
+            yield whole
+            if directory.is_dir():  # it may be a mount point, which cannot be replaced
+                for path in sorted(whole.iterdir()):
+                    shutil.move(path, directory)
+            else:
+                whole.rename(directory)
     except OSError as error:
-        raise InputError(f"{directory.parent} cannot be written ({error.strerror}): choose another folder") from error
-    try:
-        whole = parts / "whole"
-        whole.mkdir()
-        yield whole
-        if directory.is_dir():  # it may be a mount point, which cannot be replaced
-            for path in sorted(whole.iterdir()):
-                shutil.move(path, directory)
-        else:
-            whole.rename(directory)
-    finally:
-        shutil.rmtree(parts, ignore_errors=True)
+        raise InputError(f"{directory} cannot be written ({error.strerror or error}): choose another folder") from None
+
+
+def _is_document(name: str) -> bool:
+    stem, suffix = os.path.splitext(name.lower())
+    return is_ignored(name) or suffix in _BESIDE or (not suffix and stem in _DOCUMENTS)
 
 
 def _is_image_name(name: str) -> bool:
@@ -119,12 +219,3 @@ def _is_image_name(name: str) -> bool:
 def _path_key(path: Path) -> tuple[list[str | int], str]:
     # A separator that sorts before any letter keeps what is in one folder together.
     return natural_key(path.as_posix().replace("/", "\0"))
-
-
-def _leads_up(parent: str, name: str) -> bool:
-    """Return whether a folder is a link to one that it lies in, which would be followed without end."""
-    path = os.path.join(parent, name)
-    if not os.path.islink(path):
-        return False
-    real, inside = os.path.realpath(path), os.path.realpath(parent)
-    return inside == real or inside.startswith(real.rstrip(os.sep) + os.sep)

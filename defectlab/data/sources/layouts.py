@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from defectlab.data.sources.files import SUFFIXES, image_files, is_ignored, natural_key
+from defectlab.data.sources.files import SUFFIXES, check_names, image_files, is_ignored, natural_key
+from defectlab.data.sources.masks import is_mask_folder, without_masks
 from defectlab.errors import InputError
 
 NEU_CLASSES = ("crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches")
@@ -28,7 +31,10 @@ SPLITS = {
 }  # fmt: skip
 
 
-@dataclass
+_FILLERS = re.compile("[^a-z]|data|dataset|set|seg|images?|imgs?|folder|split")  # beside train and test in a name
+
+
+@dataclass(kw_only=True)
 class Listing:
     """Image files below `root`, each with its label (an index into `class_names`).
 
@@ -39,7 +45,27 @@ class Listing:
     files: list[Path]
     labels: list[int]
     class_names: list[str]
-    splits: list[str] | None
+    splits: list[str] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Return the files relative to the root, with forward slashes."""
+        return [Path(os.path.relpath(path, self.root)).as_posix() for path in self.files]
+
+    def select(self, indices: Iterable[int]) -> Listing:
+        """Return the files at `indices`, and of the classes those that they are of."""
+        chosen = list(indices)
+        names = [name for label, name in enumerate(self.class_names) if label in {self.labels[i] for i in chosen}]
+        return Listing(
+            root=self.root, files=[self.files[i] for i in chosen], class_names=names,
+            labels=[names.index(self.class_names[self.labels[i]]) for i in chosen],
+            splits=None if self.splits is None else [self.splits[i] for i in chosen],
+        )  # fmt: skip
+
+
+def part_of(folder: str) -> str | None:
+    """Return which part of a split a folder is named after (`seg_train`, `Test_Set`, `validation`), or None."""
+    return SPLITS.get(folder.lower()) or SPLITS.get(_FILLERS.sub("", folder.lower()))
 
 
 def neu_class(name: str) -> str | None:
@@ -47,31 +73,35 @@ def neu_class(name: str) -> str | None:
     return NEU_ALIASES.get(re.sub(r"[^a-z]", "", name.lower()))
 
 
-def list_folders(root: Path) -> Listing:
+def list_folders(root: Path, keep_split: bool = True) -> Listing:
     """List a folder per class, or train / val (valid, validation) / test folders with a folder per class in each.
 
-    A folder that holds a single folder is skipped, at the top and inside the splits. Class names are those of the
-    training folders, naturally sorted.
+    Or a folder per class with train and test folders in each. A folder that holds a single folder is skipped, at the top
+    and inside the splits. Class names are those of the training folders, naturally sorted; without `keep_split` those of
+    all. Masks beside the images are left out.
 
     Raises:
         InputError: the root cannot be read, or holds no image, fewer than two classes, a class without an image,
-            images outside the class folders, or a class that training does not have.
+            images outside the class folders, a class that training does not have, or folders that may be both.
     """
     files = _images_in(root)
     parts = [path.relative_to(root).parts for path in files]
     depth = _wrappers(parts)
     heads = {part[depth] for part in parts if len(part) > depth + 1}
     base = root.joinpath(*parts[0][:depth])
-    named = {head: SPLITS[head.lower()] for head in heads if head.lower() in SPLITS}
+    named = {head: found for head in heads if (found := part_of(head))}
     if not any(part[depth] in named and len(part) > depth + 2 for part in parts):
+        if len(named) > 1 and "train" in named.values():
+            seen = " and ".join(sorted(named, key=natural_key))
+            raise InputError(f"{base}: {seen} hold images themselves; expected a folder for each class in either")
         names = [_class_of(root, part, depth) for part in parts]
         _check_folders(base, set(names))
-        return _listing(root, files, names, names, None)
+        return _listing(root, files, names, names, _inner_splits(root, parts, depth))
 
     if len(named) < len(heads):
         other = min(heads - set(named), key=natural_key)
         raise InputError(f"{base / other}: stands beside {min(named)}, expected only train, val and test; move it away")
-    if "train" not in named.values():
+    if keep_split and "train" not in named.values():
         raise InputError(f"{base}: found {' and '.join(sorted(named))}, expected a train folder beside them; add it")
     splits = [named.get(part[depth], "") for part in parts]
     names = [""] * len(files)
@@ -82,12 +112,12 @@ def list_folders(root: Path) -> Listing:
         for index in inside:
             names[index] = _class_of(root, parts[index], level)
         _check_folders(root.joinpath(*parts[inside[0]][:level]), {names[index] for index in inside})
-        if named[head] == "train":
+        if named[head] == "train" or not keep_split:
             trained |= {names[index] for index in inside}
     for part in parts:
         _class_of(root, part, depth)  # no image beside the split folders either
-    _check_folders(base, heads, SPLITS)
-    return _listing(root, files, names, [n for n, s in zip(names, splits, strict=True) if s == "train"], splits)
+    _check_folders(base, heads, of_split=True)
+    return _listing(root, files, names, sorted(trained), splits)
 
 
 def list_neu(root: Path) -> Listing:
@@ -101,34 +131,91 @@ def list_neu(root: Path) -> Listing:
         InputError: the root cannot be read, or holds no image, images of no class, a class without a (training)
             image, or images outside the split folders where there are some.
     """
-    files = _images_in(root)
-    parts = [path.relative_to(root).parts for path in files]
-    found = [_neu_label(part) for part in parts]
-    labels = [label for label in found if label is not None]
-    if len(labels) < len(files):
-        first = files[found.index(None)]
-        raise InputError(
-            f"{root}: {len(files) - len(labels)} of {len(files)} images are of no NEU class, the first is "
-            f"{first}; expected names like crazing_1.jpg or Cr_1.bmp, or folders {', '.join(NEU_CLASSES)}"
-        )
-    named = [next((SPLITS[p.lower()] for p in part[:-1] if p.lower() in SPLITS), "") for part in parts]
+    listing = list_labelled(root, NEU_CLASSES)
+    named = [next(filter(None, map(part_of, Path(name).parts[:-1])), "") for name in listing.names]
     has_split = "train" in named and ("val" in named or "test" in named)
     if has_split and "" in named:
-        first = files[named.index("")]
+        first = listing.files[named.index("")]
         raise InputError(f"{first}: lies outside the train, val and test folders of {root}; move it into one, or away")
-    trained = {label for label, split in zip(labels, named, strict=True) if not has_split or split == "train"}
+    trained = {label for label, split in zip(listing.labels, named, strict=True) if not has_split or split == "train"}
     missing = [name for label, name in enumerate(NEU_CLASSES) if label not in trained]
     if missing:
         where = "train folder" if has_split else "data"
         raise InputError(f"{root}: no image of {', '.join(missing)} in the {where}; expected all six NEU classes")
-    return Listing(root, files, labels, list(NEU_CLASSES), named if has_split else None)
+    return replace(listing, splits=named if has_split else None)
+
+
+def list_labelled(root: Path, class_names: Sequence[str]) -> Listing:
+    """List images of known classes, some of which may have none: the class is the nearest folder that is named like one.
+
+    NEU's classes may have any name in use, and be in the image's own name.
+
+    Raises:
+        InputError: the root cannot be read, or holds no image, or images of no class.
+    """
+    is_neu = set(class_names) == set(NEU_CLASSES)
+    files = _images_in(root)
+    found = [_label(path.relative_to(root).parts, class_names, is_neu) for path in files]
+    labels = [label for label in found if label is not None]
+    if len(labels) < len(files):
+        first = files[found.index(None)]
+        expected = f"folders {', '.join(class_names)}"
+        raise InputError(
+            f"{root}: {len(files) - len(labels)} of {len(files)} images are of {'no NEU class' if is_neu else 'no class'}, "
+            f"the first is {first}; expected {'names like crazing_1.jpg or Cr_1.bmp, or ' if is_neu else ''}{expected}"
+        )
+    return Listing(root=root, files=files, labels=labels, class_names=list(class_names))
+
+
+def list_table(path: Path, class_names: Sequence[str]) -> Listing:
+    """List the images of a CSV table with the columns file, relative to its folder, and label, the name of a class.
+
+    Raises:
+        InputError: the table cannot be read, has no such columns or rows, or a label that is no class.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, csv.Error) as error:
+        raise InputError(
+            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): expected a table"
+        ) from None
+    files, labels = [row.get("file") for row in rows], [row.get("label") for row in rows]
+    found = [name for name in files if name]
+    if not rows or len(found) < len(rows) or None in labels:
+        raise InputError(f"{path}: expected the columns file and label, and a row an image")
+    unknown = [str(label) for label in labels if label not in class_names]
+    if unknown:
+        expected = ", ".join(class_names)
+        raise InputError(f"{path}: {len(unknown)} labels such as {unknown[0]!r} are no class; expected {expected}")
+    return Listing(
+        root=path.parent, files=[path.parent / name for name in found], class_names=list(class_names),
+        labels=[class_names.index(str(label)) for label in labels],
+    )  # fmt: skip
 
 
 def _images_in(root: Path) -> list[Path]:
     files = image_files(root)
     if not files:
-        raise InputError(f"{root}: no image inside; expected {', '.join(SUFFIXES)} files in one folder a class")
-    return files
+        raise InputError(f"{root}: no image inside; expected {', '.join(SUFFIXES[:8])} and so on in one folder a class")
+    return without_masks(root, files)
+
+
+def _inner_splits(root: Path, parts: Sequence[tuple[str, ...]], depth: int) -> list[str] | None:
+    """Return the parts of a split that folders inside of each class give: `Class1/Train/1.png`."""
+    found = [next(filter(None, map(part_of, part[depth + 1 : -1])), "") for part in parts]
+    if not any(found):
+        return None
+    first = found.index("") if "" in found else -1
+    deeper = next((part for part in parts if len(part) != depth + 3), None)
+    if first >= 0 or deeper is not None or "train" not in found:
+        seen = root.joinpath(*parts[next(index for index, name in enumerate(found) if name)]).parent
+        other = root.joinpath(*(parts[first] if first >= 0 else deeper or parts[0]))
+        raise InputError(
+            f"{seen} is a part of a split inside of a class folder, beside {other}: expected train and test folders with a "
+            "folder for each class in them, or just these two in each class; give the folder of one such set as the root"
+        )
+    return found
 
 
 def _wrappers(parts: Sequence[tuple[str, ...]], stop: Collection[str] = ()) -> int:
@@ -149,35 +236,42 @@ def _class_of(root: Path, part: tuple[str, ...], depth: int) -> str:
     return part[depth]
 
 
-def _check_folders(base: Path, used: Collection[str], expected: Collection[str] | None = None) -> None:
-    """Raise InputError if a folder in `base` (of the names in `expected`, if given) holds no image."""
+def _check_folders(base: Path, used: Collection[str], of_split: bool = False) -> None:
+    """Raise InputError if a folder in `base` (named after a part, with `of_split`) holds no image."""
     for path in sorted(base.iterdir(), key=lambda path: natural_key(path.name)):
         name = path.name
-        if name in used or is_ignored(name) or name.lower() == "annotations" or not path.is_dir():
+        if name in used or is_ignored(name) or is_mask_folder(name) or not path.is_dir():
             continue
-        if expected is None or name.lower() in expected:
+        if not of_split or part_of(name):
             raise InputError(f"{path}: a folder without an image; add images, or remove it")
 
 
-def _listing(root: Path, files: list[Path], names: list[str], trained: list[str], splits: list[str] | None) -> Listing:
+def _listing(
+    root: Path, files: list[Path], names: list[str], trained: Collection[str], splits: list[str] | None
+) -> Listing:
+    if splits is not None:
+        trained = {name for name, split in zip(names, splits, strict=True) if split == "train"} | set(trained)
+    check_names(root, names)
     class_names = sorted(set(trained), key=natural_key)
     for path, name in zip(files, names, strict=True):
         if name not in class_names:
             raise InputError(
                 f"{path}: class {name} is not among the training classes {', '.join(class_names)}; "
-                "add training images of it, or remove it"
+                "add training images of it, remove it, or divide all images anew by data.split random"
             )
     if len(class_names) < 2:
         raise InputError(f"{root}: found the one class {class_names[0]}, expected a folder for each of two or more")
     labels = {name: label for label, name in enumerate(class_names)}
-    return Listing(root, files, [labels[name] for name in names], class_names, splits)
+    return Listing(
+        root=root, files=files, labels=[labels[name] for name in names], class_names=class_names, splits=splits
+    )
 
 
-def _neu_label(part: tuple[str, ...]) -> int | None:
+def _label(part: tuple[str, ...], class_names: Sequence[str], is_neu: bool) -> int | None:
     prefix = re.match(r"[^0-9]*", part[-1].rsplit(".", 1)[0])
     assert prefix is not None  # it matches the empty string too
-    for name in (*reversed(part[:-1]), prefix.group()):
-        found = neu_class(name)
-        if found is not None:
-            return NEU_CLASSES.index(found)
+    for folder in (*reversed(part[:-1]), *([prefix.group()] if is_neu else [])):
+        name = neu_class(folder) if is_neu else folder
+        if name in class_names:
+            return class_names.index(name)
     return None
