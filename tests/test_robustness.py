@@ -80,3 +80,13 @@ def test_noise_augmentation_by_snr() -> None:
         Augmentation(snr=20, noise=0.1)
     with pytest.raises(InputError, match=r"data\.augmentation\.snr is 70"):
         Augmentation(snr=70)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 9, 10])
+def test_images_of_any_size_are_corrupted(side: int) -> None:
+    images = torch.rand(2, 1, side, side)
+    for corruption in CORRUPTIONS:
+        for level in corruption.levels:
+            worse = corruption.apply(images, level)
+            assert worse.shape == images.shape
+            assert 0 <= worse.min() <= worse.max() <= 1

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
 
@@ -40,9 +39,10 @@ def _noise(images: Tensor, signal: Tensor, decibel: float) -> Tensor:
 
 
 def _blur(images: Tensor, sigma: float) -> Tensor:
-    size = 2 * math.ceil(3 * sigma) + 1
-    blurred: Tensor = transforms.gaussian_blur(images, [size, size], [sigma, sigma])
-    return blurred
+    reach = math.ceil(3 * sigma)
+    size, border = 2 * reach + 1, 0 if reach < images.shape[-1] else reach  # torch mirrors an image once alone
+    blurred: Tensor = transforms.gaussian_blur(_mirrored(images, border), [size, size], [sigma, sigma])
+    return _inside(blurred, border)
 
 
 def _brightness(images: Tensor, change: float) -> Tensor:
@@ -62,10 +62,22 @@ def _jpeg(images: Tensor, quality: float) -> Tensor:
 def _rotation(images: Tensor, degrees: float) -> Tensor:
     """Rotate; corners show the mirrored surface."""
     border = math.ceil(0.21 * images.shape[-1])  # (√2 - 1) / 2 of the side
-    padded = functional.pad(images, (border,) * 4, mode="reflect")
-    turned = transforms.rotate(padded, degrees, interpolation=transforms.InterpolationMode.BILINEAR)
-    inside: Tensor = turned[..., border:-border, border:-border]
-    return inside
+    turned = transforms.rotate(_mirrored(images, border), degrees, interpolation=transforms.InterpolationMode.BILINEAR)
+    return _inside(turned, border)
+
+
+def _mirrored(images: Tensor, border: int) -> Tensor:
+    """Continue square images beyond their edges by mirror images of them, again and again where they are small."""
+    side = images.shape[-1]
+    period = max(1, 2 * (side - 1))
+    places = torch.arange(-border, side + border, device=images.device).remainder(period)
+    places = torch.minimum(places, period - places)
+    return images[..., places, :][..., places]
+
+
+def _inside(images: Tensor, border: int) -> Tensor:
+    side = images.shape[-1]
+    return images[..., border : side - border, border : side - border]
 
 
 CORRUPTIONS: tuple[Corruption, ...] = (

@@ -47,4 +47,4 @@ def filters_figure(layer: nn.Conv2d, name: str) -> Figure:
 
 
 def _tile(pixels: npt.NDArray[np.float32], reach: float, caption: str) -> Tile:
-    return Tile(pixels, caption, SIGNED, -reach, reach)
+    return Tile(pixels, caption, colormap=SIGNED, low=-reach, high=reach)

@@ -109,6 +109,18 @@ def evaluate_predictions(logits: Tensor, labels: Tensor, class_names: Sequence[s
     }
 
 
+def probabilities_of(logits: Tensor) -> Tensor:
+    """Compute the probabilities of logits `(N, C)`, float64 on the CPU; InputError for logits that are not finite."""
+    values = logits.detach().double().cpu()
+    broken = int((~values.isfinite()).any(dim=1).sum())
+    if broken:
+        raise InputError(
+            f"the network's output is not finite for {broken} of {len(values)} images: expected numbers; train it anew "
+            "with a lower learning rate, or take another checkpoint"
+        )
+    return values.softmax(dim=1)
+
+
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """Return the temperature in [0.05, 20] that logits `(N, C)` are divided by for the largest likelihood of labels `(N,)`.
 

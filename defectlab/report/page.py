@@ -1,8 +1,6 @@
 """Write report.html: one self-contained page of a run's results and mistakes."""
 
-import csv
 from contextlib import suppress
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from defectlab.figures.style import save_png
 from defectlab.report import sections
 from defectlab.report.render import Picture, write_page
 from defectlab.runs import PredictionTable, RunFolder, lacks_test_part, read_prediction_table, read_scalars, write_text
+from defectlab.utils.text import csv_rows
 
 NO_TEST_PART = (
     "These are the figures of validation, which also chose the checkpoint, so they flatter it: expect less on new images. "
@@ -78,11 +77,8 @@ def _draw(
 ) -> dict[str, Picture]:
     """Write confusion_matrix.csv and the PNGs that the run has data for; return each PNG by name."""
     names, matrix = list(result["per_class"]), result["confusion_matrix"]
-    cells = StringIO()
-    writer = csv.writer(cells, lineterminator="\n")
-    writer.writerow(["true \\ predicted", *names])
-    writer.writerows([name, *row] for name, row in zip(names, matrix, strict=True))
-    write_text(run.path / "confusion_matrix.csv", cells.getvalue())
+    rows = [["true \\ predicted", *names], *([name, *row] for name, row in zip(names, matrix, strict=True))]
+    write_text(run.path / "confusion_matrix.csv", csv_rows(rows))
 
     drawn = {
         "confusion_matrix": figures.confusion_matrix_figure(matrix, names),
