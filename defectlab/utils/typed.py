@@ -9,6 +9,7 @@ from typing import Any
 
 from defectlab.errors import InputError
 
+_PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, type(None))
 _NUMBERS = {int: numbers.Integral, float: numbers.Real}
 
 
@@ -22,7 +23,7 @@ def typed(function: Callable[..., Any], package: str, public: str) -> Callable[.
         given = signature(function).bind(*args, **kwargs).arguments
         for name, value in given.items():
             hint = _hints(function).get(name, Any)
-            if not _accepts(value, hint):
+            if isinstance(value, _PLAIN) and not _accepts(value, hint):  # of other objects the function says more
                 found = f"{value!r:.60} ({type(value).__name__})"
                 raise InputError(f"{name} of {public} is {found}: expected {_shown(hint)}")
         return function(*args, **kwargs)
