@@ -114,7 +114,7 @@ def record_run(
     with as_guest():
         run, made = _make_folder(target, Path(trainer.default_root_dir), task)
         try:
-            with locked(run.path):
+            with locked(run.path), marked(run, trainer, None):
                 return _record(trainer, task, data, run, {})
         except BaseException:
             remove_made(made)
@@ -149,12 +149,11 @@ def _record(
         return run
     if not Path(best).resolve().is_relative_to(run.path.resolve()):
         run.checkpoints.mkdir(parents=True, exist_ok=True)
-        best = str(shutil.copyfile(best, run.checkpoints / "best.ckpt"))
+        write_state(run.path, "training", Path(shutil.copyfile(best, run.checkpoints / "best.ckpt")))
     sections = _sections(trainer, task, data, facts.get("seed"))
     write_text(run.config, yaml.safe_dump(sections, sort_keys=False, allow_unicode=True))
     if isinstance(data, ImageDataModule):
         data.split_table().write(run.split_csv)
-    write_state(run.path, "finished", Path(best))
     write_outcome(run, found, trainer, facts, sections)
     return run
 
