@@ -183,7 +183,7 @@ def test_predict_writes_a_sorted_table(finished: Path, class_folders: Path, tmp_
     words = [str(folder), str(class_folders / "good" / "1*.png"), "--output", str(output)]
     assert main(["predict", str(finished), *words]) == 0
     rows = rows_of(output)
-    assert list(rows[0]) == ["file", "predicted", "confidence", "p_good", "p_hole", "p_scratch", "checkpoint"]
+    assert list(rows[0]) == ["file", "predicted", "confidence", "p_good", "p_hole", "p_scratch"]
     assert len(rows) == 12 + 3
     names = [Path(row["file"]).name for row in rows if "hole" in row["file"]]
     assert names == [f"{index}.png" for index in range(12)]

@@ -196,9 +196,15 @@ def _evaluate(cli: DefectCLI, validates: bool = False) -> Evaluation | None:
     checkpoint = cli.config_init[cli.command].ckpt_path
     if checkpoint is None:
         raise InputError(f"{cli.command} needs trained weights: give a run folder, or --config and --ckpt_path")
-    check_fit(task, read_checkpoint(Path(checkpoint)), Path(checkpoint))
+    saved = read_checkpoint(Path(checkpoint))
+    check_fit(task, saved, Path(checkpoint))
+    if data.split == WHOLE:  # of which nothing is measured
+        data.load_state_dict(data_state(saved, Path(checkpoint)))
     tests = cli.command == "test" or data.split == WHOLE
-    evaluators = [*([trainer.validate] if validates or not tests else []), *([trainer.test] if tests else [])]
+    evaluators = [
+        *([trainer.validate] if (validates and data.split != WHOLE) or not tests else []),
+        *([trainer.test] if tests else []),
+    ]
     with guarded(trainer, "nothing was written"):
         for evaluator in evaluators:
             evaluator(task, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)

@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from defectlab.data import ImageDataModule
 from defectlab.data.pipeline.split_table import SplitTable
+from defectlab.data.pipeline.splits import WHOLE
 from defectlab.engine.configs import read_arguments
 from defectlab.engine.host import as_guest
 from defectlab.engine.imports import check_imports, import_folders, own_network
@@ -184,14 +185,18 @@ class DefectCLI(LightningCLI):
             self.datamodule.keep_split(SplitTable.read(table))
 
     def _divides_anew(self) -> bool:
-        """Return whether a test's setting over the run's own divides the images anew."""
+        """Return whether a test's setting over the run's own divides the images anew, or takes all of a set."""
         if self.command == "fit":
             return False
         saved, now = self._arguments.sections[0]["data"], self.config[self.command].data
-        return now.class_path != saved["class_path"] or any(
-            now.init_args.get(key, value) != value
-            for key, value in (saved.get("init_args") or {}).items()
-            if key not in _NOT_OF_SPLIT
+        return (
+            now.init_args.get("split") == WHOLE
+            or now.class_path != saved["class_path"]
+            or any(
+                now.init_args.get(key, value) != value
+                for key, value in (saved.get("init_args") or {}).items()
+                if key not in _NOT_OF_SPLIT
+            )
         )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
