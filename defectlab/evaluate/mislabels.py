@@ -12,7 +12,7 @@ from defectlab.evaluate.probe import linear_probe
 FOLDS = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Suspect:
     """Image `index` is labelled `label`, but looks like `suggested`, with these out-of-fold probabilities."""
 
@@ -51,7 +51,13 @@ def suspects(probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int6
     suggested = confident.argmax(axis=1)
     own, other = p[rows, labels], p[rows, suggested]
     found = [
-        Suspect(int(i), int(labels[i]), int(suggested[i]), float(own[i]), float(other[i]))
+        Suspect(
+            index=int(i),
+            label=int(labels[i]),
+            suggested=int(suggested[i]),
+            p_label=float(own[i]),
+            p_suggested=float(other[i]),
+        )
         for i in np.flatnonzero((confident.max(axis=1) >= 0) & (suggested != labels))
     ]
     return sorted(found, key=lambda suspect: suspect.p_label - suspect.p_suggested)

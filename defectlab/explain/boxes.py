@@ -16,7 +16,7 @@ from defectlab.errors import InputError
 _LARGEST = 2**20  # bytes of a file; a thousand boxes take a quarter of it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Box:
     """A rectangle and the class in it; its edges are fractions of the image's width and height, in [0, 1]."""
 
@@ -89,7 +89,7 @@ def read_boxes(path: Path) -> list[Box]:
                 f"{path}: the box of {label} from ({left:g}, {top:g}) to ({right:g}, {bottom:g}) holds no pixel of "
                 f"{width:g} × {height:g}; expected xmin below xmax and ymin below ymax, inside the image"
             )
-        boxes.append(Box(label, x0, y0, x1, y1))
+        boxes.append(Box(label=label, left=x0, top=y0, right=x1, bottom=y1))
     return boxes
 
 

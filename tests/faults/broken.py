@@ -205,7 +205,9 @@ def images(sound: Sound, folder: Path, rng: Rng) -> Case:
     victim = root / "dent" / f"0.{kind}"
     (root / "dent" / "0.png").unlink()
     picture = Image.fromarray(texture(1, 0))
-    options: dict[str, Any] = {"compression": str(rng.choice(["raw", "tiff_lzw", "tiff_deflate"]))} if kind == "tif" else {}
+    options: dict[str, Any] = (
+        {"compression": str(rng.choice(["raw", "tiff_lzw", "tiff_deflate"]))} if kind == "tif" else {}
+    )
     picture.save(victim, format={"jpg": "JPEG", "pgm": "PPM", "tif": "TIFF"}.get(kind, kind.upper()), **options)
     before = loaded(root)
     way, content = damaged(victim.read_bytes(), rng)
@@ -317,7 +319,19 @@ def archives(sound: Sound, folder: Path, rng: Rng) -> Case:
     path = folder / "set.zip"
     root = few(sound, folder)
     before = loaded(root)
-    ways = ("climbs", "absolute", "twice", "link", "encrypted", "bomb", "nested", "backslash", "case", "long name", "no images")
+    ways = (
+        "climbs",
+        "absolute",
+        "twice",
+        "link",
+        "encrypted",
+        "bomb",
+        "nested",
+        "backslash",
+        "case",
+        "long name",
+        "no images",
+    )
     way = str(rng.choice([*ways, *["damaged"] * 12]))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         files = [] if way == "no images" else sorted(root.rglob("*.png"))
@@ -366,7 +380,11 @@ def configs(sound: Sound, folder: Path, rng: Rng) -> Case:
     lines = text.splitlines()
     spots = [number for number, line in enumerate(lines) if ":" in line]
     spot = int(rng.choice(spots))
-    way = str(rng.choice(["value", "value", "value", "inline", "removed", "twice", "indent", "tag", "alias", "bytes", "section"]))
+    way = str(
+        rng.choice(
+            ["value", "value", "value", "inline", "removed", "twice", "indent", "tag", "alias", "bytes", "section"]
+        )
+    )
     line = lines[spot]
     odd = json.dumps(ODD[int(rng.integers(len(ODD)))])
     if way == "value":
@@ -385,7 +403,9 @@ def configs(sound: Sound, folder: Path, rng: Rng) -> Case:
         lines[spot] = " " * int(rng.integers(1, 4)) + line
     elif way == "tag":
         key = line.partition(":")[0]
-        lines[spot] = f"{key}: {rng.choice(['!!python/object:os.system x', '!!binary aGk=', '!x 3', '2024-01-01', '1:30', '!!set {a}'])}"
+        lines[spot] = (
+            f"{key}: {rng.choice(['!!python/object:os.system x', '!!binary aGk=', '!x 3', '2024-01-01', '1:30', '!!set {a}'])}"
+        )
     elif way == "alias":
         lines[spot] = f"{line.partition(':')[0]}: {rng.choice(['*a', '&a [*a]', '&a {b: *a}', '<<: *x', '? [1, 2]'])}"
     elif way == "section":
@@ -395,10 +415,16 @@ def configs(sound: Sound, folder: Path, rng: Rng) -> Case:
         way, content = damaged(content, rng)
     path = folder / "broken.yaml"
     path.write_bytes(content)
-    words = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", f"--trainer.default_root_dir={folder / 'runs'}"]
-    return f"{way}: {lines[min(spot, len(lines) - 1)].strip()[:80]}", (
-        lambda: by_command("fit", "--config", str(path), *words)
-    ), None
+    words = [
+        "--trainer.fast_dev_run=true",
+        "--trainer.accelerator=cpu",
+        f"--trainer.default_root_dir={folder / 'runs'}",
+    ]
+    return (
+        f"{way}: {lines[min(spot, len(lines) - 1)].strip()[:80]}",
+        (lambda: by_command("fit", "--config", str(path), *words)),
+        None,
+    )
 
 
 def copied_run(sound: Sound, folder: Path) -> Path:
@@ -409,7 +435,9 @@ def copied_run(sound: Sound, folder: Path) -> Path:
 def probabilities(run: Path, sound: Sound, folder: Path) -> str:
     """Predict two images; the table but for the network's name."""
     out = folder / "out.csv"
-    by_command("predict", str(run), str(sound.images / "ok" / "0.png"), str(sound.images / "dent"), "--output", str(out))
+    by_command(
+        "predict", str(run), str(sound.images / "ok" / "0.png"), str(sound.images / "dent"), "--output", str(out)
+    )
     return out.read_text()
 
 
@@ -437,7 +465,11 @@ def checkpoints(sound: Sound, folder: Path, rng: Rng) -> Case:
                 del saved["state_dict"][name]
             way = f"{spoilt} in {name}"
         else:
-            holders = [saved, saved["hyper_parameters"], *[v for v in saved.values() if isinstance(v, dict) and "mean" in v]]
+            holders = [
+                saved,
+                saved["hyper_parameters"],
+                *[v for v in saved.values() if isinstance(v, dict) and "mean" in v],
+            ]
             holder = holders[int(rng.integers(len(holders)))]
             key = str(rng.choice([key for key in holder if key != "state_dict"]))
             if way == "key":
@@ -690,7 +722,9 @@ def apart(kind: str, number: int, seed: int, sound: Sound, folder: Path) -> Outc
     return Outcome(**json.loads(text))
 
 
-def outcomes(count: int, seed: int, sound: Sound, folder: Path, kinds: Sequence[str] = tuple(KINDS)) -> Iterator[Outcome]:
+def outcomes(
+    count: int, seed: int, sound: Sound, folder: Path, kinds: Sequence[str] = tuple(KINDS)
+) -> Iterator[Outcome]:
     """Hand in `count` cases, shared among the kinds."""
     total = sum(KINDS[kind][1] for kind in kinds)
     for kind in kinds:

@@ -24,7 +24,7 @@ MIXING = ("mixup", "cutmix")  # operations on a batch, which change labels too
 QUIET = 60.0  # dB, where noise is a thousandth of the signal
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """Random changes of training images. A zero (or a crop of 1) switches an operation off.
 

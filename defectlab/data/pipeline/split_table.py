@@ -22,6 +22,7 @@ Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 _NAMED = 3  # images in a message
+_BLOCK = 256  # images that a thread reads at a time
 _FORMULA = re.compile(r"['=+\-@\t\r]")  # what a spreadsheet takes for the start of a formula, and our mark against it
 
 
@@ -163,11 +164,11 @@ def listed(names: Sequence[str]) -> str:
 def _told(indices: Sequence[int], content: Callable[[int], bytes]) -> Iterator[tuple[int, str]]:
     """Return the size and the hash of each image's content."""
 
-    def tell(index: int) -> tuple[int, str]:
-        found = content(index)
-        return len(found), content_hash(found)
+    def tell(block: Sequence[int]) -> list[tuple[int, str]]:
+        return [(len(found), content_hash(found)) for found in map(content, block)]
 
+    blocks = [indices[start : start + _BLOCK] for start in range(0, len(indices), _BLOCK)]
     with progress_bar("comparing images", len(indices)) as advance, ThreadPoolExecutor() as pool:
-        for told in pool.map(tell, indices):
-            advance(1)
-            yield told
+        for told in pool.map(tell, blocks):
+            advance(len(told))
+            yield from told
