@@ -80,7 +80,7 @@ _TIMES = {
     "train_seconds", "total_seconds", "seconds", "environment", "test_split_read", "mtime_ns", "time", "date", "commit",
     "started", "created", "pid", "host", "threads", "sha256", "checkpoint",  # a hash of a file that holds paths
 }  # fmt: skip
-_NOT_COMPARED = ("test_reads.csv", "fit.log", "report.html", "run.lock")
+_NOT_COMPARED = ("test_reads.csv", "fit.log", "report.html", "run.lock", "course.md")  # times are in them
 _STATE = (
     "state_dict",
     "optimizer_states",

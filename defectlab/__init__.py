@@ -5,10 +5,11 @@ Every command is a function here. A name is imported when it is first used, so t
 """
 
 import sys
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from defectlab.utils.lazy import lazy_names, name_places, resolve
+from defectlab.utils.typed import typed
 
 if TYPE_CHECKING:
     from defectlab.callbacks import EMA, SWA, RateFinder
@@ -86,7 +87,13 @@ _PLACES = name_places({
     "tasks": "ClassificationTask SmallCNNTask PretrainedTask OptimizerSettings SchedulerSettings",
     "tasks.checkpoint": "load_task",
 })  # fmt: skip
-__getattr__ = lazy_names(globals(), _PLACES, together=False)
+
+
+def _checked(name: str, value: Any) -> Any:
+    return typed(value, __name__, name) if isinstance(value, FunctionType) else value
+
+
+__getattr__ = lazy_names(globals(), _PLACES, together=False, wrap=_checked)
 
 
 def __dir__() -> list[str]:
@@ -109,7 +116,8 @@ class _Room(ModuleType):
 
 
 def _function(room: ModuleType) -> Any:
-    return resolve(__name__, _PLACES[room.__name__.rpartition(".")[2]])
+    name = room.__name__.rpartition(".")[2]
+    return _checked(name, resolve(__name__, _PLACES[name]))
 
 
 class _Face(ModuleType):

@@ -1,6 +1,5 @@
 """Tasks without the command line, and what each of their settings does."""
 
-import csv
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -10,7 +9,6 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from helpers import read, write_config
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -19,7 +17,7 @@ from defectlab.cli.main import main
 from defectlab.data import Augmentation, ImageFolderDataModule
 from defectlab.errors import InputError
 from defectlab.networks import LabCNN, LeNet5, PretrainedNetwork
-from defectlab.tasks import ClassificationTask, OptimizerSettings, PretrainedTask, SchedulerSettings, SmallCNNTask
+from defectlab.tasks import OptimizerSettings, PretrainedTask, SchedulerSettings, SmallCNNTask
 from defectlab.tasks.checkpoint import load_task, read_checkpoint
 from defectlab.tasks.optimization import parameter_groups
 
@@ -282,49 +280,3 @@ def test_a_compiled_network_saves_plain_names(data: Data, tmp_path: Path, monkey
     assert task.network._compiled_call_impl is not None
     names = read_checkpoint(tmp_path / "best.ckpt")["state_dict"]
     assert set(names) == set(lab().state_dict())
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--model.scheduler.name", "plateau", "--model.scheduler.patience", "0"],
-        ["--model.network.dropout=0.5"],
-        ["--trainer.callbacks+=defectlab.callbacks.EMA"],
-        ["--trainer.callbacks+=defectlab.callbacks.SWA", "--trainer.callbacks.start=0.25"],
-    ],
-)
-def test_a_resumed_run_ends_like_an_unbroken_one(
-    words: list[str], class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Interrupt(Callback):
-        def on_train_batch_start(
-            self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-        ) -> None:
-            if trainer.current_epoch == 2 and batch_idx == 1:
-                raise KeyboardInterrupt
-
-    words = ["fit", "--config", str(write_config(tmp_path, class_folders)), "--trainer.max_epochs", "4", *words]
-    words += ["--data.augmentation", '{"rotation": 10, "mixup": 0.2}']
-    assert main(words) == 0
-    (unbroken,) = (tmp_path / "runs" / "tiny").iterdir()
-    start = ClassificationTask.on_fit_start
-
-    def interrupted(task: ClassificationTask) -> None:
-        start(task)
-        task.trainer.callbacks.append(Interrupt())  # type: ignore[attr-defined]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ClassificationTask, "on_fit_start", interrupted)
-        assert main(words) == 130
-    (broken,) = set((tmp_path / "runs" / "tiny").iterdir()) - {unbroken}
-    assert len((broken / "metrics.csv").read_text().splitlines()) == 3
-    monkeypatch.chdir(broken.parent)
-    assert main(["resume", broken.name]) == 0
-    tables = []
-    for run in (unbroken, broken):
-        with (run / "metrics.csv").open() as file:
-            tables.append([{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)])
-    assert tables[0] == tables[1]
-    assert read(unbroken)["test"] == read(broken)["test"]
-    states = [read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"] for run in (unbroken, broken)]
-    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from defectlab.errors import InputError
 from defectlab.tasks import ClassificationTask, OptimizerSettings
 from defectlab.utils._compat import limit_steps
 
@@ -30,7 +31,8 @@ class LastCheckpoint(ModelCheckpoint):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
         self._trainer: pl.Trainer | None = None
-        self._kept: dict[str, Any] = {}
+        self._seen: dict[str, Tensor] = {}
+        self._stopped = False
         self._rate: float | None = None  # of the checkpoint
         self._max_steps = -1
 
@@ -42,7 +44,7 @@ class LastCheckpoint(ModelCheckpoint):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Begin a fit."""
         super().setup(trainer, pl_module, stage)
-        self._trainer, self._kept, self._rate = trainer, {}, None
+        self._trainer, self._seen, self._rate = trainer, {}, None
 
     def state_dict(self) -> dict[str, Any]:
         """Return Lightning's state, whether training is to stop, and the figures that callbacks see."""
@@ -52,9 +54,9 @@ class LastCheckpoint(ModelCheckpoint):
         return {**super().state_dict(), "stopped": self._trainer.should_stop, "seen": seen}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep what `on_train_start` restores."""
+        """Keep the figures, which `on_train_start` restores."""
         super().load_state_dict(state_dict)
-        self._kept = {**state_dict, **self._kept}
+        self._seen = state_dict.get("seen", {})
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -63,7 +65,7 @@ class LastCheckpoint(ModelCheckpoint):
         for stopping, state in _stoppings(trainer.callbacks, checkpoint):  # type: ignore[attr-defined]
             state["patience"] = stopping.patience
         self._rate = trained_settings(checkpoint).lr
-        self._kept = {"stopped": stays_stopped(trainer.callbacks, checkpoint)}  # type: ignore[attr-defined]
+        self._stopped = stays_stopped(trainer.callbacks, checkpoint)  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hide the limit of steps while the loops are restored: with one, Lightning takes any epoch for unfinished."""
@@ -77,8 +79,8 @@ class LastCheckpoint(ModelCheckpoint):
         if self._rate is None:
             return
         limit_steps(trainer, self._max_steps)
-        trainer.callback_metrics.update(self._kept.get("seen", {}))
-        trainer.should_stop = self._kept["stopped"]
+        trainer.callback_metrics.update(self._seen)
+        trainer.should_stop = self._stopped
         if isinstance(pl_module, ClassificationTask):
             (optimizer,) = trainer.optimizers
             _apply(pl_module, self._rate, optimizer, [config.scheduler for config in trainer.lr_scheduler_configs])
@@ -95,8 +97,14 @@ def stays_stopped(callbacks: Iterable[Callback], checkpoint: Mapping[str, Any]) 
 
 
 def trained_settings(checkpoint: Mapping[str, Any]) -> OptimizerSettings:
-    """Return the settings of the optimiser that a checkpoint was trained with."""
-    return OptimizerSettings(**checkpoint["hyper_parameters"].get("optimizer") or {})
+    """Return the settings of the optimiser that a checkpoint was trained with; InputError where it names others."""
+    given = checkpoint["hyper_parameters"].get("optimizer") or {}
+    try:
+        return OptimizerSettings(**given)
+    except TypeError:
+        raise InputError(
+            f"the checkpoint's optimizer is {given}: expected name, lr and more, as fit writes them"
+        ) from None
 
 
 def _stoppings(

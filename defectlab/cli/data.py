@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from defectlab.cli.arguments import CommandParser
-from defectlab.errors import InputError
+from defectlab.cli.arguments import CommandParser, png_file
 from defectlab.utils.text import shown_path
 
 if TYPE_CHECKING:
@@ -108,10 +107,10 @@ def _preview(words: list[str]) -> int:
     )
     parser.add_argument("--config", required=True, help="a YAML file or the name of a shipped one")
     parser.add_argument("--all", action="store_true", help="show operations that are off too, at a usual strength")
-    parser.add_argument("--output", type=Path, default=Path("preview.png"), help="a .png file (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=png_file, default=Path("preview.png"), help="a .png file (default: %(default)s)"
+    )
     given, more = parser.parse_known_args(words)
-    if given.output.suffix != ".png" or given.output.is_dir():
-        raise InputError(f"--output is {given.output}: expected the name of a .png file")
     from defectlab.data.tools.preview import preview
     from defectlab.figures.style import save_png
 

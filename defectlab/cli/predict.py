@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from defectlab.cli.arguments import CommandParser
+from defectlab.cli.arguments import CommandParser, output_file, png_file
 from defectlab.cli.bars import answer_lines, bar_lines, percentage, printable
 from defectlab.data.sources.files import SUFFIXES, expand_images
 from defectlab.errors import InputError
@@ -30,10 +30,13 @@ def run(words: list[str]) -> int:
     )  # fmt: skip
     parser.add_argument("images", nargs="+", help="image files, folders (with all below them) and globs")
     parser.add_argument(
-        "--output", type=Path, metavar="CSV", help="file to write all probabilities to (default: print the classes)"
+        "--output",
+        type=output_file,
+        metavar="CSV",
+        help="file to write all probabilities to (default: print the classes)",
     )
     parser.add_argument(
-        "--figure", type=Path, metavar="PNG", help=f"file to draw up to {_ON_A_SHEET} images to, beside their bars"
+        "--figure", type=png_file, metavar="PNG", help=f"file to draw up to {_ON_A_SHEET} images to, beside their bars"
     )
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="of imagenet/NETWORK (default: torchvision's cache, or a download)"
@@ -58,7 +61,8 @@ def run(words: list[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is any)")
     arguments = parser.parse_args(words)
-    _check_outputs(arguments.output, arguments.figure)
+    if arguments.output is not None and arguments.output.suffix.lower() in SUFFIXES:
+        raise InputError(f"--output {arguments.output} is named as an image: expected a CSV file; --figure draws one")
     if arguments.figure is not None:
         _check_figure(arguments.figure, expand_images(arguments.images))
     CPUSettings().apply()
@@ -102,16 +106,6 @@ def _print(found: Predictions, arguments: Namespace, card: DataCard | None) -> N
         print(f"left out {skipped}")
     if found.synthetic:
         print("note: this network was trained on SYNTHETIC images alone")
-
-
-def _check_outputs(output: Path | None, figure: Path | None) -> None:
-    """Raise InputError, before anything is loaded, for what cannot be written in the end."""
-    if output is not None and output.is_dir():
-        raise InputError(f"--output {output} is a folder: expected the name of a CSV file")
-    if output is not None and output.suffix.lower() in SUFFIXES:
-        raise InputError(f"--output {output} is named as an image: expected a CSV file; --figure draws one")
-    if figure is not None and (figure.is_dir() or figure.suffix.lower() != ".png"):
-        raise InputError(f"--figure is {figure}: expected the name of a PNG file, such as answer.png")
 
 
 def _check_figure(figure: Path, files: Sequence[Path]) -> None:

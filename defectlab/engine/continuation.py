@@ -86,14 +86,24 @@ def _by_name(callbacks: Any) -> dict[str, list[Any]]:
 def _check_place(checkpoint: Mapping[str, Any], cli: DefectCLI, changed: Mapping[str, Any]) -> None:
     """Raise InputError for less than is done, and for a place that the loops or the schedule cannot be taken up at."""
     path, trainer = Path(cli.config_init["fit"].ckpt_path), cli.trainer
-    done, steps = checkpoint["epoch"] + 1, checkpoint["global_step"]
+    try:
+        progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+        done, steps, within = (
+            checkpoint["epoch"] + 1,
+            int(checkpoint["global_step"]),
+            progress["processed"] != progress["ready"],
+        )
+        _ = checkpoint["optimizer_states"], checkpoint["lr_schedulers"], checkpoint["callbacks"]
+    except (KeyError, TypeError):
+        raise InputError(
+            f"{path} holds no state of a training: expected last.ckpt of a run, as fit writes it"
+        ) from None
     epochs, most = trainer.max_epochs, trainer.max_steps
     if epochs is not None and 0 <= epochs < done:
         raise InputError(f"trainer.max_epochs is {epochs}, but {done} epochs are done: give at least as many")
     if 0 <= most < steps:
         raise InputError(f"trainer.max_steps is {most}, but {steps} steps are done: give at least as many")
-    progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
-    if progress["processed"] != progress["ready"]:
+    if within:
         raise InputError(f"{path} was written within an epoch, where none goes on exactly: give the run's last.ckpt")
     if not trained_settings(checkpoint).lr and "model.optimizer.lr" in changed:
         raise InputError(f"model.optimizer.lr was 0 in {path}, of which no schedule is a multiple: {_ANEW}")

@@ -175,7 +175,7 @@ class DefectCLI(LightningCLI):
             self.discard()
             if "can't allocate memory" in str(error):
                 raise MemoryError from None
-            if isinstance(error, ValueError | TypeError | MisconfigurationException):
+            if isinstance(error, ValueError | TypeError | MisconfigurationException | ModuleNotFoundError):
                 raise InputError(_innermost(error)) from None
             raise
 
@@ -276,7 +276,7 @@ def _innermost(error: Exception) -> str:
     chain: list[BaseException] = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
         chain.append(inner)
-    own = [link for link in chain if isinstance(link, InputError | MisconfigurationException)]
+    own = [link for link in chain if isinstance(link, InputError | MisconfigurationException | ModuleNotFoundError)]
     if own:
         return " ".join(str(own[0]).split())
     lines = [line.strip(" -") for line in str(error).splitlines() if line.lstrip().startswith("- ")]

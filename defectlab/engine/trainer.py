@@ -230,4 +230,4 @@ def trainer_error(error: Exception) -> InputError:
     return InputError(f"trainer: {' '.join(str(error).split())[:250]}")
 
 
-TRAINER_ERRORS = (ValueError, TypeError, MisconfigurationException, ModuleNotFoundError)
+TRAINER_ERRORS = (ValueError, TypeError, MisconfigurationException, ModuleNotFoundError, RuntimeError)

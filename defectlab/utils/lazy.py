@@ -17,20 +17,26 @@ def resolve(package: str, place: str) -> Any:
     return getattr(import_module(f"{package}.{module}"), attribute)
 
 
-def lazy_names(package: dict[str, Any], places: Mapping[str, str], together: bool = True) -> Callable[[str], Any]:
+def lazy_names(
+    package: dict[str, Any],
+    places: Mapping[str, str],
+    together: bool = True,
+    wrap: Callable[[str, Any], Any] = lambda name, value: value,
+) -> Callable[[str], Any]:
     """Return the `__getattr__` of a package.
 
     Args:
         package: `globals()` of its `__init__`.
         places: see `name_places`.
         together: the first name imports all: a config may name any class, and is searched among those imported.
+        wrap: applied to each name and object.
     """
 
     def find(name: str) -> Any:
         if name not in places:
             raise AttributeError(f"module {package['__name__']!r} has no attribute {name!r}")
         for key in places if together else (name,):
-            value = resolve(package["__name__"], places[key])
+            value = wrap(key, resolve(package["__name__"], places[key]))
             package.setdefault(key, value)  # a subpackage of the same name stays: the face makes it callable
         return package[name]
 

@@ -1,55 +1,64 @@
-"""Check plain values against the annotations of the function that they are given to."""
+"""Check the arguments of public functions against their annotations."""
 
-import dataclasses
-import inspect
-import math
-from collections.abc import Callable, Mapping
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+import functools
+import numbers
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
 
 from defectlab.errors import InputError
 
-_LARGEST = 2**31  # of a whole number: a seed, a size
+_PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, type(None))
+_NUMBERS = {int: numbers.Integral, float: numbers.Real}
 
 
-def check_arguments(function: Callable[..., Any], given: Mapping[str, Any], prefix: str = "") -> None:
-    """Raise InputError for the first value that does not fit the annotation of its argument, named after a `prefix`.
+def typed(function: Callable[..., Any], package: str, public: str) -> Callable[..., Any]:
+    """Return the function as `package.public`, which raises InputError for an argument of another type than annotated."""
 
-    Whole numbers have to be below 2^31, others finite. What has no annotation of plain values, or one that cannot be
-    resolved, is not checked.
-    """
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        from inspect import signature  # here: it takes longer to import than this package
+
+        given = signature(function).bind(*args, **kwargs).arguments
+        for name, value in given.items():
+            hint = _hints(function).get(name, Any)
+            if isinstance(value, _PLAIN) and not _accepts(value, hint):  # of other objects the function says more
+                found = f"{value!r:.60} ({type(value).__name__})"
+                raise InputError(f"{name} of {public} is {found}: expected {_shown(hint)}")
+        return function(*args, **kwargs)
+
+    checked.__module__, checked.__qualname__ = package, public  # so that it can be pickled
+    return checked
+
+
+@functools.cache
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
-        hints = get_type_hints(function.__init__ if inspect.isclass(function) else function)
-    except (NameError, TypeError, AttributeError):  # of a user's
-        return
-    for name, value in given.items():
-        if name in hints and not _fits(value, hints[name]):
-            expected = inspect.formatannotation(hints[name]).replace("typing.", "")
-            raise InputError(
-                f"{prefix}{name} is {str(value)[:40]!r} ({type(value).__name__}): expected {expected[:100]}"
-            )
+        return typing.get_type_hints(function)
+    except NameError:  # a type that is imported for type checkers alone
+        return {}
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(_fits(value, one) for one in arguments)
-    if origin is Literal:
-        return any(type(value) is type(one) and value == one for one in arguments)
-    if hint in (None, NoneType):
-        return value is None
-    if hint in (int, float):
-        if isinstance(value, bool) or not isinstance(value, int if hint is int else int | float):
-            return False
-        return abs(value) < _LARGEST if isinstance(value, int) else math.isfinite(value)
-    if hint in (bool, str):
-        return isinstance(value, hint)
-    if inspect.isclass(origin) and issubclass(list, origin):  # a list, or a protocol that lists have, such as Sequence
-        return isinstance(value, list | tuple) and all(_fits(item, arguments[0]) for item in value)
-    if inspect.isclass(origin) and issubclass(dict, origin):
-        return isinstance(value, dict)
-    if dataclasses.is_dataclass(hint):
-        fields = get_type_hints(hint)
-        known = isinstance(value, dict) and value.keys() <= fields.keys()
-        return known and all(_fits(item, fields[name]) for name, item in value.items())
-    return True
+def _accepts(value: Any, hint: Any) -> bool:
+    """Return whether a value has a type, as far as that is told by the value alone."""
+    kind = typing.get_origin(hint) or hint
+    if kind in (typing.Union, types.UnionType):
+        return any(_accepts(value, one) for one in typing.get_args(hint))
+    if kind is typing.Literal:  # whose values the function names itself
+        return any(isinstance(value, type(one)) for one in typing.get_args(hint))
+    if not isinstance(kind, type) or kind is object or hasattr(value, "__array__"):
+        return True
+    if kind in _NUMBERS:
+        return isinstance(value, _NUMBERS[kind]) and not isinstance(value, bool)
+    try:
+        return isinstance(value, kind)
+    except TypeError:  # a protocol
+        return True
+
+
+def _shown(hint: Any) -> str:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return " or ".join(dict.fromkeys(map(_shown, typing.get_args(hint))))
+    name = getattr(typing.get_origin(hint) or hint, "__name__", str(hint))
+    return {"NoneType": "None", "PathLike": "a path", "Path": "a path", "str": "a text"}.get(name, name)

@@ -114,6 +114,7 @@ class ImageDataModule(ImageLoaders):
         self._kept: SplitTable | None = None
         self._table: SplitTable | None = None
         self._old_hash = ""
+        self._trained_white: float | None = None
 
     @abstractmethod
     def load(self) -> ImageSet:
@@ -146,15 +147,13 @@ class ImageDataModule(ImageLoaders):
                 "%s: %d of %d images are of one grey value and show nothing (%s)",
                 self.location, len(flat), len(data.files), listed([data.files[index] for index in flat]),
             )  # fmt: skip
-        if self._statistics is None:
-            if not len(parts.train):
-                raise InputError(f"data.split is {self.split}, so nothing is measured: give data.mean and data.std")
+        if self._statistics is None and len(parts.train):  # else a checkpoint brings them
             mean, std = channel_statistics(data.images, torch.from_numpy(parts.train))
             copies = self.channels // len(mean)
             self._statistics = mean * copies, std * copies
         self._data, self._parts, self._table = data, parts, table
         self._old_hash = split_hash(parts, data.labels.numpy())
-        self._card = self._make_card(*self._statistics)
+        self._card = None if self._statistics is None else self._make_card(*self._statistics)
 
     def keep_split(self, table: SplitTable) -> None:
         """Divide the images as `table` does; call it before `setup`.
@@ -295,19 +294,25 @@ class ImageDataModule(ImageLoaders):
                 f"data.channels is {self.channels}, the checkpoint was trained with {channels}: use the same"
             )
         self._statistics = state_dict["mean"], state_dict["std"]
-        if self._card is None:
+        self._trained_white = state_dict.get("white_level")
+        if self._data is None:
             return
-        white, here = state_dict.get("white_level"), self.data.white_level
+        white, here = self._trained_white, self.data.white_level
         # A network of 8 bits takes what needs no question: all 16 bits, or floats.
         if here is not None and here != white and not (white is None and here in (1.0, 255.0, 65535.0)):
+            known = (
+                "the checkpoint was trained on images of 8 bits"
+                if white is None
+                else f"{white:g} is for the checkpoint"
+            )
             raise InputError(
-                f"{self.location}: {here:g} is white in images of more than 8 bits, for the checkpoint "
-                f"{'it is 8 bits alone' if white is None else f'{white:g} is'}: give data.white_level, or convert the images"
+                f"{self.location}: {here:g} is white in images of more than 8 bits, {known}: give data.white_level, or "
+                "convert them"
             )
         self._card = self._make_card(*self._statistics)
         trained = state_dict["split_hash"]
         split = self._old_hash if len(trained) == len(self._old_hash) else self._card.split_hash
-        if trained != split:
+        if trained != split and self.split != WHOLE:
             log.warning(
                 "the checkpoint was trained with another split of the data (%s, here %s): images evaluated "
                 "here may be among those it was trained on", trained, split,

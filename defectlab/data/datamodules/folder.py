@@ -18,7 +18,6 @@ from defectlab.data.sources.decode import peek
 from defectlab.data.sources.images import ImageSet, read_listing
 from defectlab.data.sources.layouts import Listing, list_folders, list_labelled, list_table
 from defectlab.data.sources.reading import check_on_bad_image
-from defectlab.utils.card import DataCard
 
 
 class ImageFolderDataModule(ImageDataModule):
@@ -27,7 +26,8 @@ class ImageFolderDataModule(ImageDataModule):
     A set that would need more than 4 GiB as pixels lives in a memory-mapped file under `~/.cache/defectlab`.
 
     Args:
-        root: folder or .zip; with `split` of `test` also a .csv file with the columns file and label.
+        root: folder or .zip; with `split` of `test` and `class_names` also a .csv table with the columns file and label, and
+            an image's class is the nearest folder above it that is named like one, of which some may be absent.
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
         class_names: names of the classes, in the order that their labels get: of an array's numbers from 0, or the class
             folders' names. None takes the folders in natural order, and calls numbers by themselves.
@@ -101,13 +101,14 @@ class ImageFolderDataModule(ImageDataModule):
 
     def load(self) -> ImageSet:
         """Read every image."""
+        white = self.white_level or self._trained_white
         if self._arrays is not None:
             known, names = self._labels
-            return load_arrays(self._arrays, names, known, self.image_size, self._stored_channels, self.white_level)
+            return load_arrays(self._arrays, names, known, self.image_size, self._stored_channels, white)
+        whole = self.split == WHOLE
         return read_listing(
-            self._listing, self.image_size, self._stored_channels, self.on_bad_image, self.white_level,
-            complete=self.split != WHOLE,
-        )  # fmt: skip
+            self._listing, self.image_size, self._stored_channels, self.on_bad_image, white, complete=not whole
+        )
 
     @cached_property
     def _folder(self) -> Path:
@@ -116,22 +117,25 @@ class ImageFolderDataModule(ImageDataModule):
     @cached_property
     def _listing(self) -> Listing:
         listing = self._list()
-        return listing if self._kept is None else listing.select(self._known(listing.names, listing.splits))
+        if self._kept is None:
+            return listing
+        return listing.select(self._known(listing.names, listing.splits), self._given_names or ())
 
     def _list(self) -> Listing:
         """List the files and their classes."""
         if self.split == WHOLE and self._given_names is not None:
-            root = Path(self.root).expanduser()
-            if root.suffix.lower() == ".csv":
-                return list_table(root, self._given_names)
+            if self._is_table:
+                return list_table(Path(self.root).expanduser(), self._given_names)
             return list_labelled(self._folder, self._given_names)
         return list_folders(self._folder, keep_split=self.split == "auto")
 
+    @property
+    def _is_table(self) -> bool:
+        return self.split == WHOLE and Path(self.root).suffix.lower() == ".csv"
+
     @cached_property
     def _arrays(self) -> ArrayFiles | None:
-        if Path(self.root).suffix.lower() == ".csv" and self.split == WHOLE:
-            return None
-        return find_arrays(self._folder, to_train=self.split != WHOLE)
+        return None if self._is_table else find_arrays(self._folder, to_train=self.split != WHOLE)
 
     @cached_property
     def _labels(self) -> tuple[list[str], dict[str, list[str]]]:
@@ -148,25 +152,3 @@ class ImageFolderDataModule(ImageDataModule):
     def _aliases(self) -> Mapping[str, str] | None:
         """Return the classes that other texts in arrays stand for."""
         return None
-
-
-def labelled_set(
-    root: str, card: DataCard, batch_size: int = 128, on_bad_image: Literal["error", "skip"] = "error"
-) -> ImageFolderDataModule:
-    """Return a labelled set that is wholly the test part of a network's classes, prepared as its data card says.
-
-    Args:
-        root: folder, .zip, .npy arrays in a folder, or .csv table with the columns file and label. An image's class is the
-            nearest folder above it that is called like one; classes may be absent.
-        card: of the network.
-        batch_size: images per step.
-        on_bad_image: as of `ImageFolderDataModule`.
-
-    Raises:
-        InputError: by `setup`, of images that are of no class of the card.
-    """
-    channels: Literal[1, 3] = 1 if card.channels == 1 else 3
-    return ImageFolderDataModule(
-        root, image_size=card.image_size, channels=channels, batch_size=batch_size, eval_batch_size=batch_size, split=WHOLE,
-        on_bad_image=on_bad_image, mean=card.mean, std=card.std, class_names=card.class_names, white_level=card.white_level,
-    )  # fmt: skip

@@ -72,7 +72,9 @@ class ImageLoaders(pl.LightningDataModule):
     def card(self) -> DataCard:
         """Return how images are prepared, with the statistics measured or of a checkpoint; call `setup` first."""
         if self._card is None:
-            raise InputError("the data set is not measured yet: call setup() first")
+            raise InputError(
+                "the data set is not measured yet: call setup() first; test images alone need data.mean and data.std"
+            )
         return self._card
 
     def pixels(self, part: Part, indices: Sequence[int] | np.ndarray | Tensor | None = None) -> Tensor:

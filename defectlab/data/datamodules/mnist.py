@@ -120,8 +120,8 @@ class MNISTDataModule(ImageDataModule):
         train = self._subset(train_labels, self._train_and_val(len(train_labels)), "data.train_size")
         test = self._subset(test_labels, self.test_count or None, "data.test_size")
         images = whole = torch.cat((train_images[train], test_images[test])).unsqueeze(1)
-        if self.image_size != images.shape[-1]:
-            size = (self.image_size, self.image_size)
+        size = (self.image_size, self.image_size)
+        if images.shape[2:] != size:
             images = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
         files = [f"train[{i}]" for i in train.tolist()] + [f"t10k[{i}]" for i in test.tolist()]
         return ImageSet(

@@ -137,7 +137,9 @@ class NEUDataModule(ImageFolderDataModule):
         return self._generate() if self._generated else super().load()
 
     def _list(self) -> Listing:
-        return list_labelled(self._folder, NEU_CLASSES) if self.split == WHOLE else list_neu(self._folder)
+        if self.split != WHOLE:
+            return list_neu(self._folder)
+        return super()._list() if self._is_table else list_labelled(self._folder, NEU_CLASSES)
 
     @property
     def _numbered(self) -> Sequence[str] | None:

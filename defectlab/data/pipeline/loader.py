@@ -40,6 +40,9 @@ class EpochLoader:
 class ArrayLoader:
     """The fields of both loaders.
 
+    There is no `dataset` in it, as Lightning takes what has one for torch's loader and builds it anew; the images of a part
+    are `ImageDataModule.pixels(part)` and `.labels(part)`.
+
     Args:
         images: `(N, C, H, W)` uint8, or features `(N, E)` float that are yielded as they are.
         labels: `(N,)` int64.

@@ -103,6 +103,8 @@ def open_root(root: Path, cache: Path | None = None) -> Path:
             raise InputError(f"{root}: a file that is no zip archive; expected a folder or a .zip of images")
         with zipfile.ZipFile(root) as source:
             members = _checked(root, source, MAX_BYTES, MAX_FILES, None)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{root}: {error.strerror or error}; expected a folder or a .zip of images") from None
     except _DAMAGE as error:

@@ -69,6 +69,7 @@ _BESIDE = frozenset(  # what lies beside images and is none
         ".lock",
     ]
 )
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}  # on Windows
 _DOCUMENTS = ("readme", "license", "licence", "copying", "notice", "changelog", "makefile")
 
 
@@ -165,6 +166,23 @@ def natural_key(text: str) -> tuple[list[str | int], str]:
     """Return a key that sorts img_2 before img_10, and by case only where all else is equal."""
     pieces = re.split(r"([0-9]+)", text.lower())  # text and digits take turns
     return [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)], text
+
+
+def safe_name(text: str) -> str:
+    """Return text as the name of a file or folder on any system, that leads nowhere else: of 1 to 120 bytes."""
+    name = (
+        re.sub(r'[\x00-\x1f/\\:*?"<>|]', "_", text).encode(errors="replace")[:120].decode(errors="ignore").strip(" .")
+    )
+    return f"{name}_" if not name or name.split(".")[0].lower() in _RESERVED else name
+
+
+def safe_names(names: Sequence[str]) -> list[str]:
+    """Return `safe_name` of each text, all different, also on disks that do not tell case."""
+    found: list[str] = []
+    for number, name in enumerate(map(safe_name, names)):
+        taken = {other.lower() for other in found}
+        found.append(name if name.lower() not in taken else f"{name}_{number}")
+    return found
 
 
 def check_names(place: object, names: Iterable[str]) -> None:

@@ -18,6 +18,8 @@ from defectlab.errors import InputError
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CHUNK_BYTES = 16 * 2**20
+_MOST_DIMENSIONS = 4
+_MOST_BYTES = 4 * 2**30
 _PARTS: tuple[Literal["train", "t10k"], ...] = ("train", "t10k")
 
 
@@ -77,7 +79,7 @@ def read_idx(path: Path) -> Tensor:
 
 def _parse(path: Path, stream: BinaryIO) -> Tensor:
     head = stream.read(4)
-    if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _DTYPES or head[3] == 0:
+    if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _DTYPES or not 0 < head[3] <= _MOST_DIMENSIONS:
         raise InputError(f"{path}: begins with {head!r}, expected the magic number of an IDX file; replace it")
     sizes = stream.read(4 * head[3])
     if len(sizes) < 4 * head[3]:
@@ -85,6 +87,10 @@ def _parse(path: Path, stream: BinaryIO) -> Tensor:
     shape = struct.unpack(f">{head[3]}I", sizes)
     dtype = np.dtype(_DTYPES[head[2]])
     wanted = math.prod(shape) * dtype.itemsize
+    if not 0 < wanted <= _MOST_BYTES:
+        raise InputError(
+            f"{path}: its header {list(shape)} says {wanted:,} bytes, expected 1 to {_MOST_BYTES:,}; replace it"
+        )
     data = bytearray()
     # In chunks: a wrong header may ask for more than there is memory. One byte more tells a longer file.
     while chunk := stream.read(min(_CHUNK_BYTES, wanted + 1 - len(data))):

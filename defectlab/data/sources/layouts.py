@@ -52,10 +52,11 @@ class Listing:
         """Return the files relative to the root, with forward slashes."""
         return [Path(os.path.relpath(path, self.root)).as_posix() for path in self.files]
 
-    def select(self, indices: Iterable[int]) -> Listing:
-        """Return the files at `indices`, and of the classes those that they are of."""
+    def select(self, indices: Iterable[int], also: Collection[str] = ()) -> Listing:
+        """Return the files at `indices`; of the classes those that they are of, and those in `also`."""
         chosen = list(indices)
-        names = [name for label, name in enumerate(self.class_names) if label in {self.labels[i] for i in chosen}]
+        present = {self.labels[i] for i in chosen}
+        names = [name for label, name in enumerate(self.class_names) if label in present or name in also]
         return Listing(
             root=self.root, files=[self.files[i] for i in chosen], class_names=names,
             labels=[names.index(self.class_names[self.labels[i]]) for i in chosen],
@@ -209,7 +210,8 @@ def _inner_splits(root: Path, parts: Sequence[tuple[str, ...]], depth: int) -> l
     first = found.index("") if "" in found else -1
     deeper = next((part for part in parts if len(part) != depth + 3), None)
     if first >= 0 or deeper is not None or "train" not in found:
-        seen = root.joinpath(*parts[next(index for index, name in enumerate(found) if name)]).parent
+        part = parts[next(index for index, name in enumerate(found) if name)]
+        seen = root.joinpath(*part[: next(level for level in range(depth + 2, len(part)) if part_of(part[level - 1]))])
         other = root.joinpath(*(parts[first] if first >= 0 else deeper or parts[0]))
         raise InputError(
             f"{seen} is a part of a split inside of a class folder, beside {other}: expected train and test folders with a "

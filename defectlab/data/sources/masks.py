@@ -32,7 +32,7 @@ def without_masks(root: Path, files: Sequence[Path]) -> list[Path]:
     image; or it is the .png or .bmp beside a .jpg of the same name.
 
     Raises:
-        InputError: each image has a mask, and some folder has images with an empty one and others: then the masks tell
+        InputError: files that may be masks or a class; or each image has a mask, and some folder has images with an empty one and others: then the masks tell
             the classes, not the folders.
     """
     in_folder = [any(map(is_mask_folder, path.relative_to(root).parts[:-1])) for path in files]
@@ -51,6 +51,11 @@ def without_masks(root: Path, files: Sequence[Path]) -> list[Path]:
     if not all(len(_values(path)) <= 2 for path in twins[:_COMPARED]):  # two images that happen to have one name
         for path in twins:
             del masks[path]
+            if any(map(is_mask_folder, path.relative_to(root).parts[:-1])):
+                raise InputError(
+                    f"{path} has the name of another image, in a folder that is called like those of masks, and more than two "
+                    "values: expected a class folder or masks; rename the folder, or move it away"
+                )
     if not masks:
         return list(files)
     images = [path for path in files if path not in masks]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from defectlab.data.datamodules.base import ImageDataModule
 from defectlab.data.pipeline.augment import Augmentation, augment, draw
-from defectlab.data.sources.files import SUFFIXES, new_folder
+from defectlab.data.sources.files import SUFFIXES, new_folder, safe_name, safe_names
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar, progress_bars
 
@@ -111,7 +111,7 @@ def _save(pixels: np.ndarray, path: Path) -> None:
 
 def _names(data: ImageDataModule) -> list[str]:
     """Return a unique `<class>/<file>` for every image, none equal to the copy of another."""
-    folders = [re.sub(r"[/\\]", "_", name) for name in data.class_names]
+    folders = safe_names(data.class_names)
     used: set[str] = set()
     names = []
     for index, (file, label) in enumerate(zip(data.data.files, data.data.labels.tolist(), strict=True)):
@@ -119,10 +119,10 @@ def _names(data: ImageDataModule) -> list[str]:
         stem = str(path.with_suffix("")) if path.suffix.lower() in SUFFIXES else file
         parts = [part for part in Path(stem).parts if part not in (folders[label], data.class_names[label])]
         safe = re.sub(r"[^\w.+-]+", "_", "_".join(parts)).strip("_.") or "image"
-        safe = re.sub(r"(_aug[0-9]+)$", r"\1_", safe)
+        safe = re.sub(r"(_aug[0-9]+)$", r"\1_", safe_name(safe))
         name = f"{folders[label]}/{safe}"
-        while name in used:
+        while name.lower() in used:  # on disks that do not tell case
             name = f"{name}_{index}"
-        used.add(name)
+        used.add(name.lower())
         names.append(name)
     return names
