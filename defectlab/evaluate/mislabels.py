@@ -59,5 +59,5 @@ def suspects(probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int6
             p_suggested=float(other[i]),
         )
         for i in np.flatnonzero((confident.max(axis=1) >= 0) & (suggested != labels))
-    ]
+    ]  # fmt: skip
     return sorted(found, key=lambda suspect: suspect.p_label - suspect.p_suggested)

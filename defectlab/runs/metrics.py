@@ -48,7 +48,7 @@ class RunFacts(TypedDict, total=False):
 
 
 class RunMetrics(TypedDict, total=False):
-    """Sections of metrics.json; NaN is None there. A run without a test part has no `test`."""
+    """Sections of metrics.json. A run without a test part has no `test`."""
 
     data: DataFacts
     val: SplitMetrics
