@@ -104,7 +104,7 @@ def test_folder_holds_the_images_and_the_same_seed_the_same_bytes(tmp_path: Path
 
 
 def test_nothing_half_written_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Image.Image, path: Path, compress_level: int) -> None:
+    def full(self: Image.Image, path: Path, **how: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)

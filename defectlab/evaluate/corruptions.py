@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
+from defectlab.data.pipeline import imaging
+
+_ANGLE = math.pi / 6  # of motion and of the light, anticlockwise from the right
+
 
 @dataclass(frozen=True)
 class Corruption:
@@ -38,20 +42,12 @@ def _noise(images: Tensor, signal: Tensor, decibel: float) -> Tensor:
     return (images + noise * (signal / 10 ** (decibel / 10)).sqrt()).clamp(0, 1)
 
 
-def _blur(images: Tensor, sigma: float) -> Tensor:
-    reach = math.ceil(3 * sigma)
-    size, border = 2 * reach + 1, 0 if reach < images.shape[-1] else reach  # torch mirrors an image once alone
-    blurred: Tensor = transforms.gaussian_blur(_mirrored(images, border), [size, size], [sigma, sigma])
-    return _inside(blurred, border)
+def _each(images: Tensor, value: float) -> Tensor:
+    return images.new_full((len(images),), value)
 
 
 def _brightness(images: Tensor, change: float) -> Tensor:
     return (images + change).clamp(0, 1)
-
-
-def _contrast(images: Tensor, factor: float) -> Tensor:
-    mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    return (mean + factor * (images - mean)).clamp(0, 1)
 
 
 def _jpeg(images: Tensor, quality: float) -> Tensor:
@@ -83,10 +79,23 @@ def _inside(images: Tensor, border: int) -> Tensor:
 CORRUPTIONS: tuple[Corruption, ...] = (
     Corruption("noise, SNR of power", "dB", (50, 45, 40, 35, 30, 25, 20), noise_by_power),
     Corruption("noise, SNR of variance", "dB", (50, 40, 30, 20, 15, 10, 5), noise_by_variance),
-    Corruption("blur", "px", (0.5, 1, 1.5, 2, 3), _blur),
+    Corruption("blur", "px", (0.5, 1, 1.5, 2, 3), lambda x, sd: imaging.gaussian_blur(x, _each(x, sd), sd)),
+    Corruption("defocus", "px radius", (1, 2, 3, 4), lambda x, r: imaging.defocus(x, _each(x, r), r)),
+    Corruption(
+        "motion blur", "px", (2, 4, 6, 8),
+        lambda x, length: imaging.motion_blur(x, _each(x, length), _each(x, _ANGLE), length),
+    ),
     Corruption("darker", "of full scale", (-0.05, -0.1, -0.2, -0.3), _brightness),
     Corruption("brighter", "of full scale", (0.05, 0.1, 0.2, 0.3), _brightness),
-    Corruption("contrast", "times", (0.8, 0.6, 0.4, 0.2), _contrast),
+    Corruption(
+        "light from one side", "± share", (0.1, 0.2, 0.4, 0.6),
+        lambda x, a: imaging.tilt_light(x, _each(x, a), _each(x, _ANGLE)).clamp(0, 1),
+    ),
+    Corruption("gamma", "exponent", (1.2, 1.5, 2, 3), lambda x, g: imaging.adjust_gamma(x, _each(x, g))),
+    Corruption(
+        "contrast", "times", (0.8, 0.6, 0.4, 0.2, 0.1),
+        lambda x, f: imaging.adjust_contrast(x, _each(x, f), _each(x, 0)).clamp(0, 1),
+    ),
     Corruption("JPEG", "quality", (90, 70, 50, 30, 10), _jpeg),
     Corruption("rotation", "degrees", (2, 5, 10, 20, 45, 90), _rotation),
-)
+)  # fmt: skip

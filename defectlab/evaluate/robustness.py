@@ -58,8 +58,8 @@ class Robustness:
     def figure(self) -> Figure:
         """Draw a small plot a corruption, its 95 % Wilson intervals as a band, the clean accuracy as a line."""
         clean = self.rows[0].accuracy
-        figure = Figure(figsize=(12, 5.6), layout="constrained")
-        for axes, corruption in zip(figure.subplots(2, 4, sharey=True).flat, CORRUPTIONS, strict=True):
+        figure = Figure(figsize=(12, 8.4), layout="constrained")
+        for axes, corruption in zip(figure.subplots(3, 4, sharey=True).flat, CORRUPTIONS, strict=True):
             mine = [row for row in self.rows if row.corruption == corruption.name]
             places = range(len(mine))
             low, high = [100 * r.low for r in mine], [100 * r.high for r in mine]

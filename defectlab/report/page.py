@@ -6,6 +6,7 @@ from typing import Any
 
 from defectlab.errors import InputError
 from defectlab.figures import runs as figures
+from defectlab.figures.ranking import ranking_figure
 from defectlab.figures.style import save_png
 from defectlab.report import sections
 from defectlab.report.render import Picture, write_page
@@ -44,6 +45,7 @@ def write_report(run: str | Path | RunFolder) -> Path:
         "results": sections.results(metrics),
         "confusions": sections.confusions(result),
         "classes": sections.classes(result),
+        "ranking": sections.ranking(result),
         "images": None if predictions is None or labels is None else sections.images(predictions, labels, file.name),
         "ece": result["ece"],
         "calibration": metrics.get("calibration"),
@@ -91,6 +93,8 @@ def _draw(
         drawn["steps"] = figures.steps_figure(losses)
     if predictions is not None and predictions.labels is not None:
         drawn["reliability"] = figures.reliability_figure(predictions.probabilities, predictions.labels)
+        ranked = ranking_figure(predictions.probabilities, predictions.labels, predictions.class_names)
+        drawn |= {} if ranked is None else {"ranking": ranked}
     for name, figure in drawn.items():
         save_png(figure, run.path / f"{name}.png", synthetic)  # said on the image too, as images leave the page
     paths = [*(run.path / f"{name}.png" for name in drawn), run.misclassified_png, run.lr_finder_png]

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 # Logged for each evaluation, beside its loss and the accuracy of each class.
-_LOGGED = ("accuracy", "balanced_accuracy", "macro_f1", "cross_entropy", "ece")
+_LOGGED = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "average_precision", "cross_entropy", "ece")
+_RANKED = ("auroc", "average_precision", "recall_at_1_percent")  # of a class
 _MAX_LOGGED_CLASSES = 100  # above, the accuracy of each class is not logged: too many curves
 
 ExtraLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -143,7 +144,8 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
     def metric_names(self, class_names: Sequence[str]) -> list[str]:
         """Return what a callback or a scheduler can monitor; a task that logs more adds its own."""
         shared = [f"val/{name}" for name in ("loss", *_LOGGED)] + ["train/loss", "train/accuracy", "lr"]
-        return shared + [f"val/accuracy/{name}" for name in class_names if len(class_names) <= _MAX_LOGGED_CLASSES]
+        by_class = class_names if len(class_names) <= _MAX_LOGGED_CLASSES else ()
+        return shared + [f"val/{metric}/{name}" for metric in ("accuracy", *_RANKED) for name in by_class]
 
     def on_fit_start(self) -> None:
         """Compute the class weights, and refuse data of other classes or a network that could not be loaded again."""
@@ -275,12 +277,14 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
         self.log(f"{stage}/loss", loss, prog_bar=True)
         for name in _LOGGED:
             value = result["loss"] if name == "cross_entropy" else result[name]  # type: ignore[literal-required]
-            self.log(f"{stage}/{name}", float(value), prog_bar=name == "accuracy")
+            if value == value:  # a ranking needs images of two classes
+                self.log(f"{stage}/{name}", float(value), prog_bar=name == "accuracy")
         if self.num_classes > _MAX_LOGGED_CLASSES:
             return
-        per_class = {f"{stage}/accuracy/{name}": row["accuracy"] for name, row in result["per_class"].items()}
-        # A class without images has no accuracy.
-        self.log_dict({name: value for name, value in per_class.items() if value == value})
+        for metric in ("accuracy", *_RANKED):
+            by_class = {f"{stage}/{metric}/{name}": row[metric] for name, row in result["per_class"].items()}  # type: ignore[literal-required]
+            # A class without images has none. To be monitored, all; to be drawn, the accuracy alone.
+            self.log_dict({n: value for n, value in by_class.items() if value == value}, logger=metric == "accuracy")
 
     def set_rate(self, lr: float) -> None:
         """Change the learning rate of later optimisers; those that are built keep theirs."""

@@ -9,9 +9,9 @@ from defectlab.errors import InputError
 from defectlab.tasks.base import ClassificationTask
 from defectlab.tasks.contents import build_like, card_of, data_state, read_checkpoint
 from defectlab.tasks.hparams import add_import_folders, find_class, find_network, named_classes, without_downloads
-from defectlab.utils.arguments import check_arguments
 from defectlab.utils.card import DataCard
 from defectlab.utils.tensors import first_mismatch
+from defectlab.utils.typed import check_arguments
 from defectlab.utils.yamls import read_yaml
 
 __all__ = ["check_fit", "data_state", "load_task", "read_checkpoint"]

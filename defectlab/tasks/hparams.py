@@ -13,7 +13,7 @@ from torch import nn
 
 from defectlab.errors import InputError
 from defectlab.networks.base import build_network
-from defectlab.utils.arguments import check_arguments
+from defectlab.utils.typed import check_arguments
 
 NOT_PLAIN: Final = object()  # of `to_plain_values`: the value is neither plain nor a class
 _ROOMS = ("defectlab.tasks", "defectlab.networks")

@@ -1,5 +1,6 @@
 """Images in one folder per class."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,8 @@ from defectlab.data.sources.decode import peek
 from defectlab.data.sources.images import ImageSet, read_listing
 from defectlab.data.sources.layouts import Listing, list_folders, list_labelled, list_table
 from defectlab.data.sources.reading import check_on_bad_image
+
+log = logging.getLogger(__name__)
 
 
 class ImageFolderDataModule(ImageDataModule):
@@ -106,9 +109,15 @@ class ImageFolderDataModule(ImageDataModule):
             known, names = self._labels
             return load_arrays(self._arrays, names, known, self.image_size, self._stored_channels, white)
         whole = self.split == WHOLE
-        return read_listing(
+        data = read_listing(
             self._listing, self.image_size, self._stored_channels, self.on_bad_image, white, complete=not whole
         )
+        if data.synthetic:
+            log.warning(
+                "%s: %d of %d images are SYNTHETIC: figures say nothing about real ones",
+                self.location, data.synthetic, len(data.files),
+            )  # fmt: skip
+        return data
 
     @cached_property
     def _folder(self) -> Path:

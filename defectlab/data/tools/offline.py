@@ -5,17 +5,17 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from defectlab.data.datamodules.base import ImageDataModule
 from defectlab.data.pipeline.augment import Augmentation, augment, draw
+from defectlab.data.sources.decode import save_image
 from defectlab.data.sources.files import SUFFIXES, new_folder, safe_name, safe_names
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar, progress_bars
@@ -100,13 +100,9 @@ def _write(
             if change is not None:
                 settings, draws = change
                 images = augment(images.float().div_(255), draws[block], settings).mul(255).round_().to(torch.uint8)
-            list(pool.map(_save, images.numpy(), [paths[index] for index in block.tolist()]))
+            places = [paths[index] for index in block.tolist()]
+            list(pool.map(partial(save_image, synthetic=data.source == "synthetic"), images.numpy(), places))
             advance(len(block))
-
-
-def _save(pixels: np.ndarray, path: Path) -> None:
-    image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
-    image.save(path, compress_level=1)  # noise hardly compresses: three times as fast, and 5 % larger
 
 
 def _names(data: ImageDataModule) -> list[str]:
