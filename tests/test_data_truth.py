@@ -600,6 +600,20 @@ def test_idx_files_of_odd_shapes(idx_folder: Path) -> None:
     assert data.data.images.shape[1:] == (1, 28, 28)
 
 
+def test_items_of_any_kind_are_the_image_that_they_show() -> None:
+    rng = np.random.default_rng(0)
+    red = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).quantize(16)
+    kinds = [red, red.convert("RGBA"), red.convert("RGB"), np.asarray(red.convert("RGB"))]
+    for kind in kinds:
+        data = DatasetDataModule([(kind, index % 2) for index in range(20)])  # type: ignore[arg-type]
+        data.setup()
+        assert (data.data.images[3].permute(1, 2, 0).numpy() == np.asarray(red.convert("RGB"))).all()
+    deep_image = Image.fromarray(striped(0, 0).astype(np.uint16) * 16)
+    refusal(lambda: DatasetDataModule([(deep_image, 0)]), "data.train[0]", "white")  # type: ignore[arg-type]
+    for label in (0.5, "1", np.array([0, 1]), torch.tensor([0, 1]), None, -1):
+        refusal(DatasetDataModule([(kinds[0], label)] * 9).setup, "label")  # type: ignore[arg-type]
+
+
 # Through the front door
 
 
