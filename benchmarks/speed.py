@@ -1,6 +1,7 @@
 """How fast is defectlab? Both sides of every comparison, measured in turns on this machine.
 
     python benchmarks/speed.py input --neu DIR
+    python benchmarks/speed.py augment
     python benchmarks/speed.py trainer --mnist DIR
     python benchmarks/speed.py course-neu --neu DIR --weights mobilenet_v2.pth
     python benchmarks/speed.py course-mnist --mnist DIR
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from augmentation import measure_augmentation
 from images import lay_out_mnist, lay_out_neu
 from input_path import measure_input
 from measure import Measurement, header, write_output
@@ -31,13 +33,13 @@ __all__ = ["main"]
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
     p = argparse.ArgumentParser("speed.py", description="Measure defectlab beside the usual ways, in turns.")
-    p.add_argument("what", choices=("input", "trainer", "course-neu", "course-mnist", "all"))
+    p.add_argument("what", choices=("input", "augment", "trainer", "course-neu", "course-mnist", "all"))
     p.add_argument("--neu", metavar="DIR", help="NEU-CLS in any layout; without it the synthetic stand-in")
     p.add_argument("--mnist", metavar="DIR", default="data", help="folder of the MNIST files, downloaded if empty")
     p.add_argument("--weights", metavar="FILE", help="mobilenet_v2 for course-neu; without it that part is left out")
     p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of every side")
-    p.add_argument("--repeats", type=int, help="turns; 5 for input and trainer, 3 for the courses")
-    p.add_argument("--image-sizes", type=int, nargs="+", default=[128, 200], help="of input")
+    p.add_argument("--repeats", type=int, help="turns; 5 for input, augment and trainer, 3 for the courses")
+    p.add_argument("--image-sizes", type=int, nargs="+", default=[128, 200], help="of input and augment")
     p.add_argument("--channels", type=int, nargs="+", choices=(1, 3), default=[3, 1], help="of input")
     p.add_argument("--trainer-epochs", type=int, default=3, help="of each fit of trainer")
     p.add_argument("--course-epochs", type=int, default=10, help="at most, for the plain programs")
@@ -64,6 +66,9 @@ def measure(given: argparse.Namespace, folder: Path) -> list[Measurement]:
             for size in given.image_sizes
             for channels in given.channels
         ]
+    if everything or given.what == "augment":
+        for size in given.image_sizes:
+            results += measure_augmentation(size, given.repeats or 5, given.threads)
     if everything or given.what == "trainer":
         runs = folder / "runs"
         results.append(measure_trainer(given.mnist, runs, given.trainer_epochs, given.repeats or 5, given.threads))

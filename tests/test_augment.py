@@ -9,18 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from defectlab.data.pipeline.augment import Augmentation, augment, draw, mix
+from defectlab.data.pipeline.augment import COLUMNS, Augmentation, augment, draw, mix
 from defectlab.errors import InputError
 
 SIDE = 20
 EVERYTHING = Augmentation(
     horizontal_flip=0.5, vertical_flip=0.5, rotation=20, translation=0.1, scale=0.2, shear=10, crop=0.7,
-    brightness=0.3, contrast=0.5, noise=0.1, erasing=0.7,
-)  # fmt: skip
-# The first columns of the table of draws.
-COLUMNS = (
-    "angle", "shear", "zoom", "side", "flip_x", "flip_y", "shift_x", "shift_y", "brightness", "contrast",
-    "crop_x", "crop_y", "noise",
+    brightness=0.3, contrast=0.5, noise=0.1, illumination=0.5, blur=2, defocus=2, motion_blur=5, lowest_contrast=0.1, gamma=1,
+    shot_snr=10, jpeg=20, erasing=0.7,
 )  # fmt: skip
 
 
@@ -30,7 +26,7 @@ def noise_images(count: int = 6, channels: int = 1, side: int = SIDE) -> Tensor:
 
 def set_draws(count: int, **columns: float | Tensor) -> Tensor:
     """Draws of 0.5, which is the middle of every range, but for the columns given by name."""
-    draws = torch.full((count, 19), 0.5)
+    draws = torch.full((count, len(COLUMNS)), 0.5)
     for name, value in columns.items():
         draws[:, COLUMNS.index(name)] = value
     return draws
@@ -334,6 +330,8 @@ def test_mixing_with_both_takes_turns_and_repeats() -> None:
         ("horizontal_flip", 1.1), ("vertical_flip", -0.1), ("rotation", 181), ("translation", 2),
         ("scale", -1), ("shear", 90), ("crop", 0), ("crop", 1.5), ("brightness", -0.5), ("contrast", 1.5),
         ("noise", math.nan), ("erasing", 2), ("mixup", -1), ("cutmix", math.inf), ("interpolation", "cubic"),
+        ("illumination", 1.1), ("blur", -1), ("blur", 21), ("defocus", math.nan), ("motion_blur", 61),
+        ("lowest_contrast", 0), ("lowest_contrast", 1.1), ("gamma", -0.1), ("shot_snr", 61), ("jpeg", 0), ("jpeg", 101), ("chance", 0),
     ],
 )  # fmt: skip
 def test_a_setting_out_of_range_is_named(name: str, value: Any) -> None:

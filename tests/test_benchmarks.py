@@ -109,6 +109,22 @@ def test_input_path_is_measured_on_both_sides(
     assert printed.count("| ImageFolder, ") == 4
 
 
+def test_augmentation_is_measured_beside_torchvision(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load("augmentation")
+    monkeypatch.setattr(module, "AT_LEAST", 0.01)
+    output = tmp_path / "speed.json"
+    words = ["augment", "--image-sizes", "16", "--repeats", "2", "--threads", "1", "--output", str(output)]
+    assert load("speed").main(words) == 0
+    common = results(output)[0]
+    assert [side["name"][:11] for side in common["others"]][:2] == ["torchvision"] * 2
+    assert [len(side["values"]) for side in (common["ours"], *common["others"])][:3] == [2, 2, 2]
+    for operation in module._torchvision(module.COMMON):
+        batch = torch.rand(2, 3, 16, 16)
+        assert operation(batch.mul(255).byte() if "JPEG" in repr(operation) else batch).shape == batch.shape
+
+
 def test_trainer_is_measured_on_both_sides(load: Any, mnist: Path, tmp_path: Path) -> None:
     output = tmp_path / "speed.csv"
     words = ["trainer", "--mnist", str(mnist), "--trainer-epochs", "2", "--repeats", "1", "--threads", "1"]

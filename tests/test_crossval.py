@@ -1,6 +1,7 @@
 """`defectlab crossval`: every image tested once a repeat, the same table after a kill."""
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -126,7 +127,10 @@ def test_so_many_of_each_class_train(tmp_path: Path, class_folders: Path, capsys
 def test_probabilities_of_repeats_are_averaged() -> None:
     def table(files: list[str], shares: list[list[float]], labels: list[int]) -> PredictionTable:
         probabilities = np.array(shares)
-        return PredictionTable(files, ["a", "b"], np.array(labels), probabilities.argmax(1), probabilities)
+        return PredictionTable(
+            files=files, class_names=["a", "b"], labels=np.array(labels), predicted=probabilities.argmax(1),
+            probabilities=probabilities,
+        )  # fmt: skip
 
     pooled = pool([table(["y", "x"], [[0.9, 0.1], [0.4, 0.6]], [0, 1]), table(["x"], [[0.8, 0.2]], [1])])
     assert pooled.files == ["x", "y"]
@@ -196,3 +200,59 @@ def test_a_cross_validation_is_a_value(tmp_path: Path, class_folders: Path, caps
         compare([result, again])
     with pytest.raises(InputError, match="goes on with what it was begun with"):
         cross_validate(config, resume=result.folder)
+
+
+def test_data_that_changes_between_folds_is_told(
+    tmp_path: Path, class_folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, out = write_config(tmp_path, class_folders), tmp_path / "cv"
+    words = ["crossval", "--config", str(config), "--folds", "3", "--repeats", "1", "--output", str(out)]
+    assert main([*words, "--data.val_size", "6", "--trainer.max_epochs", "1"]) == 0
+    shutil.rmtree(out / "repeat1-fold3")
+    saved = json.loads((out / "crossval.json").read_text(encoding="utf-8"))
+    (class_folders / "good" / "3.png").rename(tmp_path / "3.png")
+    assert main(["crossval", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert "other images" in said
+    assert "good/3.png" in said
+    assert (out / "repeat1-fold1" / "report.html").is_file()
+    (tmp_path / "3.png").rename(class_folders / "good" / "3.png")
+    shutil.rmtree(out / "repeat1-fold3")
+    assert main(["crossval", str(out)]) == 0
+    assert json.loads((out / "crossval.json").read_text(encoding="utf-8"))["summary"].keys() == saved["summary"].keys()
+    shutil.copyfile(class_folders / "good" / "0.png", class_folders / "good" / "1.png")  # the same name, other content
+    shutil.rmtree(out / "repeat1-fold2")
+    assert main(["crossval", str(out)]) == 1
+    assert "good/1.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("arguments", "folds"), "3"),
+        (("arguments", "folds"), 0),
+        (("arguments", "repeats"), 10**9),
+        (("arguments", "colour"), "red"),
+        (("arguments",), []),
+        (("fit",), [3]),
+        (("summary",), []),
+        (("summary", "low"), None),
+        (("summary", "runs"), [{}, {}]),
+    ],
+)
+def test_an_edited_record(
+    place: tuple[str, ...], value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [{"run": f"repeat1-fold{k}", "accuracy": 0.5, "macro_f1": 0.5, "n": 4, "split_hash": "a"} for k in (1, 2)]
+    summary = {"accuracy": 0.5, "sd": 0.1, "low": 0.4, "high": 0.6, "test_to_train": 0.5, "runs": runs}
+    arguments = {"config": "mnist_compact.yaml", "protocol": "kfold", "folds": 2, "repeats": 1, "seed": 0}
+    saved: dict[str, Any] = {"arguments": arguments, "fit": [], "summary": summary}
+    target = saved
+    for key in place[:-1]:
+        target = target[key]
+    target[place[-1]] = value
+    (tmp_path / "crossval.json").write_text(json.dumps(saved), encoding="utf-8")
+    assert main(["crossval", str(tmp_path)]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "crossval.json is not as it was written" in said[0]

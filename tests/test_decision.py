@@ -1,6 +1,7 @@
 """Sets of classes with a coverage, and decisions by cost."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,15 @@ from helpers import write_config
 
 from defectlab.cli.main import main
 from defectlab.errors import InputError
-from defectlab.inference.decision import conformal_quantile, min_expected_cost, prediction_sets, read_costs
+from defectlab.inference.decision import (
+    choose_threshold,
+    conformal_quantile,
+    min_expected_cost,
+    prediction_sets,
+    read_costs,
+)
+from defectlab.runs import read_prediction_table, write_prediction_table
+from defectlab.runs.predictions import as_kept
 
 
 def draws(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -26,6 +35,55 @@ def test_sets_hold_the_truth_as_often_as_promised() -> None:
     judged, truth = draws(4000, rng)
     covered = [(judged[np.arange(4000), truth] >= conformal_quantile(*draws(100, rng), 0.9)).mean() for _ in range(200)]
     assert 0.89 < np.mean(covered) < 0.93
+
+
+def kept(probabilities: np.ndarray, truth: np.ndarray, file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """What comes back from a table of these."""
+    names = [str(k) for k in range(probabilities.shape[1])]
+    write_prediction_table(file, [str(i) for i in range(len(truth))], truth, probabilities, names)
+    table = read_prediction_table(file)
+    assert table.labels is not None
+    np.testing.assert_array_equal(table.probabilities, as_kept(probabilities))
+    return table.probabilities, table.labels
+
+
+KINDS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {  # images of a calibration, and logits of scores
+    "calibrated": (100, lambda scores: scores),
+    "confident": (100, lambda scores: 40 * scores),  # most probabilities are 1 to all digits
+    "tied": (100, lambda scores: scores.round()),
+    "tiny": (12, lambda scores: scores),
+    "flat": (100, lambda scores: 1e-5 * scores),  # all differ in the sixth decimal alone
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_promises_hold_as_tables_keep_them(kind: str, tmp_path: Path) -> None:
+    """Mean coverage of sets, and the share of thresholds whose true error is too large, over calibrations."""
+    n, logits = KINDS[kind]
+    rng = np.random.default_rng(0)
+
+    def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
+        scores = rng.normal(0, 2, (count, 4))
+        noise = rng.gumbel(size=scores.shape)
+        values = logits(scores)
+        values = np.exp(values - values.max(axis=1, keepdims=True))
+        return values / values.sum(axis=1, keepdims=True), (scores + noise).argmax(axis=1)
+
+    fresh, truth = draw(20_000)
+    fresh = as_kept(fresh)
+    confidence, wrong = fresh.max(axis=1), fresh.argmax(axis=1) != truth
+    coverage, broken = [], 0
+    for _ in range(200):
+        probabilities, labels = kept(*draw(n), tmp_path / "t.csv")
+        limit = np.float32(conformal_quantile(probabilities, labels, 0.9))
+        coverage.append((fresh[np.arange(len(truth)), truth] >= limit).mean())
+        right = probabilities.argmax(axis=1) == labels
+        found = choose_threshold(probabilities.max(axis=1), right, 0.25)
+        decided = np.zeros(len(truth), bool) if found is None else confidence >= np.float32(found.confidence)
+        broken += int(decided.any() and wrong[decided].mean() > 0.25)
+    assert np.mean(coverage) > 0.9 - 3 * np.std(coverage) / 200**0.5
+    assert np.mean(coverage) < {"calibrated": 0.93, "flat": 0.93}.get(kind, 1.01)
+    assert broken / 200 <= 0.05 + 2 * (0.05 * 0.95 / 200) ** 0.5
 
 
 def test_sets_by_hand() -> None:

@@ -501,7 +501,7 @@ def test_code_is_refused(legacy: bool, tmp_path: Path) -> None:
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path)
-    with pytest.raises(InputError, match=r"evil\.pth .* nothing in it was executed") as caught:
+    with pytest.raises(InputError, match=r"evil\.pth .* nothing in it was run") as caught:
         load_backbone_weights(small_v2(), str(path))
     assert "mkdir" in str(caught.value)
     assert "\n" not in str(caught.value)

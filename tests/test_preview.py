@@ -80,6 +80,24 @@ def test_captions_say_what_was_done() -> None:
     assert shares == pytest.approx(numbers(erased), rel=0.2, abs=1)
 
 
+def test_captions_of_light_and_lens_say_what_was_done() -> None:
+    dot = torch.zeros(1, 65, 65)
+    dot[0, 32, 32] = 1
+    places = torch.arange(65) - 32.0
+    blur = operation_row(dot, "blur", Augmentation(blur=3, chance=0.25), 0)
+    assert "25%" in blur.detail
+    widths = [float((image[0].sum(dim=0) @ places.square()).sqrt()) for image in blur.images[1:]]
+    assert widths == pytest.approx([float(caption.split()[1]) for caption in blur.captions[1:]], abs=0.1)
+    gamma = operation_row(torch.full((1, 8, 8), 0.5), "gamma", Augmentation(gamma=1), 0)
+    assert [-float(image[0, 0, 0].log2()) for image in gamma.images[1:]] == pytest.approx(numbers(gamma), abs=0.006)
+    contrast = operation_row(picture(), "lowest_contrast", Augmentation(lowest_contrast=0.1), 0)
+    spread = [float(image.std() / picture().std()) for image in contrast.images[1:]]
+    assert spread == pytest.approx(numbers(contrast), abs=0.006)
+    shot = operation_row(torch.full((1, 64, 64), 0.5), "shot_snr", Augmentation(shot_snr=20), 0)
+    levels = [10 * float(torch.log10(0.25 / (image - 0.5).square().mean())) for image in shot.images[1:]]
+    assert levels == pytest.approx(numbers(shot), abs=0.6)
+
+
 def test_captions_say_where_it_went() -> None:
     """A dot right of and above the middle: where is it afterwards?"""
     dot = torch.zeros(1, 65, 65)

@@ -12,7 +12,7 @@ from defectlab.cli.main import main
 from defectlab.data import Augmentation
 from defectlab.data.pipeline.augment import augment, draw
 from defectlab.errors import InputError
-from defectlab.evaluate.corruptions import CORRUPTIONS, noise_by_power, noise_by_variance
+from defectlab.evaluate.corruptions import CORRUPTIONS, Corruption, noise_by_power, noise_by_variance
 
 
 def grey(level: float, spread: float) -> torch.Tensor:
@@ -32,10 +32,7 @@ def test_decibel_mean_what_they_say(decibel: float) -> None:
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS, ids=lambda c: c.name)
-def test_levels_get_worse_and_stay_pictures(corruption: object) -> None:
-    from defectlab.evaluate.corruptions import Corruption
-
-    assert isinstance(corruption, Corruption)
+def test_levels_get_worse_and_stay_pictures(corruption: Corruption) -> None:
     axis = torch.linspace(0, 12, 64)
     images = (0.5 + 0.3 * torch.sin(axis) * torch.sin(axis[:, None]) ** 3).expand(2, 1, 64, 64).contiguous()
     changes = []
@@ -47,6 +44,13 @@ def test_levels_get_worse_and_stay_pictures(corruption: object) -> None:
         changes.append(float((worse - images).abs().mean()))
     assert changes[0] > 0
     assert changes[-1] == max(changes) or corruption.name == "rotation"
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS, ids=lambda c: c.name)
+def test_images_may_be_smaller_than_a_kernel(corruption: Corruption) -> None:
+    images = grey(0.5, 0.1)[..., :4, :4]
+    for level in corruption.levels:
+        assert corruption.apply(images, level).shape == images.shape
 
 
 def test_a_run_is_judged(tmp_path: Path, class_folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,3 +84,13 @@ def test_noise_augmentation_by_snr() -> None:
         Augmentation(snr=20, noise=0.1)
     with pytest.raises(InputError, match=r"data\.augmentation\.snr is 70"):
         Augmentation(snr=70)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 9, 10])
+def test_images_of_any_size_are_corrupted(side: int) -> None:
+    images = torch.rand(2, 1, side, side)
+    for corruption in CORRUPTIONS:
+        for level in corruption.levels:
+            worse = corruption.apply(images, level)
+            assert worse.shape == images.shape
+            assert 0 <= worse.min() <= worse.max() <= 1

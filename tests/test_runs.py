@@ -102,9 +102,7 @@ def test_tables_carry_the_fingerprint_of_the_best_checkpoint_whatever_its_name(t
         assert (state.phase, state.sha256) == ("finished", hashlib.sha256(content).hexdigest())
         run.write_predictions(["1.png"], [0], [[0.75, 0.25]], ["a", "b"])
         assert run.read_predictions().checkpoint == run.fingerprint
-        assert (
-            run.predictions_csv.read_text().splitlines()[1] == f"1.png,a,a,0.750000,0.750000,0.250000,{run.fingerprint}"
-        )
+        assert run.predictions_csv.read_text().splitlines()[1] == f"1.png,a,a,0.75,0.75,0.25,{run.fingerprint}"
     write_state(run.path, "training", tmp_path / "run/checkpoints/top-epoch=1.ckpt")
     moved = run.path.rename(tmp_path / "moved")
     assert RunFolder(moved).best == moved / "checkpoints/top-epoch=1.ckpt"
@@ -150,7 +148,7 @@ def test_predictions_round_trip(tmp_path: Path) -> None:
 def test_the_columns_of_predictions(tmp_path: Path) -> None:
     path = tmp_path / "new folder/out.csv"
     write_prediction_table(path, ["1.png"], [1], [[0.25, 0.75]], ["a", "b"])
-    assert path.read_text() == "file,label,predicted,confidence,p_a,p_b\n1.png,b,b,0.750000,0.250000,0.750000\n"
+    assert path.read_text() == "file,label,predicted,confidence,p_a,p_b\n1.png,b,b,0.75,0.25,0.75\n"
     write_prediction_table(path, ["1.png"], None, [[0.25, 0.75]], ["a", "b"])
     with path.open(newline="") as file:
         assert next(csv.reader(file)) == ["file", "predicted", "confidence", "p_a", "p_b"]

@@ -49,7 +49,7 @@ def run(words: list[str]) -> int:
     parser.add_argument(
         "--boxes", type=Path, metavar="DIR",
         help="Pascal VOC .xml files, an image each: do the maps point at the defects of the test images, and would they "
-        "with shuffled weights? Writes boxes.png, boxes.csv and sanity.csv, too",
+        "with shuffled weights? Writes boxes.png, boxes.csv, sanity.csv and cascade.csv, too",
     )  # fmt: skip
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="of imagenet/NETWORK (default: torchvision's cache, or a download)"
@@ -88,8 +88,9 @@ def _print_pointing(found: "PointingResult") -> None:
     for name in ("method", "Spearman", "by shuffling", "verdict"):
         table.add_column(name, justify="left" if name in ("method", "verdict") else "right")
     for check in found.checks:
-        verdict = "FLAGGED: shows the image, not the network" if check.flagged else "depends on the weights"
-        table.add_row(check.method, f"{check.similarity:.2f}", f"{check.low:.2f} to {check.high:.2f}", verdict)
+        shown = "–" if check.similarity is None else f"{check.similarity:.2f}"
+        span = "–" if check.similarity is None else f"{check.low:.2f} to {check.high:.2f}"
+        table.add_row(check.method, shown, span, check.verdict)
     console.print(table)
 
 

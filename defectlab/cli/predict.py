@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ from defectlab.cli.bars import answer_lines, bar_lines, percentage, printable
 from defectlab.data.sources.files import SUFFIXES, expand_images
 from defectlab.errors import InputError
 from defectlab.inference.predict import predict
-from defectlab.inference.predictor import REVIEW, Predictions, load, read_images_for
+from defectlab.inference.predictions import REVIEW, BadImages, Predictions
+from defectlab.inference.predictor import load, read_images_for
 from defectlab.utils.card import DataCard
 from defectlab.utils.cpu import CPUSettings
 
@@ -50,17 +52,29 @@ def run(words: list[str]) -> int:
         "--costs", type=Path, metavar="CSV",
         help="of each decision, a row a true class: `decision` is the one of the least expected cost",
     )  # fmt: skip
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="CLASS",
+        help="import path of a class that a checkpoint may name, such as mine.networks.Net; may be given several times",
+    )  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is any)")
     arguments = parser.parse_args(words)
     _check_outputs(arguments.output, arguments.figure)
     if arguments.figure is not None:
         _check_figure(arguments.figure, expand_images(arguments.images))
     CPUSettings().apply()
-    given = {key: getattr(arguments, key) for key in ("max_error", "sets", "costs", "on_bad_image")}
-    model = arguments.run
-    if arguments.figure is not None:
-        model = load(arguments.run, arguments.device, arguments.weights)
-    found = predict(model, arguments.images, **given, device=arguments.device, weights=arguments.weights, progress=True)
+    place = {key: getattr(arguments, key) for key in ("device", "weights", "allow")}
+    asked = {key: getattr(arguments, key) for key in ("max_error", "sets", "costs", "on_bad_image", "output")}
+    model = arguments.run if arguments.figure is None else load(arguments.run, **place)
+    card = None if arguments.figure is None else model.card
+    try:
+        _print(predict(model, arguments.images, **asked, **place, progress=True), arguments, card)
+    except BadImages as error:  # what could be read is told first
+        _print(error.predictions, arguments, card)
+        raise
+    return 0
+
+
+def _print(found: Predictions, arguments: Namespace, card: DataCard | None) -> None:
     if found.threshold is not None:
         t = found.threshold
         print(
@@ -68,13 +82,12 @@ def run(words: list[str]) -> int:
             f"{t.errors} of {t.n} wrong, at most {arguments.max_error:g} at 95 %"
         )
     if arguments.output is not None:
-        found.write_csv(arguments.output)
         counts = Counter(found.predicted)
         print(f"{len(found)} images -> {arguments.output}: " + ", ".join(f"{n} {c}" for c, n in counts.most_common()))
     else:
         _print_answers(found)
-    if arguments.figure is not None:
-        _draw(arguments.figure, found, model.card)
+    if card is not None:
+        _draw(arguments.figure, found, card)
         print(f"figure -> {arguments.figure}")
     if found.threshold is not None and found.decision is not None:
         left = found.decision.count(REVIEW)
@@ -89,7 +102,6 @@ def run(words: list[str]) -> int:
         print(f"left out {skipped}")
     if found.synthetic:
         print("note: this network was trained on SYNTHETIC images alone")
-    return 0
 
 
 def _check_outputs(output: Path | None, figure: Path | None) -> None:

@@ -27,6 +27,7 @@ def compare(words: list[str]) -> int:
         "else; a folder of `course run`, such as runs/course/neu-simple, has the mean of its seeds. Arguments of fit, such "
         "as --data.image_size 64, go to the configs.",
     )
+    parser.add_argument("--named-only", action="store_true", help="leave the well-known networks out")
     parser.add_argument("--image-size", type=int, help="of the well-known ones; 200 if nothing is named")
     parser.add_argument("--channels", type=int, help="of the well-known ones; 1 if nothing is named")
     parser.add_argument("--classes", type=int, help="of the well-known ones; 6 if nothing is named")
@@ -40,7 +41,7 @@ def compare(words: list[str]) -> int:
         raise InputError(f"--csv {given.csv} is a folder: expected the name of a CSV file")
     CPUSettings().apply()
     rows = compare_networks(
-        names, image_size=given.image_size, channels=given.channels, classes=given.classes, turns=given.turns,
+        names, standard=not given.named_only, image_size=given.image_size, channels=given.channels, classes=given.classes, turns=given.turns,
         overrides=more, progress=True,
     )  # fmt: skip
     _print(rows)

@@ -1,6 +1,5 @@
 """Tabulate the course: mean and spread of the seeds of each program."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,10 @@ from typing import Any
 
 from defectlab.course.programs import PROGRAMS, Program
 from defectlab.errors import InputError
+from defectlab.evaluate.same_data import check_same_images
 from defectlab.runs import RunFolder
+from defectlab.runs.ensembles import read_own_metrics
+from defectlab.utils.text import read_csv
 
 RESULTS = Path(__file__).with_name("results.csv")
 
@@ -61,7 +63,8 @@ def course_table() -> list[CourseEntry]:
 
 def summarise(program: Program, command: str, runs: Sequence[RunFolder]) -> Row:
     """Summarise one program from its finished runs, one a seed."""
-    metrics = [run.read_metrics() for run in runs]
+    check_same_images(runs)
+    metrics = [read_own_metrics(run) for run in runs]
     scores = [100 * float(run["test"]["accuracy"]) for run in metrics]
     per_class: list[dict[str, Any]] = [run["test"]["per_class"] for run in metrics]
     # A class that a small test set lacks has no accuracy.
@@ -88,11 +91,12 @@ def summarise(program: Program, command: str, runs: Sequence[RunFolder]) -> Row:
 
 def read_rows(path: str | Path) -> list[Row]:
     """Read the rows of a course.csv."""
+    advice = "expected a table of `defectlab course run`: run it again"
+    header, *rows = read_csv(Path(path), advice) or [[]]
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            return [_row(cells) for cells in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is no table of `defectlab course run`: run it again") from None
+        return [_row(dict(zip(header, cells, strict=True))) for cells in rows]
+    except (ValueError, KeyError):
+        raise InputError(f"{path} has other columns or values; {advice}") from None
 
 
 def _row(cells: dict[str, str]) -> Row:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from defectlab.engine.loggers import attempt
+from defectlab.figures.fonts import choose_fonts
 from defectlab.figures.runs import confusion_matrix_figure
 from defectlab.figures.tiles import image_sheet
 from defectlab.metrics.classification import SplitMetrics
@@ -16,6 +17,7 @@ from defectlab.utils.card import DataCard
 
 def _add_figure(loggers: Sequence[Any], name: str, figure: Figure, step: int) -> None:
     """Log a figure by every logger that can: TensorBoard's, W&B's and MLflow's ways."""
+    choose_fonts(figure)
     for logger in loggers:
         attempt(logger, _draw, logger, name, figure, step)
 

@@ -16,7 +16,7 @@ from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
 from defectlab.evaluate.probe import linear_probe
 from defectlab.figures.style import BLUE, GREY, ORANGE, save_png, style_axes
-from defectlab.runs import csv_text, write_text
+from defectlab.runs import RunFolder, csv_text, write_text
 from defectlab.tasks import PretrainedTask
 from defectlab.utils.progress import progress_bar
 
@@ -37,12 +37,16 @@ class BudgetAccuracy:
     sd: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LabelBudget:
     """Accuracy by labelled images: `rows`, strategy by strategy; `synthetic` is whether the images are generated."""
 
     rows: list[BudgetAccuracy]
     synthetic: bool
+
+    def __repr__(self) -> str:
+        best = max(self.rows, key=lambda row: row.mean)
+        return f"LabelBudget of {len(self.rows)} rows: at best {best.mean:.2%} with {best.labelled} labels ({best.strategy})"
 
     def figure(self) -> Figure:
         """Draw a line a strategy with a band of one sd."""
@@ -77,7 +81,7 @@ def label_budget(
     """Measure the accuracy of a linear probe on a config's frozen backbone by labelled images a class.
 
     Args:
-        config: YAML file or name of a shipped one, of a PretrainedTask with weights.
+        config: YAML file, name of a shipped one, or a run folder for its config, of a PretrainedTask with weights.
         per_class: labelled images a class; numbers above the size of the smallest class become that size.
         draws: repetitions, at least 2.
         overrides: arguments of `fit`, such as `("--data.root", "NEU")`.
@@ -86,6 +90,7 @@ def label_budget(
     Raises:
         InputError: a config without a pretrained backbone, or numbers out of range.
     """
+    config = RunFolder.open(config).config if Path(config).is_dir() else config
     budgets = sorted(set(per_class))
     if not budgets or budgets[0] < 1 or draws < 2:
         raise InputError("per_class has to be at least 1, draws at least 2")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from defectlab.errors import InputError
 from defectlab.evaluate.naming import config_differences, read_settings, short_names
+from defectlab.evaluate.same_data import check_same_images
 from defectlab.metrics.classification import accuracy_interval
 from defectlab.metrics.statistics import corrected_t_test, holm, images_needed, mcnemar
 from defectlab.runs import (
@@ -21,6 +22,7 @@ from defectlab.runs import (
     csv_text,
     lacks_test_part,
     read_crossval,
+    read_own_table,
     write_text,
 )
 
@@ -204,7 +206,8 @@ def correct_matrix(runs: Sequence[RunFolder]) -> npt.NDArray[np.bool_]:
             raise InputError(
                 f"{run.path} had no test images, by which runs are compared: fit it again with data.test_size above 0"
             )
-    tables = aligned_tables([run.predictions_csv for run in runs])
+    tables = aligned_tables({run.predictions_csv: read_own_table(run) for run in runs})
+    check_same_images(runs, tables[0].files)
     return np.array([table.labels == table.predicted for table in tables])
 
 

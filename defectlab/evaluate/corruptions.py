@@ -9,8 +9,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
+
+from defectlab.data.pipeline import imaging
+
+_ANGLE = math.pi / 6  # of motion and of the light, anticlockwise from the right
 
 
 @dataclass(frozen=True)
@@ -39,19 +42,12 @@ def _noise(images: Tensor, signal: Tensor, decibel: float) -> Tensor:
     return (images + noise * (signal / 10 ** (decibel / 10)).sqrt()).clamp(0, 1)
 
 
-def _blur(images: Tensor, sigma: float) -> Tensor:
-    size = 2 * math.ceil(3 * sigma) + 1
-    blurred: Tensor = transforms.gaussian_blur(images, [size, size], [sigma, sigma])
-    return blurred
+def _each(images: Tensor, value: float) -> Tensor:
+    return images.new_full((len(images),), value)
 
 
 def _brightness(images: Tensor, change: float) -> Tensor:
     return (images + change).clamp(0, 1)
-
-
-def _contrast(images: Tensor, factor: float) -> Tensor:
-    mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    return (mean + factor * (images - mean)).clamp(0, 1)
 
 
 def _jpeg(images: Tensor, quality: float) -> Tensor:
@@ -62,19 +58,44 @@ def _jpeg(images: Tensor, quality: float) -> Tensor:
 def _rotation(images: Tensor, degrees: float) -> Tensor:
     """Rotate; corners show the mirrored surface."""
     border = math.ceil(0.21 * images.shape[-1])  # (√2 - 1) / 2 of the side
-    padded = functional.pad(images, (border,) * 4, mode="reflect")
-    turned = transforms.rotate(padded, degrees, interpolation=transforms.InterpolationMode.BILINEAR)
-    inside: Tensor = turned[..., border:-border, border:-border]
-    return inside
+    turned = transforms.rotate(_mirrored(images, border), degrees, interpolation=transforms.InterpolationMode.BILINEAR)
+    return _inside(turned, border)
+
+
+def _mirrored(images: Tensor, border: int) -> Tensor:
+    """Continue square images beyond their edges by mirror images of them, again and again where they are small."""
+    side = images.shape[-1]
+    period = max(1, 2 * (side - 1))
+    places = torch.arange(-border, side + border, device=images.device).remainder(period)
+    places = torch.minimum(places, period - places)
+    return images[..., places, :][..., places]
+
+
+def _inside(images: Tensor, border: int) -> Tensor:
+    side = images.shape[-1]
+    return images[..., border : side - border, border : side - border]
 
 
 CORRUPTIONS: tuple[Corruption, ...] = (
     Corruption("noise, SNR of power", "dB", (50, 45, 40, 35, 30, 25, 20), noise_by_power),
     Corruption("noise, SNR of variance", "dB", (50, 40, 30, 20, 15, 10, 5), noise_by_variance),
-    Corruption("blur", "px", (0.5, 1, 1.5, 2, 3), _blur),
+    Corruption("blur", "px", (0.5, 1, 1.5, 2, 3), lambda x, sd: imaging.gaussian_blur(x, _each(x, sd), sd)),
+    Corruption("defocus", "px radius", (1, 2, 3, 4), lambda x, r: imaging.defocus(x, _each(x, r), r)),
+    Corruption(
+        "motion blur", "px", (2, 4, 6, 8),
+        lambda x, length: imaging.motion_blur(x, _each(x, length), _each(x, _ANGLE), length),
+    ),
     Corruption("darker", "of full scale", (-0.05, -0.1, -0.2, -0.3), _brightness),
     Corruption("brighter", "of full scale", (0.05, 0.1, 0.2, 0.3), _brightness),
-    Corruption("contrast", "times", (0.8, 0.6, 0.4, 0.2), _contrast),
+    Corruption(
+        "light from one side", "± share", (0.1, 0.2, 0.4, 0.6),
+        lambda x, a: imaging.tilt_light(x, _each(x, a), _each(x, _ANGLE)).clamp(0, 1),
+    ),
+    Corruption("gamma", "exponent", (1.2, 1.5, 2, 3), lambda x, g: imaging.adjust_gamma(x, _each(x, g))),
+    Corruption(
+        "contrast", "times", (0.8, 0.6, 0.4, 0.2, 0.1),
+        lambda x, f: imaging.adjust_contrast(x, _each(x, f), _each(x, 0)).clamp(0, 1),
+    ),
     Corruption("JPEG", "quality", (90, 70, 50, 30, 10), _jpeg),
     Corruption("rotation", "degrees", (2, 5, 10, 20, 45, 90), _rotation),
-)
+)  # fmt: skip

@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -17,8 +17,14 @@ from defectlab.engine.host import as_guest
 from defectlab.engine.jobs import Job, check_at_least, check_own_settings, run_jobs
 from defectlab.errors import InputError
 from defectlab.evaluate.crossval_result import CrossValidation, CrossValidationSettings, Protocol, pool
+from defectlab.evaluate.same_data import check_same_images
 from defectlab.metrics.statistics import corrected_interval
-from defectlab.runs import CROSSVAL_FILE, RunFolder, read_crossval, write_text
+from defectlab.runs import CROSSVAL_FILE, RunFolder, read_crossval, read_own_table, write_text
+from defectlab.runs.ensembles import read_own_metrics
+from defectlab.utils.text import csv_rows
+from defectlab.utils.typed import check_arguments
+
+_MOST_RUNS = 100_000
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,14 @@ def cross_validate(
         if words or config is not None:
             raise InputError(f"crossval {resume} goes on with what it was begun with: leave the other arguments out")
         folder, saved = Path(resume), read_crossval(resume)
-        settings, words = CrossValidationSettings(**saved["arguments"]), tuple(saved["fit"])
+        try:
+            check_arguments(CrossValidationSettings, saved["arguments"])
+            settings, words = CrossValidationSettings(**saved["arguments"]), tuple(saved["fit"])
+            _check_plan(settings)
+        except (InputError, TypeError) as error:
+            raise InputError(
+                f"{folder / CROSSVAL_FILE} is not as it was written ({error}): put it back, or begin anew"
+            ) from None
     else:
         if config is None:
             raise InputError(
@@ -77,9 +90,10 @@ def cross_validate(
             )
         repeats = (20 if protocol == "song-yan" else 2) if repeats is None else repeats
         settings = CrossValidationSettings(
-            config=str(config), protocol=protocol, folds=folds, repeats=repeats, seed=seed,
-            test_size=_test_size(str(config), protocol, folds, repeats, seed, train_per_class, words),
-        )  # fmt: skip
+            config=str(config), protocol=protocol, folds=folds, repeats=repeats, seed=seed
+        )
+        _check_plan(settings)
+        settings = replace(settings, test_size=_test_size(settings, train_per_class, words))
         folder = _new_folder(settings, output)
         _save(folder, settings, words, None)
     runs, jobs = [], []
@@ -95,20 +109,30 @@ def cross_validate(
                 )
             )  # fmt: skip
         runs.append(run)
+    first: list[RunFolder] = []  # what each later one has to agree with
+
+    def check(run: RunFolder) -> None:
+        first.append(run) if not first else check_same_images([first[0], run])
+
     try:
+        for run in runs:
+            if run.finished:
+                check(run)
         with as_guest(progress):
-            run_jobs(jobs, done=len(runs) - len(jobs), processes=processes, progress=progress)
+            run_jobs(
+                jobs, done=len(runs) - len(jobs), processes=processes, progress=progress,
+                on_done=lambda job, _: check(RunFolder(job.folder)),
+            )  # fmt: skip
     except InputError:
         if not any(run.finished for run in runs):  # nothing that would be lost
             shutil.rmtree(folder, ignore_errors=True)
         raise
     summary = _summarise(runs)
-    pooled = pool([run.read_predictions() for run in runs])
+    pooled = pool([read_own_table(run) for run in runs])
     _save(folder, settings, words, summary)
     RunFolder(folder).write_predictions(pooled.files, pooled.labels, pooled.probabilities, pooled.class_names)
-    lines = ["run,accuracy,macro_f1,n,split_hash"]
-    lines += [f"{r['run']},{r['accuracy']:.6f},{r['macro_f1']:.6f},{r['n']},{r['split_hash']}" for r in summary["runs"]]
-    write_text(folder / "runs.csv", "\n".join(lines) + "\n")
+    columns = ("run", "accuracy", "macro_f1", "n", "split_hash")
+    write_text(folder / "runs.csv", csv_rows([columns, *([row[name] for name in columns] for row in summary["runs"])]))
     return CrossValidation(
         folder=folder, settings=settings, rows=summary["runs"], mean=summary["accuracy"], sd=summary["sd"],
         interval=(summary["low"], summary["high"]), pooled=pooled,
@@ -132,29 +156,25 @@ def plan(protocol: Protocol, folds: int, repeats: int, seed: int, test_size: int
     ]
 
 
-def _test_size(
-    config: str,
-    protocol: Protocol,
-    folds: int,
-    repeats: int,
-    seed: int,
-    train_per_class: int | None,
-    words: Sequence[str],
-) -> int | None:
-    """Check the arguments; return how many images are left for the test when so many of each class train."""
-    song_yan = protocol == "song-yan"
-    if protocol not in ("kfold", "song-yan"):
-        raise InputError(f"protocol is {protocol!r}: expected kfold or song-yan")
-    check_at_least({"folds": (folds, 2), "repeats": (repeats, 1), "seed": (seed, 0)})
-    if song_yan and repeats < 2:
-        raise InputError("repeats is 1: expected at least 2 for song-yan")
+def _check_plan(settings: CrossValidationSettings) -> None:
+    """Raise InputError for numbers that make no plan."""
+    if settings.protocol not in ("kfold", "song-yan"):
+        raise InputError(f"protocol is {settings.protocol!r}: expected kfold or song-yan")
+    least = 2 if settings.protocol == "song-yan" else 1
+    check_at_least({"folds": (settings.folds, 2), "repeats": (settings.repeats, least), "seed": (settings.seed, 0)})
+    if settings.folds * settings.repeats > _MOST_RUNS:
+        raise InputError(f"folds times repeats are more than {_MOST_RUNS:,} runs: give fewer")
+
+
+def _test_size(settings: CrossValidationSettings, train_per_class: int | None, words: Sequence[str]) -> int | None:
+    """Check the arguments of fit; return how many images are left for the test when so many of each class train."""
     own = ("data.split", "data.seed", "seed_everything", "data.test_size", "ckpt_path")
     check_own_settings("crossval", words, own, "seed moves all of them")
     if train_per_class is None:
         return None
-    if not song_yan:
+    if settings.protocol != "song-yan":
         raise InputError("train_per_class is for the protocol song-yan: leave it out, or take that protocol")
-    with without_run(config, words) as cli:
+    with without_run(settings.config, words) as cli:
         cli.datamodule.prepare_data()
         counts = np.bincount(cli.datamodule.load().labels.numpy())
     if len(set(counts.tolist())) > 1 or not 2 <= train_per_class < counts[0]:
@@ -189,7 +209,7 @@ def _summarise(runs: Sequence[RunFolder]) -> dict[str, Any]:
     """Compute the mean accuracy, its sd and the corrected 95 % interval over runs; in [0, 1]."""
     rows, ratios = [], []
     for run in runs:
-        metrics = run.read_metrics()
+        metrics = read_own_metrics(run)
         test, data = metrics["test"], metrics["data"]
         counts = {part: sum(data["counts"][part].values()) for part in ("train", "test")}
         ratios.append(counts["test"] / counts["train"])

@@ -97,4 +97,7 @@ def pool(tables: Sequence[PredictionTable]) -> PredictionTable:
             labels[file] = int(label)
     files = sorted(found)
     means = np.array([np.mean(found[file], axis=0) for file in files])
-    return PredictionTable(files, names, np.array([labels[file] for file in files]), means.argmax(axis=1), means)
+    return PredictionTable(
+        files=files, class_names=names, labels=np.array([labels[file] for file in files]),
+        predicted=means.argmax(axis=1), probabilities=means,
+    )  # fmt: skip

@@ -3,7 +3,9 @@
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,12 +24,14 @@ from defectlab.runs import (
     environment,
     log_test_evaluation,
     members_of,
+    read_own_table,
     write_members,
     write_prediction_table,
 )
 from defectlab.runs.create import new_run_folder
+from defectlab.runs.ensembles import joined_fingerprint
 
-_SMALLEST = 1e-7  # a probability that is 0 in a table was below 5e-7: its logarithm has to be finite
+_SMALLEST = 1e-300  # the logarithm of a probability of 0 has to be finite
 
 
 def ensemble(runs: Sequence[str | os.PathLike[str]], output: str | Path | None = None) -> RunFolder:
@@ -49,12 +53,12 @@ def ensemble(runs: Sequence[str | os.PathLike[str]], output: str | Path | None =
     if output is not None and Path(output).exists() and (not Path(output).is_dir() or any(Path(output).iterdir())):
         raise InputError(f"output {output} is there already: expected a new folder")
     accuracies = correct_matrix(members).mean(axis=1).tolist()
-    tables = {"test": averaged([member.predictions_csv for member in members])}
+    tables = {"test": averaged(members, "test")}
     described = [member.read_metrics().get("data") or {} for member in members]
     hashes = list(dict.fromkeys(str(data.get("split_hash")) for data in described))
     # Of another split, one's validation images may be among those that another was trained on.
     if len(hashes) == 1 and all(member.val_predictions_csv.is_file() for member in members):
-        tables["val"] = averaged([member.val_predictions_csv for member in members])
+        tables["val"] = averaged(members, "val")
     logits = {part: _logits(table) for part, table in tables.items()}
     names = tables["test"].class_names
     results = {part: evaluate_predictions(*logits[part], names) for part in sorted(tables, reverse=True)}
@@ -79,7 +83,9 @@ def ensemble(runs: Sequence[str | os.PathLike[str]], output: str | Path | None =
         for part, path in (("val", written.val_predictions_csv), ("test", written.predictions_csv)):
             if part in tables:
                 table = tables[part]
-                write_prediction_table(path, table.files, table.labels, table.probabilities, table.class_names)
+                write_prediction_table(
+                    path, table.files, table.labels, table.probabilities, table.class_names, checkpoint=table.checkpoint
+                )
         accuracy = results["test"]["accuracy"]
         reads = [log_test_evaluation(root, split_hash, written.path.name, accuracy) for split_hash in hashes]
         written.write_metrics({**metrics, "run": {**about, "test_split_read": max(reads)}})
@@ -90,22 +96,25 @@ def ensemble(runs: Sequence[str | os.PathLike[str]], output: str | Path | None =
     return written
 
 
-def averaged(files: Sequence[Path]) -> PredictionTable:
-    """Compute the mean of each image's probabilities, (N, C), over the tables; the class of the largest is predicted.
+def averaged(members: Sequence[RunFolder], part: Literal["val", "test"]) -> PredictionTable:
+    """Compute the mean of each image's probabilities, (N, C), over runs; the class of the largest is predicted.
 
     The arithmetic mean, as of an ensemble of networks (Lakshminarayanan et al. 2017, section 2.4), not that of logits:
     one network that is sure of the wrong class cannot outvote the others by how sure it is.
     """
-    tables = aligned_tables(files)
-    names = tables[0].class_names
-    for file, table in zip(files, tables, strict=True):
+    own = {member.path: read_own_table(member, part) for member in members}
+    names = own[members[0].path].class_names
+    for path, table in own.items():
         if table.class_names != names:
             raise InputError(
-                f"{file.parent} knows the classes {', '.join(table.class_names)}, {files[0].parent} "
-                f"{', '.join(names)}: expected the same in the same order"
+                f"{path} knows the classes {', '.join(table.class_names)}, {members[0].path} {', '.join(names)}: expected "
+                "the same in the same order"
             )
+    file = {"val": "val_predictions.csv", "test": "predictions.csv"}[part]
+    tables = aligned_tables({path / file: table for path, table in own.items()})
     mean = np.mean([table.probabilities for table in tables], axis=0)
-    return PredictionTable(tables[0].files, names, tables[0].labels, mean.argmax(axis=1), mean)
+    checkpoint = joined_fingerprint([member.fingerprint for member in members])
+    return replace(tables[0], predicted=mean.argmax(axis=1), probabilities=mean, checkpoint=checkpoint)
 
 
 def _check_members(members: list[RunFolder]) -> None:

@@ -5,11 +5,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder
 from defectlab.runs.folder import STAMP
+from defectlab.utils.yamls import read_yaml
 
 # What does not change a result: where things are, and what is shown.
 _ASIDE = ("trainer.default_root_dir", "trainer.enable_progress_bar", "trainer.logger", "data.root", "cpu")
@@ -31,8 +30,8 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 def read_settings(run: RunFolder) -> dict[str, str]:
     """Read the values of a run's config by dotted name, classes by their own names; none of an ensemble's."""
     try:
-        config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        config = read_yaml(run.config)
+    except InputError:
         return {}
     if not isinstance(config, dict) or "ensemble" in config:
         return {}

@@ -9,12 +9,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from defectlab.data import ImageDataModule
 from defectlab.data.sources.layouts import NEU_CLASSES
 from defectlab.engine.host import as_guest
 from defectlab.engine.restore import restore
 from defectlab.evaluate.corruptions import CORRUPTIONS, Corruption
 from defectlab.figures.style import BLUE, GREY, ORANGE, TEXT, save_png, style_axes
-from defectlab.metrics.classification import accuracy_interval
+from defectlab.metrics.classification import accuracy_interval, probabilities_of
 from defectlab.runs import RunFolder, csv_text, write_text
 from defectlab.utils.progress import progress_bar
 
@@ -36,7 +37,7 @@ class CorruptionAccuracy:
     n: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Robustness:
     """Accuracy on corrupted images.
 
@@ -50,11 +51,15 @@ class Robustness:
     published: bool
     synthetic: bool
 
+    def __repr__(self) -> str:
+        worst = min(self.rows, key=lambda row: row.accuracy)
+        return f"Robustness: clean {self.rows[0].accuracy:.2%}, worst {worst.accuracy:.2%} ({worst.corruption} {worst.level})"
+
     def figure(self) -> Figure:
         """Draw a small plot a corruption, its 95 % Wilson intervals as a band, the clean accuracy as a line."""
         clean = self.rows[0].accuracy
-        figure = Figure(figsize=(12, 5.6), layout="constrained")
-        for axes, corruption in zip(figure.subplots(2, 4, sharey=True).flat, CORRUPTIONS, strict=True):
+        figure = Figure(figsize=(12, 8.4), layout="constrained")
+        for axes, corruption in zip(figure.subplots(3, 4, sharey=True).flat, CORRUPTIONS, strict=True):
             mine = [row for row in self.rows if row.corruption == corruption.name]
             places = range(len(mine))
             low, high = [100 * r.low for r in mine], [100 * r.high for r in mine]
@@ -79,7 +84,7 @@ class Robustness:
 
 def robustness(
     run: str | PathLike[str], data_root: str | PathLike[str] | None = None, progress: bool = False,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[str] = (), data: ImageDataModule | None = None,
 ) -> Robustness:  # fmt: skip
     """Evaluate a run's best network on its test images under corruptions of rising strength.
 
@@ -88,19 +93,20 @@ def robustness(
         data_root: where its images are now, if they have moved.
         progress: draw a bar for work of more than a second.
         overrides: arguments of `test`, such as `("--data.eval_batch_size", "16")`.
+        data: the run's data, not read yet, where it was a ready object.
 
     Raises:
         InputError: no such run, one without a test part, or data that cannot be read.
     """
     moved = [] if data_root is None else ["--data.root", str(Path(data_root))]
     with as_guest(progress):
-        restored = restore(RunFolder(RunFolder.open(run).path.resolve()), [*moved, *overrides])
+        restored = restore(RunFolder(RunFolder.open(run).path.resolve()), [*moved, *overrides], data)
         data, task, card = restored.data, restored.task, restored.card
         data.check_test_part()
 
         def classify(batch: Tensor) -> Tensor:
             logits: Tensor = task.predict_logits(card.normalise(batch))
-            return logits.argmax(dim=1)
+            return probabilities_of(logits).argmax(dim=1)
 
         images, labels = data.pixels("test").to(restored.device), data.labels("test")
         rows = evaluate_corruptions(classify, images, labels, progress)

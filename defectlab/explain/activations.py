@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from defectlab.errors import InputError
-from defectlab.metrics.classification import confident_mistakes
+from defectlab.metrics.classification import confident_mistakes, probabilities_of
 from defectlab.utils.progress import progress_bar
 
 _POINTS = 2000  # of an embedding: more than that cannot be told apart in a projector
@@ -80,7 +80,7 @@ def collect_activations(
     if embedded is None or done != count:
         raise InputError(f"count is {count}: found {done} images; expected as many")
     return TestSetActivations(
-        probabilities=torch.cat(logits).double().softmax(dim=1).numpy(),
+        probabilities=probabilities_of(torch.cat(logits)).numpy(),
         embedding=torch.cat(features).numpy(),
         embedded=embedded,
         layer=layer,

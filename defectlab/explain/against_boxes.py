@@ -16,7 +16,7 @@ from defectlab.errors import InputError
 from defectlab.explain.attribution import Method, attribute
 from defectlab.explain.boxes import box_mask, class_key, find_boxes, read_boxes
 from defectlab.explain.pointing import ALL, Pointing, boxes_figure, pointing_game
-from defectlab.explain.sanity import SEEDS, Sanity, sanity_check
+from defectlab.explain.sanity import SEEDS, CascadeStep, Sanity, cascade, sanity_check
 from defectlab.metrics.statistics import holm
 from defectlab.runs import csv_text, write_text
 from defectlab.tasks import ClassificationTask
@@ -30,20 +30,22 @@ _WIDE = 0.5  # boxes that cover more than this of an image say little
 
 @dataclass(frozen=True)
 class PointingResult:
-    """The rows of the pointing game, the checks with shuffled weights, and notes for the reader."""
+    """The rows of the pointing game, the checks with shuffled weights, notes for the reader, the steps layer by layer."""
 
     rows: list[Pointing]
     checks: list[Sanity]
     notes: list[str]
+    steps: list[CascadeStep]
 
     def figure(self) -> Figure:
         """Draw boxes.png."""
-        return boxes_figure(self.rows, self.checks)
+        return boxes_figure(self.rows, self.checks, self.steps)
 
     def write(self, folder: str | PathLike[str]) -> None:
-        """Write boxes.csv, a row a method and class, and sanity.csv, a row a method."""
+        """Write boxes.csv, a row a method and class, sanity.csv, a row a method, and cascade.csv, a row a method and depth."""
         write_text(Path(folder) / "boxes.csv", csv_text(Pointing, self.rows))
         write_text(Path(folder) / "sanity.csv", csv_text(Sanity, self.checks))
+        write_text(Path(folder) / "cascade.csv", csv_text(CascadeStep, self.steps))
 
 
 def evaluate_attributions(
@@ -85,10 +87,11 @@ def evaluate_attributions(
     inside, truth = np.stack(masks), labels[kept]
     by_class = sorted(kept, key=lambda index: int(labels[index]))
     few = [by_class[i] for i in np.linspace(0, len(kept) - 1, min(_CHECKED, len(kept))).round().astype(int)]
-    steps = len(methods) * (len(kept) + len(SEEDS) * len(few))
+    total = len(methods) * (len(kept) + (len(SEEDS) + 1) * len(few))
     rows: list[Pointing] = []
     checks: list[Sanity] = []
-    with progress_bar("evaluating attributions", steps, shown=progress) as advance:
+    steps: list[CascadeStep] = []
+    with progress_bar("evaluating attributions", total, shown=progress) as advance:
         for method in methods:
             maps = []
             for start in range(0, len(kept), _BLOCK):
@@ -99,7 +102,11 @@ def evaluate_attributions(
             explain = partial(attribute, method=method)
             checks.append(sanity_check(method, explain, task, images(few), labels[few]))
             advance(len(SEEDS) * len(few))
-    return PointingResult(_adjusted(rows), checks, _notes(files, found, kept, others, rows, part))
+            steps += cascade(method, explain, task, images(few[::2]), labels[few[::2]])
+            advance(len(few))
+    notes = _notes(files, found, kept, others, rows, part)
+    notes += [f"{check.method}: {check.verdict}." for check in checks if check.empty]
+    return PointingResult(_adjusted(rows), checks, notes, steps)
 
 
 def _adjusted(rows: list[Pointing]) -> list[Pointing]:

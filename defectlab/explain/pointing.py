@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from defectlab.errors import InputError
-from defectlab.explain.sanity import FLAG, Sanity
-from defectlab.figures.style import BLUE, GREY, INK, ORANGE, RED, TEXT, short_label, style_axes
+from defectlab.explain.sanity import FLAG, CascadeStep, Sanity
+from defectlab.figures.style import BLUE, GREY, INK, ORANGE, RED, TEXT, class_colours, short_label, style_axes
 from defectlab.metrics.classification import accuracy_interval
 
 ALL = "all"  # the row of all classes together
@@ -150,8 +150,8 @@ def _at_least(hits: int, chances: npt.NDArray[np.float64]) -> float:
     return float(min(1.0, probabilities[hits:].sum()))
 
 
-def boxes_figure(rows: Sequence[Pointing], checks: Sequence[Sanity]) -> Figure:
-    """Draw a plot a method: hits by class with their 95 % interval, beside chance; and the check with shuffled weights."""
+def boxes_figure(rows: Sequence[Pointing], checks: Sequence[Sanity], steps: Sequence[CascadeStep]) -> Figure:
+    """Draw a plot a method: hits by class with their 95 % interval, beside chance; the checks with shuffled weights."""
     methods = list(dict.fromkeys(row.method for row in rows))
     labels = list(dict.fromkeys(row.label for row in rows))
     figure = Figure(figsize=(3.1 * len(methods) + 1.4, 0.34 * len(labels) + 2.9), layout="constrained")
@@ -176,13 +176,22 @@ def boxes_figure(rows: Sequence[Pointing], checks: Sequence[Sanity]) -> Figure:
         handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))  # each once
     top.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=TEXT)
 
-    axes = bottom.subplots()
+    axes, lower = bottom.subplots(1, 2)
     axes.axvline(FLAG, color=RED, lw=1.5, label=f"flagged from here ({FLAG:g})")
     for place, check in enumerate(checks):
+        if check.similarity is None or check.low is None or check.high is None:
+            axes.text(0.01, place, "not measurable", va="center", fontsize=TEXT, color=INK)
+            continue
         axes.barh(place, check.similarity, color=RED if check.flagged else BLUE, alpha=0.6, height=0.6)
         axes.plot([check.low, check.high], [place, place], color=INK, lw=1)
     axes.set_yticks(range(len(checks)), [check.method for check in checks], fontsize=TEXT)
-    axes.set(xlim=(min(0.0, *(check.low for check in checks)), 1), ylim=(len(checks) - 0.5, -0.5))
+    axes.set(xlim=(min([0.0, *(check.low or 0.0 for check in checks)]), 1), ylim=(len(checks) - 0.5, -0.5))
     style_axes(axes, "likeness to the map of shuffled weights (Spearman)")
     axes.legend(frameon=False, fontsize=TEXT)
+    for method, colour in zip(methods, class_colours(len(methods)), strict=True):
+        mine = [(step.layers, step.similarity) for step in steps if step.method == method]
+        lower.plot(*zip(*mine, strict=True), marker="o", ms=3, lw=1, color=colour, label=method)
+    style_axes(lower, "the same, with the last layers shuffled", grid="y")
+    lower.set_xlabel("layers, from the logits down")
+    lower.legend(frameon=False, fontsize=TEXT)
     return figure

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from defectlab.data import ImageDataModule
-from defectlab.data.sources.files import expand_images
 from defectlab.engine.host import as_guest
 from defectlab.engine.restore import restore
 from defectlab.errors import InputError
@@ -28,7 +27,8 @@ from defectlab.explain.filters import filters_figure
 from defectlab.explain.layers import LayerMaps, convolution, feature_maps
 from defectlab.explain.page import SHEETS, write_sheets
 from defectlab.explain.units import choose_units, units_figure
-from defectlab.inference.predictor import read_images_for
+from defectlab.inference.predictor import list_files, read_images_for
+from defectlab.metrics.classification import probabilities_of
 from defectlab.runs import RunFolder
 from defectlab.runs.locate import checkpoint_of, imagenet_name
 from defectlab.tasks import ClassificationTask
@@ -77,6 +77,7 @@ def explain(
     data_root: str | PathLike[str] | None = None,
     boxes: str | PathLike[str] | None = None,
     weights: str | PathLike[str] | None = None,
+    data: ImageDataModule | None = None,
     progress: bool = False,
 ) -> Explanation:
     """Explain a trained network by filters, feature maps, attributions, units and embedding, on a page of figures.
@@ -90,6 +91,7 @@ def explain(
         data_root: where the run's images are now, if they have moved.
         boxes: folder of Pascal VOC .xml files: the attributions are compared with them, on all test images that have one.
         weights: file of `imagenet/NETWORK`; None for torchvision's cache, or a download.
+        data: the run's data, not read yet, where it was a ready object.
         progress: draw bars for work of more than a second.
 
     Raises:
@@ -104,8 +106,8 @@ def explain(
     # Hooks and gradients want the network as it is written, not compiled.
     with torch.compiler.set_stance("force_eager"), as_guest(progress):
         if network is None and Path(name).is_dir():
-            files = expand_images(images) if images else []
-            return _explain_run(RunFolder.open(name), files, layer, target, data_root, boxes)
+            files = list_files(images) if images else []
+            return _explain_run(RunFolder.open(name), files, layer, target, data_root, boxes, data)
         if boxes is not None:
             raise InputError(f"boxes are for a run's test images, and {name} has none: give the run folder")
         if data_root is not None:
@@ -114,7 +116,7 @@ def explain(
         if not images:
             raise InputError(f"{name} has no images of its own: defectlab explain {name} IMAGES, or give a run folder")
         task, card = load_task(checkpoint) if network is None else load_imagenet_classifier(network, file)
-        files = expand_images(images)
+        files = list_files(images)
         shown = _classify(task, card, files)
         layers = feature_maps(task.network, shown.images[:1])
         sheets, notes = _sheets(task, card, shown, layers, layer)
@@ -136,9 +138,9 @@ class _Shown:
 
 def _explain_run(
     run: RunFolder, files: Sequence[Path], layer: str | None, output: Path | None, root: str | PathLike[str] | None,
-    boxes: str | PathLike[str] | None,
+    boxes: str | PathLike[str] | None, given: ImageDataModule | None,
 ) -> Explanation:  # fmt: skip
-    restored = restore(RunFolder(run.path.resolve()), [] if root is None else ["--data.root", fspath(root)])
+    restored = restore(RunFolder(run.path.resolve()), [] if root is None else ["--data.root", fspath(root)], given)
     task, card, data = restored.task, restored.card, restored.data
     part = "validation" if data.test_on_validation() else "test"
     labels, names = data.labels("test").numpy(), data.class_names
@@ -253,7 +255,7 @@ def _classify(task: ClassificationTask, card: DataCard, files: Sequence[Path]) -
     pixels, _, _ = read_images_for(card, files[:_MOST])
     images = card.normalise(pixels.to(task.device))
     with torch.inference_mode():
-        probabilities = task.predict_logits(images).double().softmax(dim=1).cpu().numpy()
+        probabilities = probabilities_of(task.predict_logits(images)).numpy()
     answers = [Answer(i.numpy(), f.name, p, None) for i, f, p in zip(pixels, files, probabilities, strict=False)]
     return _Shown(answers, images)
 

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from defectlab.figures.fonts import choose_fonts, drawable
 from defectlab.utils.files import atomic
 
 BLUE, ORANGE, RED, GREY = "#2f6db5", "#d9822b", "#c23b3b", "#8a9099"
@@ -34,6 +35,7 @@ def save_png(figure: Figure, path: Path, synthetic: bool = False) -> None:
         # Without a layout engine matplotlib's place, two per cent below the top, is inside a tall sheet.
         top = 1 - 0.05 / figure.get_figheight() if figure.get_layout_engine() is None else None
         figure.suptitle(_NOTE, y=top, color=RED, fontsize=10, fontweight="bold")
+    choose_fonts(figure)
     with atomic(path) as draft:
         # Without the version of matplotlib inside, equal figures are equal files.
         figure.savefig(draft, dpi=DPI, format="png", facecolor="white", metadata={"Software": None})
@@ -41,7 +43,7 @@ def save_png(figure: Figure, path: Path, synthetic: bool = False) -> None:
 
 def short_label(text: str, width: int = 24) -> str:
     """Return text for matplotlib: dollars escaped, invalid bytes replaced, shortened to `width`."""
-    text = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+    text = drawable(" ".join(text.encode("utf-8", "replace").decode("utf-8").split()))
     if len(text) > width:  # both ends of a path or a name say more than its middle
         text = f"{text[: width // 2]}…{text[len(text) - (width - width // 2 - 1) :]}"
     return text.replace("$", r"\$")

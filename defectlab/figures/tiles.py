@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class Tile:
 
     pixels: npt.NDArray[Any]
     caption: str = ""
+    _: KW_ONLY
     colormap: str = "gray"
     low: float = 0.0
     high: float = 1.0

@@ -1,16 +1,17 @@
 """Decide by probabilities: thresholds with a bound on the error, sets with a coverage, decisions of least cost."""
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from defectlab.errors import InputError
+from defectlab.utils.text import read_csv
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,11 @@ def conformal_quantile(probabilities: npt.NDArray[np.float64], labels: npt.NDArr
             f"a coverage of {coverage:g} takes at least {needed} validation images, found {n}: hold out more by "
             "data.val_size, or ask for less"
         )
-    return float(1 - np.sort(1 - probabilities[np.arange(n), labels])[rank - 1])
+    return float(-np.sort(-probabilities[np.arange(n), labels])[rank - 1])
 
 
 def prediction_sets(
-    probabilities: npt.NDArray[np.float64], limit: float, class_names: Sequence[str]
+    probabilities: npt.NDArray[np.floating[Any]], limit: float | np.float32, class_names: Sequence[str]
 ) -> tuple[tuple[str, ...], ...]:
     """Return the classes of each image (N, C), the likeliest first; empty where none reaches the limit."""
     order = np.argsort(-probabilities, axis=1, kind="stable")
@@ -105,11 +106,7 @@ def read_costs(path: str | PathLike[str], class_names: Sequence[str]) -> npt.NDA
 
     Its first row and first column name the classes, in any order.
     """
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            header, *rows = [row for row in csv.reader(file) if row] or [[]]
-    except (OSError, UnicodeDecodeError):
-        raise InputError(f"{path} cannot be read: expected a CSV file of costs, a row a true class") from None
+    header, *rows = read_csv(Path(path), "expected a CSV file of costs, a row a true class") or [[]]
     columns, names = [name.strip() for name in header[1:]], [row[0].strip() for row in rows]
     if sorted(columns) != sorted(class_names) or sorted(names) != sorted(class_names):
         raise InputError(f"{path}: expected one row and one column for each of {', '.join(class_names)}")

@@ -30,6 +30,9 @@ def export(run: str | PathLike[str], output: str | PathLike[str], half: bool = F
         raise InputError(f"output is {target}: expected the name of a .safetensors or .ckpt file")
     if half and target.suffix == ".ckpt":
         raise InputError("half is for .safetensors files: leave it out")
+    file = next((parent for parent in target.parents if parent.is_file()), None)
+    if file is not None:
+        raise InputError(f"output is {target}, and {file} is a file: expected the name of a file in a folder")
     checkpoint = checkpoint_of(fspath(run))
     if target.exists() and target.samefile(checkpoint):
         raise InputError(f"output {target} is the checkpoint itself: give another name")

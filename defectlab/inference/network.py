@@ -1,19 +1,22 @@
 """Load a checkpoint's network without its task: Lightning takes two seconds to import, and prediction needs none of it."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from defectlab.errors import InputError
 from defectlab.networks import HOMES
-from defectlab.tasks.tta import Views, check_tta, tta_logits
+from defectlab.networks.base import Network
+from defectlab.tasks.contents import build_like, card_of, read_checkpoint
+from defectlab.tasks.tta import Views, tta_logits
 from defectlab.utils.card import DataCard
 from defectlab.utils.lazy import resolve
-
-_CARD = {"class_names", "mean", "std", "image_size", "channels"}
+from defectlab.utils.typed import check_arguments
 
 
 class InferenceNetwork(nn.Module):
@@ -21,7 +24,6 @@ class InferenceNetwork(nn.Module):
 
     def __init__(self, network: nn.Module, tta: Views, channels_last: bool) -> None:
         super().__init__()
-        check_tta(tta)
         self.network = network
         self.tta: Views = tta
         self.channels_last = channels_last
@@ -46,27 +48,39 @@ class InferenceNetwork(nn.Module):
 def load_network(path: Path) -> tuple[InferenceNetwork, DataCard] | None:
     """Load a network of `defectlab.networks` from a checkpoint of ours, on the CPU and in evaluation mode.
 
-    None for anything else: `load_task` takes foreign tasks, and says what is wrong with a file.
+    None for other networks, which `load_task` takes.
+
+    Raises:
+        InputError: as `load_task`.
     """
+    checkpoint = read_checkpoint(path)
+    given = checkpoint["hyper_parameters"]
+    card = card_of(checkpoint, path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        card = next(value for value in checkpoint.values() if isinstance(value, dict) and set(value) >= _CARD)
-        given = checkpoint["hyper_parameters"]
-        network = _build(str(checkpoint["task"]), given)
-        if network is None or given.get("compile"):
+        make = _network_of(str(checkpoint.get("task", "")), given)
+        views, channels_last = (
+            given.get("tta", "none"),
+            given.get("channels_last", True) is not False,
+        )  # older ones lack some
+        if make is None or views not in get_args(Views):
             return None
-        channels_last = given.get("channels_last", True)  # what a task has without; older checkpoints lack some
-        if channels_last:
-            network.to(memory_format=torch.channels_last)
-        found = InferenceNetwork(network, given.get("tta", "none"), channels_last)
-        found.load_state_dict(checkpoint["state_dict"])
-        return found.eval(), DataCard.from_dict(card)
-    except Exception:  # a damaged file makes torch.load raise anything
+    except (InputError, TypeError, KeyError):  # `load_task` says what is wrong with it
         return None
 
+    def build() -> InferenceNetwork:
+        network = make()
+        if given.get("standard_scaler"):
+            network.standardise_pixels()  # type: ignore[operator]
+        if channels_last:
+            network.to(memory_format=torch.channels_last)
+        return InferenceNetwork(network, views, channels_last)
 
-def _build(task: str, given: Mapping[str, Any]) -> nn.Module | None:
-    """Build the network of one of our two tasks from its hyper-parameters; None for others."""
+    state = checkpoint["state_dict"]
+    return build_like(build, state, path, lambda network: network.load_state_dict(state), ours=True), card
+
+
+def _network_of(task: str, given: Mapping[str, Any]) -> Callable[[], nn.Module] | None:
+    """Return what makes the network of one of our two tasks from its hyper-parameters; None for others."""
     package, _, name = task.rpartition(".")
     if not f"{package}.".startswith("defectlab.tasks."):
         return None
@@ -74,14 +88,16 @@ def _build(task: str, given: Mapping[str, Any]) -> nn.Module | None:
         from defectlab.networks.pretrained import PretrainedNetwork
 
         known = inspect.signature(PretrainedNetwork).parameters
-        own = {key: value for key, value in given.items() if key in known}
-        return PretrainedNetwork(**{"stages": "middle", **own})
+        own = {"stages": "middle", **{key: value for key, value in given.items() if key in known}}
+        check_arguments(PretrainedNetwork, own)
+        return partial(PretrainedNetwork, **own)
     module, _, cls = str(given["network"]["class_path"]).rpartition(".")
     if name != "SmallCNNTask" or not f"{module}.".startswith("defectlab.networks.") or cls not in HOMES:
         return None
     make = resolve("defectlab.networks", HOMES[cls])  # it alone, without torchvision
-    shape = given["num_classes"], given["in_channels"], given["image_size"]
-    network: nn.Module = make(*shape, **given["network"].get("init_args") or {})
-    if given.get("standard_scaler"):
-        network.standardise_pixels()  # type: ignore[operator]
-    return network
+    if not (inspect.isclass(make) and issubclass(make, Network)):
+        return None
+    shape = {key: given[key] for key in ("num_classes", "in_channels", "image_size")}
+    own = {**(given["network"].get("init_args") or {}), **shape}
+    check_arguments(make, own)
+    return partial(make, **own)

@@ -1,5 +1,6 @@
 """Predict images with a bound on the error, sets with a coverage, or decisions by their cost."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from defectlab.data.sources.reading import check_on_bad_image
 from defectlab.errors import InputError
 from defectlab.inference.decision import (
     Threshold,
@@ -18,8 +20,11 @@ from defectlab.inference.decision import (
     prediction_sets,
     read_costs,
 )
-from defectlab.inference.predictor import REVIEW, Images, Predictions, Predictor, load
-from defectlab.runs import RunFolder, read_prediction_table
+from defectlab.inference.predictions import REVIEW, BadImages, Predictions
+from defectlab.inference.predictor import Image, Images, Predictor, list_images, load
+from defectlab.runs import RunFolder, read_own_table, read_prediction_table, write_prediction_table
+from defectlab.runs.folder import LATEST
+from defectlab.runs.predictions import as_kept
 
 
 def predict(
@@ -32,6 +37,8 @@ def predict(
     on_bad_image: Literal["error", "skip"] = "error",
     device: str | None = None,
     weights: str | PathLike[str] | None = None,
+    allow: Sequence[str] = (),
+    output: str | PathLike[str] | None = None,
     progress: bool = False,
 ) -> Predictions:
     """Predict the class of unlabelled images.
@@ -44,46 +51,110 @@ def predict(
         sets: coverage such as 0.95: for each image a set of classes, which holds the true one that often (conformal
             prediction on the run's validation images).
         costs: CSV file with a row a true class and a column a decision: the decision is the one of least expected cost.
-        on_bad_image: `skip` leaves out what cannot be read.
-        device: see `load`, like `weights`; a Predictor stays where it is.
+        on_bad_image: `skip` leaves out what cannot be read; else that is an error after the last image.
+        device: see `load`, like `weights` and `allow`; a Predictor stays where it is.
+        output: CSV file to write the predictions to. Of a call that is stopped, what is done stays in OUTPUT.part, and the
+            next call with the same network goes on with it, if the image files are as they were.
         progress: draw a bar for work of more than a second.
 
     Raises:
-        InputError: what cannot be used, or too few validation images for a promise.
+        BadImages: an InputError whose `predictions`, written to `output`, are those of the images that could be read.
+        InputError: what cannot be used, validation images of another network, or too few validation images for a promise.
     """
     if costs is not None and max_error is not None:
         raise InputError("costs and max_error both decide: give one of them")
-    run = model.name if isinstance(model, Predictor) else model
-    threshold = None if max_error is None else _threshold(Path(run), max_error)
-    limit = None if sets is None else conformal_quantile(*_calibration(Path(run), "sets"), sets)
-    predictor = model if isinstance(model, Predictor) else load(model, device, weights)
+    check_on_bad_image(on_bad_image)
+    asked = [option for option, value in (("max_error", max_error), ("sets", sets)) if value is not None]
+    name = Path(model.name if isinstance(model, Predictor) else model)
+    if asked and not name.is_dir() and name.name != LATEST:
+        raise InputError(f"{asked[0]} needs a run folder, whose validation images it stands on, not {name}")
+    predictor = model if isinstance(model, Predictor) else load(model, device, weights, allow)
+    threshold = None if max_error is None else _threshold(predictor, max_error)
+    limit = None if sets is None else conformal_quantile(*_calibration(predictor), sets)
     names = predictor.card.class_names
     matrix = None if costs is None else read_costs(costs, names)
-    found = predictor(images, on_bad_image, progress)
+    found = _predicted(predictor, list_images(images), None if output is None else Path(output), progress)
     decision = None
     if threshold is not None:
-        sure = found.confidence.round(6) >= threshold.confidence  # as the file with the validation images has it
+        sure = as_kept(found.confidence) >= np.float32(threshold.confidence)
         decision = tuple(name if s else REVIEW for name, s in zip(found.predicted, sure, strict=True))
     if matrix is not None:
         decision = tuple(names[k] for k in min_expected_cost(found.probabilities, matrix))
-    chosen = None if limit is None else prediction_sets(found.probabilities, limit, names)
-    return replace(found, threshold=threshold, decision=decision, sets=chosen)
+    chosen = None if limit is None else prediction_sets(as_kept(found.probabilities), np.float32(limit), names)
+    found = replace(found, threshold=threshold, decision=decision, sets=chosen)
+    if output is not None:
+        found.write_csv(output)
+        _part_of(Path(output)).unlink(missing_ok=True)
+    if found.skipped and on_bad_image == "error":
+        raise BadImages(found)
+    return found
 
 
-def _calibration(run: Path, option: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Read probabilities (N, C) and labels (N,) of a run's validation images."""
-    if not run.is_dir():
-        raise InputError(f"{option} needs a run folder, whose validation images it stands on, not {run}")
-    file = RunFolder.open(run).val_predictions_csv
-    table = read_prediction_table(file)
-    if table.labels is None:
-        raise InputError(f"{file} has no labels: expected validation images as `fit` writes them")
+def _predicted(predictor: Predictor, images: Sequence[Image], output: Path | None, progress: bool) -> Predictions:
+    """Predict images; what is done when it is interrupted is kept beside `output`, and gone on with by the next call."""
+    if output is None or not isinstance(images[0], Path):
+        return predictor.joined(list(predictor.blocks(images, progress)))
+    files = [str(file) for file in images]
+    earlier = _earlier(predictor, _part_of(output), files)
+    parts: list[Predictions] = [] if earlier is None else [earlier]
+    known = set() if earlier is None else set(earlier.files)
+    rest = [file for file in images if str(file) not in known]
+    try:
+        parts.extend(predictor.blocks(rest, progress))  # what it gave before an error stays
+    except BaseException as error:
+        done = sum(map(len, parts))
+        if done and predictor.fingerprint is not None:
+            made = predictor.joined(parts)
+            write_prediction_table(
+                _part_of(output), made.files, None, made.probabilities, made.class_names, checkpoint=made.checkpoint
+            )
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(f"{done} of {len(files)} images are done: the same command goes on") from None
+        raise
+    found = predictor.joined(parts)
+    place = {file: index for index, file in enumerate(found.files)}
+    order = [place[file] for file in files if file in place]
+    return replace(found, files=tuple(found.files[i] for i in order), probabilities=found.probabilities[order])
+
+
+def _earlier(predictor: Predictor, path: Path, files: Sequence[str]) -> Predictions | None:
+    """Return what an interrupted call has left, of files that were not written to since."""
+    if not path.is_file() or predictor.fingerprint is None:
+        return None
+    try:
+        table, written = read_prediction_table(path), path.stat().st_mtime_ns
+        if table.checkpoint != predictor.fingerprint or tuple(table.class_names) != predictor.card.class_names:
+            return None
+        wanted = set(files)
+        kept = [i for i, f in enumerate(table.files) if f in wanted and Path(f).stat().st_mtime_ns < written]
+    except (InputError, OSError):
+        return None
+    return Predictions(
+        files=tuple(table.files[i] for i in kept), class_names=predictor.card.class_names,
+        probabilities=table.probabilities[kept],
+    )  # fmt: skip
+
+
+def _part_of(output: Path) -> Path:
+    return output.with_name(f"{output.name}.part")
+
+
+def _calibration(predictor: Predictor) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Return probabilities (N, C) and labels (N,) of a run's validation images, if they are of this network."""
+    folder = RunFolder.open(predictor.name)
+    table = read_own_table(folder, "val", predictor.fingerprint)
+    if table.labels is None or tuple(table.class_names) != predictor.card.class_names:
+        raise InputError(
+            f"{folder.val_predictions_csv} is not of the network's classes: expected it as `fit` writes it"
+        )
     return table.probabilities, table.labels
 
 
-def _threshold(run: Path, max_error: float) -> Threshold:
+def _threshold(predictor: Predictor, max_error: float) -> Threshold:
     """Choose the confidence from which a run may decide."""
-    probabilities, labels = _calibration(run, "max_error")
+    if REVIEW in predictor.card.class_names:
+        raise InputError(f"max_error leaves images to the decision {REVIEW}, and a class has that name: use sets")
+    probabilities, labels = _calibration(predictor)
     right = probabilities.argmax(axis=1) == labels
     found = choose_threshold(probabilities.max(axis=1), right, max_error)
     if found is None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from defectlab.errors import InputError
+from defectlab.metrics.ranking import curve
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,13 +23,20 @@ ECE_BINS = 15
 
 
 class ClassMetrics(TypedDict):
-    """Metrics of one class in [0, 1]; NaN (null in JSON) where the denominator is zero. `accuracy` is the recall."""
+    """Metrics of one class in [0, 1]; NaN (null in JSON) where the denominator is zero. `accuracy` is the recall.
+
+    The last three are of the ranking by the class's probability against all other classes; `recall_at_1_percent` is the
+    largest recall with at most 1 % false alarms on these images.
+    """
 
     accuracy: float
     precision: float
     recall: float
     f1: float
     support: int
+    auroc: float
+    average_precision: float
+    recall_at_1_percent: float
 
 
 class SplitMetrics(TypedDict):
@@ -38,6 +46,7 @@ class SplitMetrics(TypedDict):
     - `accuracy`: fraction of images that are right (micro).
     - `macro_f1`: mean over the classes that occur among labels or predictions, as in torchmetrics and scikit-learn.
     - `balanced_accuracy`, also `macro_recall`: mean recall of the classes that have images.
+    - `auroc`, `average_precision`: mean over the classes that have images, each against all others.
     - `majority_share`: fraction of the most frequent class, the accuracy of always predicting it.
     - `ece`: expected calibration error of the top probability, 15 equal bins, L1
       (Guo et al. 2017, On Calibration of Modern Neural Networks, eq. 3).
@@ -51,6 +60,8 @@ class SplitMetrics(TypedDict):
     macro_f1: float
     macro_recall: float
     balanced_accuracy: float
+    auroc: float
+    average_precision: float
     majority_share: float
     ece: float
     per_class: dict[str, ClassMetrics]
@@ -74,8 +85,9 @@ def evaluate_predictions(logits: Tensor, labels: Tensor, class_names: Sequence[s
     n, classes = logits.shape
 
     losses = cross_entropy(logits, labels, reduction="none")
+    by_class = logits.softmax(dim=1)
     # torchmetrics bins in float32 and gives a confidence of exactly 1 a sixteenth bin of its own.
-    probabilities = logits.softmax(dim=1).clamp(max=1 - 2**-24)
+    probabilities = by_class.clamp(max=1 - 2**-24)
     ece = multiclass_calibration_error(probabilities, labels, num_classes=classes, n_bins=ECE_BINS, norm="l1")
     matrix: list[list[int]] = multiclass_confusion_matrix(logits.argmax(1), labels, classes).tolist()
 
@@ -85,12 +97,16 @@ def evaluate_predictions(logits: Tensor, labels: Tensor, class_names: Sequence[s
         hits, support = matrix[index][index], sum(matrix[index])
         predicted = sum(row[index] for row in matrix)
         recall = _ratio(hits, support)
+        auroc, average_precision, recall_at_1_percent = _ranking(by_class[:, index], labels == index)
         per_class[name] = {
             "accuracy": recall,
             "precision": _ratio(hits, predicted),
             "recall": recall,
             "f1": _ratio(2 * hits, support + predicted),
             "support": support,
+            "auroc": auroc,
+            "average_precision": average_precision,
+            "recall_at_1_percent": recall_at_1_percent,
         }
     balanced_accuracy = _mean_of_defined([c["recall"] for c in per_class.values()])
     loss = math.fsum(losses.tolist()) / n  # fsum: the same bits for any number of threads
@@ -102,11 +118,25 @@ def evaluate_predictions(logits: Tensor, labels: Tensor, class_names: Sequence[s
         "macro_f1": _mean_of_defined([c["f1"] for c in per_class.values()]),
         "macro_recall": balanced_accuracy,
         "balanced_accuracy": balanced_accuracy,
+        "auroc": _mean_of_defined([c["auroc"] for c in per_class.values()]),
+        "average_precision": _mean_of_defined([c["average_precision"] for c in per_class.values()]),
         "majority_share": max(c["support"] for c in per_class.values()) / n,
         "ece": float(ece),
         "per_class": per_class,
         "confusion_matrix": matrix,
     }
+
+
+def probabilities_of(logits: Tensor) -> Tensor:
+    """Compute the probabilities of logits `(N, C)`, float64 on the CPU; InputError for logits that are not finite."""
+    values = logits.detach().double().cpu()
+    broken = int((~values.isfinite()).any(dim=1).sum())
+    if broken:
+        raise InputError(
+            f"the network's output is not finite for {broken} of {len(values)} images: expected numbers; train it anew "
+            "with a lower learning rate, or take another checkpoint"
+        )
+    return values.softmax(dim=1)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -135,7 +165,7 @@ def confident_mistakes(
     return order
 
 
-def accuracy_interval(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def accuracy_interval(correct: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Compute Wilson's score interval (1927), in [0, 1], of an accuracy of `correct` out of `n` images.
 
     Raises:
@@ -155,13 +185,21 @@ def accuracy_interval(correct: int, n: int, level: float = 0.95) -> tuple[float,
     return low, high
 
 
+def _ranking(scores: Tensor, positive: Tensor) -> tuple[float, float, float]:
+    """Compute AUROC, average precision and recall at 1 % false alarms; NaN where all images are positive or none is."""
+    if not positive.any() or positive.all():
+        return math.nan, math.nan, math.nan
+    found = curve(scores.numpy(), positive.numpy())
+    return found.auroc, found.average_precision, found.recall_at(0.01)
+
+
 def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else math.nan
 
 
 def _mean_of_defined(values: Sequence[float]) -> float:
     defined = [value for value in values if not math.isnan(value)]
-    return math.fsum(defined) / len(defined)  # never empty: some image has some class
+    return math.fsum(defined) / len(defined) if defined else math.nan
 
 
 def _check(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:

@@ -36,7 +36,7 @@ class BipyramidalCNN(Network):
         dropout: float = 0.0,
     ) -> None:
         check_at_least("depth", depth, 1)
-        super().__init__(num_classes, in_channels, image_size, smallest=2**depth)
+        super().__init__(num_classes, in_channels, image_size, smallest=2 ** min(depth, 40))
         check_at_least("channels", channels, 1)
         check_at_least("hidden", hidden, 1)
         check_dropout(dropout)

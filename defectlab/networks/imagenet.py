@@ -106,8 +106,6 @@ def _whole(content: Mapping[str, object], backbone: Backbone, source: Path) -> d
     own = _empty(backbone).state_dict()
     if mismatch := first_mismatch(state, own):
         raise InputError(f"{source} does not fit {backbone}: {_advice(state, backbone, mismatch)}")
-    if not all(bool(value.isfinite().all()) for value in state.values()):
-        raise InputError(f"{source} holds values that are no finite numbers: {_ALTERNATIVES.removeprefix('or ')}")
     counters = {key: torch.tensor(0) for key in own if key.endswith(COUNTER)}
     floats = {key: value.float() for key, value in state.items() if not key.endswith(COUNTER)}
     return {**counters, **floats}

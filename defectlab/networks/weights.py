@@ -1,11 +1,9 @@
 """Pretrained weights of a backbone: torchvision's, shipped ones, or a file's; no code is executed."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
 from torchvision.models import get_model_weights
 
@@ -14,6 +12,7 @@ from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, Backbone, bac
 from defectlab.networks.pretrained import PretrainedNetwork
 from defectlab.utils.files import atomic
 from defectlab.utils.resources import shipped_files
+from defectlab.utils.tensors import check_finite, read_tensors, safetensors_bytes
 from defectlab.utils.text import first_line
 
 ALTERNATIVES = (
@@ -94,7 +93,7 @@ def save_backbone_weights(network: PretrainedNetwork, path: Path, half: bool) ->
         if not key.endswith(COUNTER)
     }
     with atomic(path) as draft:
-        draft.write_bytes(save(state, metadata={"backbone": network.backbone, "width": str(network.width)}))
+        draft.write_bytes(safetensors_bytes(state, {"backbone": network.backbone, "width": str(network.width)}))
 
 
 def cached_imagenet(backbone: Backbone, alternatives: str) -> tuple[Path, Mapping[str, object]]:
@@ -109,16 +108,15 @@ def cached_imagenet(backbone: Backbone, alternatives: str) -> tuple[Path, Mappin
     """
     chosen = get_model_weights(backbone).DEFAULT
     cached = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rpartition("/")[2]
-    try:
-        state = chosen.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
-    except Exception as error:  # the network, the disk, or a damaged file in the cache
-        if cached.exists():
-            raise InputError(f"{_refusal(cached, error)}; delete it to download it anew, {alternatives}") from None
-        raise InputError(
-            f"the imagenet weights of {backbone} could not be downloaded ({first_line(error)}): put "
-            f"{cached.name} from {chosen.url} into {cached.parent}, {alternatives}"
-        ) from None
-    return cached, state
+    if not cached.exists():
+        try:
+            chosen.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
+        except Exception as error:  # the network, or the disk
+            raise InputError(
+                f"the imagenet weights of {backbone} could not be downloaded ({first_line(error)}): put "
+                f"{cached.name} from {chosen.url} into {cached.parent}, {alternatives}"
+            ) from None
+    return cached, read_state(cached, f"delete it to download it anew, {alternatives}")
 
 
 def _surface(backbone: str) -> Path:
@@ -144,26 +142,13 @@ def read_state(path: Path, alternatives: str) -> Mapping[str, object]:
     Raises:
         InputError: If it cannot be read.
     """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes torch.load raise anything: IndexError, struct.error…
-        raise InputError(f"{_refusal(path, error)}; {alternatives.removeprefix('or ')}") from None
+    content = read_tensors(path, alternatives.removeprefix("or "))
     for wrapping in ("state_dict", "model"):  # Lightning's; torchvision's own training script's
         if isinstance(content, dict) and isinstance(content.get(wrapping), dict):
             content = content[wrapping]
-    return content if isinstance(content, dict) else {}
-
-
-def _refusal(path: Path, error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):  # torch's own text is a page of advice to trust the file
-        name = str(error).partition("GLOBAL ")[2].partition(" ")[0]
-        what = f"holds more than tensors ({name})" if name else "is damaged or no file of weights"
-        return f"{path} {what}: it was refused, and nothing in it was executed"
-    if isinstance(error, OSError):
-        return f"{path} could not be read as a file of weights ({first_line(error)})"
-    return f"{path} is damaged or no file of weights ({type(error).__name__}: {first_line(error)})"
+    state = {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
+    check_finite(state, path, alternatives.removeprefix("or "))
+    return state
 
 
 def _backbone_part(state: Mapping[str, object], source: Path) -> dict[str, Tensor]:

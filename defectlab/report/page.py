@@ -1,17 +1,17 @@
 """Write report.html: one self-contained page of a run's results and mistakes."""
 
-import csv
 from contextlib import suppress
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from defectlab.errors import InputError
 from defectlab.figures import runs as figures
+from defectlab.figures.ranking import ranking_figure
 from defectlab.figures.style import save_png
 from defectlab.report import sections
 from defectlab.report.render import Picture, write_page
 from defectlab.runs import PredictionTable, RunFolder, lacks_test_part, read_prediction_table, read_scalars, write_text
+from defectlab.utils.text import csv_rows
 
 NO_TEST_PART = (
     "These are the figures of validation, which also chose the checkpoint, so they flatter it: expect less on new images. "
@@ -45,6 +45,7 @@ def write_report(run: str | Path | RunFolder) -> Path:
         "results": sections.results(metrics),
         "confusions": sections.confusions(result),
         "classes": sections.classes(result),
+        "ranking": sections.ranking(result),
         "images": None if predictions is None or labels is None else sections.images(predictions, labels, file.name),
         "ece": result["ece"],
         "calibration": metrics.get("calibration"),
@@ -78,11 +79,8 @@ def _draw(
 ) -> dict[str, Picture]:
     """Write confusion_matrix.csv and the PNGs that the run has data for; return each PNG by name."""
     names, matrix = list(result["per_class"]), result["confusion_matrix"]
-    cells = StringIO()
-    writer = csv.writer(cells, lineterminator="\n")
-    writer.writerow(["true \\ predicted", *names])
-    writer.writerows([name, *row] for name, row in zip(names, matrix, strict=True))
-    write_text(run.path / "confusion_matrix.csv", cells.getvalue())
+    rows = [["true \\ predicted", *names], *([name, *row] for name, row in zip(names, matrix, strict=True))]
+    write_text(run.path / "confusion_matrix.csv", csv_rows(rows))
 
     drawn = {
         "confusion_matrix": figures.confusion_matrix_figure(matrix, names),
@@ -95,6 +93,8 @@ def _draw(
         drawn["steps"] = figures.steps_figure(losses)
     if predictions is not None and predictions.labels is not None:
         drawn["reliability"] = figures.reliability_figure(predictions.probabilities, predictions.labels)
+        ranked = ranking_figure(predictions.probabilities, predictions.labels, predictions.class_names)
+        drawn |= {} if ranked is None else {"ranking": ranked}
     for name, figure in drawn.items():
         save_png(figure, run.path / f"{name}.png", synthetic)  # said on the image too, as images leave the page
     paths = [*(run.path / f"{name}.png" for name in drawn), run.misclassified_png, run.lr_finder_png]

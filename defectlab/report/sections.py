@@ -1,5 +1,6 @@
 """Compute the values of report.html from metrics.json and predictions.csv."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from defectlab.metrics.classification import accuracy_interval, confident_mistakes
+from defectlab.metrics.operating import auroc_interval, average_precision_interval
 from defectlab.report.render import Cell, Table, percent
 from defectlab.runs import PredictionTable
 from defectlab.runs.metrics import count_correct
@@ -92,6 +94,26 @@ def classes(result: dict[str, Any]) -> Table:
     """Tabulate the metrics of each class."""
     rows = [[name, m["support"], m["accuracy"], m["precision"], m["f1"]] for name, m in result["per_class"].items()]
     return Table(["class", "images", "accuracy = recall", "precision", "F1"], rows, bars=(2, 3, 4))
+
+
+def ranking(result: dict[str, Any]) -> Table | None:
+    """Tabulate how well each class is ranked above all others, with 95 % intervals; None in a run that has no such metrics."""
+
+    def cell(value: float, interval: tuple[float, float]) -> str:
+        return f"{100 * value:.2f} ({100 * interval[0]:.1f} – {100 * interval[1]:.1f})"
+
+    rows: list[list[Cell]] = []
+    for name, m in result["per_class"].items():
+        if m.get("auroc") is not None and math.isfinite(m["auroc"]):
+            positives, recall = m["support"], m["recall_at_1_percent"]
+            area, precision = m["auroc"], m["average_precision"]
+            rows.append([
+                name, positives, cell(area, auroc_interval(area, positives, result["n"] - positives)),
+                cell(precision, average_precision_interval(precision, positives)),
+                cell(recall, accuracy_interval(round(recall * positives), positives)),
+            ])  # fmt: skip
+    columns = ["class, against all others", "images", "AUROC", "average precision", "recall at 1 % false alarms"]
+    return Table(columns, rows) if rows else None
 
 
 def images(predictions: PredictionTable, labels: npt.NDArray[np.int64], file: str) -> Images:

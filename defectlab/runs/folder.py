@@ -175,11 +175,21 @@ class RunFolder:
         write_text(self.metrics_json, json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def read_curves(self) -> list[dict[str, str]]:
-        """Read the rows of metrics.csv, cells as text and empty where not logged; none if it is absent."""
+        """Read the rows of metrics.csv, cells as text and empty where not logged; none if it is absent.
+
+        Raises:
+            InputError: it is no such table.
+        """
         if not self.metrics_csv.is_file():
             return []
-        with self.metrics_csv.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file, restval=""))
+        try:
+            with self.metrics_csv.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file, restval=""))
+            for row in rows:
+                int(row["epoch"]), [float(cell) for cell in row.values() if cell]
+        except (OSError, ValueError, TypeError, KeyError, csv.Error):
+            raise InputError(f"{self.metrics_csv} is no table of epochs, as fit writes it: remove it") from None
+        return rows
 
     def write_predictions(
         self,

@@ -1,21 +1,19 @@
 """Write and read predictions.csv: one row an image, written by `test` and `predict`, read by every comparison."""
 
-import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from io import StringIO
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from defectlab.errors import InputError
-from defectlab.utils.text import write_text
+from defectlab.utils.text import csv_rows, read_csv, write_text
 
 _CHECKPOINT = "checkpoint"  # last column
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PredictionTable:
     """Predictions of N images: class indices (N,) `labels` (None if unknown) and `predicted`; `probabilities` (N, C).
 
@@ -30,6 +28,14 @@ class PredictionTable:
     checkpoint: str | None = None
 
 
+def as_kept(probabilities: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Round probabilities (N, C) as tables keep them, from which they come back exactly.
+
+    What is decided by a table, such as a threshold, has to be compared with probabilities that are rounded alike.
+    """
+    return np.asarray(probabilities, dtype=np.float32)
+
+
 def write_prediction_table(
     path: Path,
     files: Sequence[str],
@@ -41,10 +47,10 @@ def write_prediction_table(
 ) -> None:
     """Write one row an image: `file,label,predicted,confidence,p_<class>...`, the columns of N texts `extra`, `checkpoint`.
 
-    `labels` (N,) are class indices; with None there is no label column. `probabilities` (N, C) are written with six
-    decimals, and `confidence` is the largest of a row. InputError for lengths that do not fit together.
+    `labels` (N,) are class indices; with None there is no label column. `probabilities` (N, C) are written as
+    `as_kept` rounds them, and `confidence` is the largest of a row. InputError for lengths that do not fit together.
     """
-    table = np.asarray(probabilities, dtype=np.float64)
+    table = as_kept(probabilities)
     truth = None if labels is None else np.asarray(labels, dtype=np.int64)
     expected = (len(files), len(class_names))
     if table.shape != expected or (truth is not None and truth.shape != expected[:1]):
@@ -57,27 +63,20 @@ def write_prediction_table(
             f"{path.name}: labels run from {truth.min()} to {truth.max()}: "
             f"expected 0 to {len(class_names) - 1}, a number for each class"
         )
-    text = StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     label_column = [] if truth is None else ["label"]
     more = {**(extra or {}), **({} if checkpoint is None else {_CHECKPOINT: [checkpoint] * len(files)})}
-    columns = (f"p_{name}" for name in class_names)
-    writer.writerow(["file", *label_column, "predicted", "confidence", *columns, *more])
+    rows = [["file", *label_column, "predicted", "confidence", *(f"p_{name}" for name in class_names), *more]]
     for index, (file, row) in enumerate(zip(files, table, strict=True)):
         label = [] if truth is None else [class_names[truth[index]]]
         best = int(row.argmax())
         last = (column[index] for column in more.values())
-        writer.writerow([file, *label, class_names[best], f"{row[best]:.6f}", *(f"{p:.6f}" for p in row), *last])
-    write_text(path, text.getvalue())
+        rows.append([file, *label, class_names[best], *(str(p) for p in (row[best], *row)), *last])
+    write_text(path, csv_rows(rows))
 
 
 def read_prediction_table(path: Path) -> PredictionTable:
     """Read what `write_prediction_table` wrote; InputError where the file is absent or a row does not fit its header."""
-    try:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); run `test` or `predict` first") from None
+    header, *rows = read_csv(path, "expected the predictions of a run, as `fit` and `test` write them") or [[]]
     labelled = "label" in header[:2]
     fixed = ["file", *(["label"] if labelled else []), "predicted", "confidence"]
     last = len(fixed) + sum(column.startswith("p_") for column in header)
@@ -101,6 +100,8 @@ def read_prediction_table(path: Path) -> PredictionTable:
             values = [float(cell) for cell in row[len(fixed) : last]]
             if len(row) != len(header):
                 raise ValueError(f"{len(row)} cells instead of {len(header)}")
+            if not all(0 <= value <= 1 + 1e-6 for value in values):  # nor of NaN
+                raise ValueError(f"a probability of {min(values)} or {max(values)}")
         except (KeyError, ValueError) as error:
             raise InputError(f"{path}, row {line}: {error} does not fit the header; write it anew") from None
         labels.append(names[0])
@@ -109,20 +110,20 @@ def read_prediction_table(path: Path) -> PredictionTable:
     return PredictionTable(
         files=[row[0] for row in rows], class_names=class_names,
         labels=np.array(labels, dtype=np.int64) if labelled else None, predicted=np.array(predicted, dtype=np.int64),
-        probabilities=np.array(probabilities, dtype=np.float64).reshape(len(rows), len(class_names)),
+        probabilities=as_kept(probabilities).astype(np.float64).reshape(len(rows), len(class_names)),
         checkpoint=next(iter(checkpoints), None),
     )  # fmt: skip
 
 
-def aligned_tables(files: Sequence[Path]) -> list[PredictionTable]:
-    """Read tables of labelled predictions, each with the rows in the order of the first one's.
+def aligned_tables(tables: Mapping[Path, PredictionTable]) -> list[PredictionTable]:
+    """Return tables of labelled predictions, by their files, each with the rows in the order of the first one's.
 
     InputError for images or labels that differ between them, or a file named twice.
     """
-    tables = [read_prediction_table(file) for file in files]
-    first = tables[0]
+    files = list(tables)
+    first = tables[files[0]]
     found = []
-    for file, table in zip(files, tables, strict=True):
+    for file, table in tables.items():
         if table.labels is None or first.labels is None:
             raise InputError(f"{file} has no labels: expected a run's own, as `fit` and `test` write it")
         place = {name: index for index, name in enumerate(table.files)}
@@ -144,6 +145,10 @@ def aligned_tables(files: Sequence[Path]) -> list[PredictionTable]:
             raise InputError(
                 f"{files[0].parent} and {file.parent} give {name} different labels: they cannot be compared"
             )
-        columns = table.labels[order], table.predicted[order], table.probabilities[order]
-        found.append(PredictionTable(list(first.files), table.class_names, *columns, table.checkpoint))
+        found.append(
+            replace(
+                table, files=list(first.files), labels=table.labels[order], predicted=table.predicted[order],
+                probabilities=table.probabilities[order],
+            )
+        )  # fmt: skip
     return found

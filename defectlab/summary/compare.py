@@ -15,6 +15,7 @@ from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
 from defectlab.networks import BipyramidalCNN, LeNet5, MobileNetV1, PretrainedNetwork, SimpleDefectCNN
 from defectlab.runs import RunFolder
+from defectlab.runs.ensembles import read_own_metrics
 from defectlab.summary.latency import latencies
 from defectlab.summary.layers import shape_text
 from defectlab.summary.subject import NetworkRef, is_config, resolve_network
@@ -61,6 +62,7 @@ class NetworkRow:
 def compare_networks(
     names: Sequence[str | PathLike[str]] = (),
     *,
+    standard: bool = True,
     image_size: int | None = None,
     channels: int | None = None,
     classes: int | None = None,
@@ -68,12 +70,13 @@ def compare_networks(
     overrides: Sequence[str] = (),
     progress: bool = False,
 ) -> list[NetworkRow]:
-    """Compare the named networks, then the well-known ones.
+    """Compare the named networks, then nine well-known ones.
 
     Accuracy is that of tested runs, the mean over seeds for a folder of `course run`.
 
     Args:
         names: run folders, .ckpt files and configs.
+        standard: whether the well-known ones are there, too.
         image_size: of the well-known networks; None for that of the first named, else 200.
         channels: of the well-known networks; None for those of the first named, else 1.
         classes: of the well-known networks; None for those of the first named, else 6.
@@ -88,11 +91,16 @@ def compare_networks(
         raise InputError(f"turns is {turns}: expected a whole number of at least 1")
     with as_guest(progress):
         named = [_named(fspath(name), overrides) for name in names]
-        first = named[0] if named else NetworkRef("", nn.Identity(), (1, 200, 200), 6)
-        side = image_size if image_size is not None else first.image[1]
-        image = (channels if channels is not None else first.image[0], side, side)
-        count = classes if classes is not None else first.classes
-        known = [NetworkRef(name, build(count, image[0], side), image, count) for name, build in _STANDARD.items()]
+        if not named and not standard:
+            raise InputError("no network is named: name one, or set standard to true")
+        (channel, side, _), count = (named[0].image, named[0].classes) if named else ((1, 200, 200), 6)
+        side = side if image_size is None else image_size
+        image = (channel if channels is None else channels, side, side)
+        count = count if classes is None else classes
+        known = [
+            NetworkRef(name=name, network=build(count, image[0], side), image=image, classes=count)
+            for name, build in (_STANDARD.items() if standard else ())
+        ]
         return _measure([*named, *known], len(named), turns, progress)
 
 
@@ -132,7 +140,7 @@ def _measure(networks: Sequence[NetworkRef], named: int, turns: int, progress: b
 
 def _tested(runs: Sequence[RunFolder]) -> tuple[float | None, float | None, int, int | None, str]:
     """Return mean and sd of test accuracy, number of runs, images per test and data source of the tested runs."""
-    metrics = [run.read_metrics() for run in runs if run.metrics_json.is_file()]
+    metrics = [read_own_metrics(run) for run in runs if run.metrics_json.is_file()]
     tested = [sections for sections in metrics if "test" in sections]
     if not tested:
         return None, None, 0, None, ""

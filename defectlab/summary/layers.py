@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from defectlab.summary.receptive_field import ReceptiveField
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Window:
     """Kernel K, stride S, padding P and dilation of a convolution or pool, each (down, across)."""
 
@@ -28,7 +28,7 @@ class Window:
         return (sides[0], sides[1])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layer:
     """One call of a layer, or of an operation between layers that joins branches or changes the size.
 

@@ -84,12 +84,22 @@ class _Recorder(ReceptiveFieldTracker):  # type: ignore[no-untyped-call]
             multiply_adds = result.numel() * module.weight[0].numel()
         new = {id(p): p.numel() for p in module.parameters(recurse=False) if id(p) not in self._counted}
         self._counted |= set(new)
-        groups = module.groups if isinstance(module, nn.Conv2d) else 1
-        shapes = tuple(given[0].shape[1:]), tuple(result.shape[1:])
-        numbers = groups, sum(new.values()), multiply_adds
+        self._add(
+            name, type(module).__name__, given[0], result, window=_window_of(module),
+            groups=module.groups if isinstance(module, nn.Conv2d) else 1, parameters=sum(new.values()),
+            multiply_adds=multiply_adds,
+        )  # fmt: skip
+
+    def _add(
+        self, name: str, kind: str, source: Tensor, result: Tensor, window: Window | None = None, groups: int = 1,
+        parameters: int = 0, multiply_adds: int = 0,
+    ) -> None:  # fmt: skip
         self.layers.append(
-            Layer(name, type(module).__name__, *shapes, _window_of(module), *numbers, self.field_of(result))
-        )
+            Layer(
+                name=name, kind=kind, input=tuple(source.shape[1:]), output=tuple(result.shape[1:]), window=window,
+                groups=groups, parameters=parameters, multiply_adds=multiply_adds, receptive_field=self.field_of(result),
+            )
+        )  # fmt: skip
 
     def note(self, func: Any, sources: list[Tensor], result: Any) -> None:
         """Record what joins two maps or changes a size, but no views."""
@@ -97,22 +107,17 @@ class _Recorder(ReceptiveFieldTracker):  # type: ignore[no-untyped-call]
             return
         if len(sources) > 1 or sources[0].numel() != result.numel():
             widest = max(sources, key=Tensor.numel)
-            kind = operator_name(func).strip("_")
-            shapes = tuple(widest.shape[1:]), tuple(result.shape[1:])
-            self.layers.append(Layer(self._inside[-1], kind, *shapes, None, 1, 0, 0, self.field_of(result)))
+            self._add(self._inside[-1], operator_name(func).strip("_"), widest, result)
 
 
 def _window_of(module: nn.Module) -> Window | None:
-    if isinstance(module, nn.Conv2d):
-        dilation = as_pair(module.dilation)
-        kernel = as_pair(module.kernel_size)
-        if module.padding == "same":
-            padding = (dilation[0] * (kernel[0] - 1) / 2, dilation[1] * (kernel[1] - 1) / 2)
-            return Window(kernel, as_pair(module.stride), padding, dilation, False)
-        given = (0, 0) if isinstance(module.padding, str) else as_pair(module.padding)
-        return Window(kernel, as_pair(module.stride), given, dilation, False)
-    if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
-        kernel, stride, padding = as_pair(module.kernel_size), as_pair(module.stride), as_pair(module.padding)
-        dilation = as_pair(module.dilation) if isinstance(module, nn.MaxPool2d) else (1, 1)
-        return Window(kernel, stride, padding, dilation, module.ceil_mode)
-    return None
+    if not isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+        return None
+    kernel, stride = as_pair(module.kernel_size), as_pair(module.stride)
+    dilation = (1, 1) if isinstance(module, nn.AvgPool2d) else as_pair(module.dilation)
+    padding: tuple[float, float] = (0, 0) if isinstance(module.padding, str) else as_pair(module.padding)
+    if module.padding == "same":
+        padding = (dilation[0] * (kernel[0] - 1) / 2, dilation[1] * (kernel[1] - 1) / 2)
+    return Window(
+        kernel=kernel, stride=stride, padding=padding, dilation=dilation, ceil_mode=getattr(module, "ceil_mode", False)
+    )

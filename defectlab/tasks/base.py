@@ -1,7 +1,6 @@
 """The base class of every task: step, loss, metrics, optimiser."""
 
 import dataclasses
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,8 +12,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from defectlab.errors import InputError
 from defectlab.metrics.classification import SplitMetrics, evaluate_predictions
-from defectlab.networks.base import build_network
-from defectlab.tasks.hparams import NetworkSpec, find_network, to_plain_values
+from defectlab.networks.base import build_network, check_at_least
+from defectlab.tasks.hparams import NetworkSpec, find_network, without_downloads
 from defectlab.tasks.loss import ClassWeights, check_class_weights, class_weight_tensor, weighted_cross_entropy
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, decayed
 from defectlab.tasks.saving import SavedTask
@@ -23,10 +22,9 @@ from defectlab.tasks.tta import Views, check_tta, tta_logits
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-log = logging.getLogger(__name__)
-
 # Logged for each evaluation, beside its loss and the accuracy of each class.
-_LOGGED = ("accuracy", "balanced_accuracy", "macro_f1", "cross_entropy", "ece")
+_LOGGED = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "average_precision", "cross_entropy", "ece")
+_RANKED = ("auroc", "average_precision", "recall_at_1_percent")  # of a class
 _MAX_LOGGED_CLASSES = 100  # above, the accuracy of each class is not logged: too many curves
 
 ExtraLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -78,16 +76,17 @@ class ClassificationTask(SavedTask):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False, ignore=["network"] if isinstance(network, nn.Module) else None)
+        check_at_least("num_classes", num_classes, 2)
         if not 0 <= label_smoothing < 1:
             raise InputError(f"model.label_smoothing is {label_smoothing}: expected at least 0 and below 1")
         check_class_weights(class_weights, num_classes)
         check_tta(tta)
         given: Any = network
-        self._given = None if isinstance(network, nn.Module) else to_plain_values(network)
         if isinstance(given, NetworkSpec):
             given = given.load()
         elif isinstance(given, Mapping):  # from a checkpoint, by Lightning's load_from_checkpoint
-            given = find_network(given)
+            given = find_network(without_downloads(given))
+        self._maker = None if isinstance(given, nn.Module) else given
         self.network = build_network(given, num_classes, in_channels, image_size)
         self.num_classes = num_classes
         self.optimizer = optimizer if isinstance(optimizer, OptimizerSettings) else OptimizerSettings(**optimizer or {})
@@ -144,7 +143,8 @@ class ClassificationTask(SavedTask):
     def metric_names(self, class_names: Sequence[str]) -> list[str]:
         """Return what a callback or a scheduler can monitor; a task that logs more adds its own."""
         shared = [f"val/{name}" for name in ("loss", *_LOGGED)] + ["train/loss", "train/accuracy", "lr"]
-        return shared + [f"val/accuracy/{name}" for name in class_names if len(class_names) <= _MAX_LOGGED_CLASSES]
+        by_class = class_names if len(class_names) <= _MAX_LOGGED_CLASSES else ()
+        return shared + [f"val/{metric}/{name}" for metric in ("accuracy", *_RANKED) for name in by_class]
 
     def on_fit_start(self) -> None:
         """Compute the class weights, and refuse data of other classes or a network that could not be loaded again."""
@@ -152,17 +152,7 @@ class ClassificationTask(SavedTask):
             raise InputError(
                 f"the task has num_classes {self.num_classes}, the data {len(self.class_names)} class names"
             )
-        spec = self._network_spec()
-        if spec is None:
-            log.warning(
-                "the class %s alone does not make this network: predict, explain and resume need it given as a class or "
-                "function that does", type(self.network).__name__,
-            )  # fmt: skip
-        elif "<" in spec["class_path"]:
-            raise InputError(
-                f"model.network is {spec['class_path']}, which nothing could load again: expected a class or a function "
-                "of a module, not a lambda or what is defined within a function"
-            )
+        self.check_saving()
         self._seed = torch.initial_seed()  # what seed_everything set
         self._weights = self._find_weights()
         if self.class_weights is not None and self._weights is None:
@@ -286,12 +276,14 @@ class ClassificationTask(SavedTask):
         self.log(f"{stage}/loss", loss, prog_bar=True)
         for name in _LOGGED:
             value = result["loss"] if name == "cross_entropy" else result[name]  # type: ignore[literal-required]
-            self.log(f"{stage}/{name}", float(value), prog_bar=name == "accuracy")
+            if value == value:  # a ranking needs images of two classes
+                self.log(f"{stage}/{name}", float(value), prog_bar=name == "accuracy")
         if self.num_classes > _MAX_LOGGED_CLASSES:
             return
-        per_class = {f"{stage}/accuracy/{name}": row["accuracy"] for name, row in result["per_class"].items()}
-        # A class without images has no accuracy.
-        self.log_dict({name: value for name, value in per_class.items() if value == value})
+        for metric in ("accuracy", *_RANKED):
+            by_class = {f"{stage}/{metric}/{name}": row[metric] for name, row in result["per_class"].items()}  # type: ignore[literal-required]
+            # A class without images has none. To be monitored, all; to be drawn, the accuracy alone.
+            self.log_dict({n: value for n, value in by_class.items() if value == value}, logger=metric == "accuracy")
 
     def set_rate(self, lr: float) -> None:
         """Change the learning rate of later optimisers; those that are built keep theirs."""

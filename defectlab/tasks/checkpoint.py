@@ -1,49 +1,21 @@
-"""Read a task and its data card from a .ckpt file without running code from it."""
+"""Load a task and its data card from a .ckpt file without running code from it."""
 
 import inspect
-import pickle
-import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
-
 from defectlab.errors import InputError
 from defectlab.tasks.base import ClassificationTask
-from defectlab.tasks.hparams import add_import_folders, find_class, find_network, named_classes
+from defectlab.tasks.contents import build_like, card_of, data_state, read_checkpoint
+from defectlab.tasks.hparams import add_import_folders, find_class, find_network, named_classes, without_downloads
 from defectlab.utils.card import DataCard
-from defectlab.utils.text import first_line
+from defectlab.utils.typed import check_arguments
+from defectlab.utils.yamls import read_yaml
 
+__all__ = ["check_fit", "data_state", "load_task", "read_checkpoint"]
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint: tensors and plain values.
-
-    Raises:
-        InputError: no such file, a damaged one, one that carries code, or no checkpoint of Lightning's.
-    """
-    if not path.is_file():
-        raise InputError(
-            f"there is no checkpoint {path}: expected a .ckpt file of a run, such as checkpoints/best.ckpt"
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks on the pickle protocol of foreign files
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{path} holds Python objects besides tensors and plain values, which can run code, or is damaged: it was "
-            "refused and nothing in it was run; expected a checkpoint written by defectlab fit"
-        ) from None
-    except Exception as error:  # a damaged file makes torch.load raise anything
-        raise InputError(
-            f"{path} is no readable checkpoint ({first_line(error)[:100]}): expected a whole .ckpt file; use another checkpoint "
-            "of the run, or train again"
-        ) from None
-    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= set(checkpoint):
-        raise InputError(f"{path} is not a run's checkpoint: expected one written by defectlab fit")
-    return checkpoint
+_NEVER = {"weights": None, "compile": False}  # arguments that would open a file, or start a compiler
 
 
 def check_fit(task: ClassificationTask, checkpoint: dict[str, Any], path: Path) -> None:
@@ -66,64 +38,53 @@ def check_fit(task: ClassificationTask, checkpoint: dict[str, Any], path: Path) 
             )
 
 
-def data_state(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return what the datamodule wrote into the checkpoint: see `ImageDataModule.describe`.
-
-    Raises:
-        InputError: it wrote nothing.
-    """
-    for value in checkpoint.values():
-        if isinstance(value, dict) and {"class_names", "mean", "std", "image_size", "channels"} <= set(value):
-            return value
-    raise InputError(f"{path} does not know its classes: expected a checkpoint written by defectlab fit")
-
-
-def load_task(path: str | Path) -> tuple[ClassificationTask, DataCard]:
+def load_task(path: str | Path, allow: Collection[str] = ()) -> tuple[ClassificationTask, DataCard]:
     """Load the task of a checkpoint, in evaluation mode on the CPU, and its data card.
 
-    A user's classes are found if they are imported already, or named by the config.yaml of the checkpoint's run folder.
+    A checkpoint is data: it makes Python import nothing but defectlab, opens no file of weights and starts no compiler.
+    A user's classes are found if they are imported already, named by the config.yaml of the checkpoint's run folder, or
+    allowed by name.
+
+    Args:
+        path: of a .ckpt file.
+        allow: import paths of classes and functions that it may name, such as `mine.networks.Net`.
 
     Raises:
         InputError: as `read_checkpoint`; or a class that may not be used, or does not fit the tensors.
     """
     path = Path(path)
     checkpoint = read_checkpoint(path)
+    card = card_of(checkpoint, path)
+    allowed = {*allow, *_named_by_run(path)}
     try:
-        card = DataCard.from_dict(data_state(checkpoint, path))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    given = checkpoint["hyper_parameters"]
-    trusted = _trusted(path)
-    try:
-        cls = find_class(str(checkpoint.get("task", "")), ClassificationTask, trusted)
-        arguments = {name: value for name, value in given.items() if name in inspect.signature(cls).parameters}
-        if isinstance(arguments.get("network"), Mapping):
-            arguments["network"] = find_network(arguments["network"], trusted)
-        elif "network" in arguments and arguments["network"] is None:
+        cls = find_class(str(checkpoint.get("task", ""))[:200], ClassificationTask, allowed)
+        given = {k: v for k, v in checkpoint["hyper_parameters"].items() if k in inspect.signature(cls).parameters}
+        given |= {name: value for name, value in _NEVER.items() if name in given}
+        network = given.pop("network", None)
+        check_arguments(cls, given)
+        if isinstance(network, Mapping):
+            given["network"] = find_network(without_downloads(network), allowed)
+        elif "network" in inspect.signature(cls).parameters:
             raise InputError("its network was given as a module, which the class alone does not make")
     except InputError as error:
         raise InputError(f"{path} cannot be loaded: {error}") from None
-    try:
-        with torch.random.fork_rng(devices=[]):  # its first weights are random: the caller's numbers are left alone
-            task: ClassificationTask = cls(**arguments)
+    classes = (cls, getattr(given.get("network"), "func", cls))
+    ours = all(str(one.__module__).startswith("defectlab.") for one in classes)
+
+    def load(task: ClassificationTask) -> None:
         task.on_load_checkpoint(checkpoint)
         task.load_state_dict(checkpoint["state_dict"])
-    except InputError:
-        raise
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{path} does not fit {cls.__name__} of this version ({' '.join(str(error).split())[:150]}): use the "
-            "version of defectlab that wrote it, or train again"
-        ) from None
-    return task.eval(), card
+
+    task: ClassificationTask = build_like(lambda: cls(**given), checkpoint["state_dict"], path, load, ours)
+    return task, card
 
 
-def _trusted(path: Path) -> set[str]:
+def _named_by_run(path: Path) -> set[str]:
     """Return the class paths in the run folder's config, and add its import folders to Python's import path."""
     config = path.resolve().parent.parent / "config.yaml"
     try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        content = read_yaml(config)
+    except InputError:
         return set()
     if isinstance(content, dict):
         add_import_folders(content.get("python_path") or [])

@@ -13,8 +13,15 @@ from torch import nn
 
 from defectlab.errors import InputError
 from defectlab.networks.base import build_network
+from defectlab.utils.typed import check_arguments
 
 NOT_PLAIN: Final = object()  # of `to_plain_values`: the value is neither plain nor a class
+_ROOMS = ("defectlab.tasks", "defectlab.networks")
+# Arguments of torchvision's and timm's networks, and what they are without pretrained weights.
+_NO_WEIGHTS: Final = {
+    "weights": None, "weights_backbone": None, "pretrained": False, "checkpoint_path": "", "pretrained_cfg": None,
+    "pretrained_cfg_overlay": None, "cache_dir": None,
+}  # fmt: skip
 
 
 class NetworkSpec:
@@ -51,13 +58,17 @@ def to_plain_values(value: Any) -> Any:
     if isinstance(value, NetworkSpec):
         return value.as_dict()
     if isinstance(value, functools.partial):
-        return {**to_plain_values(value.func), "init_args": to_plain_values(value.keywords)}
+        made, given = to_plain_values(value.func), to_plain_values(value.keywords)
+        plain = isinstance(made, dict) and given is not NOT_PLAIN and not value.args
+        return {**made, "init_args": given} if plain else NOT_PLAIN
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     if isinstance(value, Mapping):
-        return {str(key): to_plain_values(item) for key, item in value.items()}
+        items = {str(key): to_plain_values(item) for key, item in value.items()}
+        return NOT_PLAIN if NOT_PLAIN in items.values() else items
     if isinstance(value, list | tuple):
-        return [to_plain_values(item) for item in value]
+        parts = [to_plain_values(item) for item in value]
+        return NOT_PLAIN if NOT_PLAIN in parts else parts
     return NOT_PLAIN
 
 
@@ -79,46 +90,68 @@ def class_path(cls: Any) -> str:
     return f"{room if public else module}.{name}"
 
 
-def find_class(path: str, base: type, trusted: Collection[str] = ()) -> Any:
-    """Find the class of a path in a checkpoint: one of defectlab's, one that is imported already, or one of `trusted`.
+def find_class(path: str, base: type, allowed: Collection[str] = ()) -> Any:
+    """Find the class of a path in a checkpoint: a public one of ours, one that is imported already, or one of `allowed`.
 
-    A checkpoint is data, so nothing else is imported for it. A function has to be among `trusted`.
+    A checkpoint is data, so nothing else is imported for it. A function has to be among `allowed`.
 
     Raises:
         InputError: it is none of these, cannot be imported, or is no subclass of `base`.
     """
     module, _, name = path.rpartition(".")
-    package = module.partition(".")[0]
+    room = ".".join(module.split(".")[:2])
     try:
-        if package == "defectlab":
-            room = importlib.import_module(".".join(module.split(".")[:2]))
-            # The public path first: modules within a package may move.
-            found = getattr(room, name, None) or getattr(importlib.import_module(module), name)
-        elif package in {other.partition(".")[0] for other in trusted}:
+        if room in _ROOMS:
+            found = getattr(importlib.import_module(room), name)  # modules within a room may move
+        elif path in allowed:
             found = getattr(importlib.import_module(module), name)
         else:
             found = getattr(sys.modules[module], name)
     except KeyError:
         raise InputError(
-            f"{path} is neither defectlab's nor imported: import {module or 'its module'} first, or give the run folder, "
-            "whose config.yaml names it"
+            f"{path} is neither defectlab's nor imported: import {module or 'its module'} first, give the run folder, "
+            "whose config.yaml names it, or allow it by name"
         ) from None
     except (ImportError, AttributeError, ValueError) as error:
+        if module == "__main__":
+            raise InputError(
+                f"{path} was defined in a program or notebook that does not run now: put it into a module, and import "
+                "it from there in the program that trains"
+            ) from None
         raise InputError(f"{path} cannot be imported: {error}") from None
-    if inspect.isclass(found) and issubclass(found, base):
+    other = base is nn.Module and hasattr(found, "training_step")  # a task, whose arguments may name files
+    if inspect.isclass(found) and issubclass(found, base) and not other:
         return found
-    if path in trusted and base is nn.Module and inspect.isfunction(found):
+    if path in allowed and base is nn.Module and inspect.isfunction(found):
         return found
     raise InputError(f"{path} is no {base.__name__}: expected a subclass")
 
 
-def find_network(spec: Mapping[str, Any], trusted: Collection[str] = ()) -> functools.partial[nn.Module]:
+def find_network(spec: Mapping[str, Any], allowed: Collection[str] = ()) -> functools.partial[nn.Module]:
     """Find the class or function of `{"class_path": ..., "init_args": {...}}`, its further arguments filled in.
 
     Raises:
-        InputError: as `find_class`.
+        InputError: as `find_class`, or arguments of other types than it is annotated with.
     """
-    return functools.partial(find_class(str(spec["class_path"]), nn.Module, trusted), **spec.get("init_args") or {})
+    path, given = spec.get("class_path"), spec.get("init_args") or {}
+    if not isinstance(path, str) or not isinstance(given, Mapping):
+        raise InputError("model.network is no class with init_args: expected its import path")
+    found = find_class(path, nn.Module, allowed)
+    check_arguments(found, given)
+    return functools.partial(found, **given)
+
+
+def without_downloads(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spec of a network without the arguments that would download or open pretrained weights."""
+    given = spec.get("init_args")
+    kept = {k: _NO_WEIGHTS.get(k, v) for k, v in given.items()} if isinstance(given, Mapping) else given
+    return {**spec, "init_args": kept}
+
+
+def is_found_again(value: Any) -> bool:
+    """Return whether a class or function is what its `class_path` names in this process."""
+    module, _, name = class_path(value).rpartition(".")
+    return getattr(sys.modules.get(module), name, None) is value
 
 
 def module_spec(

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
 from defectlab.errors import InputError
 from defectlab.utils._compat import without_length
+from defectlab.utils.typed import check_arguments
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class OptimizerSettings:
     """
 
     name: Literal["adamw", "adam", "sgd", "rmsprop"] = "adamw"
+    _: KW_ONLY
     lr: float = 1e-3
     weight_decay: float = 0.01
     momentum: float = 0.9
@@ -38,6 +40,7 @@ class OptimizerSettings:
     l1: float = 0.0
 
     def __post_init__(self) -> None:
+        check_arguments(OptimizerSettings, asdict(self), "model.optimizer.")
         for name in ("lr", "weight_decay", "momentum", "l1"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
@@ -72,12 +75,16 @@ class SchedulerSettings:
     """
 
     name: Literal["onecycle", "cosine", "plateau", "constant"] = "onecycle"
+    _: KW_ONLY
     warmup: float = 0.25
     monitor: str = "val/loss"
     factor: float = 0.3
     patience: int = 3
 
     def __post_init__(self) -> None:
+        check_arguments(SchedulerSettings, asdict(self), "model.scheduler.")
+        if self.patience < 0:
+            raise InputError(f"model.scheduler.patience is {self.patience}: expected at least 0 epochs")
         if not 0 <= self.warmup < 1:
             raise InputError(f"model.scheduler.warmup is {self.warmup}: expected a fraction of at least 0 and below 1")
         if not 0 < self.factor < 1:

@@ -1,6 +1,8 @@
 """What a checkpoint keeps of a task: plain hyper-parameters, its class and class weights."""
 
 import inspect
+import logging
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
@@ -8,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from defectlab.errors import InputError
-from defectlab.tasks.hparams import NOT_PLAIN, class_path, module_spec, to_plain_values
+from defectlab.tasks.hparams import NOT_PLAIN, class_path, is_found_again, module_spec, to_plain_values
+from defectlab.tasks.loss import check_class_weights
+
+log = logging.getLogger(__name__)
 
 
 class SavedTask(pl.LightningModule):
@@ -21,8 +26,29 @@ class SavedTask(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.restored = False  # whether the tensors came from a checkpoint
-        self._given: dict[str, Any] | None = None  # class path and arguments of the network
+        self._maker: Any = None  # class or function that made the network; None of a ready one
         self._weights: Tensor | None = None
+
+    def check_saving(self) -> None:
+        """Raise InputError before training for what no checkpoint could make again; warn of a ready network of that kind."""
+        maker = None if isinstance(self.hparams.get("network"), Mapping) else self._maker  # a config names it already
+        made = {"the task": type(self), "model.network": getattr(maker, "func", maker)}
+        for name, value in made.items():
+            if value is not None and (not hasattr(value, "__qualname__") or not is_found_again(value)):
+                found = class_path(value) if hasattr(value, "__qualname__") else type(value).__name__
+                raise InputError(
+                    f"{name} is {found}, which nothing could load again: expected a class or a function of a module, not a "
+                    "lambda or what is defined within a function"
+                )
+        if maker is not None and to_plain_values(maker) is NOT_PLAIN:
+            raise InputError(
+                "model.network has arguments that no checkpoint can keep: expected numbers, strings and lists by keyword"
+            )
+        if self._network_spec() is None:
+            log.warning(
+                "the class %s alone does not make this network: predict, explain and resume need it given as a class or "
+                "function that does", type(self.network).__name__,
+            )  # fmt: skip
 
     def _network_spec(self) -> dict[str, Any] | None:
         """Return what a checkpoint keeps to make the network again, None if nothing would."""
@@ -31,8 +57,9 @@ class SavedTask(pl.LightningModule):
         given = to_plain_values(self.hparams.get("network"))
         if isinstance(given, dict):
             return given
-        if self._given is not None:  # Lightning keeps no lambda
-            return self._given
+        if self._maker is not None:  # Lightning keeps no lambda
+            kept = to_plain_values(self._maker)
+            return kept if isinstance(kept, dict) else None
         return module_spec(self.network, self.num_classes, self.hparams["in_channels"], self.hparams["image_size"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -55,5 +82,6 @@ class SavedTask(pl.LightningModule):
                 "checkpoint was trained on, or another checkpoint"
             )
         weights = checkpoint.get("class_weights")
+        check_class_weights(weights, self.num_classes)
         self._weights = None if weights is None else torch.tensor(weights, device=self.device)
         self.restored = True

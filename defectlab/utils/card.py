@@ -13,6 +13,7 @@ from torch import Tensor
 
 from defectlab.errors import InputError
 
+_LARGEST = 2**14  # pixels of a side: a card from elsewhere must not ask for all memory
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow makes grey of RGB
 
 
@@ -48,11 +49,15 @@ class DataCard:
     def __post_init__(self) -> None:
         for name, low in (("image_size", 1), ("channels", 1), ("resize_size", self.image_size)):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
-                raise InputError(f"data card: {name} is {value!r}, expected a whole number of at least {low}")
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not (whole and low <= value <= _LARGEST) and not (name == "resize_size" and value is None):
+                raise InputError(
+                    f"data card: {name} is {value!r}, expected a whole number of at least {low}, at most {_LARGEST}"
+                )
         if self.channels not in (1, 3):
             raise InputError(f"data card: channels is {self.channels}, expected 1 (grey) or 3 (RGB)")
-        if len(self.class_names) < 2 or len(set(self.class_names)) < len(self.class_names):
+        names = self.class_names
+        if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
             raise InputError(
                 f"data card: class_names are {list(self.class_names)}, expected two or more different ones"
             )
@@ -79,7 +84,6 @@ class DataCard:
         try:
             for name in ("class_names", "mean", "std"):
                 known[name] = tuple(known[name])
-            known["class_names"] = tuple(str(name) for name in known["class_names"])
             known["mean"], known["std"] = (tuple(float(value) for value in known[name]) for name in ("mean", "std"))
             return cls(**known)
         except KeyError as error:

@@ -2,16 +2,20 @@
 
 import csv
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, fields
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from defectlab.errors import InputError
 from defectlab.utils.files import atomic
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+_FORMULA = re.compile(r"['=+\-@\t\r]")  # what a spreadsheet takes for the start of a formula, and our mark against it
 
 
 def write_text(path: Path, text: str) -> None:
@@ -30,13 +34,38 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+class _Lines(list[str]):
+    """Collects the rows of a CSV writer whose lines end in a carriage return, so that one in a cell is quoted."""
+
+    def write(self, line: str) -> None:
+        self.append(line.removesuffix("\r\n") + "\n")
+
+
+def csv_rows(rows: Iterable[Iterable[object]]) -> str:
+    """Return CSV; a text that a spreadsheet would compute gets an apostrophe before it, which `read_csv` takes off."""
+    lines = _Lines()
+    writer = csv.writer(lines, lineterminator="\r\n")
+    writer.writerows([f"'{x}" if isinstance(x, str) and _FORMULA.match(x) else x for x in row] for row in rows)
+    return "".join(lines)
+
+
 def csv_text(kind: "type[DataclassInstance]", rows: "Sequence[DataclassInstance]") -> str:
     """Return CSV of instances of one dataclass, a column per field, with a header even without rows."""
-    text = StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    return text.getvalue()
+    return csv_rows([[field.name for field in fields(kind)], *(astuple(row) for row in rows)])
+
+
+def read_csv(path: Path, advice: str) -> list[list[str]]:
+    """Read the rows of a CSV file that are not empty; InputError, which ends in `advice`, where there are none to read."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise FileNotFoundError(None, "there is no such file")
+        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+        rows = [row for row in csv.reader(StringIO(text, newline="")) if row]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); {advice}") from None
+    except csv.Error as error:  # such as a cell of more than 128 kB
+        raise InputError(f"{path} is no table ({error}); {advice}") from None
+    return [[x[1:] if x[:1] == "'" and _FORMULA.match(x, 1) else x for x in row] for row in rows]
 
 
 def shown_path(path: Path) -> str:

@@ -298,9 +298,9 @@ def idx(sound: Sound, folder: Path, rng: Rng) -> Case:
     victim = sorted(root.iterdir())[int(rng.integers(4))]
     content = victim.read_bytes()
     if rng.random() < 0.5:
-        head = bytearray(content[:16])
-        head[int(rng.integers(16 if "images" in victim.name else 8))] = int(rng.integers(256))
-        way, content = "header", bytes(head) + content[16:]
+        changed = bytearray(content)
+        changed[int(rng.integers(16 if "images" in victim.name else 8))] = int(rng.integers(256))
+        way, content = "header", bytes(changed)
     else:
         way, content = damaged(content, rng)
     victim.write_bytes(content)
@@ -663,6 +663,7 @@ def attempt(kind: str, number: int, seed: int, sound: Sound, folder: Path) -> Ou
     make, _ = KINDS[kind]
     rng = np.random.default_rng((seed, sorted(KINDS).index(kind), number))
     folder.mkdir(parents=True)
+    _use_cache(folder.parent / "cache")
     began = time.monotonic()
     what, detail = "not made", ""
     try:
@@ -737,11 +738,11 @@ def outcomes(
             shutil.rmtree(place, ignore_errors=True)
 
 
-def use_cache(folder: Path) -> None:
+def _use_cache(folder: Path) -> None:
     """Unpack archives into a folder of ours."""
     for name, module in list(sys.modules.items()):
         if name.startswith("defectlab.") and hasattr(module, "CACHE"):
-            module.CACHE = folder
+            setattr(module, "CACHE", folder)  # noqa: B010 (a module has no such attribute for mypy)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -754,7 +755,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp(prefix="broken-"))
-    use_cache(folder / "cache")
     os.chdir(folder)
     sound = Sound(folder / "sound")
     sound.make()

@@ -13,20 +13,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from defectlab.data.pipeline import imaging
 from defectlab.errors import InputError
 
 # One uniform number each per image and epoch.
 COLUMNS = (
     "angle", "shear", "zoom", "side", "flip_x", "flip_y", "shift_x", "shift_y", "brightness", "contrast",
     "crop_x", "crop_y", "noise", "noise_seed", "erase", "area", "ratio", "top", "left",
+    "illumination", "light_angle", "blur", "defocus", "motion", "motion_angle", "lowest_contrast", "gamma", "shot",
+    "jpeg",
 )  # fmt: skip
+_FIRST = COLUMNS.index("illumination")  # of the columns drawn by a generator of their own, so that the others stay
 MIXING = ("mixup", "cutmix")  # operations on a batch, which change labels too
 QUIET = 60.0  # dB, where noise is a thousandth of the signal
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("horizontal_flip", "vertical_flip", "erasing", "translation"), (0.0, 1.0)),
+    **dict.fromkeys(("brightness", "contrast", "noise", "illumination"), (0.0, 1.0)),
+    **dict.fromkeys(("scale", "mixup", "cutmix"), (0.0, 100.0)),
+    **dict.fromkeys(("snr", "shot_snr"), (-10.0, QUIET)),
+    **dict.fromkeys(("crop", "lowest_contrast"), (0.05, 1.0)),
+    **dict.fromkeys(("blur", "defocus"), (0.0, 20.0)),
+    **dict.fromkeys(("shear", "motion_blur"), (0.0, 60.0)),
+    "rotation": (0.0, 180.0), "gamma": (0.0, 9.0), "jpeg": (1.0, 100.0), "chance": (0.01, 1.0),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Random changes of training images. A zero (or a crop of 1) switches an operation off.
+    """Random changes of training images. A zero, a crop or lowest_contrast of 1, and None switch an operation off.
 
     Args:
         horizontal_flip: probability of exchanging left and right.
@@ -41,6 +55,19 @@ class Augmentation:
         noise: largest standard deviation of Gaussian noise on [0, 1]; each image draws its own below it.
         snr: lowest signal-to-noise ratio, in dB, of Gaussian noise; each image's is uniform from there to 60 dB. Signal is
             the mean square of the image on [0, 1]. None for no such noise.
+        illumination: share; the light is a linear ramp from 1 + a to 1 - a across the image, in any direction, with a
+            uniform in [0, illumination].
+        blur: largest standard deviation, in pixels of `image_size`, of a Gaussian blur; uniform from 0.
+        defocus: largest radius, in pixels, of the disk that an unfocused lens makes of a point; uniform from 0, without
+            effect below 0.5.
+        motion_blur: longest path, in pixels, of the image during exposure, in any direction; uniform from 0.
+        lowest_contrast: smallest factor about the image's mean, in [0.05, 1]; log-uniform up to 1, and times that of
+            `contrast`.
+        gamma: the exponent of pixels in [0, 1] is log-uniform in [1 / (1 + gamma), 1 + gamma].
+        shot_snr: as snr, in dB, of shot noise: its variance is in proportion to the pixel. It adds to the other noise.
+        jpeg: lowest JPEG quality, in [1, 100]; each image's is uniform from there to 100. Blocks of 8×8 are quantised by
+            the luminance table, each channel by itself; colour is not subsampled. None for no such loss.
+        chance: probability, from 0.01, with which an image gets each of the operations from snr to jpeg.
         erasing: probability that a rectangle of 2 to 20 % of the area is filled with the image's mean
             (Zhong et al. 2020, Random Erasing).
         interpolation: `nearest` is faster, `bilinear` smoother.
@@ -59,26 +86,27 @@ class Augmentation:
     contrast: float = 0.0
     noise: float = 0.0
     snr: float | None = None
+    illumination: float = 0.0
+    blur: float = 0.0
+    defocus: float = 0.0
+    motion_blur: float = 0.0
+    lowest_contrast: float = 1.0
+    gamma: float = 0.0
+    shot_snr: float | None = None
+    jpeg: float | None = None
+    chance: float = 1.0
     erasing: float = 0.0
     interpolation: Literal["bilinear", "nearest"] = "bilinear"
     mixup: float = 0.0
     cutmix: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("horizontal_flip", "vertical_flip", "erasing", "translation", "brightness", "noise"):
-            _within(name, getattr(self, name), 0.0, 1.0)
-        for name in ("scale", "mixup", "cutmix"):
-            _within(name, getattr(self, name), 0.0, 100.0)
-        if self.snr is not None:
-            _within("snr", self.snr, -10.0, 60.0)
-            if self.noise:
-                raise InputError(
-                    "data.augmentation has noise and snr: give one of them, they are two ways to say the same"
-                )
-        _within("rotation", self.rotation, 0.0, 180.0)
-        _within("shear", self.shear, 0.0, 60.0)
-        _within("contrast", self.contrast, 0.0, 1.0)
-        _within("crop", self.crop, 0.05, 1.0)
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise InputError(f"data.augmentation.{name} is {value}: expected a number from {low:g} to {high:g}")
+        if self.snr is not None and self.noise:
+            raise InputError("data.augmentation has noise and snr: give one of them, they are two ways to say the same")
         if self.interpolation not in ("bilinear", "nearest"):
             raise InputError(f"data.augmentation.interpolation is {self.interpolation!r}: expected bilinear or nearest")
 
@@ -91,17 +119,12 @@ class Augmentation:
     @classmethod
     def names(cls) -> list[str]:
         """Return the names of the arguments that switch an operation on, in their order."""
-        return [field.name for field in fields(cls) if field.name != "interpolation"]
+        return [field.name for field in fields(cls) if field.name not in ("interpolation", "chance")]
 
     @property
     def resamples(self) -> bool:
         """Return whether pixels are interpolated; flips alone are exact."""
         return self.crop < 1 or any((self.rotation, self.translation, self.scale, self.shear))
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise InputError(f"data.augmentation.{name} is {value}: expected a number from {low:g} to {high:g}")
 
 
 def random_generator(*numbers: int) -> torch.Generator:
@@ -111,45 +134,83 @@ def random_generator(*numbers: int) -> torch.Generator:
 
 
 def draw(count: int, seed: Sequence[int]) -> Tensor:
-    """Draw uniform numbers in [0, 1), `(count, 19)`, one row per image; `seed` is (seed, epoch).
+    """Draw uniform numbers in [0, 1), `(count, 29)`, one row per image; `seed` is (seed, epoch).
 
     A row depends on the seed and its index alone: a longer table begins with a shorter one.
     """
-    return torch.rand(count, len(COLUMNS), generator=random_generator(*seed))
+    first = torch.rand(count, _FIRST, generator=random_generator(*seed))
+    others = torch.rand(count, len(COLUMNS) - _FIRST, generator=random_generator(*seed, _FIRST))
+    return torch.cat((first, others), dim=1)
 
 
 def augment(images: Tensor, draws: Tensor, settings: Augmentation) -> Tensor:
-    """Augment square images `(N, C, S, S)` in [0, 1] by the rows `(N, 19)` of `draw`, in the same range.
+    """Augment square images `(N, C, S, S)` in [0, 1] by the rows `(N, 29)` of `draw`, in the same range.
 
     MixUp and CutMix are done by `mix`. The given tensor is not changed.
     """
+    if not len(images):
+        return images
     u = dict(zip(COLUMNS, draws.to(images.device).unbind(dim=1), strict=True))
+    if settings.chance < 1:
+        u |= _seldom(u, settings)
     given = images
     if settings.resamples:
-        images = _resample(images, _matrices(u, settings), settings.interpolation)
+        images = imaging.resample(images, _matrices(u, settings), settings.interpolation)
     else:
         images = _flip(images, u, settings)
-    if settings.contrast or settings.brightness:
-        factor = 1 + settings.contrast * (2 * u["contrast"] - 1)
-        offset = settings.brightness * (2 * u["brightness"] - 1)
-        if settings.contrast:
-            offset = offset + images.mean(dim=(1, 2, 3)) * (1 - factor)
-        images = images.mul(_per_image(factor)).add_(_per_image(offset))
-    if settings.noise or settings.snr is not None:
-        deviation = settings.noise * u["noise"]
+    images = _expose(images, u, settings)
+    if settings.noise or settings.snr is not None or settings.shot_snr is not None:
+        deviation = imaging.per_image(settings.noise * u["noise"])
         if settings.snr is not None:
             decibel = settings.snr + (QUIET - settings.snr) * u["noise"]
-            deviation = (images.square().mean(dim=(1, 2, 3)) / 10 ** (decibel / 10)).sqrt()
+            deviation = imaging.per_image(imaging.noise_variance(images, decibel).sqrt())
+        if settings.shot_snr is not None:
+            decibel = settings.shot_snr + (QUIET - settings.shot_snr) * u["shot"]
+            deviation = (deviation.square() + imaging.shot_variance(images, decibel)).sqrt_()
         # Seeds are read from `draws` on the CPU, so that no GPU waits.
-        noise = _noise(images, draws[:, COLUMNS.index("noise_seed")])
-        images = noise.mul_(_per_image(deviation)).add_(images)
+        noise = imaging.normal_like(images, draws[:, COLUMNS.index("noise_seed")])
+        images = noise.mul_(deviation).add_(images)
+    if settings.jpeg is not None:
+        images = imaging.jpeg(images, (100 - (100 - settings.jpeg) * u["jpeg"]).round())
     if settings.erasing:
         images = _erase(images, u, settings.erasing)
     return images if images is given else images.clamp_(0, 1)
 
 
-def _per_image(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)
+def _seldom(u: dict[str, Tensor], settings: Augmentation) -> dict[str, Tensor]:
+    """Return strengths of which all but a share of `chance` lie where the operation does nothing."""
+
+    def seldom(strengths: Tensor) -> Tensor:
+        return ((strengths + settings.chance - 1) / settings.chance).clamp(min=0)
+
+    from_zero = ("illumination", "blur", "defocus", "motion", "lowest_contrast", "jpeg")
+    from_one = ("shot",) if settings.snr is None else ("shot", "noise")
+    both_ways = 2 * u["gamma"] - 1
+    return {
+        **{name: seldom(u[name]) for name in from_zero},
+        **{name: 1 - seldom(1 - u[name]) for name in from_one},
+        "gamma": (1 + both_ways.sign() * seldom(both_ways.abs())) / 2,
+    }
+
+
+def _expose(images: Tensor, u: dict[str, Tensor], settings: Augmentation) -> Tensor:
+    """Apply what happens before the sensor's noise: the light, the lens, then the sensor's response."""
+    if settings.illumination:
+        images = imaging.tilt_light(images, settings.illumination * u["illumination"], 2 * math.pi * u["light_angle"])
+    if settings.blur:
+        images = imaging.gaussian_blur(images, settings.blur * u["blur"], settings.blur)
+    if settings.defocus:
+        images = imaging.defocus(images, settings.defocus * u["defocus"], settings.defocus)
+    if settings.motion_blur:
+        length, angle = settings.motion_blur * u["motion"], math.pi * u["motion_angle"]
+        images = imaging.motion_blur(images, length, angle, settings.motion_blur)
+    if settings.contrast or settings.brightness or settings.lowest_contrast < 1:
+        factor = 1 + settings.contrast * (2 * u["contrast"] - 1)
+        factor = factor * settings.lowest_contrast ** u["lowest_contrast"]
+        images = imaging.adjust_contrast(images, factor, settings.brightness * (2 * u["brightness"] - 1))
+    if settings.gamma:
+        images = imaging.adjust_gamma(images, torch.exp(math.log1p(settings.gamma) * (2 * u["gamma"] - 1)))
+    return images
 
 
 def _matrices(u: dict[str, Tensor], settings: Augmentation) -> Tensor:
@@ -173,51 +234,21 @@ def _matrices(u: dict[str, Tensor], settings: Augmentation) -> Tensor:
     return torch.stack((row_x, row_y), dim=1)
 
 
-def _resample(images: Tensor, matrices: Tensor, interpolation: str) -> Tensor:
-    height, width = images.shape[-2:]
-    # Pixel centres, as grid_sample with align_corners=False counts them.
-    xs = (torch.arange(width, device=images.device) * 2 + 1) / width - 1
-    ys = (torch.arange(height, device=images.device) * 2 + 1) / height - 1
-    along_x = matrices[:, :, 0:1] * xs
-    along_y = matrices[:, :, 1:2] * ys + matrices[:, :, 2:3]
-    # Two outer sums take a fiftieth of affine_grid's time.
-    grid = (along_y[:, :, :, None] + along_x[:, :, None, :]).permute(0, 2, 3, 1)
-    # Reflection at rotated corners: a black wedge would be a feature.
-    return torch.nn.functional.grid_sample(
-        images, grid.to(images.dtype), mode=interpolation, padding_mode="reflection", align_corners=False
-    )
-
-
 def _flip(images: Tensor, u: dict[str, Tensor], settings: Augmentation) -> Tensor:
     """Flip exactly, where resampling would round."""
     if settings.horizontal_flip:
-        images = torch.where(_per_image(u["flip_x"] < settings.horizontal_flip), images.flip(3), images)
+        images = torch.where(imaging.per_image(u["flip_x"] < settings.horizontal_flip), images.flip(3), images)
     if settings.vertical_flip:
-        images = torch.where(_per_image(u["flip_y"] < settings.vertical_flip), images.flip(2), images)
+        images = torch.where(imaging.per_image(u["flip_y"] < settings.vertical_flip), images.flip(2), images)
     return images
 
 
-def _noise(images: Tensor, seeds: Tensor) -> Tensor:
-    """Draw standard normal numbers, each image from its own seed in [0, 1)."""
-    noise = torch.empty(images.shape, dtype=images.dtype, device=images.device)
-    generator = torch.Generator(device=images.device)
-    for field, seed in zip(noise, seeds.mul(2**24).long().tolist(), strict=True):
-        field.normal_(generator=generator.manual_seed(seed))
-    return noise
-
-
 def _erase(images: Tensor, u: dict[str, Tensor], probability: float) -> Tensor:
-    height, width = images.shape[-2:]
     area = 0.02 + 0.18 * u["area"]
     ratio = torch.exp(math.log(3.0) * (2 * u["ratio"] - 1))
     tall, wide = (area * ratio).sqrt(), (area / ratio).sqrt()
     top, left = u["top"] * (1 - tall), u["left"] * (1 - wide)
-    ys = (torch.arange(height, device=images.device) + 0.5) / height
-    xs = (torch.arange(width, device=images.device) + 0.5) / width
-    rows = (ys >= top[:, None]) & (ys < (top + tall)[:, None])
-    columns = (xs >= left[:, None]) & (xs < (left + wide)[:, None])
-    hit = (u["erase"] < probability)[:, None, None] & rows[:, :, None] & columns[:, None, :]
-    return torch.where(hit[:, None], images.mean(dim=(1, 2, 3), keepdim=True), images)
+    return imaging.fill_rectangle(images, u["erase"] < probability, (top, top + tall), (left, left + wide))
 
 
 def mix(

@@ -206,6 +206,7 @@ def _planes(image: Image.Image) -> Pixels:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # here: `getexif` would do it, and Pillow gives what there is of damaged pixels at the second attempt
     try:
         turned = image.getexif().get(_ORIENTATION, 1) != 1
     except Exception:  # a broken EXIF block says nothing about the pixels

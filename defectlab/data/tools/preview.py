@@ -23,8 +23,9 @@ _LABEL_WIDTH = 32  # letters in a line beside a row
 # Usual strengths for surfaces, to show an operation that a config leaves off.
 _TYPICAL: dict[str, float] = {
     "horizontal_flip": 0.5, "vertical_flip": 0.5, "rotation": 15, "translation": 0.1, "scale": 0.2, "shear": 10,
-    "crop": 0.7, "brightness": 0.15, "contrast": 0.3, "noise": 0.08, "snr": 15, "erasing": 0.25, "mixup": 0.4,
-    "cutmix": 1.0,
+    "crop": 0.7, "brightness": 0.15, "contrast": 0.3, "noise": 0.08, "snr": 15, "illumination": 0.4,
+    "blur": 2, "defocus": 3, "motion_blur": 8, "lowest_contrast": 0.1, "gamma": 0.8, "shot_snr": 15, "jpeg": 20,
+    "erasing": 0.25, "mixup": 0.4, "cutmix": 1.0,
 }  # fmt: skip
 
 
@@ -136,6 +137,36 @@ _OPERATIONS: dict[str, _Operation] = {
         ("noise",), ("noise_seed",), _SWEEP[::-1], lambda s: f"Gaussian noise, {QUIET:g} down to {s:g} dB",
         lambda s, u: f"{s + (QUIET - s) * u:.0f} dB",
     ),
+    "illumination": _Operation(
+        ("illumination",), ("light_angle",), _SWEEP, lambda a: f"a ramp up to ×{1 + a:g} to ×{1 - a:g}, any direction",
+        lambda a, u: f"×{1 + a * u:.2f} to ×{1 - a * u:.2f}",
+    ),
+    "blur": _Operation(
+        ("blur",), (), _SWEEP, lambda b: f"Gaussian, sd 0 to {b:g} px", lambda b, u: f"sd {b * u:.1f} px"
+    ),
+    "defocus": _Operation(
+        ("defocus",), (), _SWEEP, lambda r: f"each point a disk, radius 0 to {r:g} px", lambda r, u: f"{r * u:.1f} px"
+    ),
+    "motion_blur": _Operation(
+        ("motion",), ("motion_angle",), _SWEEP, lambda m: f"0 to {m:g} px in any direction",
+        lambda m, u: f"{m * u:.1f} px",
+    ),
+    "lowest_contrast": _Operation(
+        ("lowest_contrast",), (), _SWEEP, lambda c: f"×1 down to ×{c:g} about the image's mean",
+        lambda c, u: f"×{c**u:.2f}",
+    ),
+    "gamma": _Operation(
+        ("gamma",), (), _SWEEP, lambda g: f"pixels in [0, 1] to the power of {_zoom(g, 0):.2f} to {_zoom(g, 1):.2f}",
+        lambda g, u: f"{_zoom(g, u):.2f}",
+    ),
+    "shot_snr": _Operation(
+        ("shot",), ("noise_seed",), _SWEEP[::-1], lambda s: f"shot noise, {QUIET:g} down to {s:g} dB",
+        lambda s, u: f"{s + (QUIET - s) * u:.0f} dB",
+    ),
+    "jpeg": _Operation(
+        ("jpeg",), (), _SWEEP, lambda q: f"8×8 blocks as in JPEG, quality 100 down to {q:g}",
+        lambda q, u: f"quality {100 - (100 - q) * u:.0f}",
+    ),
     "erasing": _Operation(
         ("area",), ("ratio", "top", "left"), _SWEEP,
         lambda p: f"2 to 20% of the area filled with the mean, with probability {p:g}",
@@ -170,6 +201,9 @@ def operation_row(image: Tensor, name: str, settings: Augmentation, seed: int, n
     for column in operation.columns:
         draws[:, COLUMNS.index(column)] = torch.tensor(operation.steps)
     made = augment(image.expand(len(draws), *image.shape), draws, alone)
+    names = Augmentation.names()
+    if settings.chance < 1 and name in names[names.index("snr") : names.index("jpeg") + 1]:
+        note = f", in {settings.chance:.0%} of the images{note}"
     captions = [operation.caption(value, u) for u in operation.steps]
     return PreviewRow(name, operation.detail(value) + note, torch.cat((image[None], made)), ["original", *captions])
 

@@ -1,0 +1,83 @@
+"""Draw how well each class is ranked above all others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from defectlab.figures.style import GREY, TEXT, class_colours, short_label, style_axes
+from defectlab.metrics.classification import accuracy_interval
+from defectlab.metrics.ranking import Curve, curve
+
+_DRAWN = 8  # classes; more lines could not be told apart
+_BANDS = 3  # up to so many lines are drawn with their intervals
+
+
+def ranking_figure(probabilities: npt.ArrayLike, labels: npt.ArrayLike, class_names: Sequence[str]) -> Figure | None:
+    """Draw recall by false alarms, on a logarithmic scale, and precision by recall, of each class against all others.
+
+    Of more than eight classes those of the lowest average precision are drawn, of two the rarer one. Bands are pointwise
+    95 % Wilson intervals. None where fewer than two classes have images.
+
+    Args:
+        probabilities: in [0, 1], (N, C).
+        labels: in [0, C), (N,).
+        class_names: C names.
+    """
+    values, truth = np.asarray(probabilities, np.float64), np.asarray(labels)
+    present = [k for k in range(len(class_names)) if (truth == k).any()]
+    if len(present) < 2:
+        return None
+    if len(class_names) == 2:
+        present = [min(present, key=lambda k: int((truth == k).sum()))]
+    curves = {class_names[k]: curve(values[:, k], truth == k) for k in present}
+    shown = sorted(curves, key=lambda name: curves[name].average_precision)[:_DRAWN]
+
+    figure = Figure(figsize=(9.5, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, colour in zip(shown, class_colours(len(shown)), strict=True):
+        found = curves[name]
+        label = f"{short_label(name)} ({found.positives}): AUROC {found.auroc:.3f}, AP {found.average_precision:.3f}"
+        recall = found.recall
+        # Half an image below the lowest rate that can be seen stands for no false alarm at all.
+        alarms = np.maximum(found.false_alarm_rate, 0.5 / found.negatives)
+        left.step(alarms, recall, where="post", color=colour, lw=1.8, label=label)
+        right.step(recall, found.precision, where="pre", color=colour, lw=1.8)
+        if len(shown) <= _BANDS:
+            _band(left, alarms, found.flagged, np.full_like(found.flagged, found.positives), colour, "post")
+            some = found.flagged + found.alarms > 0
+            _band(right, recall[some], found.flagged[some], (found.flagged + found.alarms)[some], colour, "pre")
+        if len(shown) == 1:
+            _chance(right, found)
+    left.axvline(0.01, color=GREY, lw=1, ls=":")
+    left.set(xscale="log", xlim=(None, 1), ylim=(0, 1.02), xlabel="false alarms, of the images of other classes")
+    right.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall")
+    style_axes(left, "recall by false alarms", grid="y")
+    style_axes(right, "precision by recall", grid="y")
+    for axis in (left.xaxis, left.yaxis, right.xaxis, right.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=None))
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=TEXT)
+    return figure
+
+
+def _band(
+    axes: Axes,
+    x: npt.NDArray[np.float64],
+    hits: npt.NDArray[np.int64],
+    n: npt.NDArray[np.int64],
+    colour: str,
+    step: str,
+) -> None:
+    bounds = np.array([accuracy_interval(int(h), int(m)) for h, m in zip(hits, n, strict=True)])
+    axes.fill_between(x, bounds[:, 0], bounds[:, 1], step=step, color=colour, alpha=0.15, lw=0)  # type: ignore[arg-type]
+
+
+def _chance(axes: Axes, found: Curve) -> None:
+    """Draw the precision of flagging at random."""
+    share = found.positives / (found.positives + found.negatives)
+    axes.axhline(share, color=GREY, lw=1, ls=":", label=f"at random: {share:.1%}")

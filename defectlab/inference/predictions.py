@@ -1,0 +1,107 @@
+"""The predictions for many images, as a table."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from defectlab.data.sources.reading import Skipped
+from defectlab.errors import InputError
+from defectlab.inference.decision import Threshold
+from defectlab.runs import write_prediction_table
+
+REVIEW = "review"  # the decision that leaves an image to a person
+_SHOWN = 10  # rows of a repr
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Predictions:
+    """Predictions for N images.
+
+    Args:
+        files: N names; `image 0` and so on for arrays.
+        class_names: in the order of the columns of `probabilities`.
+        probabilities: (N, C), float64; of an ensemble the mean.
+        skipped: images that could not be read.
+        synthetic: whether a network was trained on generated images alone.
+        checkpoint: fingerprint of the network, see `RunFolder.fingerprint`; None where it has none.
+        threshold: that `max_error` has chosen on the validation images; None without.
+        decision: N class names, or `review` for what is left to a person; None where nothing was asked.
+        sets: N sets of class names, the likeliest first, which hold the true one as often as promised; None without.
+    """
+
+    files: tuple[str, ...]
+    class_names: tuple[str, ...]
+    probabilities: npt.NDArray[np.float64]
+    skipped: tuple[Skipped, ...] = ()
+    synthetic: bool = False
+    checkpoint: str | None = None
+    threshold: Threshold | None = None
+    decision: tuple[str, ...] | None = None
+    sets: tuple[tuple[str, ...], ...] | None = None
+
+    @property
+    def predicted(self) -> list[str]:
+        """The likeliest class of each image."""
+        return [self.class_names[index] for index in self.probabilities.argmax(axis=1)]
+
+    @property
+    def confidence(self) -> npt.NDArray[np.float64]:
+        """The largest probability of each image, (N,)."""
+        largest: npt.NDArray[np.float64] = self.probabilities.max(axis=1)
+        return largest
+
+    @property
+    def extra(self) -> dict[str, list[str]]:
+        """Columns of N texts that were asked for: `decision`, and `set` with its classes joined by `|`."""
+        columns = {} if self.decision is None else {"decision": list(self.decision)}
+        if self.sets is None:
+            return columns
+        # A class of that name has a backslash before it.
+        sets = ["|".join(name.replace("\\", "\\\\").replace("|", "\\|") for name in names) for names in self.sets]
+        return {**columns, "set": sets}
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a dict an image, with the columns of `write_csv`, for `pandas.DataFrame`."""
+        columns: dict[str, Sequence[Any]] = {
+            "file": self.files,
+            "predicted": self.predicted,
+            "confidence": self.confidence.tolist(),
+            **{f"p_{name}": self.probabilities[:, k].tolist() for k, name in enumerate(self.class_names)},
+            **self.extra,
+        }
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def write_csv(self, path: str | PathLike[str]) -> None:
+        """Write `file,predicted,confidence,p_<class>...`, then `decision` and `set` where there are any."""
+        write_prediction_table(Path(path), self.files, None, self.probabilities, self.class_names, self.extra)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {name}" for name, count in Counter(self.predicted).most_common())
+        lines = [f"Predictions of {len(self)} images: {counts}"]
+        for i, (file, name, p) in enumerate(zip(self.files, self.predicted, self.confidence[:_SHOWN], strict=False)):
+            more = "".join(f", {column} {texts[i]}" for column, texts in self.extra.items())
+            lines.append(f"{file}: {name} {p:.1%}{more}")
+        lines += ["…"] if len(self) > _SHOWN else []
+        return "\n".join(lines)
+
+
+class BadImages(InputError):
+    """Some images cannot be read; `predictions` are those of the others."""
+
+    def __init__(self, predictions: Predictions) -> None:
+        self.predictions = predictions
+        bad = predictions.skipped
+        super().__init__(
+            f"{len(bad)} of {len(bad) + len(predictions)} images cannot be read, the first is {bad[0]}: the others were "
+            "predicted; mend it, or set on_bad_image to skip"
+        )

@@ -1,0 +1,102 @@
+"""Read what a .ckpt file holds, without Lightning, which takes two seconds to import, and without running code of it."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from defectlab.errors import InputError
+from defectlab.utils.card import DataCard
+from defectlab.utils.tensors import check_finite, read_tensors
+from defectlab.utils.text import first_line
+
+_ADVICE = "expected a whole .ckpt file written by defectlab fit; use another checkpoint of the run, or train again"
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint: tensors and plain values.
+
+    Raises:
+        InputError: no such file, a damaged one, one that carries code, weights that are not finite, or no checkpoint of
+            Lightning's.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"there is no checkpoint {path}: expected a .ckpt file of a run, such as checkpoints/best.ckpt"
+        )
+    checkpoint: Any = read_tensors(path, _ADVICE, archive=True)
+    parts = [checkpoint.get(key) for key in ("state_dict", "hyper_parameters")] if isinstance(checkpoint, dict) else []
+    if not parts or not all(isinstance(part, dict) and all(isinstance(key, str) for key in part) for part in parts):
+        raise InputError(f"{path} is not a run's checkpoint: expected one written by defectlab fit")
+    check_finite(checkpoint["state_dict"], path, _ADVICE)
+    read: dict[str, Any] = checkpoint
+    return read
+
+
+def data_state(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return what the datamodule wrote into the checkpoint: see `ImageDataModule.describe`.
+
+    Raises:
+        InputError: it wrote nothing.
+    """
+    for value in checkpoint.values():
+        if isinstance(value, dict) and {"class_names", "mean", "std", "image_size", "channels"} <= set(value):
+            return value
+    raise InputError(f"{path} does not know its classes: expected a checkpoint written by defectlab fit")
+
+
+def card_of(checkpoint: dict[str, Any], path: Path) -> DataCard:
+    """Return the data card of a checkpoint; InputError for one that cannot be used, or is of another number of classes."""
+    try:
+        card = DataCard.from_dict(data_state(checkpoint, path))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    described = {"num_classes": len(card.class_names), "in_channels": card.channels, "image_size": card.image_size}
+    for name, value in described.items():
+        given = checkpoint["hyper_parameters"].get(name)
+        if given is not None and given != value:
+            raise InputError(f"{path}: by its data card {name} is {value}, by its network {str(given)[:20]}")
+    return card
+
+
+def build_like(
+    make: Callable[[], _Module], state: Mapping[str, Any], path: Path, load: Callable[[_Module], object], ours: bool
+) -> _Module:
+    """Build a module and load it, in evaluation mode on the CPU, if its tensors have the names and shapes of `state`.
+
+    That is told before memory is taken for them. A constructor that is not `ours` may need numbers, and is then called
+    once, for good. The caller's random numbers stay as they were: the first weights are random.
+
+    Raises:
+        InputError: another network, or arguments that its class refuses.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            try:
+                with torch.device("meta"):
+                    planned = make()
+            except Exception:
+                if ours:
+                    raise
+            else:
+                _check_shapes(planned.state_dict(), state)
+            module = make()
+        load(module)
+    except InputError as error:
+        raise InputError(f"{path} cannot be loaded: {error}") from None
+    except Exception as error:  # of any constructor, for any arguments
+        raise InputError(
+            f"{path} does not fit its network in this version ({type(error).__name__}: {first_line(error)[:150]}): use the "
+            "version of defectlab that wrote it, or train again"
+        ) from None
+    return module.eval()
+
+
+def _check_shapes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    for name in [*ours, *theirs]:
+        found, expected = (tuple(side[name].shape) if name in side else "absent" for side in (theirs, ours))
+        if found != expected:
+            raise InputError(f"{name} is {found}, and in the network that it names {expected}")
