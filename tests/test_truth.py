@@ -18,11 +18,15 @@ from defectlab.errors import InputError
 from defectlab.explain.attribution import CAMS, METHODS, attribute
 from defectlab.explain.boxes import Box, box_mask, find_boxes, read_boxes
 from defectlab.explain.pointing import ALL, pointing_game
-from defectlab.explain.sanity import FLAG, sanity_check, shuffled_weights
+from defectlab.explain.sanity import FLAG, cascade, sanity_check, shuffled_weights
 from defectlab.tasks.checkpoint import load_task
 
 SIDE, SPOT, PER_CLASS = 32, 6, 60
 NAMES = ("bright-spot", "dark_spot")
+
+
+def box(label: str, left: float, top: float, right: float, bottom: float) -> Box:
+    return Box(label=label, left=left, top=top, right=right, bottom=bottom)
 
 
 def voc(*things: tuple[str, int, int, int, int], width: int = SIDE, height: int = SIDE) -> str:
@@ -120,6 +124,7 @@ def test_the_planted_edge_detector_is_caught(planted: Path) -> None:
     for method in METHODS:
         found = sanity_check(method, partial(attribute, method=method), task, images, targets)
         assert not found.flagged, found
+        assert found.similarity is not None
         assert found.similarity < FLAG - 0.1
     for name, tensor in task.state_dict().items():
         assert torch.equal(tensor, before[name]), name
@@ -238,15 +243,12 @@ def test_boxes_are_read_and_scaled(tmp_path: Path) -> None:
     file = tmp_path / "a.xml"
     file.write_text(voc(("in", 1, 11, 20, 20), ("out", 15, -3, 99, 5), width=20, height=20), encoding="utf-8")
     boxes = read_boxes(file)
-    assert boxes == [
-        Box(label="in", left=0, top=0.5, right=1, bottom=1),
-        Box(label="out", left=0.7, top=0, right=1, bottom=0.25),
-    ]
+    assert boxes == [box("in", 0, 0.5, 1, 1), box("out", 0.7, 0, 1, 0.25)]
     mask = box_mask(boxes[:1], 4, 10)
     assert mask.tolist() == [[False] * 10] * 2 + [[True] * 10] * 2
-    tiny = box_mask([Box(label="dot", left=0.51, top=0.51, right=0.52, bottom=0.52)], 4, 4)
+    tiny = box_mask([box("dot", 0.51, 0.51, 0.52, 0.52)], 4, 4)
     assert np.argwhere(tiny).tolist() == [[2, 2]]
-    assert box_mask([Box(label="edge", left=0.999, top=0.999, right=1, bottom=1)], 4, 4)[3, 3]
+    assert box_mask([box("edge", 0.999, 0.999, 1, 1)], 4, 4)[3, 3]
 
 
 SIZE = "<size><width>9</width><height>9</height></size>"
@@ -317,3 +319,46 @@ def test_a_checkpoint_has_no_test_images(planted: Path, capsys: pytest.CaptureFi
     words = [str(planted / "run" / "checkpoints" / "best.ckpt"), "x.png", "--boxes", str(planted / "boxes")]
     assert main(["explain", *words]) == 1
     assert "give the run folder" in capsys.readouterr().err
+
+
+def test_a_network_that_shuffling_silences_is_not_measured() -> None:
+    task = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 1))
+    before = [p.detach().clone() for p in task.parameters()]
+    images, targets = torch.rand(4, 1, 6, 6), torch.zeros(4, dtype=torch.int64)
+
+    def silent(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """The image's own map, but nothing as soon as a weight has another place: of half of the images, or of all."""
+        shuffled = any(not torch.equal(p, q) for p, q in zip(network.parameters(), before, strict=True))
+        return images[:, 0] * (targets == 0).view(-1, 1, 1) if shuffled else images[:, 0]
+
+    dead = sanity_check("dead", silent, task, images, torch.ones_like(targets), seeds=[1])
+    assert (dead.similarity, dead.low, dead.empty, dead.flagged) == (None, None, 1.0, False)
+    assert "not measurable: 100%" in dead.verdict
+    half = sanity_check("half", silent, task, images, torch.tensor([0, 0, 1, 1]), seeds=[1])
+    assert half.similarity == pytest.approx(1)
+    assert (half.empty, half.flagged) == (0.5, True)
+    assert "50%" in half.verdict
+    steps = cascade("dead", silent, task, images, torch.ones_like(targets), seed=1)
+    assert [(step.layers, step.layer, step.similarity, step.empty) for step in steps] == [
+        (1, "1", None, 1.0), (2, "0", None, 1.0),
+    ]  # fmt: skip
+
+
+def test_the_cascade_goes_from_the_logits_down() -> None:
+    task = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+    changed: list[list[str]] = []
+    before = {name: p.detach().clone() for name, p in task.named_parameters()}
+
+    def note(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        changed.append([name for name, p in network.named_parameters() if not torch.equal(p, before[name])])
+        return images[:, 0]
+
+    steps = cascade("edges", note, task, torch.rand(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64))
+    assert [step.layer for step in steps] == ["4", "2", "0"]
+    assert [{name.partition(".")[0] for name in names} for names in changed] == [
+        set(),
+        {"4"},
+        {"4", "2"},
+        {"4", "2", "0"},
+    ]
+    assert [step.similarity for step in steps] == [pytest.approx(1)] * 3
