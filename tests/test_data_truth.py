@@ -180,6 +180,24 @@ def test_a_dark_image_is_read_as_its_set(tmp_path: Path) -> None:
     refusal(lambda: read_images(path, 24, 1), "nothing says what is white")  # as a network of 8 bits would
 
 
+def test_a_hot_pixel_is_told_and_may_be_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = deep(tmp_path / "set", 4095)
+    expected = folder(root)
+    pixels = np.kron(np.asarray(Image.open(root / "good/0.png")), np.ones((4, 4), np.uint16)).astype(np.uint16)
+    save(root / "good/0.png", pixels)
+    plain = folder(root).data.images
+    pixels[5, 5] = 65535
+    save(root / "good/0.png", pixels)
+    caplog.clear()
+    assert folder(root).card.white_level == 65535
+    assert "of 256 grey levels" in caplog.text
+    told = folder(root, white_level=4095)
+    assert told.card.white_level == 4095
+    assert torch.equal(told.data.images[1:], expected.data.images[1:])
+    assert (told.data.images.int() - plain.int()).abs().max() <= 16
+    refusal(lambda: folder(root, white_level=255), "expected 0 to 255")
+
+
 def test_a_network_is_not_shown_another_white(
     class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
