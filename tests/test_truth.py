@@ -243,15 +243,12 @@ def test_boxes_are_read_and_scaled(tmp_path: Path) -> None:
     file = tmp_path / "a.xml"
     file.write_text(voc(("in", 1, 11, 20, 20), ("out", 15, -3, 99, 5), width=20, height=20), encoding="utf-8")
     boxes = read_boxes(file)
-    assert boxes == [
-        Box(label="in", left=0, top=0.5, right=1, bottom=1),
-        Box(label="out", left=0.7, top=0, right=1, bottom=0.25),
-    ]
+    assert boxes == [box("in", 0, 0.5, 1, 1), box("out", 0.7, 0, 1, 0.25)]
     mask = box_mask(boxes[:1], 4, 10)
     assert mask.tolist() == [[False] * 10] * 2 + [[True] * 10] * 2
-    tiny = box_mask([Box(label="dot", left=0.51, top=0.51, right=0.52, bottom=0.52)], 4, 4)
+    tiny = box_mask([box("dot", 0.51, 0.51, 0.52, 0.52)], 4, 4)
     assert np.argwhere(tiny).tolist() == [[2, 2]]
-    assert box_mask([Box(label="edge", left=0.999, top=0.999, right=1, bottom=1)], 4, 4)[3, 3]
+    assert box_mask([box("edge", 0.999, 0.999, 1, 1)], 4, 4)[3, 3]
 
 
 SIZE = "<size><width>9</width><height>9</height></size>"

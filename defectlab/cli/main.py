@@ -17,6 +17,7 @@ from pathlib import Path
 import defectlab
 from defectlab.engine.host import quiet
 from defectlab.errors import InputError
+from defectlab.utils.cpu import wait_passively
 from defectlab.utils.progress import is_first_process
 
 COMMANDS = {
@@ -57,6 +58,8 @@ def usage() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 if it worked, 1 for unusable input, 2 for a usage error, 130 after Ctrl-C, 141 for a closed pipe."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        wait_passively()
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if words else 2

@@ -22,8 +22,8 @@ from defectlab.evaluate.same_data import check_same_images
 from defectlab.metrics.statistics import corrected_interval
 from defectlab.runs import CROSSVAL_FILE, RunFolder, read_crossval, read_own_table, write_text
 from defectlab.runs.ensembles import read_own_metrics
-from defectlab.utils.arguments import check_arguments
 from defectlab.utils.text import csv_rows
+from defectlab.utils.typed import check_arguments
 
 _MOST_RUNS = 100_000
 

@@ -52,10 +52,7 @@ def suspects(probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int6
     own, other = p[rows, labels], p[rows, suggested]
     found = [
         Suspect(
-            index=int(i),
-            label=int(labels[i]),
-            suggested=int(suggested[i]),
-            p_label=float(own[i]),
+            index=int(i), label=int(labels[i]), suggested=int(suggested[i]), p_label=float(own[i]),
             p_suggested=float(other[i]),
         )
         for i in np.flatnonzero((confident.max(axis=1) >= 0) & (suggested != labels))

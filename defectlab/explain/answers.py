@@ -80,14 +80,14 @@ def attribution_figure(
     rows = []
     for index, answer in enumerate(answers):
         image = grey_or_colour(answer.image)
-        tiles = [Tile(pixels=image)]
+        tiles = [Tile(image)]
         for method, values in maps:
             own = values[index]
             heat = np.clip(own / max(float(np.quantile(own, 0.99)), float(own.max()) * 1e-3, 1e-12), 0, 1)
             colours = colormaps[_HEAT](heat)[..., :3]
             if method in CAMS:
                 colours = 0.45 * (image if image.ndim == 3 else image[..., None]) + 0.55 * colours
-            tiles.append(Tile(pixels=colours))
+            tiles.append(Tile(colours))
         rows.append(("\n".join([answer.file.rpartition("/")[2], *answer.verdict(names)]), tiles))
     heads = ["image", *(_NAMES[method] for method, _ in maps)]
     return tile_grid("Where the network looks for the class that it predicts", rows, tile=1.5, label=2.0, heads=heads)

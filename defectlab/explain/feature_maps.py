@@ -23,13 +23,12 @@ def feature_maps_figure(image: npt.NDArray[np.uint8], layers: Sequence[LayerMaps
     if len(chosen) < len(layers):
         title += f" ({len(chosen)} of {len(layers)} layers)"
     size = " × ".join(map(str, image.shape))
-    rows: list[tuple[str, Sequence[Tile]]] = [(f"image\n{size}", [Tile(pixels=grey_or_colour(image))])]
+    rows: list[tuple[str, Sequence[Tile]]] = [(f"image\n{size}", [Tile(grey_or_colour(image))])]
     for layer, channels in zip(chosen, _channels(chosen), strict=True):
         shown = layer.maps[channels]
         colours, low, high = value_range(shown)
         tiles = [
-            Tile(pixels=m, caption=f"channel {c}", colormap=colours, low=low, high=high)
-            for c, m in zip(channels, shown, strict=True)
+            Tile(m, f"channel {c}", colormap=colours, low=low, high=high) for c, m in zip(channels, shown, strict=True)
         ]
         count, height, width = layer.maps.shape
         scale = f"±{high:.2g}" if low < 0 else f"0 to {high:.2g}"

@@ -30,9 +30,7 @@ def filters_figure(layer: nn.Conv2d, name: str) -> Figure:
         return tile_grid(title, [row], tile=wide)
     if inputs in (1, 3):
         tiles = [
-            _tile(w[0], reach, f"{i}")
-            if inputs == 1
-            else Tile(pixels=0.5 + w.transpose(1, 2, 0) / (2 * reach), caption=f"{i}")
+            _tile(w[0], reach, f"{i}") if inputs == 1 else Tile(0.5 + w.transpose(1, 2, 0) / (2 * reach), f"{i}")
             for i, w in enumerate(weights[:_FILTERS])
         ]
         rows = [("", tiles[start : start + _COLUMNS]) for start in range(0, len(tiles), _COLUMNS)]
@@ -49,4 +47,4 @@ def filters_figure(layer: nn.Conv2d, name: str) -> Figure:
 
 
 def _tile(pixels: npt.NDArray[np.float32], reach: float, caption: str) -> Tile:
-    return Tile(pixels=pixels, caption=caption, colormap=SIGNED, low=-reach, high=reach)
+    return Tile(pixels, caption, colormap=SIGNED, low=-reach, high=reach)

@@ -56,7 +56,7 @@ def units_figure(
         for index in order:
             across, down = (float(value) for value in found.places[index, unit])
             caption = f"{names[labels[index]]}\n{found.peaks[index, unit]:.3g}"
-            tiles.append(Tile(pixels=grey_or_colour(images(int(index))), caption=caption, mark=(across, down)))
+            tiles.append(Tile(grey_or_colour(images(int(index))), caption, mark=(across, down)))
         rows.append((f"unit {unit}\nchosen for\n{names[label]}", tiles))
     title = f"{found.layer}: the images that excite {len(units)} of its {found.peaks.shape[1]} units most"
     return tile_grid(title, rows, tile=1.12, label=1.1)

@@ -21,7 +21,7 @@ _LINE = 0.135  # inches a line of small text
 _GAP = 0.08
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Tile:
     """One image: `(H, W)` in the colours of `colormap` between `low` and `high`, or `(H, W, 3)` in [0, 1].
 
@@ -145,8 +145,6 @@ def image_sheet(images: npt.ArrayLike, titles: Sequence[str] | None = None, colu
     if pixels.dtype != np.uint8:
         pixels = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
     captions = titles or [""] * len(pixels)
-    tiles = [
-        Tile(pixels=grey_or_colour(image), caption=caption) for image, caption in zip(pixels, captions, strict=True)
-    ]
+    tiles = [Tile(grey_or_colour(image), caption) for image, caption in zip(pixels, captions, strict=True)]
     rows = [("", tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
     return tile_grid("", rows, tile=1.5, label=0)

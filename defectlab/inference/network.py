@@ -14,9 +14,9 @@ from defectlab.networks import HOMES
 from defectlab.networks.base import Network
 from defectlab.tasks.contents import build_like, card_of, read_checkpoint
 from defectlab.tasks.tta import Views, tta_logits
-from defectlab.utils.arguments import check_arguments
 from defectlab.utils.card import DataCard
 from defectlab.utils.lazy import resolve
+from defectlab.utils.typed import check_arguments
 
 
 class InferenceNetwork(nn.Module):

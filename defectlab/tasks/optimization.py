@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
 from defectlab.errors import InputError
 from defectlab.utils._compat import without_length
-from defectlab.utils.arguments import check_arguments
+from defectlab.utils.typed import check_arguments
 
 
 @dataclass(frozen=True)

@@ -663,7 +663,7 @@ def attempt(kind: str, number: int, seed: int, sound: Sound, folder: Path) -> Ou
     make, _ = KINDS[kind]
     rng = np.random.default_rng((seed, sorted(KINDS).index(kind), number))
     folder.mkdir(parents=True)
-    _use_cache(folder.parent / "cache")
+    os.environ["XDG_CACHE_HOME"] = str(folder.parent / "cache")  # archives are unpacked there
     began = time.monotonic()
     what, detail = "not made", ""
     try:
@@ -736,13 +736,6 @@ def outcomes(
                 if path.is_file() and not path.is_symlink() and not os.access(path, os.R_OK):
                     path.chmod(0o600)
             shutil.rmtree(place, ignore_errors=True)
-
-
-def _use_cache(folder: Path) -> None:
-    """Unpack archives into a folder of ours."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith("defectlab.") and hasattr(module, "CACHE"):
-            setattr(module, "CACHE", folder)  # noqa: B010 (a module has no such attribute for mypy)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

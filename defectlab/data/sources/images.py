@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 _PLAIN = (
     f"{FORMATS['JPEG']} .mpo .webp .gif .bmp".split()
 )  # these never have more than 8 bits, nor say that they are generated
+_DARK = 8  # times brighter than the usual image white may be without a warning
 _IN_MEMORY_BYTES = 4 * 2**30  # a larger set lives in a memory-mapped file
 
 
@@ -163,9 +164,15 @@ def _measured(files: Sequence[Path], white_level: float | None) -> tuple[float |
 
 
 def log_white(deep: Sequence[Levels], white: float, total: int) -> None:
-    """Tell what is white in images of more than 8 bits."""
+    """Tell what is white in images of more than 8 bits, and whether that leaves few grey levels."""
     low, high = min(levels.low for levels in deep), max(levels.high for levels in deep)
     log.info(
         "%d of %d images have more than 8 bits, with values from %g to %g: %g is white (data.white_level)",
         len(deep), total, low, high, white,
     )  # fmt: skip
+    usual = float(np.median([levels.high for levels in deep]))
+    if usual * _DARK < white:
+        log.warning(
+            "in most images no value is above %g, and %g is white: they keep %d of 256 grey levels; say by data.white_level "
+            "what is white", usual, white, int(255 * usual / white) + 1,
+        )  # fmt: skip

@@ -61,10 +61,7 @@ def preview(data: ImageDataModule, everything: bool = False, title: str = "augme
     rows = []
     for row in _rows(data, settings, everything):
         pixels = row.images.mul(255).round().byte().numpy()
-        tiles = [
-            Tile(pixels=grey_or_colour(image), caption=caption)
-            for image, caption in zip(pixels, row.captions, strict=True)
-        ]
+        tiles = [Tile(grey_or_colour(image), caption) for image, caption in zip(pixels, row.captions, strict=True)]
         rows.append(("\n".join([row.title, *textwrap.wrap(row.detail, _LABEL_WIDTH)]), tiles))
     return tile_grid(title, rows, tile=1.5, label=2.2)
 
