@@ -180,6 +180,24 @@ def test_a_dark_image_is_read_as_its_set(tmp_path: Path) -> None:
     refusal(lambda: read_images(path, 24, 1), "nothing says what is white")  # as a network of 8 bits would
 
 
+def test_a_hot_pixel_is_told_and_may_be_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = deep(tmp_path / "set", 4095)
+    expected = folder(root)
+    pixels = np.kron(np.asarray(Image.open(root / "good/0.png")), np.ones((4, 4), np.uint16)).astype(np.uint16)
+    save(root / "good/0.png", pixels)
+    plain = folder(root).data.images
+    pixels[5, 5] = 65535
+    save(root / "good/0.png", pixels)
+    caplog.clear()
+    assert folder(root).card.white_level == 65535
+    assert "of 256 grey levels" in caplog.text
+    told = folder(root, white_level=4095)
+    assert told.card.white_level == 4095
+    assert torch.equal(told.data.images[1:], expected.data.images[1:])
+    assert (told.data.images.int() - plain.int()).abs().max() <= 16
+    refusal(lambda: folder(root, white_level=255), "expected 0 to 255")
+
+
 def test_a_network_is_not_shown_another_white(
     class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -598,6 +616,20 @@ def test_idx_files_of_odd_shapes(idx_folder: Path) -> None:
     data = MNISTDataModule(str(idx_folder), val_size=50)
     data.setup()
     assert data.data.images.shape[1:] == (1, 28, 28)
+
+
+def test_items_of_any_kind_are_the_image_that_they_show() -> None:
+    rng = np.random.default_rng(0)
+    red = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).quantize(16)
+    kinds = [red, red.convert("RGBA"), red.convert("RGB"), np.asarray(red.convert("RGB"))]
+    for kind in kinds:
+        data = DatasetDataModule([(kind, index % 2) for index in range(20)])  # type: ignore[arg-type]
+        data.setup()
+        assert (data.data.images[3].permute(1, 2, 0).numpy() == np.asarray(red.convert("RGB"))).all()
+    deep_image = Image.fromarray(striped(0, 0).astype(np.uint16) * 16)
+    refusal(lambda: DatasetDataModule([(deep_image, 0)]), "data.train[0]", "white")  # type: ignore[arg-type]
+    for label in (0.5, "1", np.array([0, 1]), torch.tensor([0, 1]), None, -1):
+        refusal(DatasetDataModule([(kinds[0], label)] * 9).setup, "label")  # type: ignore[arg-type]
 
 
 # Through the front door

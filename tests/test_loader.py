@@ -38,7 +38,10 @@ def eval_loader(
 ) -> EvalLoader:
     where = torch.arange(count) if indices is None else indices
     as_they_are = normaliser((0.0,), (1 / 255,))
-    return EvalLoader(numbered(count), torch.arange(count), where, batch_size, as_they_are, CPU, rank, world_size)
+    return EvalLoader(
+        images=numbered(count), labels=torch.arange(count), indices=where, batch_size=batch_size, normalise=as_they_are,
+        device=CPU, rank=rank, world_size=world_size,
+    )  # fmt: skip
 
 
 def train_loader(
@@ -56,8 +59,19 @@ def train_loader(
     if images is None:
         images = numbered(count)
     return TrainLoader(
-        images, torch.arange(count), torch.arange(count), batch_size, normaliser(mean, std), CPU, rank, world_size,
-        seed, count, augmentation,
+        images=images, labels=torch.arange(count), indices=torch.arange(count), batch_size=batch_size,
+        normalise=normaliser(mean, std), device=CPU, rank=rank, world_size=world_size, seed=seed, num_classes=count,
+        augmentation=augmentation,
+    )  # fmt: skip
+
+
+def own_loader(
+    images: Tensor, labels: Tensor, where: Tensor, batch_size: int, mean: Sequence[float], std: Sequence[float]
+) -> EvalLoader:
+    """Of one process."""
+    return EvalLoader(
+        images=images, labels=labels, indices=where, batch_size=batch_size, normalise=normaliser(mean, std), device=CPU,
+        rank=0, world_size=1,
     )  # fmt: skip
 
 
@@ -81,7 +95,7 @@ def test_evaluation_gives_every_image_once_in_order(count: int, batch_size: int)
 def test_evaluation_normalises_each_channel() -> None:
     images = numbered(5, 3)
     mean, std = (0.1, 0.5, 0.9), (0.2, 0.3, 0.4)
-    loader = EvalLoader(images, torch.zeros(5).long(), torch.tensor([3, 1]), 8, normaliser(mean, std), CPU, 0, 1)
+    loader = own_loader(images, torch.zeros(5).long(), torch.tensor([3, 1]), 8, mean, std)
     ((batch, _),) = loader
     shift, scale = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
     torch.testing.assert_close(batch, (images[[3, 1]].float() / 255 - shift) / scale)
@@ -105,10 +119,7 @@ def test_one_channel_goes_out_as_many_times_as_there_are_means() -> None:
     grey = numbered(6)
     rgb = grey.expand(-1, 3, -1, -1).contiguous()
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
-    from_grey, from_rgb = (
-        EvalLoader(images, torch.arange(6), torch.arange(6), 4, normaliser(mean, std), CPU, 0, 1)
-        for images in (grey, rgb)
-    )
+    from_grey, from_rgb = (own_loader(images, torch.arange(6), torch.arange(6), 4, mean, std) for images in (grey, rgb))
     for (got, _), (expected, _) in zip(from_grey, from_rgb, strict=True):
         torch.testing.assert_close(got, expected)
     quiet = Augmentation(horizontal_flip=0.5, rotation=20, brightness=0.2, contrast=0.2)
@@ -123,7 +134,7 @@ def test_one_channel_goes_out_as_many_times_as_there_are_means() -> None:
 def test_features_go_out_as_they_are() -> None:
     features = torch.randn(9, 5)
     where = torch.tensor([8, 0, 4])
-    loader = EvalLoader(features, torch.arange(9), where, 2, normaliser((0.5,), (0.2,)), CPU, 0, 1)
+    loader = own_loader(features, torch.arange(9), where, 2, (0.5,), (0.2,))
     assert torch.equal(torch.cat([batch for batch, _ in loader]), features[where])
     mixed = Augmentation(rotation=10, mixup=1.0)
     for batch, labels in train_loader(9, 4, images=features, augmentation=mixed):

@@ -77,17 +77,19 @@ def _print_inspection(found: "Inspection") -> None:
     sizes = sorted(found.sizes.items(), key=lambda item: -item[1])
     shown = ", ".join(f"{size}: {count}" for size, count in sizes[:5]) + (", …" if len(sizes) > 5 else "")
     console.print(f"size and mode  {shown}", highlight=False, markup=False)
-    leaks = sum("leak" in finding.detail for finding in found.findings if finding.other)
-    against = sum("contradiction" in finding.detail for finding in found.findings if finding.other)
-    print(
-        f"unreadable     {found.count('unreadable')} files\n"
-        f"same bytes     {found.count('same bytes')} pairs\n"
-        f"same place     {found.count('same place')} pairs: brighter, compressed or cut anew; --data.group_duplicates "
-        "true keeps them on one side of the split\n"
-        f"               of all pairs {leaks} across parts of the split, {against} with two labels\n"
-        f"doubtful       {found.count('doubtful label')} labels, the most doubtful first in findings.csv: look before "
-        "changing any"
-    )
+    unreadable, exact, alike, doubtful = map(found.count, ("unreadable", "same bytes", "same place", "doubtful label"))
+    print(f"unreadable     {unreadable} files{': see findings.csv' if unreadable else ''}")
+    print(f"same bytes     {exact} pairs\nsame place     {alike} pairs", end="")
+    print(": brighter, compressed or cut anew" if alike else "")
+    if exact or alike:
+        print(
+            f"               of all pairs {found.leaks} across parts of the split, {found.contradictions} with two labels"
+        )
+    if found.leaks:
+        print("               data.group_duplicates keeps what shows one place on one side of the split")
+    if found.accuracy is not None:
+        hint = ", the most doubtful first in findings.csv: look before changing any" if doubtful else ""
+        print(f"doubtful       {doubtful} labels{hint}")
     if found.accuracy is None or found.accuracy_rest is None:
         print(f"labels         not looked at: the smallest class has {min(found.counts.values())} images, it takes 5")
     else:

@@ -1,5 +1,6 @@
 """`defectlab`: one program, its commands. Nothing heavy is imported before a command needs it."""
 
+import io
 import logging
 import os
 import signal
@@ -119,7 +120,10 @@ def _terminable() -> Iterator[None]:
 
 @contextmanager
 def _speaking() -> Iterator[None]:
-    """Send the package's own notes to standard error, from the first process alone."""
+    """Send the package's own notes to standard error, from the first process alone; print ? for what a terminal lacks."""
+    strict = isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict"
+    if strict:
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("defectlab: %(message)s"))
     logger = logging.getLogger("defectlab")
@@ -131,6 +135,8 @@ def _speaking() -> Iterator[None]:
     finally:
         logger.handlers, logger.propagate = before[:2]
         logger.setLevel(before[2])
+        if strict:
+            sys.stdout.reconfigure(errors="strict")  # type: ignore[union-attr]
 
 
 def _complain(message: str) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from defectlab.cli.arguments import CommandParser, output_file, png_file
-from defectlab.cli.bars import answer_lines, bar_lines, percentage, printable
+from defectlab.cli.bars import answer_lines, bar_lines, printable
 from defectlab.data.sources.files import SUFFIXES, expand_images
 from defectlab.errors import InputError
 from defectlab.inference.predict import predict
@@ -16,6 +16,7 @@ from defectlab.inference.predictions import REVIEW, BadImages, Predictions
 from defectlab.inference.predictor import load, read_images_for
 from defectlab.utils.card import DataCard
 from defectlab.utils.cpu import CPUSettings
+from defectlab.utils.text import percent
 
 _ON_A_SHEET = 12
 
@@ -125,7 +126,7 @@ def _print_answers(found: Predictions) -> None:
         lines += bar_lines(found.probabilities[0], found.class_names, shutil.get_terminal_size().columns, encoding)
         lines += [printable(f"{name}: {texts[0]}", encoding) for name, texts in found.extra.items()]
     else:
-        shown = [percentage(float(p)) for p in found.confidence]
+        shown = [percent(float(p)) for p in found.confidence]
         columns = {"file": found.files, "class": found.predicted, "probability": shown, **found.extra}
         lines = answer_lines(columns, encoding)
     print("\n".join(lines))

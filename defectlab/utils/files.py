@@ -55,12 +55,14 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob(f"{_PREFIX}*{_SUFFIX}"):
         _remove_abandoned(left)
-    while True:
+    held = None
+    while held is None:  # else another process took it for one of a dead one
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, suffix=_SUFFIX, dir=parent))
-        held = try_lock(folder)
-        if held is not None and folder.exists():  # else another process took it for one of a dead one
-            break
-        release([] if held is None else [held])
+        with suppress(FileNotFoundError):
+            held = try_lock(folder)
+        if held is not None and not folder.exists():
+            release([held])
+            held = None
     try:
         yield folder
     finally:

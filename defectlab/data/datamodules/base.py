@@ -220,10 +220,9 @@ class ImageDataModule(ImageLoaders):
             parts = stratified_split(labels, self.val_size, test_size, self.seed)
         if self.group_duplicates:
             alike = groups(near_duplicates(data.images), len(labels))
-            grouped = (
-                f" after {sum(map(len, alike))} images of the same places were kept together (data.group_duplicates)"
-            )
-            log.info("%d images show the same place as another: they stay together", sum(map(len, alike)))
+            count = sum(map(len, alike))
+            grouped = f" after {count} images of the same places were kept together (data.group_duplicates)"
+            log.info("%d images show the same place as another: they stay together", count)
             parts = keep_together(parts, alike)
         if not self.generated:
             self._check_classes(parts, labels, grouped)
@@ -300,11 +299,7 @@ class ImageDataModule(ImageLoaders):
         white, here = self._trained_white, self.data.white_level
         # A network of 8 bits takes what needs no question: all 16 bits, or floats.
         if here is not None and here != white and not (white is None and here in (1.0, 255.0, 65535.0)):
-            known = (
-                "the checkpoint was trained on images of 8 bits"
-                if white is None
-                else f"{white:g} is for the checkpoint"
-            )
+            known = "it was trained on images of 8 bits" if white is None else f"{white:g} is for the checkpoint"
             raise InputError(
                 f"{self.location}: {here:g} is white in images of more than 8 bits, {known}: give data.white_level, or "
                 "convert them"
@@ -317,6 +312,13 @@ class ImageDataModule(ImageLoaders):
                 "the checkpoint was trained with another split of the data (%s, here %s): images evaluated "
                 "here may be among those it was trained on", trained, split,
             )  # fmt: skip
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Return images `(N, C, H, W)` stretched to `(N, C, size, size)`, of the same type."""
+    if images.shape[2:] == (size, size):
+        return images
+    return torch.nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
 def check_class_names(names: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -6,12 +6,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from defectlab.data.datamodules.base import ImageDataModule, check_class_names
+from defectlab.data.datamodules.base import ImageDataModule, check_class_names, resized
 from defectlab.data.pipeline.augment import Augmentation
+from defectlab.data.sources.decode import planes
 from defectlab.data.sources.images import ImageSet
+from defectlab.data.sources.levels import BadImage
 from defectlab.errors import InputError
 
 Source = Dataset[Any] | DataLoader[Any]
@@ -114,17 +117,18 @@ class DatasetDataModule(ImageDataModule):
         if len(image) != self.channels:
             grey = (image.float() * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
             image = grey.round().to(torch.uint8) if self.channels == 1 else image.expand(3, -1, -1)
-        size = (self.image_size, self.image_size)
-        if image.shape[1:] == size:
-            return image
-        resized = torch.nn.functional.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
-        return resized.round().clamp(0, 255).to(torch.uint8)
+        return resized(image[None].float(), self.image_size)[0].round().clamp(0, 255).to(torch.uint8)
 
 
 def _pixels(item: Any, name: str) -> Tensor:
     """Return the image of an item, uint8 `(1 or 3, H, W)`."""
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise InputError(f"{name} is a {type(item).__name__}: expected (image, label)")
+    if isinstance(item[0], Image.Image):
+        try:
+            return torch.from_numpy(planes(item[0]))
+        except BadImage as error:
+            raise InputError(f"{name}: {error}") from None
     image = item[0] if isinstance(item[0], Tensor) else torch.from_numpy(np.array(item[0]))
     if image.ndim == 2:
         image = image[None]
@@ -142,8 +146,9 @@ def _pixels(item: Any, name: str) -> Tensor:
 def _label(item: Any, name: str) -> Tensor:
     try:
         label = int(item[1])
-    except (TypeError, ValueError):
-        label = -1
-    if label < 0:
+        whole = not isinstance(item[1], str) and float(item[1]) == label
+    except (TypeError, ValueError, RuntimeError):
+        label, whole = -1, False
+    if label < 0 or not whole:
         raise InputError(f"{name} has the label {item[1]!r}: expected a whole number from 0")
     return torch.tensor(label)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from defectlab.data.datamodules.base import ImageDataModule
+from defectlab.data.datamodules.base import ImageDataModule, resized
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.splits import hold_out
 from defectlab.data.sources.archive import open_root
@@ -119,13 +119,10 @@ class MNISTDataModule(ImageDataModule):
                 raise InputError(f"{folder}: expected images of {len(self._names)} classes; replace the files")
         train = self._subset(train_labels, self._train_and_val(len(train_labels)), "data.train_size")
         test = self._subset(test_labels, self.test_count or None, "data.test_size")
-        images = whole = torch.cat((train_images[train], test_images[test])).unsqueeze(1)
-        size = (self.image_size, self.image_size)
-        if images.shape[2:] != size:
-            images = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
+        whole = torch.cat((train_images[train], test_images[test])).unsqueeze(1)
         files = [f"train[{i}]" for i in train.tolist()] + [f"t10k[{i}]" for i in test.tolist()]
         return ImageSet(
-            images=images, labels=torch.cat((train_labels[train], test_labels[test])), class_names=list(self._names),
+            images=resized(whole, self.image_size), labels=torch.cat((train_labels[train], test_labels[test])), class_names=list(self._names),
             files=files, splits=["train"] * len(train) + ["test"] * len(test),
             content=lambda index: whole[index].numpy().tobytes(),
         )  # fmt: skip

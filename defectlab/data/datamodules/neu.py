@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from defectlab.data.datamodules.base import resized
 from defectlab.data.datamodules.folder import ImageFolderDataModule
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.splits import WHOLE
@@ -157,11 +158,8 @@ class NEUDataModule(ImageFolderDataModule):
         )
         count = self.synthetic_per_class
         images = torch.cat([strip_images(name, count, self.seed) for name in NEU_CLASSES])
-        if self.image_size != images.shape[-1]:
-            size = (self.image_size, self.image_size)
-            images = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
         return ImageSet(
-            images=images, labels=torch.arange(len(NEU_CLASSES)).repeat_interleave(count), class_names=list(NEU_CLASSES),
+            images=resized(images, self.image_size), labels=torch.arange(len(NEU_CLASSES)).repeat_interleave(count), class_names=list(NEU_CLASSES),
             files=[f"{name}/{name}_{index + 1}.png" for name in NEU_CLASSES for index in range(count)],
             synthetic=len(images),
         )  # fmt: skip

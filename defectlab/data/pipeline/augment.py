@@ -38,7 +38,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """Random changes of training images. A zero, a crop or lowest_contrast of 1, and None switch an operation off.
 

@@ -36,7 +36,7 @@ class EpochLoader:
         self.epoch = epoch
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class ArrayLoader:
     """The fields of both loaders.
 
@@ -90,7 +90,7 @@ class EvalLoader(ArrayLoader):
             yield images, labels
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, kw_only=True)
 class TrainLoader(ArrayLoader, EpochLoader):
     """A new order every epoch, the same for the same seed; the last, smaller batch is kept.
 

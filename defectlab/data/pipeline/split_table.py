@@ -22,6 +22,7 @@ Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 _NAMED = 3  # images in a message
+_BLOCK = 256  # images that a thread reads at a time
 _FORMULA = re.compile(r"['=+\-@\t\r]")  # what a spreadsheet takes for the start of a formula, and our mark against it
 
 
@@ -92,18 +93,18 @@ class SplitTable:
             raise InputError(f"{path} has {found}: expected {','.join(names)} and a row an image; put the file back")
         rows = []
         for line, values in enumerate(cells, start=2):
-            given = dict(zip(names, (x[1:] if x[:1] == "'" else x for x in values), strict=False))
+            given = dict(zip(names, (text.removeprefix("'") for text in values), strict=False))
             part = next((part for part in PARTS if part == given.get("part")), None)
-            whole = len(values) == len(names) and re.fullmatch("[0-9a-f]{32}", given["hash"])
-            if part is None or not whole or not re.fullmatch("[0-9]{1,18}", given["size"]) or not given["file"]:
+            whole = len(values) == len(names) and re.fullmatch(
+                "[0-9]{1,18},[0-9a-f]{32}", f"{given['size']},{given['hash']}"
+            )
+            if part is None or not whole:
                 raise InputError(
                     f"{path}, row {line}: {','.join(values)[:80]!r} is not {','.join(names)}; put the run's own file back"
                 )
-            rows.append(
-                SplitRow(
-                    part=part, label=given["label"], size=int(given["size"]), hash=given["hash"], file=given["file"]
-                )
-            )
+            rows.append(SplitRow(
+                part=part, label=given["label"], size=int(given["size"]), hash=given["hash"], file=given["file"]
+            ))  # fmt: skip
         if len({row.file for row in rows}) < len(rows):
             raise InputError(f"{path} names an image twice: put the run's own file back")
         return cls(tuple(rows))
@@ -163,11 +164,11 @@ def listed(names: Sequence[str]) -> str:
 def _told(indices: Sequence[int], content: Callable[[int], bytes]) -> Iterator[tuple[int, str]]:
     """Return the size and the hash of each image's content."""
 
-    def tell(index: int) -> tuple[int, str]:
-        found = content(index)
-        return len(found), content_hash(found)
+    def tell(block: Sequence[int]) -> list[tuple[int, str]]:
+        return [(len(found), content_hash(found)) for found in map(content, block)]
 
+    blocks = [indices[start : start + _BLOCK] for start in range(0, len(indices), _BLOCK)]
     with progress_bar("comparing images", len(indices)) as advance, ThreadPoolExecutor() as pool:
-        for told in pool.map(tell, indices):
-            advance(1)
-            yield told
+        for told in pool.map(tell, blocks):
+            advance(len(told))
+            yield from told

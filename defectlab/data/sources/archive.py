@@ -200,8 +200,10 @@ def _encoding(source: zipfile.ZipFile) -> str:
     with suppress(UnicodeDecodeError):
         raw.decode("utf-8")
         return "utf-8"
-    with suppress(UnicodeDecodeError):
-        if re.fullmatch(r"[\x00-\x7f\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]*", raw.decode("gbk")):
+    # Letters of one language beside one of another are no Chinese, which has two bytes above ASCII each.
+    if re.fullmatch(rb"([\x00-\x7f]|[\x81-\xfe]{2})*", raw):
+        with suppress(UnicodeDecodeError):
+            raw.decode("gbk")
             return "gbk"
     return "cp437"
 

@@ -66,6 +66,12 @@ def decode_grey(path: Path, longest: int) -> Pixels:
         return np.array(grey)
 
 
+def planes(image: Image.Image) -> Pixels:
+    """Return a decoded image of any mode as (1 or 3, H, W), grey where it is; `BadImage` if nothing tells what is white."""
+    plain = _eight_bit(image)
+    return _planes(plain.convert("L" if image.mode in ("1", "L", "LA", "La") or _is_deep(image) else "RGB"))
+
+
 def save_image(pixels: Pixels, path: Path, synthetic: bool) -> None:
     """Save an image (H, W) or (1 or 3, H, W) as PNG, which says so if it is generated: `peek` reads that."""
     planes = pixels[0] if pixels.ndim == 3 and len(pixels) == 1 else pixels

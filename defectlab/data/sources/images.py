@@ -18,6 +18,7 @@ from torch import Tensor
 
 from defectlab.data.sources.cache import default_cache
 from defectlab.data.sources.decode import peek
+from defectlab.data.sources.files import FORMATS
 from defectlab.data.sources.layouts import Listing
 from defectlab.data.sources.levels import BadImage, Levels, white_of_set
 from defectlab.data.sources.reading import Skipped, read_images
@@ -26,6 +27,10 @@ from defectlab.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
+_PLAIN = (
+    f"{FORMATS['JPEG']} .mpo .webp .gif .bmp".split()
+)  # these never have more than 8 bits, nor say that they are generated
+_DARK = 8  # times brighter than the usual image white may be without a warning
 _IN_MEMORY_BYTES = 4 * 2**30  # a larger set lives in a memory-mapped file
 
 
@@ -141,25 +146,33 @@ def _bytes_of(file: Path) -> bytes:
 
 def _measured(files: Sequence[Path], white_level: float | None) -> tuple[float | None, list[bool]]:
     """Return what is white in a set's images of more than 8 bits, and which images are generated."""
-    with progress_bar("opening images", len(files)) as advance, ThreadPoolExecutor() as pool:
-        found = []
-        for one in pool.map(peek, files):
-            found.append(one)
+    opened = [index for index, path in enumerate(files) if path.suffix.lower() not in _PLAIN]
+    synthetic = [False] * len(files)
+    deep = []
+    with progress_bar("opening images", len(opened)) as advance, ThreadPoolExecutor() as pool:
+        for index, (levels, generated) in zip(opened, pool.map(peek, [files[i] for i in opened]), strict=True):
+            synthetic[index] = generated
+            deep += [] if levels is None else [levels]
             advance(1)
-    deep = [levels for levels, _ in found if levels is not None]
     try:
         white = white_of_set(deep) if white_level is None else white_level
     except BadImage as error:
         raise InputError(f"{files[0].parent}: {error}") from None
     if deep and white is not None:
         log_white(deep, white, len(files))
-    return white if deep else None, [synthetic for _, synthetic in found]
+    return white if deep else None, synthetic
 
 
 def log_white(deep: Sequence[Levels], white: float, total: int) -> None:
-    """Tell what is white in images of more than 8 bits."""
+    """Tell what is white in images of more than 8 bits, and whether that leaves few grey levels."""
     low, high = min(levels.low for levels in deep), max(levels.high for levels in deep)
     log.info(
         "%d of %d images have more than 8 bits, with values from %g to %g: %g is white (data.white_level)",
         len(deep), total, low, high, white,
     )  # fmt: skip
+    usual = float(np.median([levels.high for levels in deep]))
+    if usual * _DARK < white:
+        log.warning(
+            "in most images no value is above %g, and %g is white: they keep %d of 256 grey levels; say by data.white_level "
+            "what is white", usual, white, int(255 * usual / white) + 1,
+        )  # fmt: skip

@@ -13,6 +13,7 @@ Pixels = npt.NDArray[np.uint8]
 
 _WHITES = (255, 1023, 4095, 16383, 65535)  # of cameras with 8, 10, 12, 14 and 16 bits
 _TOLERANCE = 1 / 510  # of white, half a grey level: what rounding adds to floats, which is cut off
+_HOT = 0.001  # of the pixels of an image, which may be brighter than white: hot pixels and reflections
 _DARKEST = 20  # a brightest value below it is none of floats in [0, 255]
 
 
@@ -68,7 +69,7 @@ def white_of_set(found: Sequence[Levels]) -> float | None:
 
 
 def scaled(values: npt.NDArray[Any], white: float | None) -> Pixels:
-    """Return an image of more than 8 bits as uint8, `white` as 255.
+    """Return an image of more than 8 bits as uint8, `white` as 255, and so a thousandth of the pixels beyond it.
 
     Without `white`, floats are told by their range, and integers are taken only if they need all 16 bits.
 
@@ -84,7 +85,8 @@ def scaled(values: npt.NDArray[Any], white: float | None) -> Pixels:
                 "takes images of 8 bits"
             )
     slack = 0 if found.whole else white * _TOLERANCE
-    if not (found.low >= -slack and found.high <= white + slack):  # a NaN fails this too
+    within = found.high <= white + slack or (values > white + slack).mean() <= _HOT
+    if not (found.low >= -slack and within and math.isfinite(found.high)):  # a NaN fails this too
         raise BadImage(f"{found.text}, expected 0 to {white:g}")
     pixels: Pixels = np.rint(values.astype(np.float32) * np.float32(255 / white)).clip(0, 255).astype(np.uint8)
     return pixels
