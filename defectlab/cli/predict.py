@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from defectlab.cli.arguments import CommandParser
-from defectlab.cli.bars import answer_lines, bar_lines, percentage, printable
+from defectlab.cli.arguments import CommandParser, output_file, png_file
+from defectlab.cli.bars import answer_lines, bar_lines, printable
 from defectlab.data.sources.files import SUFFIXES, expand_images
 from defectlab.errors import InputError
 from defectlab.inference.predict import predict
@@ -16,6 +16,7 @@ from defectlab.inference.predictions import REVIEW, BadImages, Predictions
 from defectlab.inference.predictor import load, read_images_for
 from defectlab.utils.card import DataCard
 from defectlab.utils.cpu import CPUSettings
+from defectlab.utils.text import percent
 
 _ON_A_SHEET = 12
 
@@ -30,10 +31,13 @@ def run(words: list[str]) -> int:
     )  # fmt: skip
     parser.add_argument("images", nargs="+", help="image files, folders (with all below them) and globs")
     parser.add_argument(
-        "--output", type=Path, metavar="CSV", help="file to write all probabilities to (default: print the classes)"
+        "--output",
+        type=output_file,
+        metavar="CSV",
+        help="file to write all probabilities to (default: print the classes)",
     )
     parser.add_argument(
-        "--figure", type=Path, metavar="PNG", help=f"file to draw up to {_ON_A_SHEET} images to, beside their bars"
+        "--figure", type=png_file, metavar="PNG", help=f"file to draw up to {_ON_A_SHEET} images to, beside their bars"
     )
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="of imagenet/NETWORK (default: torchvision's cache, or a download)"
@@ -58,7 +62,8 @@ def run(words: list[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is any)")
     arguments = parser.parse_args(words)
-    _check_outputs(arguments.output, arguments.figure)
+    if arguments.output is not None and arguments.output.suffix.lower() in SUFFIXES:
+        raise InputError(f"--output {arguments.output} is named as an image: expected a CSV file; --figure draws one")
     if arguments.figure is not None:
         _check_figure(arguments.figure, expand_images(arguments.images))
     CPUSettings().apply()
@@ -104,16 +109,6 @@ def _print(found: Predictions, arguments: Namespace, card: DataCard | None) -> N
         print("note: this network was trained on SYNTHETIC images alone")
 
 
-def _check_outputs(output: Path | None, figure: Path | None) -> None:
-    """Raise InputError, before anything is loaded, for what cannot be written in the end."""
-    if output is not None and output.is_dir():
-        raise InputError(f"--output {output} is a folder: expected the name of a CSV file")
-    if output is not None and output.suffix.lower() in SUFFIXES:
-        raise InputError(f"--output {output} is named as an image: expected a CSV file; --figure draws one")
-    if figure is not None and (figure.is_dir() or figure.suffix.lower() != ".png"):
-        raise InputError(f"--figure is {figure}: expected the name of a PNG file, such as answer.png")
-
-
 def _check_figure(figure: Path, files: Sequence[Path]) -> None:
     if len(files) > _ON_A_SHEET:
         raise InputError(
@@ -131,7 +126,7 @@ def _print_answers(found: Predictions) -> None:
         lines += bar_lines(found.probabilities[0], found.class_names, shutil.get_terminal_size().columns, encoding)
         lines += [printable(f"{name}: {texts[0]}", encoding) for name, texts in found.extra.items()]
     else:
-        shown = [percentage(float(p)) for p in found.confidence]
+        shown = [percent(float(p)) for p in found.confidence]
         columns = {"file": found.files, "class": found.predicted, "probability": shown, **found.extra}
         lines = answer_lines(columns, encoding)
     print("\n".join(lines))

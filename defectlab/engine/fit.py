@@ -1,6 +1,7 @@
 """Train, then test the best checkpoint once: `fit` and `resume`."""
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from defectlab.tasks.checkpoint import read_checkpoint
 from defectlab.utils.progress import is_first_process
 from defectlab.utils.text import shown_path
 
+_log = logging.getLogger(__name__)
 _MOST_STEPS_BETWEEN_LOGS, _LOGS_AN_EPOCH, _ON_SHEET = 50, 4, 32
 
 
@@ -164,10 +166,19 @@ def run_resume(run: RunFolder, changes: Sequence[str], progress: bool = True) ->
     with locked(run.path):
         if run.last.is_file():
             words += ["--ckpt_path", str(run.last)]
-        elif run.metrics_json.is_file() or any(run.path.glob("checkpoints/*.ckpt")):
+        elif not _in_first_epoch(run):
             raise InputError(f"{run.last} is not there, and the run was trained: put it back, or begin anew with fit")
+        else:
+            _log.info("%s is not there: the run was stopped in its first epoch and begins anew", run.last)
         cli = DefectCLI("fit", words, run=run.path, progress=progress)
         return cli, train_and_test(cli)
+
+
+def _in_first_epoch(run: RunFolder) -> bool:
+    """Return whether a run without last.ckpt was stopped in its first epoch, after a validation at most."""
+    if run.metrics_json.is_file() or len(run.read_curves()) > 1:
+        return False
+    return all(read_checkpoint(path).get("epoch") == 0 for path in run.path.glob("checkpoints/*.ckpt"))
 
 
 def train_and_test(cli: DefectCLI) -> RunFolder | None:

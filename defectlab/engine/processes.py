@@ -62,6 +62,8 @@ def guarded(trainer: Trainer, advice: str) -> Iterator[None]:
             raise InputError(f"process {failed} failed: its own message is above; all are stopped") from None
         if isinstance(error, RuntimeError) and "Early stopping conditioned on metric" in str(error):
             raise InputError(f"trainer.callbacks.EarlyStopping.monitor: {_first_sentence(error)}") from None
+        if isinstance(error, ValueError) and "val_check_interval" in str(error):
+            raise InputError(f"trainer.{_first_sentence(error).replace('`', '')}") from None
         if isinstance(error, ValueError) and "Expected more than 1 value per channel" in str(error):
             raise InputError(
                 "BatchNorm cannot train on one value a channel: give data.batch_size at least 2, or larger images"

@@ -12,14 +12,13 @@ from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, Backbone, bac
 from defectlab.networks.pretrained import PretrainedNetwork
 from defectlab.utils.files import atomic
 from defectlab.utils.resources import shipped_files
-from defectlab.utils.tensors import check_finite, read_tensors, safetensors_bytes
+from defectlab.utils.tensors import COUNTER, check_finite, first_mismatch, read_tensors, safetensors_bytes
 from defectlab.utils.text import first_line
 
 ALTERNATIVES = (
     "or set weights to surface (shipped, for mobilenet_v3_small with stages: middle), to the path of a .pth, "
     ".safetensors or .ckpt file, or to null for none"
 )
-COUNTER = "num_batches_tracked"  # of BatchNorm: older files lack it, and only a cumulative mean needs it
 USUAL_WIDTHS = (1.0, 0.25, 0.35, 0.5, 0.75, 1.3, 1.4)
 
 
@@ -193,15 +192,6 @@ def _for_channels(kernel: Tensor, in_channels: int, source: Path) -> Tensor:
 def _layer(key: str) -> int:
     number = key.partition(".")[0]
     return int(number) if number.isdigit() else -1
-
-
-def first_mismatch(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], prefix: str = "") -> str:
-    """Name the first tensor that only one side has or whose shapes differ; empty if there is none."""
-    for key in [*ours, *(key for key in theirs if key not in ours)]:
-        shapes = [tuple(side[key].shape) if key in side else "absent" for side in (theirs, ours)]
-        if shapes[0] != shapes[1] and not key.endswith(COUNTER):
-            return f"{prefix}{key} is {shapes[0]} in the file and {shapes[1]} in the network"
-    return ""
 
 
 def _advice(features: Mapping[str, Tensor]) -> str:

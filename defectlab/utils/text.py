@@ -68,6 +68,19 @@ def read_csv(path: Path, advice: str) -> list[list[str]]:
     return [[x[1:] if x[:1] == "'" and _FORMULA.match(x, 1) else x for x in row] for row in rows]
 
 
+def percent(fraction: float, digits: int = 1, exact: bool = False) -> str:
+    """Write a fraction in [0, 1] in per cent, where 0 and 100 stand for nothing else: <0.1% and >99.9% are between.
+
+    With `exact` as many digits are added as keep it from reading 100.
+    """
+    shown = 100 * fraction
+    while exact and shown < 100 and digits < 6 and round(shown, digits) == 100:
+        digits += 1
+    if not exact and 0 < shown < 100 and round(shown, digits) in (0, 100):
+        return f"<{10.0**-digits:g}%" if shown < 50 else f">{100 - 10.0**-digits:g}%"
+    return f"{shown:.{digits}f}%"
+
+
 def shown_path(path: Path) -> str:
     """Return the path relative to the working folder if it is below it."""
     here = Path(os.path.realpath(os.curdir))
