@@ -123,16 +123,15 @@ def cached_imagenet(backbone: Backbone, alternatives: str) -> tuple[Path, Mappin
 
 
 def _shipped(network: PretrainedNetwork, weights: str) -> Path:
-    """Return the path of the weights of this name shipped for the network's backbone and width."""
-    width = "" if network.width == 1 else f"_{network.width}"
-    name = f"{network.backbone}{width}-{weights}.safetensors"
-    found = shipped_files(name)
+    """Return the path of the weights of this name shipped for the network's backbone, of its width where there are."""
+    name = f"{network.backbone}-{weights}.safetensors"
+    found = shipped_files(f"{network.backbone}_{network.width}-{weights}.safetensors") or shipped_files(name)
     if found:
         return found[0]
     there = [path.name for path in shipped_files("*.safetensors")]
     raise InputError(
         f"weights is {weights!r}, but {name} is not among the shipped files ({', '.join(there) or 'none is there'}): "
-        "change backbone or width, or set weights to imagenet, to the path of a file, or to null for none"
+        "change backbone, or set weights to imagenet, to the path of a file, or to null for none"
     )
 
 
