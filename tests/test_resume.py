@@ -121,6 +121,16 @@ def test_a_rate_a_decay_and_a_penalty_take_effect(run: Path) -> None:
     assert main(["resume", str(run), "--trainer.max_epochs=4", "--data.batch_size=6"]) == 0
     assert (table(run)[3]["lr"], table(run)[3]["step"]) == ("1e-05", "12")  # three epochs of 3 steps, one of 4
     assert read(run)["run"]["lr"] == 1e-5
+    assert main(["resume", str(run), "--trainer.max_epochs=5"]) == 0, "epochs of other lengths are whole ones, too"
+
+
+def test_an_epoch_that_was_cut_short_is_not_taken_up(class_folders: Path, tmp_path: Path) -> None:
+    words = ["fit", "--config", str(write_config(tmp_path, class_folders)), "--model.scheduler.name=constant"]
+    run = tmp_path / "run"
+    assert main([*words, "--trainer.max_epochs=-1", "--trainer.max_steps=5", "--output", str(run)]) == 0
+    before = tree(run)
+    assert main(["resume", str(run), "--trainer.max_steps=9"]) == 1
+    assert tree(run) == before
 
 
 @pytest.mark.parametrize("name", ["onecycle", "cosine", "plateau"])
@@ -176,6 +186,7 @@ def test_a_run_that_was_told_to_stop_does_not_train_on(
         ["--model.optimizer.name=sgd"],
         ["--model.optimizer.momentum=0.5"],
         ["--model.label_smoothing=0.1"],
+        ["--trainer.fast_dev_run=true"],
         ["--model.class_weights=balanced"],
         ["--model.network.dropout=0.5"],
         ["--data.val_size=9"],

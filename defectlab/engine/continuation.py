@@ -18,7 +18,7 @@ from defectlab.runs import RunFolder
 # Settings that take effect on a run that goes on; any other is part of what it is.
 _FREE = (
     "model.optimizer.lr", "model.optimizer.weight_decay", "model.optimizer.l1", "model.scheduler.warmup",
-    "model.scheduler.factor", "model.scheduler.patience", "model.weights", "model.compile", "model.channels_last",
+    "model.scheduler.factor", "model.scheduler.patience", "model.compile", "model.channels_last",
     "data.root", "data.batch_size", "data.eval_batch_size", "data.augmentation*", "data.transform*", "data.on_bad_image",
     "cpu*", "python_path*", "trainer.max_*", "trainer.min_*", "trainer.limit_train_batches", "trainer.limit_test_batches",
     "trainer.accumulate_grad_batches", "trainer.gradient_clip_*", "trainer.check_val_every_n_epoch",
@@ -42,11 +42,12 @@ def check_changes(checkpoint: Mapping[str, Any], cli: DefectCLI) -> None:
     if cli.run is not None and run.path.resolve() == cli.run and run.config.is_file():
         before, now = (yaml.safe_load(text) for text in (run.config.read_text(encoding="utf-8"), cli.dump()))
         changed |= dict(_changes(before, now, ""))
-        _check_callbacks(before["trainer"].get("callbacks"), now["trainer"].get("callbacks"), changed)
-    for name, (old, new) in changed.items():
+        old, new = ((config.get("trainer") or {}).get("callbacks") for config in (before, now))
+        _check_callbacks(old, new, changed)
+    for name, (trained, given) in changed.items():
         if not any(fnmatchcase(name, free) for free in _FREE):
             raise InputError(
-                f"{name} is {new}, but {path} was trained with {old}: what goes on keeps it; leave it out, or {_ANEW}"
+                f"{name} is {given}, but {path} was trained with {trained}: what goes on keeps it; leave it out, or {_ANEW}"
             )
     _check_place(checkpoint, cli, changed)
 
@@ -87,12 +88,10 @@ def _check_place(checkpoint: Mapping[str, Any], cli: DefectCLI, changed: Mapping
     """Raise InputError for less than is done, and for a place that the loops or the schedule cannot be taken up at."""
     path, trainer = Path(cli.config_init["fit"].ckpt_path), cli.trainer
     try:
-        progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
-        done, steps, within = (
-            checkpoint["epoch"] + 1,
-            int(checkpoint["global_step"]),
-            progress["processed"] != progress["ready"],
-        )
+        loops = checkpoint["loops"]["fit_loop"]
+        progress, cut = loops["epoch_progress"]["current"], not loops["epoch_loop.batch_progress"]["is_last_batch"]
+        within = progress["processed"] != progress["ready"]
+        done, steps = checkpoint["epoch"] + 1, int(checkpoint["global_step"])
         _ = checkpoint["optimizer_states"], checkpoint["lr_schedulers"], checkpoint["callbacks"]
     except (KeyError, TypeError):
         raise InputError(
@@ -107,14 +106,15 @@ def _check_place(checkpoint: Mapping[str, Any], cli: DefectCLI, changed: Mapping
         raise InputError(f"{path} was written within an epoch, where none goes on exactly: give the run's last.ckpt")
     if not trained_settings(checkpoint).lr and "model.optimizer.lr" in changed:
         raise InputError(f"model.optimizer.lr was 0 in {path}, of which no schedule is a multiple: {_ANEW}")
-    ends = most == steps or epochs == done or stays_stopped(trainer.callbacks, checkpoint)  # type: ignore[attr-defined]
-    if ends:
+    if most == steps or epochs == done or stays_stopped(trainer.callbacks, checkpoint):  # type: ignore[attr-defined]
         return
+    if cut:
+        raise InputError(f"{path} is of a run that ended within an epoch, which none goes on from exactly: {_ANEW}")
     each = math.ceil(_batches(cli.datamodule.train_dataloader(), trainer) / trainer.accumulate_grad_batches)
-    if steps != done * each and (cli.model.scheduler.needs_end or not _BATCHES & changed.keys()):
+    if cli.model.scheduler.needs_end and steps != done * each:
         raise InputError(
-            f"{steps} steps are done, which are not {done} epochs of {each}: data.batch_size, limits and devices have to "
-            f"be those of the run with a schedule by steps, and an epoch that was cut short is not taken up; {_ANEW}"
+            f"{steps} steps are done, which are not {done} epochs of {each}: model.scheduler {cli.model.scheduler.name} counts "
+            f"steps, so keep data.batch_size, limits and devices, or {_ANEW}"
         )
 
 
@@ -127,9 +127,3 @@ def _batches(loader: Any, trainer: Trainer) -> int:
         count = math.ceil(len(loader) / trainer.world_size)
     limit = trainer.limit_train_batches
     return min(count, limit) if isinstance(limit, int) else int(count * limit)
-
-
-_BATCHES = {
-    "data.batch_size", "trainer.limit_train_batches", "trainer.accumulate_grad_batches", "trainer.devices",
-    "trainer.num_nodes",
-}  # fmt: skip
