@@ -88,7 +88,7 @@ def test_fit_takes_overrides_as_nested_values(finished: dl.RunFolder, capsys: py
 
 
 WRONG = {
-    "data.rot: did you mean root": {"data": {"rot": "x"}},
+    "data.roo: did you mean root": {"data": {"roo": "x"}},
     "model.optimizer.lrr: did you mean lr": {"model": {"optimizer": {"lrr": 1}}},
     "model.lr: did you mean model.optimizer.lr": {"model": {"lr": 1}},
     "trainer.epochs: did you mean trainer.max_epochs": {"trainer": {"epochs": 1}},
@@ -140,7 +140,7 @@ def test_a_config_of_sections_then_resume_test_and_validate(config: Path) -> Non
     checked = dl.validate(run)
     assert checked.stage == "val"
     assert checked.accuracy == run.metrics["val"]["accuracy"]
-    refusal(lambda: dl.test(run, data={"rot": 1}), "did you mean root")
+    refusal(lambda: dl.test(run, data={"roo": 1}), "did you mean root")
     refusal(lambda: dl.test(run.path / "nowhere"), "did you mean")
 
 

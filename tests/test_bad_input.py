@@ -118,7 +118,10 @@ ON_THE_LINE = {
     "--model.optimizer.lrr 3": "unknown key model.optimizer.lrr: did you mean lr?",
     "--model.netwrk LeNet5": "unknown key model.netwrk: did you mean network?",
     "--model.network LabCN": "model.network: there is no class LabCN: did you mean LabCNN?",
-    "--data.rot .": "unknown key data.rot: did you mean root?",
+    "--data.rot 15": "unknown key data.rot: did you mean data.augmentation.rotation?",
+    "--data.size 64": "unknown key data.size: did you mean data.image_size?",
+    "--model.lr 0.1": "unknown key model.lr: did you mean model.optimizer.lr?",
+    "--epochs 3": "unknown key epochs: did you mean trainer.max_epochs?",
     "--data.augmentation.rotatio 3": "unknown key data.augmentation.rotatio: did you mean rotation?",
     "--dta.root 3": "unknown key dta: did you mean data?",
     "--model PretrainTask": "model: there is no class PretrainTask: did you mean PretrainedTask?",
@@ -216,7 +219,7 @@ def test_a_checkpoint_of_other_classes(finished: Path, tmp_path: Path, refused: 
     assert "3 classes, the data has 2" in refused(*words, "--data.root", str(two), "--data.test_size", "4")
     assert "the data has a, b, c" in refused(*words, "--data.root", str(others))
     for root in (two, others):
-        assert "has images of a, b" in refused("test", str(finished), "--data.root", str(root))
+        assert "expected folders good, hole, scratch" in refused("test", str(finished), "--data.root", str(root))
     before = {file: file.read_bytes() for file in finished.rglob("*.*") if file.is_file()}
     assert "data.test_size is 4, not 7" in refused(
         "resume", str(finished), "--data.root", str(two), "--data.test_size", "4", "--trainer.max_epochs=2"

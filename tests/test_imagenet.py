@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.models import get_model, get_model_weights
 
-from defectlab.cli.bars import answer_lines, bar_lines, percentage
+from defectlab.cli.bars import answer_lines, bar_lines
 from defectlab.cli.main import main
 from defectlab.data.sources.decode import decode
 from defectlab.data.sources.reading import read_images
@@ -26,6 +26,7 @@ from defectlab.inference.predictor import load, read_images_for
 from defectlab.networks.backbones import BACKBONES
 from defectlab.runs import read_prediction_table
 from defectlab.tasks.imagenet import load_imagenet_classifier
+from defectlab.utils.text import percent
 
 CATEGORIES = get_model_weights("mobilenet_v2").DEFAULT.meta["categories"]
 Refused = Callable[..., str]
@@ -316,7 +317,7 @@ def test_bars() -> None:
     many = [str(index) for index in range(21)]
     assert len(bar_lines(np.full(20, 0.05), many[:20], 60, "utf-8")) == 20
     assert bar_lines(np.full(21, 1 / 21), many, 60, "utf-8")[-1] == "the 5 likeliest of 21 classes"
-    assert [percentage(share) for share in (0.0, 0.0004, 0.9999, 1.0)] == ["0.0%", "<0.1%", ">99.9%", "100.0%"]
+    assert [percent(share) for share in (0.0, 0.0004, 0.9999, 1.0)] == ["0.0%", "<0.1%", ">99.9%", "100.0%"]
     assert answer_lines({"file": ["a", "bcdef"], "class": ["x", "y"]}, "utf-8") == [
         "file   class",
         "a      x",

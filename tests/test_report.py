@@ -326,7 +326,7 @@ def test_confusion_matrix_names_and_numbers(tmp_path: Path) -> None:
     axes = figures.confusion_matrix_figure([[8, 2], [0, 10]], ["a", "b"]).axes[0]
     assert [text.get_text() for text in axes.texts] == ["8\n80%", "2\n20%", "10\n100%"]
     few = figures.confusion_matrix_figure([[992, 5, 4], [0, 1, 0], [1, 0, 0]], ["a", "b", "c"]).axes[0]
-    assert [text.get_text() for text in few.texts] == ["992\n>99%", "5\n<1%", "4\n<1%", "1\n100%", "1\n100%"]
+    assert [text.get_text() for text in few.texts] == ["992\n99%", "5\n<1%", "4\n<1%", "1\n100%", "1\n100%"]
     assert [axes.get_xlabel(), axes.get_ylabel()] == ["predicted class", "true class"]
     large = figures.confusion_matrix_figure(np.eye(200), [str(index) for index in range(200)]).axes[0]
     assert not large.texts

@@ -266,3 +266,14 @@ def test_an_atomic_write_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> N
         raise KeyboardInterrupt
     assert path.read_text() == "first"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_undefined_figures_are_nan_in_memory_and_null_in_the_file(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.write_metrics(
+        {"test": {"accuracy": 0.5, "per_class": {"a": {"precision": float("nan")}}}, "run": {"seed": None}}
+    )
+    assert run.read_metrics()["test"]["per_class"]["a"]["precision"] is None
+    precision = run.metrics["test"]["per_class"]["a"]["precision"]
+    assert precision != precision
+    assert run.metrics["run"].get("seed") is None

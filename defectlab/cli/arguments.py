@@ -26,6 +26,21 @@ class CommandParser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help")
 
 
+def output_file(text: str) -> Path:
+    """Return the path of a file to write; a folder, a device or a pipe is no place for one."""
+    path = Path(text)
+    if path.exists() and not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text} is no file that can be replaced: expected the name of a file")
+    return path
+
+
+def png_file(text: str) -> Path:
+    """Return the path of a PNG file to write."""
+    if Path(text).suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"{text} is none: expected the name of a .png file")
+    return output_file(text)
+
+
 def take_option(name: str, words: list[str]) -> tuple[str | None, list[str]]:
     """Return the value of an option that is none of Lightning's, and the other words."""
     rest: list[str] = []

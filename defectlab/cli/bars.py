@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from rich.cells import cell_len
 
+from defectlab.utils.text import percent
+
 _ALL, _LIKELIEST = 20, 5  # up to so many classes all are shown, of more so many
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _NARROWEST = 10  # columns of the longest bar
@@ -28,7 +30,7 @@ def bar_lines(
     lines = []
     for name, index in zip(names, shown, strict=True):
         bar = _bar(float(probabilities[index]) * longest, blocks)
-        lines.append(f"{name}  {bar}{' ' * (longest - len(bar))}  {percentage(float(probabilities[index])):>6}")
+        lines.append(f"{name}  {bar}{' ' * (longest - len(bar))}  {percent(float(probabilities[index])):>6}")
     if count < len(class_names):
         lines.append(f"the {count} likeliest of {len(class_names)} classes")
     return lines
@@ -38,13 +40,6 @@ def answer_lines(columns: Mapping[str, Sequence[str]], encoding: str) -> list[st
     """Align columns of N texts under their names, a line a row; nothing is cut or folded."""
     aligned = [_column([printable(text, encoding) for text in (head, *texts)]) for head, texts in columns.items()]
     return ["  ".join(row).rstrip() for row in zip(*aligned, strict=True)]
-
-
-def percentage(probability: float) -> str:
-    """One decimal, and neither 0 nor 100 % of what is not."""
-    if 0 < probability < 0.0005:
-        return "<0.1%"
-    return ">99.9%" if 0.9995 <= probability < 1 else f"{probability:.1%}"
 
 
 def printable(text: str, encoding: str) -> str:

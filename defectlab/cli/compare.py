@@ -1,12 +1,10 @@
 """`defectlab compare RUN RUN...`: which runs are better, and which cannot be told apart."""
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from defectlab.cli.arguments import CommandParser
+from defectlab.cli.arguments import CommandParser, output_file
 from defectlab.cli.console import print_wide
 from defectlab.errors import InputError
 from defectlab.evaluate.comparison import Comparison, Pair, compare
@@ -21,7 +19,7 @@ def run(words: list[str]) -> int:
         "runs", nargs="+", help="two or more run folders, or folders of crossval, evaluated on the same images"
     )
     parser.add_argument("--level", type=float, default=0.05, help="share of false alarms over all pairs")
-    parser.add_argument("--output", type=Path, help="CSV file of all pairs")
+    parser.add_argument("--output", type=output_file, help="CSV file of all pairs")
     given = parser.parse_args(words)
     if not 0 < given.level < 0.5:
         raise InputError(f"--level is {given.level}: expected a share between 0 and 0.5, such as 0.05")

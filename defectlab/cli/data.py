@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from defectlab.cli.arguments import CommandParser
-from defectlab.errors import InputError
+from defectlab.cli.arguments import CommandParser, png_file
 from defectlab.utils.text import shown_path
 
 if TYPE_CHECKING:
@@ -78,15 +77,15 @@ def _print_inspection(found: "Inspection") -> None:
     sizes = sorted(found.sizes.items(), key=lambda item: -item[1])
     shown = ", ".join(f"{size}: {count}" for size, count in sizes[:5]) + (", …" if len(sizes) > 5 else "")
     console.print(f"size and mode  {shown}", highlight=False, markup=False)
-    leaks = sum("leak" in finding.detail for finding in found.findings if finding.other)
-    against = sum("contradiction" in finding.detail for finding in found.findings if finding.other)
     unreadable, exact, alike, doubtful = map(found.count, ("unreadable", "same bytes", "same place", "doubtful label"))
     print(f"unreadable     {unreadable} files{': see findings.csv' if unreadable else ''}")
     print(f"same bytes     {exact} pairs\nsame place     {alike} pairs", end="")
     print(": brighter, compressed or cut anew" if alike else "")
     if exact or alike:
-        print(f"               of all pairs {leaks} across parts of the split, {against} with two labels")
-    if leaks:
+        print(
+            f"               of all pairs {found.leaks} across parts of the split, {found.contradictions} with two labels"
+        )
+    if found.leaks:
         print("               data.group_duplicates keeps what shows one place on one side of the split")
     if found.accuracy is not None:
         hint = ", the most doubtful first in findings.csv: look before changing any" if doubtful else ""
@@ -110,10 +109,10 @@ def _preview(words: list[str]) -> int:
     )
     parser.add_argument("--config", required=True, help="a YAML file or the name of a shipped one")
     parser.add_argument("--all", action="store_true", help="show operations that are off too, at a usual strength")
-    parser.add_argument("--output", type=Path, default=Path("preview.png"), help="a .png file (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=png_file, default=Path("preview.png"), help="a .png file (default: %(default)s)"
+    )
     given, more = parser.parse_known_args(words)
-    if given.output.suffix != ".png" or given.output.is_dir():
-        raise InputError(f"--output is {given.output}: expected the name of a .png file")
     from defectlab.data.tools.preview import preview
     from defectlab.figures.style import save_png
 

@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from defectlab.cli.arguments import CommandParser
-from defectlab.errors import InputError
+from defectlab.cli.arguments import CommandParser, png_file
 from defectlab.utils.text import shown_path
 
 if TYPE_CHECKING:
@@ -122,10 +121,8 @@ def _kernels(words: list[str]) -> int:
         "--kernel", action="append", default=[], metavar="ROWS",
         help='in place of the fixed ones, such as "[[1,0,-1],[1,0,-1],[1,0,-1]]"; may be given several times',
     )  # fmt: skip
-    parser.add_argument("--output", type=Path, default=Path("kernels.png"), help="PNG file (default: %(default)s)")
+    parser.add_argument("--output", type=png_file, default=Path("kernels.png"), help="PNG file (default: %(default)s)")
     given = parser.parse_args(words)
-    if given.output.is_dir() or given.output.suffix.lower() != ".png":
-        raise InputError(f"--output is {given.output}: expected the name of a PNG file, such as kernels.png")
     from defectlab.explain.kernels import KERNELS, explain_kernels
     from defectlab.figures.style import save_png
 

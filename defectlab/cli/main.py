@@ -1,5 +1,6 @@
 """`defectlab`: one program, its commands. Nothing heavy is imported before a command needs it."""
 
+import io
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 import defectlab
 from defectlab.engine.host import quiet
 from defectlab.errors import InputError
+from defectlab.utils.cpu import wait_passively
 from defectlab.utils.progress import is_first_process
 
 COMMANDS = {
@@ -56,6 +58,8 @@ def usage() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 if it worked, 1 for unusable input, 2 for a usage error, 130 after Ctrl-C, 141 for a closed pipe."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        wait_passively()
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if words else 2
@@ -116,7 +120,10 @@ def _terminable() -> Iterator[None]:
 
 @contextmanager
 def _speaking() -> Iterator[None]:
-    """Send the package's own notes to standard error, from the first process alone."""
+    """Send the package's own notes to standard error, from the first process alone; print ? for what a terminal lacks."""
+    strict = isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict"
+    if strict:
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("defectlab: %(message)s"))
     logger = logging.getLogger("defectlab")
@@ -128,6 +135,8 @@ def _speaking() -> Iterator[None]:
     finally:
         logger.handlers, logger.propagate = before[:2]
         logger.setLevel(before[2])
+        if strict:
+            sys.stdout.reconfigure(errors="strict")  # type: ignore[union-attr]
 
 
 def _complain(message: str) -> int:

@@ -1,9 +1,8 @@
 """`defectlab summary`: what a network is made of, layer by layer, or several networks side by side."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from defectlab.cli.arguments import CommandParser
+from defectlab.cli.arguments import CommandParser, output_file
 from defectlab.cli.summary_compare import compare
 from defectlab.cli.summary_tables import print_first, print_layers, print_savings
 from defectlab.errors import InputError
@@ -46,12 +45,10 @@ def run(words: list[str]) -> int:
         "networks side by side.",
     )
     parser.add_argument("--config", help="a YAML file or the name of a shipped one, in place of a run folder")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="to write every layer to, one a row")
+    parser.add_argument("--csv", type=output_file, metavar="FILE", help="to write every layer to, one a row")
     named, given, more = parser.parse_with_folder(words)
     if (named is None) == (given.config is None):
         raise InputError("summary needs one of two: a run folder or .ckpt file, or --config")
-    if given.csv is not None and given.csv.is_dir():
-        raise InputError(f"--csv {given.csv} is a folder: expected the name of a CSV file")
     found = resolve_network(str(named) if named is not None else given.config, more)
     whole = summarize(found.network, found.image)
     print_layers(f"{found.name}: {type(found.network).__name__}, {found.classes} classes", whole)

@@ -4,14 +4,12 @@ import os
 import sys
 from collections.abc import Sequence
 from itertools import takewhile
-from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
-from defectlab.cli.arguments import CommandParser
+from defectlab.cli.arguments import CommandParser, output_file
 from defectlab.cli.console import print_wide
-from defectlab.errors import InputError
 from defectlab.runs import csv_text, environment, write_text
 from defectlab.summary.compare import NetworkRow, compare_networks
 from defectlab.utils.cpu import CPUSettings
@@ -32,13 +30,11 @@ def compare(words: list[str]) -> int:
     parser.add_argument("--channels", type=int, help="of the well-known ones; 1 if nothing is named")
     parser.add_argument("--classes", type=int, help="of the well-known ones; 6 if nothing is named")
     parser.add_argument("--turns", type=int, default=30, help="timed passes of each network (default: %(default)s)")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="to write the table to")
+    parser.add_argument("--csv", type=output_file, metavar="FILE", help="to write the table to")
     names = list(takewhile(lambda word: not word.startswith("-"), words))
     given, more = parser.parse_known_args(words[len(names) :])
     if more and not names:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
-    if given.csv is not None and given.csv.is_dir():
-        raise InputError(f"--csv {given.csv} is a folder: expected the name of a CSV file")
     CPUSettings().apply()
     rows = compare_networks(
         names, standard=not given.named_only, image_size=given.image_size, channels=given.channels, classes=given.classes, turns=given.turns,

@@ -1,10 +1,10 @@
 """Tabulate the course: mean and spread of the seeds of each program."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, get_type_hints
 
 from defectlab.course.programs import PROGRAMS, Program
 from defectlab.errors import InputError
@@ -13,6 +13,9 @@ from defectlab.runs import RunFolder
 from defectlab.runs.ensembles import read_own_metrics
 from defectlab.utils.text import read_csv
 
+_NUMBERS: dict[Any, Callable[[str], Any]] = {
+    int: int, float: float, float | None: lambda text: float(text) if text else None,
+}  # fmt: skip
 RESULTS = Path(__file__).with_name("results.csv")
 
 
@@ -95,20 +98,14 @@ def read_rows(path: str | Path) -> list[Row]:
     header, *rows = read_csv(Path(path), advice) or [[]]
     try:
         return [_row(dict(zip(header, cells, strict=True))) for cells in rows]
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         raise InputError(f"{path} has other columns or values; {advice}") from None
 
 
 def _row(cells: dict[str, str]) -> Row:
-    return Row(
-        name=cells["name"], title=cells["title"], command=cells["command"], source=cells["source"],
-        seeds=int(cells["seeds"]), test_images=int(cells["test_images"]), accuracy=float(cells["accuracy"]),
-        sd=float(cells["sd"]) if cells["sd"] else None,
-        published=float(cells["published"]) if cells["published"] else None,
-        worst_class=cells["worst_class"], worst_accuracy=float(cells["worst_accuracy"]),
-        parameters=int(cells["parameters"]), seconds=float(cells["seconds"]), threads=int(cells["threads"]),
-        hardware=cells["hardware"], commit=cells["commit"],
-    )  # fmt: skip
+    kinds = get_type_hints(Row)
+    values: dict[str, Any] = {name: _NUMBERS.get(kinds[name], str)(text) for name, text in cells.items()}
+    return Row(**values)
 
 
 def figure(row: Row) -> str:

@@ -22,6 +22,14 @@ def check_settings(cli: DefectCLI) -> None:
     for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
         if given[name] == 0:
             raise InputError(f"trainer.{name} is 0: fit trains, chooses by validation and tests; expected at least 1")
+    if (
+        given.val_check_interval is not None
+        and not isinstance(given.val_check_interval, str)
+        and not given.val_check_interval
+    ):
+        raise InputError(
+            "trainer.val_check_interval is 0: expected a share of an epoch such as 0.5, or a number of steps"
+        )
     check_length(given)
     _check_monitors(cli)
     _check_callbacks(cli)

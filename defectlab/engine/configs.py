@@ -87,6 +87,8 @@ def read_arguments(words: Sequence[str]) -> Arguments:
             raise InputError(_DISTILLATION)
         value = next(given, None) if word in ("--config", "-c") else None
         if value is None:
+            if word.rpartition("=")[2].startswith("{"):
+                parse_yaml(word.rpartition("=")[2] if word.startswith("--") else word, word[:40])
             found.append(word)
             continue
         path = None if "\n" in value else find_config(value)

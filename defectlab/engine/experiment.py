@@ -20,7 +20,7 @@ from defectlab.data.pipeline.splits import WHOLE
 from defectlab.engine.configs import read_arguments
 from defectlab.engine.host import as_guest
 from defectlab.engine.imports import check_imports, import_folders, own_network
-from defectlab.engine.messages import explain, unknown_key
+from defectlab.engine.messages import check_empty_sections, explain, innermost
 from defectlab.engine.trainer import TRAINER_ERRORS, check_trainer, listed, trainer_error, trainer_parts
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder
@@ -122,14 +122,14 @@ class DefectCLI(LightningCLI):
         self.config = parser.parse_args(args)
         config = self.config[self.command]
         for sections in self._arguments.sections:
-            _check_empty_sections(sections, config)
+            check_empty_sections(sections, config)
         for part in ("model", "data"):
             if config[part] is None:
                 raise InputError(f"the config has no {part}: expected a section {part} with class_path and init_args")
-        arguments = config.data.init_args
         # metrics.json and config.yaml are read from other folders too.
-        if arguments is not None and arguments.get("root") is not None:
-            arguments.root = str(Path(arguments.root).expanduser().absolute())
+        for arguments, name in ((config.data.init_args, "root"), (config.model.init_args, "teacher")):
+            if arguments is not None and arguments.get(name) is not None:
+                arguments[name] = str(Path(arguments[name]).expanduser().absolute())
         self._settle_callbacks(config.trainer.callbacks)
         seed = config.seed_everything
         if not isinstance(seed, bool) and not (isinstance(seed, int) and 0 <= seed < 2**32):
@@ -175,8 +175,8 @@ class DefectCLI(LightningCLI):
             self.discard()
             if "can't allocate memory" in str(error):
                 raise MemoryError from None
-            if isinstance(error, ValueError | TypeError | MisconfigurationException):
-                raise InputError(_innermost(error)) from None
+            if isinstance(error, ValueError | TypeError | MisconfigurationException | ModuleNotFoundError):
+                raise InputError(innermost(error)) from None
             raise
 
         table = None if self.run is None else RunFolder(self.run).split_csv
@@ -257,27 +257,3 @@ def without_run(config: str, more: Sequence[str], read_weights: bool = True) -> 
     with as_guest():
         words = ["--config", config, *more, "--trainer.logger", "false"]
         yield DefectCLI("fit", words, run=Path(os.devnull), read_weights=read_weights, keep_split=False)
-
-
-def _check_empty_sections(given: Any, config: Any, *place: str) -> None:
-    """Raise InputError for an unknown key that holds an empty mapping: jsonargparse passes over it, like over any empty one."""
-    if not isinstance(given, dict) or not isinstance(config, jsonargparse.Namespace):
-        return
-    for key, value in given.items():
-        if value == {} and key not in config:
-            shown = [part for part in place if part != "init_args"]
-            raise InputError(unknown_key(shown, key, list(vars(config))))
-        if key in config:
-            _check_empty_sections(value, config[key], *place, key)
-
-
-def _innermost(error: Exception) -> str:
-    """Return what a constructor said, out of the layers of jsonargparse, which keeps the text, not the error."""
-    chain: list[BaseException] = [error]
-    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
-        chain.append(inner)
-    own = [link for link in chain if isinstance(link, InputError | MisconfigurationException)]
-    if own:
-        return " ".join(str(own[0]).split())
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.lstrip().startswith("- ")]
-    return next((line for line in lines if not line.startswith("Does not validate")), " ".join(str(error).split()))

@@ -1,6 +1,7 @@
 """Train, then test the best checkpoint once: `fit` and `resume`."""
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.host import as_guest
 from defectlab.engine.loggers import EpochCSVLogger
 from defectlab.engine.outcome import earlier_metrics, outcome_of, training_facts, write_outcome
-from defectlab.engine.processes import guarded
+from defectlab.engine.processes import forget_run, guarded, remember_run, remembered_run
 from defectlab.engine.record import evaluate_checkpoint, fit_objects
 from defectlab.engine.tensorboard import add_augmented
 from defectlab.engine.trainer import keep_best, marked
@@ -29,6 +30,7 @@ from defectlab.tasks.checkpoint import read_checkpoint
 from defectlab.utils.progress import is_first_process
 from defectlab.utils.text import shown_path
 
+_log = logging.getLogger(__name__)
 _MOST_STEPS_BETWEEN_LOGS, _LOGS_AN_EPOCH, _ON_SHEET = 50, 4, 32
 
 
@@ -134,14 +136,25 @@ def run_fit(
 ) -> tuple[DefectCLI, RunFolder | None]:
     """Train and test as the words of `fit` say; a new run folder that nothing was trained into is removed.
 
+    What torchrun starts again goes on in the run folder of its first start.
+
     Returns:
         The experiment, and as `train_and_test`.
     """
+    begun = remembered_run()
+    if begun is not None:
+        _log.warning("torchrun has started this again: going on in %s", shown_path(begun.path))
+        ended = run_resume(begun, (), progress)
+        forget_run()
+        return ended
     cli = DefectCLI("fit", words, output=output, progress=progress)
     assert cli.run is not None
+    remember_run(cli.run)
     try:
         with locked(cli.run):
-            return cli, train_and_test(cli)
+            ended = cli, train_and_test(cli)
+        forget_run()
+        return ended
     except BaseException:
         if cli.trainer.global_step == 0:
             cli.discard()
@@ -164,10 +177,19 @@ def run_resume(run: RunFolder, changes: Sequence[str], progress: bool = True) ->
     with locked(run.path):
         if run.last.is_file():
             words += ["--ckpt_path", str(run.last)]
-        elif run.metrics_json.is_file() or any(run.path.glob("checkpoints/*.ckpt")):
+        elif not _in_first_epoch(run):
             raise InputError(f"{run.last} is not there, and the run was trained: put it back, or begin anew with fit")
+        else:
+            _log.info("%s is not there: the run was stopped in its first epoch and begins anew", run.last)
         cli = DefectCLI("fit", words, run=run.path, progress=progress)
         return cli, train_and_test(cli)
+
+
+def _in_first_epoch(run: RunFolder) -> bool:
+    """Return whether a run without last.ckpt was stopped in its first epoch, after a validation at most."""
+    if run.metrics_json.is_file() or len(run.read_curves()) > 1:
+        return False
+    return all(read_checkpoint(path).get("epoch") == 0 for path in run.path.glob("checkpoints/*.ckpt"))
 
 
 def train_and_test(cli: DefectCLI) -> RunFolder | None:

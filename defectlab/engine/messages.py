@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
+import jsonargparse
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer, callbacks
 
 import defectlab.data
 import defectlab.networks
 import defectlab.tasks
 from defectlab.data import ImageDataModule
+from defectlab.errors import InputError
 from defectlab.networks import Network
 from defectlab.tasks import ClassificationTask
 from defectlab.utils._compat import ArgumentMessage
@@ -66,9 +69,36 @@ def explain(message: str) -> str:
         return f"{place} is {said.given_value}: " + (f"expected {_readable(expected)}" if useful else _BY_NAME)
     if given := said.no_class_spec:
         return f"{place} is {given}: expected the name of a class"
+    if said.head.endswith("expected one argument"):
+        option = said.head.split()[1].rstrip(":")
+        return f"{option} has no value, or one that begins with a dash: write {option}.NAME=VALUE with an equals sign"
     if words := said.stray_words:
         return f"unexpected words {words}: options begin with --, values follow their option"
     return said.head if len(said.head) <= _LONGEST else f"{said.head[:_LONGEST]}…"
+
+
+def check_empty_sections(given: Any, config: Any, *place: str) -> None:
+    """Raise InputError for an unknown key that holds an empty mapping: jsonargparse passes over it, like over any empty one."""
+    if not isinstance(given, dict) or not isinstance(config, jsonargparse.Namespace):
+        return
+    for key, value in given.items():
+        if value == {} and key not in config:
+            shown = [part for part in place if part != "init_args"]
+            raise InputError(unknown_key(shown, key, list(vars(config))))
+        if key in config:
+            check_empty_sections(value, config[key], *place, key)
+
+
+def innermost(error: Exception) -> str:
+    """Return what a constructor said, out of the layers of jsonargparse, which keeps the text, not the error."""
+    chain: list[BaseException] = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        chain.append(inner)
+    own = [link for link in chain if isinstance(link, InputError | MisconfigurationException | ModuleNotFoundError)]
+    if own:
+        return " ".join(str(own[0]).split())
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.lstrip().startswith("- ")]
+    return next((line for line in lines if not line.startswith("Does not validate")), " ".join(str(error).split()))
 
 
 def _import(path: str) -> Any:

@@ -88,12 +88,14 @@ def keep_best(trainer: Trainer, run: RunFolder) -> str:
     """
     best = best_checkpoint(trainer)
     if best is None:
-        trainer.save_checkpoint(run.last)
-        return str(run.last)
+        best = str(run.last)
+        trainer.save_checkpoint(best)
     if not Path(best).is_file():
         raise InputError(
             f"{best} is not there any more: the run folder was moved or removed while it trained; nothing else was removed"
         )
+    if trainer.is_global_zero:
+        write_state(run.path, "training", Path(best))
     return best
 
 
@@ -119,7 +121,7 @@ def marked(run: RunFolder, trainer: Trainer, config: str | None) -> Iterator[Non
                     write_text(run.config, config)
         raise
     if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        write_state(run.path, "finished", Path(best_checkpoint(trainer) or run.last))
+        write_state(run.path, "finished", run.best)
 
 
 def check_length(settings: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -126,6 +127,9 @@ def cross_validate(
     except InputError:
         if not any(run.finished for run in runs):  # nothing that would be lost
             shutil.rmtree(folder, ignore_errors=True)
+            for above in folder.parents[:2] if resume is None and output is None else ():
+                with suppress(OSError):  # not empty
+                    above.rmdir()
         raise
     summary = _summarise(runs)
     pooled = pool([read_own_table(run) for run in runs])

@@ -1,7 +1,6 @@
 """Average the predictions of several runs, as a run folder of its own."""
 
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from defectlab.engine.host import as_guest
 from defectlab.engine.outcome import calibration, runs_root
 from defectlab.errors import InputError
 from defectlab.evaluate.comparison import correct_matrix
@@ -28,8 +26,9 @@ from defectlab.runs import (
     write_members,
     write_prediction_table,
 )
-from defectlab.runs.create import new_run_folder
+from defectlab.runs.create import remove_made, stamped_folder
 from defectlab.runs.ensembles import joined_fingerprint
+from defectlab.utils.files import temporary_folder
 
 _SMALLEST = 1e-300  # the logarithm of a probability of 0 has to be finite
 
@@ -74,26 +73,30 @@ def ensemble(runs: Sequence[str | os.PathLike[str]], output: str | Path | None =
         "environment": environment(),
     }
     root = runs_root(members[0])
-    if output is None:
-        with as_guest():  # the new folder is noted in the environment
-            output = new_run_folder(root, "ensemble")[0]
-    written = RunFolder(output)
+    target, made = stamped_folder(root / "ensemble", "", "give output") if output is None else (Path(output), [])
     try:
-        write_members(written, members)
-        for part, path in (("val", written.val_predictions_csv), ("test", written.predictions_csv)):
-            if part in tables:
-                table = tables[part]
-                write_prediction_table(
-                    path, table.files, table.labels, table.probabilities, table.class_names, checkpoint=table.checkpoint
-                )
-        accuracy = results["test"]["accuracy"]
-        reads = [log_test_evaluation(root, split_hash, written.path.name, accuracy) for split_hash in hashes]
-        written.write_metrics({**metrics, "run": {**about, "test_split_read": max(reads)}})
-        write_report(written)
-    except BaseException:
-        shutil.rmtree(written.path, ignore_errors=True)
+        with temporary_folder(target.parent) as folder:
+            written = RunFolder(folder / target.name)
+            write_members(written, members)
+            for part, path in (("val", written.val_predictions_csv), ("test", written.predictions_csv)):
+                if part in tables:
+                    t = tables[part]
+                    write_prediction_table(
+                        path, t.files, t.labels, t.probabilities, t.class_names, checkpoint=t.checkpoint
+                    )
+            accuracy = results["test"]["accuracy"]
+            reads = [log_test_evaluation(root, split_hash, target.name, accuracy) for split_hash in hashes]
+            written.write_metrics({**metrics, "run": {**about, "test_split_read": max(reads)}})
+            write_report(written)
+            if target.is_dir():  # an empty one
+                target.rmdir()
+            os.replace(written.path, target)
+    except BaseException as error:
+        remove_made(made)
+        if isinstance(error, OSError):
+            raise InputError(f"output {target} cannot be written ({error.strerror}): give another folder") from None
         raise
-    return written
+    return RunFolder(target)
 
 
 def averaged(members: Sequence[RunFolder], part: Literal["val", "test"]) -> PredictionTable:

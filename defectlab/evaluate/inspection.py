@@ -28,10 +28,12 @@ from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.runs import csv_text, write_text
 from defectlab.utils.progress import progress_bar
+from defectlab.utils.text import html_table
 
 _SIDE = 128  # px; what overlaps and what is mislabelled shows at this size
 _ON_SHEET = 40
 _OUTPUT = Path("runs", "inspection")
+_LEAK, _CONTRADICTION = "leak: ", "contradiction: "  # how the detail of a pair begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,21 @@ class Inspection:
     def count(self, kind: str) -> int:
         """Return the number of findings of a kind."""
         return sum(finding.kind == kind for finding in self.findings)
+
+    @property
+    def leaks(self) -> int:
+        """Number of pairs across parts of the split."""
+        return sum(bool(finding.other) and finding.detail.startswith(_LEAK) for finding in self.findings)
+
+    @property
+    def contradictions(self) -> int:
+        """Number of pairs with two labels."""
+        details = [finding.detail.split("; ", 1)[-1] for finding in self.findings if finding.other]
+        return sum(detail.startswith(_CONTRADICTION) for detail in details)
+
+    def _repr_html_(self) -> str:
+        """Return a table for a notebook."""
+        return html_table(repr(self), self.findings)
 
     def __repr__(self) -> str:
         kinds = Counter(finding.kind for finding in self.findings)
@@ -223,10 +240,10 @@ def _pair(kind: str, pair: Duplicate, data: ImageSet) -> Finding:
     first, second = pair.first, pair.second
     details = []
     if data.splits is not None and data.splits[first] != data.splits[second]:
-        details.append(f"leak: {data.splits[first]} and {data.splits[second]}")
+        details.append(f"{_LEAK}{data.splits[first]} and {data.splits[second]}")
     if data.labels[first] != data.labels[second]:
         names = [data.class_names[int(data.labels[index])] for index in (first, second)]
-        details.append(f"contradiction: {names[0]} and {names[1]}")
+        details.append(f"{_CONTRADICTION}{names[0]} and {names[1]}")
     return Finding(
         kind=kind, file=data.files[first], other=data.files[second], score=round(pair.similarity, 3),
         detail="; ".join(details),

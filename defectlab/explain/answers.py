@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from defectlab.explain.attribution import CAMS
 from defectlab.figures import style
 from defectlab.figures.tiles import Tile, grey_or_colour, tile_grid
-from defectlab.report.render import percent
+from defectlab.utils.text import percent
 
 _ALL, _LIKELIEST = 10, 5  # up to so many classes all have a bar, of more so many
 _HEAT = "inferno"
@@ -102,7 +102,7 @@ def _bars(axes: Axes, answer: Answer, names: Sequence[str]) -> None:
     for position, label in enumerate(order):
         colour = (style.ORANGE if wrong else style.BLUE) if label == answer.predicted else style.GREY
         axes.barh(position, probabilities[label], color=colour, height=0.62)
-        share = percent(float(probabilities[label])) if probabilities[label] >= 0.0005 else "<0.1\N{NO-BREAK SPACE}%"
+        share = percent(float(probabilities[label]))
         axes.text(probabilities[label] + 0.02, position, share, va="center", fontsize=style.SMALL, color=style.INK)
     axes.set(xlim=(0, 1.3), ylim=(max(len(order), 3) - 0.4, -0.6))
     axes.set_xticks([])

@@ -8,10 +8,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
+from defectlab.errors import InputError
 from defectlab.figures.style import save_png
 from defectlab.report.render import Picture, write_page
 
 _SUFFIX = ".explain"  # tells our event files from those of a run
+_EVENTS = f"events.out.tfevents.*{_SUFFIX}"
 SHEETS = (  # in the order of the page; each has its text in the template
     "probabilities", "filters", "feature_maps", "attribution", "boxes", "units", "embedding",
 )  # fmt: skip
@@ -34,22 +36,26 @@ def write_sheets(
         part: part of the data that the images are from, `test` or `validation`.
         more_events: called with the writer, to add what is no sheet.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     shown = [sheet for sheet in SHEETS if sheet in sheets]
-    earlier = list(folder.glob(f"events.out.tfevents.*{_SUFFIX}"))
-    with SummaryWriter(str(folder), filename_suffix=_SUFFIX) as writer:
-        for sheet in shown:
-            path = folder / f"{sheet}.png"
-            save_png(sheets[sheet], path, synthetic)
-            with Image.open(path) as png:
-                writer.add_image(f"explain/{sheet}", np.asarray(png.convert("RGB")), 0, dataformats="HWC")
-        if more_events is not None:
-            more_events(writer)
-    for file in earlier:
-        file.unlink(missing_ok=True)
+    for sheet in shown:
+        save_png(sheets[sheet], folder / f"{sheet}.png", synthetic)
     for gone in set(SHEETS) - set(shown):
         (folder / f"{gone}.png").unlink(missing_ok=True)
     page, pictures = folder / "explain.html", [(sheet, Picture(folder / f"{sheet}.png")) for sheet in shown]
     values = {"name": name, "synthetic": synthetic, "notes": notes, "sheets": pictures, "part": part}
     write_page(page, "explain.html", values)
+    earlier = set(folder.glob(_EVENTS))
+    try:
+        with SummaryWriter(str(folder), filename_suffix=_SUFFIX) as writer:
+            for sheet in shown:
+                with Image.open(folder / f"{sheet}.png") as png:
+                    writer.add_image(f"explain/{sheet}", np.asarray(png.convert("RGB")), 0, dataformats="HWC")
+            if more_events is not None:
+                more_events(writer)
+    except OSError as error:
+        earlier = set(folder.glob(_EVENTS)) - earlier
+        raise InputError(f"events in {folder} cannot be written ({error.strerror}); choose another place") from None
+    finally:
+        for file in earlier:
+            file.unlink(missing_ok=True)
     return page

@@ -103,8 +103,7 @@ def explain(
         raise InputError(f"output {target} is a file: expected a folder")
     file = None if weights is None else Path(weights)
     network = imagenet_name(name, file)
-    # Hooks and gradients want the network as it is written, not compiled.
-    with torch.compiler.set_stance("force_eager"), as_guest(progress):
+    with as_guest(progress):
         if network is None and Path(name).is_dir():
             files = list_files(images) if images else []
             return _explain_run(RunFolder.open(name), files, layer, target, data_root, boxes, data)

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from defectlab.errors import InputError
 from defectlab.figures.style import BLUE, GREY, INK, ORANGE, SMALL, TEXT, short_label, style_axes
 from defectlab.metrics.classification import ECE_BINS, ClassMetrics, accuracy_interval
+from defectlab.utils.text import percent
 
 NUMBERED_CLASSES = 25  # above this, a number in each cell of a confusion matrix cannot be read
 LISTED_CLASSES = 40  # above this, a row for each class does not fit a page
@@ -53,7 +54,7 @@ def confusion_matrix_figure(matrix: npt.ArrayLike, class_names: Sequence[str]) -
     if numbered:
         for true, predicted in zip(*np.nonzero(counts), strict=True):
             fraction = fractions[true, predicted]
-            text = f"{counts[true, predicted]}" + (f"\n{_rounded(fraction)}" if classes <= 15 else "")
+            text = f"{counts[true, predicted]}" + (f"\n{percent(fraction, digits=0)}" if classes <= 15 else "")
             colour, size = "white" if fraction > 0.55 else INK, TEXT if classes <= 10 else 6.5
             axes.text(predicted, true, text, ha="center", va="center", fontsize=size, color=colour)
     return figure
@@ -164,13 +165,6 @@ def reliability_figure(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> F
         style_axes(axes)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=TEXT)
     return figure
-
-
-def _rounded(fraction: float) -> str:
-    """Return whole per cent, with <1% and >99% next to the ends."""
-    if 0 < fraction < 0.01:
-        return "<1%"
-    return ">99%" if 0.99 < fraction < 1 else f"{fraction:.0%}"
 
 
 def _by_epoch(rows: Sequence[Mapping[str, str]], column: str) -> dict[int, float]:

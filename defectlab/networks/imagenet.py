@@ -12,8 +12,9 @@ from torchvision.models import get_model, get_model_weights
 from defectlab.errors import InputError
 from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, Backbone
 from defectlab.networks.base import Network
-from defectlab.networks.weights import COUNTER, cached_imagenet, first_mismatch, read_state
+from defectlab.networks.weights import cached_imagenet, read_state
 from defectlab.utils.card import DataCard
+from defectlab.utils.tensors import COUNTER, first_mismatch
 
 _ALTERNATIVES = "or give the file of torchvision's whole network by --weights"
 

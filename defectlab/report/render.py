@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from defectlab.figures.style import DPI
-from defectlab.utils.text import write_text
+from defectlab.utils.text import percent, write_text
 
 Cell = str | int | float | None
 
@@ -54,14 +54,9 @@ def write_page(path: Path, template: str, values: Mapping[str, object]) -> None:
     write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
 
 
-def percent(fraction: float | None) -> str:
-    """Write a fraction in [0, 1] with one decimal, or with as many as keep it from reading 100 % when it is not."""
-    if fraction is None:
-        return "–"
-    digits = 1
-    while fraction < 1 and digits < 6 and round(100 * fraction, digits) == 100:
-        digits += 1
-    return f"{100 * fraction:.{digits}f}\N{NO-BREAK SPACE}%"
+def percentage(fraction: float | None) -> str:
+    """Write a fraction in [0, 1] as `percent` does exactly, or a dash."""
+    return "–" if fraction is None else percent(fraction, exact=True).replace("%", "\N{NO-BREAK SPACE}%")
 
 
 def plain(value: Any) -> str:
@@ -77,5 +72,5 @@ _ENVIRONMENT = Environment(
     loader=PackageLoader("defectlab.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
     lstrip_blocks=True,
 )  # fmt: skip
-_ENVIRONMENT.filters |= {"percent": percent, "plain": plain}
+_ENVIRONMENT.filters |= {"percent": percentage, "plain": plain}
 _ENVIRONMENT.globals["style"] = resources.files("defectlab.report").joinpath("style.css").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from defectlab.metrics.classification import accuracy_interval, confident_mistakes
 from defectlab.metrics.operating import auroc_interval, average_precision_interval
-from defectlab.report.render import Cell, Table, percent
+from defectlab.report.render import Cell, Table, percentage
 from defectlab.runs import PredictionTable
 from defectlab.runs.metrics import count_correct
 
@@ -50,13 +50,13 @@ def headline(result: dict[str, Any]) -> Headline:
         worst, detail = "none", "every image of every class is right"
     else:
         found = round(figure["accuracy"] * figure["support"])
-        detail = f"{percent(figure['accuracy'])}: {found:,} of {figure['support']:,} recognised"
+        detail = f"{percentage(figure['accuracy'])}: {found:,} of {figure['support']:,} recognised"
         level = sum(m["accuracy"] == figure["accuracy"] for m in present.values()) - 1
         detail += f"; level with {level} other{'s' if level > 1 else ''}" if level else ""
     cards = [
-        ("balanced accuracy", percent(result["macro_recall"]), "mean recall of the classes"),
-        ("macro F1", percent(result["macro_f1"]), "the mean over classes"),
-        ("calibration error", percent(result["ece"]), "ECE in 15 bins, 0 is best"),
+        ("balanced accuracy", percentage(result["macro_recall"]), "mean recall of the classes"),
+        ("macro F1", percentage(result["macro_f1"]), "the mean over classes"),
+        ("calibration error", percentage(result["ece"]), "ECE in 15 bins, 0 is best"),
         ("worst class", worst, detail),
     ]
     majority = max(m["support"] for m in present.values()) / n

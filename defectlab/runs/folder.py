@@ -144,8 +144,9 @@ class RunFolder:
 
     @property
     def metrics(self) -> RunMetrics:
-        """Sections of metrics.json, typed; see `read_metrics`."""
-        return cast("RunMetrics", self.read_metrics())
+        """Sections of metrics.json, typed; undefined figures of `val` and `test` are NaN, as those of an `Evaluation` are."""
+        found = self.read_metrics()
+        return cast("RunMetrics", {k: _undefined_as_nan(v) if k in ("val", "test") else v for k, v in found.items()})
 
     def __repr__(self) -> str:
         """Return path, accuracy and interval."""
@@ -186,7 +187,7 @@ class RunFolder:
             with self.metrics_csv.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file, restval=""))
             for row in rows:
-                int(row["epoch"]), [float(cell) for cell in row.values() if cell]
+                int(row["epoch"] or 0), [float(cell) for cell in row.values() if cell]
         except (OSError, ValueError, TypeError, KeyError, csv.Error):
             raise InputError(f"{self.metrics_csv} is no table of epochs, as fit writes it: remove it") from None
         return rows
@@ -234,6 +235,12 @@ def find_runs(folder: str | Path) -> list[Path]:
     configs = [*Path(folder).glob("*/config.yaml"), *Path(folder).glob("*/*/config.yaml")]
     runs = [config.parent for config in configs if not (config.parents[1] / "config.yaml").is_file()]
     return sorted(runs, key=lambda run: (age(run), str(run)))
+
+
+def _undefined_as_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _undefined_as_nan(item) for key, item in value.items()}
+    return math.nan if value is None else value
 
 
 def _finite(value: Any) -> Any:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from defectlab.networks.base import build_network, check_at_least
 from defectlab.tasks.hparams import NetworkSpec, find_network, without_downloads
 from defectlab.tasks.loss import ClassWeights, check_class_weights, class_weight_tensor, weighted_cross_entropy
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, decayed
-from defectlab.tasks.saving import SavedTask
+from defectlab.tasks.saving import PlainCheckpoints
 from defectlab.tasks.tta import Views, check_tta, tta_logits
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _MAX_LOGGED_CLASSES = 100  # above, the accuracy of each class is not logged: to
 ExtraLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-class ClassificationTask(SavedTask):
+class ClassificationTask(PlainCheckpoints, pl.LightningModule):
     """Train and evaluate a network that turns images `(N, C, H, W)` into logits `(N, num_classes)`.
 
     Batches are `(images, labels)`; labels are int64 `(N,)`, or in training also probabilities `(N, num_classes)`.
@@ -282,8 +283,9 @@ class ClassificationTask(SavedTask):
             return
         for metric in ("accuracy", *_RANKED):
             by_class = {f"{stage}/{metric}/{name}": row[metric] for name, row in result["per_class"].items()}  # type: ignore[literal-required]
-            # A class without images has none. To be monitored, all; to be drawn, the accuracy alone.
-            self.log_dict({n: value for n, value in by_class.items() if value == value}, logger=metric == "accuracy")
+            # A class without images has none. All can be monitored; the accuracy alone is drawn.
+            logger = None if metric == "accuracy" else False
+            self.log_dict({name: value for name, value in by_class.items() if value == value}, logger=logger)
 
     def set_rate(self, lr: float) -> None:
         """Change the learning rate of later optimisers; those that are built keep theirs."""

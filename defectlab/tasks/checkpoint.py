@@ -10,6 +10,7 @@ from defectlab.tasks.base import ClassificationTask
 from defectlab.tasks.contents import build_like, card_of, data_state, read_checkpoint
 from defectlab.tasks.hparams import add_import_folders, find_class, find_network, named_classes, without_downloads
 from defectlab.utils.card import DataCard
+from defectlab.utils.tensors import first_mismatch
 from defectlab.utils.typed import check_arguments
 from defectlab.utils.yamls import read_yaml
 
@@ -25,17 +26,10 @@ def check_fit(task: ClassificationTask, checkpoint: dict[str, Any], path: Path) 
         InputError: another class count, or a tensor that is missing, too many or of another shape.
     """
     task.on_load_checkpoint(checkpoint)
-    ours, theirs = (
-        {name: tuple(tensor.shape) for name, tensor in state.items()}
-        for state in (task.state_dict(), checkpoint["state_dict"])
-    )
-    for name in [*ours, *theirs]:
-        if ours.get(name) != theirs.get(name):
-            found, expected = (shapes.get(name, "absent") for shapes in (theirs, ours))
-            raise InputError(
-                f"{path} is of another network than the config's: {name} is {found}, expected {expected}; "
-                "give the config that it was trained with"
-            )
+    if mismatch := first_mismatch(checkpoint["state_dict"], task.state_dict()):
+        raise InputError(
+            f"{path} is of another network than the config's: {mismatch}; give the config that it was trained with"
+        )
 
 
 def load_task(path: str | Path, allow: Collection[str] = ()) -> tuple[ClassificationTask, DataCard]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from defectlab.errors import InputError
 from defectlab.utils.card import DataCard
-from defectlab.utils.tensors import check_finite, read_tensors
+from defectlab.utils.tensors import check_finite, first_mismatch, read_tensors
 from defectlab.utils.text import first_line
 
 _ADVICE = "expected a whole .ckpt file written by defectlab fit; use another checkpoint of the run, or train again"
@@ -82,7 +82,8 @@ def build_like(
                 if ours:
                     raise
             else:
-                _check_shapes(planned.state_dict(), state)
+                if mismatch := first_mismatch(state, planned.state_dict()):
+                    raise InputError(mismatch)
             module = make()
         load(module)
     except InputError as error:
@@ -93,10 +94,3 @@ def build_like(
             "version of defectlab that wrote it, or train again"
         ) from None
     return module.eval()
-
-
-def _check_shapes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
-    for name in [*ours, *theirs]:
-        found, expected = (tuple(side[name].shape) if name in side else "absent" for side in (theirs, ours))
-        if found != expected:
-            raise InputError(f"{name} is {found}, and in the network that it names {expected}")

@@ -24,20 +24,21 @@ _NO_WEIGHTS: Final = {
 }  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True)
 class NetworkSpec:
     """A network by its import path, as in a config; it is imported when `load` is called.
 
     Args:
         class_path: of a class, or of a function that returns a network.
-        init_args: its arguments besides those of `build_network`.
+        init_args: its arguments besides those of `build_network`; None for none.
     """
 
-    def __init__(self, class_path: str, init_args: Mapping[str, Any] | None = None) -> None:
-        self.class_path, self.init_args = class_path, dict(init_args or {})
+    class_path: str
+    init_args: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as in a config."""
-        return {"class_path": self.class_path, "init_args": self.init_args}
+        return {"class_path": self.class_path, "init_args": dict(self.init_args or {})}
 
     def load(self) -> functools.partial[nn.Module]:
         """Import it; see `find_network`."""

@@ -3,9 +3,8 @@
 import inspect
 import logging
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
@@ -13,11 +12,16 @@ from defectlab.errors import InputError
 from defectlab.tasks.hparams import NOT_PLAIN, class_path, is_found_again, module_spec, to_plain_values
 from defectlab.tasks.loss import check_class_weights
 
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule as _Module
+else:
+    _Module = object
+
 log = logging.getLogger(__name__)
 
 
-class SavedTask(pl.LightningModule):
-    """A task whose checkpoints hold tensors and plain values alone."""
+class PlainCheckpoints(_Module):
+    """The part of a task that keeps tensors and plain values alone in its checkpoints, and checks that they can be loaded."""
 
     network: nn.Module
     num_classes: int

@@ -185,84 +185,53 @@ def vgg_features(configuration: str) -> nn.Sequential:
 
 
 class ArgumentMessage:
-    """The parts of an error message of jsonargparse; a part that a release words differently is None or empty."""
+    """The parts of an error message of jsonargparse; a part that a release words differently is None or empty.
 
-    _UNKNOWN = (
-        r"ption '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: --([^\s=]+)|"
-        r"Unexpected config: (\w+):"
-    )
-    _NO_CLASS = (
-        r"Expected a dot import path string: (\S+)|module '[\w.]+' has no attribute '(\w+)'|"
-        r"No module named '([\w.]+)'"
-    )
-    _EXPECTED = r"Expected a (typing\.Literal\[[^\]]*\]|<class '[\w.]+'>)"
+    Attributes:
+        text: the whole message.
+        head: its first report, which is of the innermost place.
+        place: key of the argument, such as `model.optimizer`.
+        class_paths: the classes whose arguments were parsed, the innermost last.
+        unknown_key: below its group.
+        missing_class: name of a class that does not exist.
+        wrong_subclass: the class that was given, and the base that was expected.
+        missing_arguments: their keys.
+        no_sections: text that was given where a mapping was expected.
+        expected_types: as `<class 'int'>` or `typing.Literal['a']`.
+        given_value: the value that has none of these types.
+        no_class_spec: value that was given in place of a class.
+        stray_words: words that follow no option.
+    """
 
     def __init__(self, message: str) -> None:
         self.text = " ".join(message.split())
-        self.head = self.text.partition(" Given value type")[0]  # the first report is of the innermost place
-
-    @property
-    def place(self) -> str:
-        """Return the key of the argument, such as `model.optimizer`."""
-        return ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', self.head)))
-
-    @property
-    def class_paths(self) -> list[str]:
-        """Return the classes whose arguments were parsed, the innermost last."""
-        found = re.findall(r"Got value: Namespace\(class_path='([\w.]+)'", self.head)
-        return found or re.findall(r"given class_path '([\w.]+)'", self.head)
-
-    @property
-    def unknown_key(self) -> str | None:
-        """Return the unknown key, below its group."""
-        key, group = self._first(self._UNKNOWN), self._first(r"Group '([\w.]+)'")
-        return f"{group}.{key}" if key and group else key
-
-    @property
-    def missing_class(self) -> str | None:
-        """Return the name of a class that does not exist."""
-        return self._first(self._NO_CLASS)
-
-    @property
-    def wrong_subclass(self) -> tuple[str, str] | None:
-        """Return the class that was given, and the base that was expected."""
-        found = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", self.head)
-        return (found[1], found[2]) if found else None
-
-    @property
-    def missing_arguments(self) -> list[str]:
-        """Return the keys of missing arguments."""
-        found = self._first(r"the following arguments are required: ([\w., ]+?)(?: -|$)")
-        return found.split(", ") if found else []
-
-    @property
-    def no_sections(self) -> str | None:
-        """Return the text that was given where a mapping was expected."""
-        return self._first(r"Unable to load config '?([^'\s]+)")
-
-    @property
-    def expected_types(self) -> list[str]:
-        """Return the expected types, as `<class 'int'>` or `typing.Literal['a']`."""
-        return re.findall(self._EXPECTED, self.head.partition(" Got value")[0])
-
-    @property
-    def given_value(self) -> str | None:
-        """Return the value that has none of these types."""
-        given = self._first(r"Got value: (.*?)(?:\. Got value.*)?(?: - .*)?$")
-        if given:
-            return given
-        found = re.search(r"Given value: (.*?)(?: - |$)", self.text)
-        return found[1] if found else None
-
-    @property
-    def no_class_spec(self) -> str | None:
-        """Return the value that was given in place of a class."""
-        return self._first(r"Expected an import path or a subclass spec, but got (\S+)\.")
-
-    @property
-    def stray_words(self) -> str | None:
-        """Return the words that follow no option."""
-        return self._first(r"^unrecognized arguments: (.*)")
+        self.head = self.text.partition(" Given value type")[0]
+        self.place = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', self.head)))
+        self.class_paths = re.findall(r"Got value: Namespace\(class_path='([\w.]+)'", self.head) or re.findall(
+            r"given class_path '([\w.]+)'", self.head
+        )
+        key, group = self._first(
+            r"ption '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: --([^\s=]+)|"
+            r"Unexpected config: (\w+):"
+        ), self._first(r"Group '([\w.]+)'")  # fmt: skip
+        self.unknown_key = f"{group}.{key}" if key and group else key
+        self.missing_class = self._first(
+            r"Expected a dot import path string: (\S+)|module '[\w.]+' has no attribute '(\w+)'|"
+            r"No module named '([\w.]+)'"
+        )
+        wrong = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", self.head)
+        self.wrong_subclass = (wrong[1], wrong[2]) if wrong else None
+        missing = self._first(r"the following arguments are required: ([\w., ]+?)(?: -|$)")
+        self.missing_arguments = missing.split(", ") if missing else []
+        self.no_sections = self._first(r"Unable to load config '?([^'\s]+)")
+        expected = r"Expected a (typing\.Literal\[[^\]]*\]|<class '[\w.]+'>)"
+        self.expected_types = re.findall(expected, self.head.partition(" Got value")[0])
+        given = re.search(r"Given value: (.*?)(?: - |$)", self.text)
+        self.given_value = self._first(r"Got value: (.*?)(?:\. Got value.*)?(?: - .*)?$") or (
+            given[1] if given else None
+        )
+        self.no_class_spec = self._first(r"Expected an import path or a subclass spec, but got (\S+)\.")
+        self.stray_words = self._first(r"^unrecognized arguments: (.*)")
 
     def _first(self, pattern: str) -> str | None:
         found = re.search(pattern, self.head)

@@ -1,13 +1,18 @@
-"""CPU settings that make small networks fast: threads, allocator, denormal numbers."""
+"""CPU settings that make small networks fast: threads and how they wait, allocator, denormal numbers."""
 
 import ctypes
+import logging
 import os
 import sys
+import time
 from dataclasses import dataclass
 
-import torch
-
 from defectlab.errors import InputError
+
+_log = logging.getLogger(__name__)
+# Of GNU's, LLVM's and Intel's OpenMP and of OpenBLAS, which read them once, when they are loaded.
+_PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "OPENBLAS_THREAD_TIMEOUT": "4"}
+_CROWDED = 4.0  # times that several threads may take of what one takes
 
 # Numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -29,7 +34,9 @@ class CPUSettings:
     threads: int | None = None
 
     def apply(self) -> None:
-        """Apply the settings to this process."""
+        """Apply the settings to this process, and tell of threads that other programs keep from working."""
+        import torch
+
         if not torch.cuda.is_available():
             # Lightning's check through NVML costs half a millisecond per optimiser step where there is no driver.
             os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
@@ -41,6 +48,45 @@ class CPUSettings:
             if self.threads < 1:
                 raise InputError(f"cpu.threads is {self.threads}: expected a whole number of at least 1")
             torch.set_num_threads(self.threads)
+        elif not torch.cuda.is_available() and os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE":
+            _tell_if_crowded()
+
+
+def wait_passively() -> None:
+    """Let the threads of this process sleep while they wait: spinning, they cost a busy machine five times the time.
+
+    For a program of its own, before torch is loaded; what the environment says already is kept.
+    """
+    for name, value in _PASSIVE.items():
+        os.environ.setdefault(name, value)
+
+
+def _tell_if_crowded() -> None:
+    """Measure a few operations with all threads and with one, and warn where one is much faster.
+
+    The number is left as it is: with another one sums round otherwise, and a resumed run would differ.
+    """
+    import torch
+
+    values, threads = torch.zeros(1 << 18), torch.get_num_threads()
+
+    def seconds() -> float:
+        began = time.perf_counter()
+        for _ in range(5):
+            values.add_(1)
+        return time.perf_counter() - began
+
+    if threads == 1:
+        return
+    several = min(seconds() for _ in range(3))
+    torch.set_num_threads(1)
+    one = min(seconds() for _ in range(3))
+    torch.set_num_threads(threads)
+    if several > _CROWDED * max(one, 1e-3):
+        _log.warning(
+            "the cores are busy: %d threads take %.0f times as long as one, as they spin while they wait; set "
+            "OMP_WAIT_POLICY=PASSIVE before torch is imported, or cpu.threads to 1", threads, several / one,
+        )  # fmt: skip
 
 
 def _keep_memory() -> None:

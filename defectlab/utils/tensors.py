@@ -23,6 +23,7 @@ _PLAIN = re.compile(
 )
 # What a network has without learning it, such as the mask of an attention, may be -inf; these may not.
 _LEARNED = ("weight", "bias", "running_mean", "running_var")
+COUNTER = "num_batches_tracked"  # of BatchNorm: older files lack it, and only a cumulative mean needs it
 _HASH = "sha256"  # of the tensors, in the metadata of a .safetensors file
 
 
@@ -62,6 +63,15 @@ def check_finite(state: Mapping[str, object], path: Path, advice: str) -> None:
             learned = name.rpartition(".")[2] in _LEARNED
             if learned or bool(tensor.isnan().any()) or bool((tensor == torch.inf).any()):
                 raise InputError(f"{path} holds values that are no finite numbers, in {name}: {advice}")
+
+
+def first_mismatch(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], prefix: str = "") -> str:
+    """Name the first tensor that only one side has or whose shapes differ; empty if there is none."""
+    for key in [*ours, *(key for key in theirs if key not in ours)]:
+        shapes = [tuple(side[key].shape) if key in side else "absent" for side in (theirs, ours)]
+        if shapes[0] != shapes[1] and not key.endswith(COUNTER):
+            return f"{prefix}{key} is {shapes[0]} in the file and {shapes[1]} in the network"
+    return ""
 
 
 def hash_tensors(state: Mapping[str, Tensor]) -> str:

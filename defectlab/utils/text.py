@@ -1,13 +1,14 @@
 """Atomic text files; tables, errors and paths as text."""
 
 import csv
+import html
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, fields
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from defectlab.errors import InputError
 from defectlab.utils.files import atomic
@@ -54,6 +55,22 @@ def csv_text(kind: "type[DataclassInstance]", rows: "Sequence[DataclassInstance]
     return csv_rows([[field.name for field in fields(kind)], *(astuple(row) for row in rows)])
 
 
+def html_table(title: str, rows: "Sequence[Mapping[str, Any]] | Sequence[DataclassInstance]", most: int = 20) -> str:
+    """Return the first rows, dicts or dataclasses of the same fields, as an HTML table for a notebook."""
+    dicts = [dict(row) if isinstance(row, Mapping) else vars(row) for row in rows[:most]]
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in (dicts[0] if dicts else ()))
+    lines = ["".join(f"<td>{html.escape(_cell(value))}</td>" for value in row.values()) for row in dicts]
+    table = "".join(f"<tr>{line}</tr>" for line in (heads, *lines))
+    left_out = f"<p>… of {len(rows):,} rows</p>" if len(rows) > most else ""
+    return f"<p>{html.escape(title)}</p><table>{table}</table>{left_out}"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
 def read_csv(path: Path, advice: str) -> list[list[str]]:
     """Read the rows of a CSV file that are not empty; InputError, which ends in `advice`, where there are none to read."""
     try:
@@ -66,6 +83,19 @@ def read_csv(path: Path, advice: str) -> list[list[str]]:
     except csv.Error as error:  # such as a cell of more than 128 kB
         raise InputError(f"{path} is no table ({error}); {advice}") from None
     return [[x[1:] if x[:1] == "'" and _FORMULA.match(x, 1) else x for x in row] for row in rows]
+
+
+def percent(fraction: float, digits: int = 1, exact: bool = False) -> str:
+    """Write a fraction in [0, 1] in per cent, where 0 and 100 stand for nothing else: <0.1% and >99.9% are between.
+
+    With `exact` as many digits are added as keep it from reading 100.
+    """
+    shown = 100 * fraction
+    while exact and shown < 100 and digits < 6 and round(shown, digits) == 100:
+        digits += 1
+    if not exact and 0 < shown < 100 and round(shown, digits) in (0, 100):
+        return f"<{10.0**-digits:g}%" if shown < 50 else f">{100 - 10.0**-digits:g}%"
+    return f"{shown:.{digits}f}%"
 
 
 def shown_path(path: Path) -> str:
