@@ -143,6 +143,8 @@ def run_fit(
     assert cli.run is not None
     try:
         with locked(cli.run):
+            if is_first_process() and RunFolder(cli.run).config.exists():
+                raise InputError(f"output {cli.run} has become a run folder meanwhile: give another one")
             return cli, train_and_test(cli)
     except BaseException:
         if cli.trainer.global_step == 0:
