@@ -95,7 +95,7 @@ WRONG = {
     "data.augmentation.flip: did you mean data.augmentation.horizontal_flip": {"data": {"augmentation": {"flip": 1}}},
     "trainer.max_epochs is many: expected a whole number": {"trainer": {"max_epochs": "many"}},
     "fast_dev_run keeps nothing": {"trainer": {"fast_dev_run": True}},
-    "expected task and data": {"task": nn.Module()},
+    "task of fit": {"task": nn.Module()},
 }
 
 

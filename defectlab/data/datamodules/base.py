@@ -188,6 +188,10 @@ class ImageDataModule(ImageLoaders):
         if self._kept is None:
             return list(range(len(files)))
         known = {row.file for row in self._kept.rows}
+        if known.isdisjoint(files):
+            raise InputError(
+                f"{self.location} has none of the {len(known)} images of the run: give the folder they are in"
+            )
         unused = "test" if self.test_size == 0 and self.split == "auto" else None  # a given test part is left out
         new = [
             file for file, part in zip(files, splits or [""] * len(files), strict=True)
