@@ -293,7 +293,7 @@ def test_figures_that_cannot_be_drawn(finished: Path, tmp_path: Path, refused: R
         return refused("predict", str(finished), str(image), *map(str, words))
 
     (tmp_path / "a.png").mkdir()
-    assert "PNG file" in predict("--figure", tmp_path / "a.png")
+    assert "a.png is no file" in predict("--figure", tmp_path / "a.png")
     assert "PNG file" in predict("--figure", tmp_path / "a.jpg")
     assert "CSV file" in predict("--output", tmp_path / "b.png")
     assert "is a folder" in predict("--output", tmp_path)

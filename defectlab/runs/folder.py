@@ -187,7 +187,7 @@ class RunFolder:
             with self.metrics_csv.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file, restval=""))
             for row in rows:
-                row["epoch"], [float(cell) for cell in row.values() if cell]
+                int(row["epoch"] or 0), [float(cell) for cell in row.values() if cell]
         except (OSError, ValueError, TypeError, KeyError, csv.Error):
             raise InputError(f"{self.metrics_csv} is no table of epochs, as fit writes it: remove it") from None
         return rows

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from types import UnionType
+from typing import Any, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 from defectlab.errors import InputError
 from defectlab.metrics.classification import SplitMetrics, accuracy_interval
@@ -35,7 +36,7 @@ class RunFacts(TypedDict, total=False):
     """How the run was made; `best_epoch` counts from 0, `checkpoint` is `RunFolder.fingerprint`."""
 
     config: str
-    seed: int
+    seed: int | bool
     epochs: int
     best_epoch: int
     parameters: int
@@ -71,23 +72,30 @@ def accuracy_text(part: str, result: Mapping[str, Any], source: str | None) -> s
     return f"{part} {correct / n:.2%} ({low:.1%} to {high:.1%}, n = {n}{synthetic})"
 
 
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "n": int,
-    "accuracy": (int, float, type(None)),
-    "confusion_matrix": list,
-    "per_class": dict,
-    "class_names": list,
-    "counts": dict,
-}
-
-
 def check_metrics(metrics: Mapping[str, Any], path: Path) -> None:
-    """Raise InputError for a known section that is no object, or a value of another type than it is written with."""
-    for section in RunMetrics.__annotations__.keys() & metrics.keys():
-        values = {} if metrics[section] is None else metrics[section]
-        if not isinstance(values, dict):
-            raise InputError(f"{path}: {section} is {str(values)[:40]!r}, expected an object; run `test` again")
-        for name in _KINDS.keys() & values.keys():
-            if section in ("data", "val", "test") and not isinstance(values[name], _KINDS[name]):
-                found = str(values[name])[:40]
-                raise InputError(f"{path}: {section}.{name} is {found!r}, which `test` does not write; run it again")
+    """Raise InputError for a value of another type than it is written with."""
+    found = _misfit({name: value for name, value in metrics.items() if value is not None}, RunMetrics, "")
+    if found is not None:
+        raise InputError(f"{path}: {found}, which `test` does not write; run it again")
+
+
+def _misfit(value: Any, hint: Any, place: str) -> str | None:
+    """Return the first place whose value does not have its type, with the value; a figure may be None, for NaN."""
+    origin, inner = get_origin(hint), get_args(hint)
+    kinds: Any = {float: (int, float, type(None)), list: list, dict: dict}.get(origin or hint, origin or hint)
+    if is_typeddict(hint):
+        kinds = dict
+    if hint is Any or origin is UnionType:
+        return None
+    if not isinstance(value, kinds) or (isinstance(value, bool) and hint is not bool):
+        return f"{place} is {str(value)[:40]!r}"
+    parts: dict[str, tuple[Any, Any]] = {}
+    if is_typeddict(hint):
+        hints = get_type_hints(hint)
+        parts = {name: (value[name], hints[name]) for name in hints.keys() & value.keys()}
+    elif origin is dict:
+        parts = {str(name): (item, inner[1]) for name, item in value.items()}
+    elif origin is list:
+        parts = {str(index): (item, inner[0]) for index, item in enumerate(value)}
+    checked = (_misfit(item, kind, f"{place}.{name}".lstrip(".")) for name, (item, kind) in parts.items())
+    return next((found for found in checked if found is not None), None)
