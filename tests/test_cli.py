@@ -22,8 +22,8 @@ from defectlab.networks import PretrainedNetwork
 Fit = Callable[..., Path]
 FILES = {
     "checkpoints", "config.yaml", "confusion_matrix.csv", "confusion_matrix.png", "curves.png", "metrics.csv",
-    "metrics.json", "misclassified.png", "per_class.png", "predictions.csv", "reliability.png", "report.html", "split.csv",
-    "state.json", "steps.png", "val_predictions.csv",
+    "metrics.json", "misclassified.png", "per_class.png", "predictions.csv", "ranking.png", "reliability.png", "report.html",
+    "split.csv", "state.json", "steps.png", "val_predictions.csv",
 }  # fmt: skip
 
 

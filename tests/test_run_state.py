@@ -291,6 +291,8 @@ def test_early_stopping_ends_a_run_for_good(config: Path, tmp_path: Path) -> Non
 def test_a_run_that_was_trained_is_not_begun_anew(run: Path) -> None:
     (run / "metrics.json").unlink()
     (run / "checkpoints/last.ckpt").unlink()
+    best = run / "checkpoints/best.ckpt"
+    torch.save({**torch.load(best, weights_only=True), "epoch": 1}, best)
     write_state(run, "stopped", run / "checkpoints/best.ckpt")
     before = contents(run)
     refusal(lambda: dl.resume(run), "last.ckpt")

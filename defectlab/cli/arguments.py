@@ -30,7 +30,8 @@ def output_file(text: str) -> Path:
     """Return the path of a file to write; a folder, a device or a pipe is no place for one."""
     path = Path(text)
     if path.exists() and not path.is_file():
-        raise argparse.ArgumentTypeError(f"{text} is no file that can be replaced: expected the name of a file")
+        kind = "a folder" if path.is_dir() else "a device or a pipe"
+        raise argparse.ArgumentTypeError(f"{text} is {kind}: expected the name of a file")
     return path
 
 

@@ -152,6 +152,8 @@ def run_fit(
     remember_run(cli.run)
     try:
         with locked(cli.run):
+            if is_first_process() and RunFolder(cli.run).config.exists():
+                raise InputError(f"output {cli.run} has become a run folder meanwhile: give another one")
             ended = cli, train_and_test(cli)
         forget_run()
         return ended

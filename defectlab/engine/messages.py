@@ -71,7 +71,7 @@ def explain(message: str) -> str:
         return f"{place} is {given}: expected the name of a class"
     if said.head.endswith("expected one argument"):
         option = said.head.split()[1].rstrip(":")
-        return f"{option} has no value, or one that begins with a dash: write {option}.NAME=VALUE with an equals sign"
+        return f"{option}: expected one argument; one that begins with a dash is written {option}.NAME=VALUE"
     if words := said.stray_words:
         return f"unexpected words {words}: options begin with --, values follow their option"
     return said.head if len(said.head) <= _LONGEST else f"{said.head[:_LONGEST]}…"

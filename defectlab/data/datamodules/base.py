@@ -126,8 +126,9 @@ class ImageDataModule(ImageLoaders):
             return
         data = self.load().reordered(self.class_names)
         check_names(self.location, data.class_names)
-        if self._kept is not None:
-            data = data.select(np.array(self._known(data.files, data.splits), dtype=np.int64))
+        known = self._known(data.files, data.splits)
+        if len(known) < len(data.files):
+            data = data.select(np.array(known, dtype=np.int64))
         names = [data.class_names[label] for label in data.labels.tolist()]
         if self._kept is None:
             parts = self._divide(data)
@@ -187,6 +188,10 @@ class ImageDataModule(ImageLoaders):
         if self._kept is None:
             return list(range(len(files)))
         known = {row.file for row in self._kept.rows}
+        if known.isdisjoint(files):
+            raise InputError(
+                f"{self.location} has none of the {len(known)} images of the run: give the folder they are in"
+            )
         unused = "test" if self.test_size == 0 and self.split == "auto" else None  # a given test part is left out
         new = [
             file for file, part in zip(files, splits or [""] * len(files), strict=True)
