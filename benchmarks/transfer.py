@@ -1,11 +1,11 @@
 """How far do weights carry with few labels? Linear probe and fine-tuning by labelled images a class.
 
     python benchmarks/transfer.py --neu DIR --output transfer
-    python benchmarks/transfer.py --neu DIR --sets neu elpv --imagenet mobilenet_v2:1.0:FILE --fine-tune --output transfer
+    python benchmarks/transfer.py --neu DIR --tiles DIR --sets neu elpv tiles --imagenet mobilenet_v2:1.0:FILE --image-size 160
 
 Every row sees the same labelled images and is judged on all others; mean ± sd over the draws, in per cent, of the mean
 over the classes of the share that is recognised. Each weight file is read at the last layer and at its middle ones
-(`surface` has the middle ones alone); the better head, by the probe over all budgets, is fine-tuned and plotted.
+(those of surfaces have the middle ones alone); the better head, by the probe over all budgets, is fine-tuned and plotted.
 Writes transfer.csv and a PNG a set.
 """
 
@@ -23,11 +23,12 @@ import torch
 from matplotlib.figure import Figure
 from measure import header
 from transfer_fit import Source, draw_labelled, fine_tune, probe
-from transfer_sets import LabelledSet, load_elpv, load_neu
+from transfer_sets import LabelledSet, load_elpv, load_neu, load_tiles
 
 from defectlab.errors import InputError
 from defectlab.networks.backbones import BACKBONES
 from defectlab.networks.pretrained import Stages
+from defectlab.networks.weights import SHIPPED_WEIGHTS
 from defectlab.utils.progress import progress_bar
 
 __all__ = ["main"]
@@ -51,9 +52,13 @@ def parser() -> argparse.ArgumentParser:
     """The arguments."""
     p = argparse.ArgumentParser("transfer.py", description="Linear probe and fine-tuning by labelled images a class.")
     p.add_argument("--neu", metavar="DIR", help="NEU-CLS in any layout; without it the synthetic stand-in")
-    p.add_argument("--sets", nargs="+", choices=("neu", "elpv"), default=["neu"])
-    p.add_argument("--backbone", choices=BACKBONES, default="mobilenet_v3_small", help="of the rows none and surface")
-    p.add_argument("--weights", nargs="*", choices=("none", "surface"), default=["none", "surface"])
+    p.add_argument("--tiles", metavar="DIR", help="magnetic tiles: a folder a class")
+    p.add_argument("--sets", nargs="+", choices=("neu", "elpv", "tiles"), default=["neu"])
+    p.add_argument("--backbone", choices=BACKBONES, default="mobilenet_v3_small", help="of --weights")
+    p.add_argument(
+        "--weights", nargs="*", default=["none", *SHIPPED_WEIGHTS], metavar="NAME[:WIDTH]",
+        help=f"none, {', '.join(SHIPPED_WEIGHTS)}, at a width such as 1.5 where there are such weights",
+    )  # fmt: skip
     p.add_argument("--imagenet", nargs="*", default=[], metavar="BACKBONE:WIDTH:FILE", help="weights to set beside")
     p.add_argument("--per-class", type=int, nargs="+", default=[1, 3, 5, 10, 50, 150], help="labelled images")
     p.add_argument("--draws", type=int, default=10, help="of the labelled images, at least 2")
@@ -65,7 +70,12 @@ def parser() -> argparse.ArgumentParser:
 
 def sources(given: argparse.Namespace) -> list[Source]:
     """The rows of the table."""
-    found = [Source(name, None if name == "none" else name, given.backbone, 1.0) for name in given.weights]
+    found = []
+    for text in given.weights:
+        name, _, width = text.partition(":")
+        if name not in ("none", *SHIPPED_WEIGHTS) or not (width or "1.0").replace(".", "", 1).isdigit():
+            raise InputError(f"--weights is {text}: expected none or {' or '.join(SHIPPED_WEIGHTS)}, and perhaps :1.5")
+        found.append(Source(text, None if name == "none" else name, given.backbone, float(width or 1)))
     for text in given.imagenet:
         backbone, _, rest = text.partition(":")
         width, _, file = rest.partition(":")
@@ -169,7 +179,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.draws < 2 or min(given.per_class) < 1 or given.image_size < 32:
             raise InputError("--draws has to be at least 2, --per-class at least 1, --image-size at least 32")
         sources(given)
-        load = {"neu": lambda: load_neu(given.neu, given.image_size), "elpv": lambda: load_elpv(given.image_size)}
+        load = {
+            "neu": lambda: load_neu(given.neu, given.image_size),
+            "elpv": lambda: load_elpv(given.image_size),
+            "tiles": lambda: load_tiles(given.tiles, given.image_size),
+        }
         rows: list[Row] = []
         given.output.mkdir(parents=True, exist_ok=True)
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for the table

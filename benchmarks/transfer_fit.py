@@ -36,12 +36,12 @@ class Source:
     @property
     def channels(self) -> Literal[1, 3]:
         """ImageNet's weights are for colour; a grey image goes in three times."""
-        return 1 if self.weights in (None, "surface") else 3
+        return 3 if self.name.startswith("imagenet") else 1
 
     @property
     def heads(self) -> tuple[Stages, ...]:
-        """Where the features may be read; the surface weights end at the last middle layer."""
-        return ("middle",) if self.weights == "surface" else ("last", "middle")
+        """Where the features may be read; weights of surfaces end at the last middle layer."""
+        return ("last", "middle") if self.weights is None or self.channels == 3 else ("middle",)
 
     def network(self, classes: int, size: int, stages: Stages) -> PretrainedNetwork:
         """The network with its weights, its BatchNorm statistics frozen where they are worth something."""

@@ -1,4 +1,4 @@
-"""The two labelled sets of `transfer.py`, whole and in memory."""
+"""The labelled sets of `transfer.py`, whole and in memory."""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from defectlab.data import NEUDataModule
+from defectlab.data import ImageFolderDataModule, NEUDataModule
 from defectlab.errors import InputError
 
-__all__ = ["LabelledSet", "load_elpv", "load_neu"]
+__all__ = ["LabelledSet", "load_elpv", "load_neu", "load_tiles"]
 
 
 @dataclass(frozen=True)
@@ -46,3 +46,14 @@ def load_elpv(size: int) -> LabelledSet:
         small = functional.interpolate(block.float(), (size, size), mode="bilinear", antialias=True)
         images.append(small.round().clamp(0, 255).to(torch.uint8))
     return LabelledSet("elpv", torch.cat(images), (probabilities > 0.5).astype(np.int64))
+
+
+def load_tiles(root: str | None, size: int) -> LabelledSet:
+    """Magnetic tiles, five kinds of defects and none, from a folder a class.
+
+    Huang, Qiu & Yuan, "Surface defect saliency of magnetic tile", The Visual Computer 36 (2020).
+    """
+    if root is None:
+        raise InputError("--sets tiles needs the images: give their folder by --tiles")
+    data = ImageFolderDataModule(root=root, image_size=size, channels=1).load()
+    return LabelledSet("magnetic tiles", data.images, data.labels.numpy())

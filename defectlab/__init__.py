@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from defectlab.explain.kernels import explain_kernels
     from defectlab.explain.run import explain
     from defectlab.inference.export import export
+    from defectlab.inference.flagging import Flagging
     from defectlab.inference.predict import predict
     from defectlab.inference.predictor import Predictor, load
     from defectlab.report import write_report as report
@@ -66,7 +67,7 @@ __all__ = [  # noqa: RUF022 (by use)
     "cross_validate", "compare", "ensemble", "robustness", "label_budget",
     "explain", "explain_kernels", "summarize", "compare_networks", "course",
     "fetch", "synthesize", "inspect_data", "preview", "augment_to_folder",
-    "RunFolder", "Run", "Evaluation", "Predictor", "DataCard", "InputError",
+    "RunFolder", "Run", "Evaluation", "Predictor", "Flagging", "DataCard", "InputError",
     "NEUDataModule", "MNISTDataModule", "FashionMNISTDataModule", "ImageFolderDataModule", "FlowersDataModule",
     "Augmentation", "ClassificationTask", "SmallCNNTask", "PretrainedTask", "OptimizerSettings", "SchedulerSettings",
     "EMA", "SWA", "RateFinder",
@@ -75,7 +76,7 @@ __all__ = [  # noqa: RUF022 (by use)
 _PLACES = name_places({
     "engine.fit": "fit resume", "engine.evaluate": "test validate Evaluation", "engine.record": "record_run",
     "runs.folder": "open_run", "runs": "RunFolder Run=RunFolder", "report": "report=write_report",
-    "inference.predict": "predict", "inference.predictor": "load Predictor", "inference.export": "export",
+    "inference.predict": "predict", "inference.flagging": "Flagging", "inference.predictor": "load Predictor", "inference.export": "export",
     "evaluate.crossval": "cross_validate", "evaluate.comparison": "compare", "evaluate.ensemble": "ensemble",
     "evaluate.robustness": "robustness", "evaluate.budget": "label_budget", "evaluate.inspection": "inspect_data",
     "explain.run": "explain", "explain.kernels": "explain_kernels",

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from defectlab.errors import InputError
+from defectlab.networks import PretrainedNetwork
+from defectlab.networks.weights import save_backbone_weights
 
 TINY = """
 seed_everything: 0
@@ -41,6 +43,14 @@ def write_config(folder: Path, pictures: Path) -> Path:
     """`folder/tiny.yaml`, whose runs go to `folder/runs/tiny`."""
     path = folder / "tiny.yaml"
     path.write_text(TINY.replace("ROOT", str(pictures)).replace("RUNS", str(folder / "runs")), encoding="utf-8")
+    return path
+
+
+def write_teacher(folder: Path) -> Path:
+    """A file of untrained weights of MobileNetV2, for a task that wants a teacher."""
+    network = PretrainedNetwork(2, 3, 32, "mobilenet_v2", stages="middle")
+    path = folder / "teacher.safetensors"
+    save_backbone_weights(network, path, half=True)
     return path
 
 

@@ -161,10 +161,10 @@ def bad_input() -> None:
     refused(lambda: dl.fit("neu_simple_cnn.yaml", trainer={"max_epoch": 1}), "did you mean max_epochs?")
     three, short = dl.ClassificationTask(Net(3), 3), {"max_epochs": 1, "accelerator": "cpu"}
     refused(lambda: dl.fit(task=three, data=Noise(), trainer=short, output="x"), "num_classes 3, the data 2")
-    refused(lambda: dl.fit(task=Net(2), data=Noise()), "expected a LightningModule")  # type: ignore[arg-type]
+    refused(lambda: dl.fit(task=Net(2), data=Noise()), "expected LightningModule")  # type: ignore[arg-type]
     refused(lambda: dl.predict("runs/a", torch.rand(3, 32, 32)), "given as Tensor")  # type: ignore[arg-type]
     refused(lambda: dl.predict("runs/a", [torch.rand(3, 32, 32)]), "given as Tensor")  # type: ignore[arg-type]
-    refused(lambda: dl.open_run(None), "given as NoneType")  # type: ignore[arg-type]
+    refused(lambda: dl.open_run(None), "NoneType")  # type: ignore[arg-type]
     refused(lambda: dl.explain("runs/own"), "data.train is missing")
     refused(lambda: dl.fetch("fetched", "file:///nowhere.zip"), "nowhere.zip")
     refused(lambda: dl.course("mnist_lenet5"), "did you mean mnist-lenet5?")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers import write_teacher
 from PIL import Image
 from torchvision.models import get_model_weights
 
@@ -23,7 +24,8 @@ ALONE = [name for name in EXPERIMENTS if base_of(shipped_configs()[name]) is Non
 OVERLAYS = sorted(set(EXPERIMENTS) - set(ALONE))
 # One of each pair of a task and a datamodule, overlays and arrays among them.
 FITTED = ("mnist_ema.yaml", "fashion_lab.yaml", "neu_npy.yaml", "neu_noise.yaml", "folder_mobilenet.yaml",
-          "flowers_all.yaml", "surface_pretrain.yaml")  # fmt: skip
+          "flowers_all.yaml", "surface_pretrain.yaml", "surface_distill.yaml")  # fmt: skip
+DRAWN = ("surface_pretrain.yaml", "surface_distill.yaml")  # they draw their own images
 SHORT = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--trainer.accelerator", "cpu"]
 
 
@@ -36,8 +38,18 @@ def sections(name: str) -> dict[str, Any]:
 
 def arguments(name: str, folder: Path, request: pytest.FixtureRequest) -> list[str]:
     """What fit is given for it to run on miniatures."""
-    if name == "surface_pretrain.yaml":  # draws its own images
-        return ["--data.surfaces", "5", "--data.eval_images", "20", "--data.image_size", "32", *SHORT]
+    if name in DRAWN:
+        words = ["--data.surfaces", "5", "--data.eval_images", "20", "--data.image_size", "32", *SHORT]
+        if name == "surface_distill.yaml":
+            words += [
+                "--model.teacher",
+                str(write_teacher(folder)),
+                "--data.batch_size",
+                "16",
+                "--data.draw_batches",
+                "1",
+            ]
+        return words
     folders = {"neu": "neu_folder", "folder": "class_folders", "flowers": "flowers_folder"}
     fixture = folders.get(name.split("_")[0], "idx_folder")
     root = request.getfixturevalue(fixture)
@@ -91,7 +103,7 @@ def test_runs_one_step(
     assert main(["fit", "--config", name, *words, "--trainer.default_root_dir", str(tmp_path / "runs")]) == 0
     (run,) = (tmp_path / "runs" / name.removesuffix(".yaml")).iterdir()
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["data"]["source"] == ("synthetic" if name == "surface_pretrain.yaml" else "real")
+    assert metrics["data"]["source"] == ("synthetic" if name in DRAWN else "real")
     assert metrics["test"]["n"] == sum(metrics["data"]["counts"]["test"].values())
     assert (run / "checkpoints" / "best.ckpt").is_file()
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
@@ -113,8 +125,8 @@ def test_is_complete_and_short(name: str) -> None:
         assert "ModelCheckpoint" in callbacks
     else:
         # Pretraining, where no image comes twice, and an average, which is best at the end, go on to the end.
-        last = {"surface_pretrain.yaml": set(), "mnist_small_resnet.yaml": {"EMA"}}.get(name, {"EarlyStopping"})
-        assert callbacks == {"ModelCheckpoint"} | last
+        last = {"EMA"} if name == "mnist_small_resnet.yaml" else {"EarlyStopping"}
+        assert callbacks == {"ModelCheckpoint"} | (set() if name in DRAWN else last)
 
 
 # Overlays

@@ -1,10 +1,14 @@
 """Curves, areas and operating points of one class against the others."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from helpers import refusal
+from helpers import read, refusal
 from scipy.stats import binom
 
+import defectlab as dl
+from defectlab.cli.main import main
 from defectlab.metrics.operating import (
     auroc_interval,
     average_precision_interval,
@@ -14,6 +18,7 @@ from defectlab.metrics.operating import (
     rates_at,
 )
 from defectlab.metrics.ranking import curve
+from defectlab.networks import CompactCNN
 
 
 def test_areas_agree_with_scikit_learn() -> None:
@@ -114,3 +119,48 @@ def test_refusals() -> None:
     refusal(lambda: rates_at(no, yes, 0.25, 1.5), "defect_rate")
     refusal(lambda: choose_recall(no, yes, 1.0), "between 0 and 1")
     refusal(lambda: choose_false_alarms(no, yes, 0.0), "between 0 and 1")
+
+
+def test_predict_flags_a_class(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = finished.parents[2] / "images"
+    words = ["predict", str(finished), str(images), "--output", str(tmp_path / "out.csv")]
+    table = dl.open_run(finished).read_predictions()
+    first, *others = table.class_names
+    assert main([*words, "--positive", first, "--false-alarms", "0.6", "--defect-rate", "0.1"]) == 0
+    assert "per 1,000 images" in capsys.readouterr().out
+    found = dl.predict(finished, images, flagging=dl.Flagging(positive=first, false_alarms=0.6))
+    assert found.flagged is not None
+    assert found.decision is not None
+    scores = found.probabilities[:, 0].astype(np.float32).astype(float)  # as tables keep them
+    assert (found.flagged.flags == (scores >= found.flagged.point.threshold)).all()
+    assert [name == first for name in found.decision] == found.flagged.flags.tolist()
+    turned = dl.predict(finished, images, flagging=dl.Flagging(good=others[0], recall=0.4)).decision
+    assert turned is not None
+    assert set(turned) <= set(table.class_names)
+    for more, said in (
+        (["--positive", "nothing", "--recall", "0.5"], "positive is nothing"),
+        (["--positive", first, "--recall", "0.99"], "299"),
+        (["--positive", first], "recall"),
+        (["--recall", "0.5"], "positive"),
+        (["--positive", first, "--recall", "0.4", "--defect-rate", "2"], "defect_rate is 2"),
+        (["--positive", first, "--recall", "0.4", "--max-error", "0.1"], "both decide"),
+    ):
+        (tmp_path / "out.csv").unlink(missing_ok=True)
+        assert main([*words, *more]) == 1
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "out.csv").exists()
+
+
+def test_rankings_are_reported_and_monitored(finished: Path) -> None:
+    """In metrics.json, in the page, and for a callback's monitor."""
+    per_class = read(finished)["test"]["per_class"]
+    table = dl.open_run(finished).read_predictions()
+    assert table.labels is not None
+    for index, (name, row) in enumerate(per_class.items()):
+        by_hand = curve(table.probabilities[:, index], table.labels == index)
+        assert row["auroc"] == pytest.approx(by_hand.auroc, abs=1e-6), name
+        assert row["average_precision"] == pytest.approx(by_hand.average_precision, abs=1e-6)
+    assert "recall at 1 % false alarms" in (finished / "report.html").read_text(encoding="utf-8")
+    assert (finished / "ranking.png").stat().st_size > 1000
+    task = dl.SmallCNNTask(CompactCNN, 3, 1, 16)
+    assert {"val/auroc", "val/average_precision/crack"} <= set(task.metric_names(["crack", "dent", "ok"]))

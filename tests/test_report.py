@@ -134,7 +134,8 @@ def test_report_of_any_number_of_classes(tmp_path: Path, classes: int) -> None:
 
     images = [tag for tag in page.tags if tag["tag"] == "img"]
     shown = [base64.b64decode((tag["src"] or "").removeprefix("data:image/png;base64,")) for tag in images]
-    pictures = ["confusion_matrix", "per_class", "reliability", "curves"]
+    ranked = ["ranking"] if (run.path / "ranking.png").is_file() else []  # of few classes
+    pictures = ["confusion_matrix", "per_class", *ranked, "reliability", "curves"]
     assert shown == [(run.path / f"{name}.png").read_bytes() for name in pictures]
     assert not [tag for tag in page.tags if tag["tag"] in ("script", "link") or "href" in tag]
     with (run.path / "confusion_matrix.csv").open(newline="") as file:
@@ -198,7 +199,7 @@ def test_parts_that_a_run_lacks_are_left_out(tmp_path: Path) -> None:
     run.write_metrics({"test": run.read_metrics()["test"]})
     page = Page(write_report(run))
     assert "test accuracy" in page.text
-    for absent in ("validation", "Training", "Misclassified", "Calibration "):
+    for absent in ("validation images", "Training", "Misclassified", "Calibration "):
         assert absent not in page.text
 
 

@@ -16,26 +16,31 @@ from defectlab.tasks.checkpoint import read_checkpoint
 from defectlab.utils.resources import SHIPPED
 
 FOLDER = next(folder for folder in SHIPPED if folder.is_dir())
+WEIGHTS = [("surface", 1.0), ("surface-distilled", 1.0), ("surface-distilled", 1.5)]
 FILES = sorted(path for path in FOLDER.iterdir() if path.suffix in (".safetensors", ".ckpt"))
 
 
 def test_what_is_shipped() -> None:
-    assert [path.name for path in FILES] == ["mobilenet_v3_small-surface.safetensors", "neu_mobilenet.ckpt"]
-    assert sum(path.stat().st_size for path in FILES) < 10e6, "they ride in the wheel"
+    assert [path.name for path in FILES] == [
+        "mobilenet_v3_small-surface-distilled.safetensors", "mobilenet_v3_small-surface.safetensors",
+        "mobilenet_v3_small_1.5-surface-distilled.safetensors", "neu_mobilenet.ckpt",
+    ]  # fmt: skip
+    assert sum(path.stat().st_size for path in FILES) < 12e6, "they ride in the wheel"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_the_card_is_of_this_file(path: Path) -> None:
-    card = path.with_suffix(".md").read_text(encoding="utf-8")
+    card = (path.parent / f"{path.stem.replace('_1.5', '')}.md").read_text(encoding="utf-8")  # one for both widths
     assert hashlib.sha256(path.read_bytes()).hexdigest() in card
     for fact in ("config", "seed", "commit", "images", "hardware", "hours"):
         assert fact in card, f"the card does not tell the {fact}"
 
 
-def test_surface_weights_tell_textures_apart() -> None:
+@pytest.mark.parametrize(("weights", "width"), WEIGHTS)
+def test_surface_weights_tell_textures_apart(weights: str, width: float) -> None:
     """Untrained features see no difference that these do not: same-texture pairs are nearest neighbours."""
-    network = PretrainedNetwork(6, 1, 96, stages="middle").eval()
-    load_backbone_weights(network, "surface")
+    network = PretrainedNetwork(6, 1, 96, width=width, stages="middle").eval()
+    load_backbone_weights(network, weights)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(8, 1, 96, 96, generator=generator)
     fine, coarse = noise, torch.nn.functional.interpolate(noise[..., ::6, ::6], 96, mode="bilinear")
@@ -47,9 +52,11 @@ def test_surface_weights_tell_textures_apart() -> None:
     assert ((distances.argmin(dim=1) < 8) == (torch.arange(16) < 8)).all()
 
 
-def test_surface_weights_are_small_and_plain() -> None:
-    with safe_open(FILES[0], framework="pt") as file:
-        assert file.metadata() == {"backbone": "mobilenet_v3_small", "width": "1.0"}
+@pytest.mark.parametrize(("weights", "width"), WEIGHTS)
+def test_surface_weights_are_small_and_plain(weights: str, width: float) -> None:
+    name = f"mobilenet_v3_small{'' if width == 1 else '_1.5'}-{weights}.safetensors"
+    with safe_open(FOLDER / name, framework="pt") as file:
+        assert file.metadata() == {"backbone": "mobilenet_v3_small", "width": str(width)}
         names = list(file.keys())
         assert all(file.get_tensor(name).isfinite().all() for name in names)
     assert names
@@ -70,7 +77,7 @@ def test_the_classifier_sorts_strip(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_classifier_knows_nothing_of_the_machine_it_was_made_on() -> None:
-    checkpoint = read_checkpoint(FILES[1])
+    checkpoint = read_checkpoint(FILES[-1])
     cards = [value for value in checkpoint.values() if isinstance(value, dict) and "root" in value]
     assert [card["source"] for card in cards] == ["real"]
     assert not Path(cards[0]["root"]).is_absolute()

@@ -11,6 +11,8 @@ from defectlab.cli.arguments import CommandParser, output_file, png_file
 from defectlab.cli.bars import answer_lines, bar_lines, printable
 from defectlab.data.sources.files import SUFFIXES, expand_images
 from defectlab.errors import InputError
+from defectlab.inference.decision import Flagged
+from defectlab.inference.flagging import Flagging
 from defectlab.inference.predict import predict
 from defectlab.inference.predictions import REVIEW, BadImages, Predictions
 from defectlab.inference.predictor import load, read_images_for
@@ -56,6 +58,14 @@ def run(words: list[str]) -> int:
         "--costs", type=Path, metavar="CSV",
         help="of each decision, a row a true class: `decision` is the one of the least expected cost",
     )  # fmt: skip
+    group = parser.add_argument_group(
+        "flag one class", "by a threshold that is chosen on validation and holds at 95 %%"
+    )
+    group.add_argument("--positive", metavar="CLASS", help="class to flag; or --good")
+    group.add_argument("--good", metavar="CLASS", help="class that passes: all others are flagged")
+    group.add_argument("--recall", type=float, metavar="SHARE", help="at least, such as 0.99; or --false-alarms")
+    group.add_argument("--false-alarms", type=float, metavar="SHARE", help="at most, such as 0.01")
+    group.add_argument("--defect-rate", type=float, metavar="SHARE", help="of the line: what follows per 1,000 images")
     parser.add_argument(
         "--allow", action="append", default=[], metavar="CLASS",
         help="import path of a class that a checkpoint may name, such as mine.networks.Net; may be given several times",
@@ -69,6 +79,8 @@ def run(words: list[str]) -> int:
     CPUSettings().apply()
     place = {key: getattr(arguments, key) for key in ("device", "weights", "allow")}
     asked = {key: getattr(arguments, key) for key in ("max_error", "sets", "costs", "on_bad_image", "output")}
+    flagging = {key: getattr(arguments, key) for key in ("positive", "good", "recall", "false_alarms", "defect_rate")}
+    asked["flagging"] = Flagging(**flagging) if any(value is not None for value in flagging.values()) else None
     model = arguments.run if arguments.figure is None else load(arguments.run, **place)
     card = None if arguments.figure is None else model.card
     try:
@@ -94,7 +106,9 @@ def _print(found: Predictions, arguments: Namespace, card: DataCard | None) -> N
     if card is not None:
         _draw(arguments.figure, found, card)
         print(f"figure -> {arguments.figure}")
-    if found.threshold is not None and found.decision is not None:
+    if found.flagged is not None:
+        print("\n".join(_flagged_lines(found.flagged, arguments)))
+    elif found.threshold is not None and found.decision is not None:
         left = found.decision.count(REVIEW)
         print(f"{len(found) - left} decided; {left} images need review (decision = {REVIEW})")
     elif found.decision is not None:
@@ -107,6 +121,29 @@ def _print(found: Predictions, arguments: Namespace, card: DataCard | None) -> N
         print(f"left out {skipped}")
     if found.synthetic:
         print("note: this network was trained on SYNTHETIC images alone")
+
+
+def _flagged_lines(flagged: Flagged, arguments: Namespace) -> list[str]:
+    point = flagged.point
+    promise = "a recall of at least" if point.promise == "recall" else "false alarms of at most"
+    what = arguments.positive if arguments.good is None else f"all but {arguments.good}"
+    lines = [
+        f"{int(flagged.flags.sum())} of {len(flagged.flags)} images are flagged: {what}, from a probability of "
+        f"{point.threshold:.4g}; {promise} {point.bound:g} at {point.level:.0%} ({point.n} validation images)"
+    ]
+    if flagged.rates is not None:
+        r, part = flagged.rates, "test" if flagged.part == "test" else "validation"
+        lines += [
+            f"on the {part} images: recall {_span(r.recall, r.recall_interval, 100)} %, false alarms "
+            f"{_span(r.false_alarm_rate, r.false_alarm_interval, 100)} %",
+            f"per 1,000 images at a defect rate of {arguments.defect_rate:g}: {_span(r.escapes, r.escapes_interval)} escapes, "
+            f"{_span(r.false_rejects, r.false_rejects_interval)} false rejects",
+        ]
+    return lines
+
+
+def _span(value: float, interval: tuple[float, float], times: float = 1) -> str:
+    return f"{times * value:.2f} ({times * interval[0]:.2f} to {times * interval[1]:.2f})"
 
 
 def _check_figure(figure: Path, files: Sequence[Path]) -> None:

@@ -126,10 +126,10 @@ class DefectCLI(LightningCLI):
         for part in ("model", "data"):
             if config[part] is None:
                 raise InputError(f"the config has no {part}: expected a section {part} with class_path and init_args")
-        arguments = config.data.init_args
         # metrics.json and config.yaml are read from other folders too.
-        if arguments is not None and arguments.get("root") is not None:
-            arguments.root = str(Path(arguments.root).expanduser().absolute())
+        for arguments, name in ((config.data.init_args, "root"), (config.model.init_args, "teacher")):
+            if arguments is not None and arguments.get(name) is not None:
+                arguments[name] = str(Path(arguments[name]).expanduser().absolute())
         self._settle_callbacks(config.trainer.callbacks)
         seed = config.seed_everything
         if not isinstance(seed, bool) and not (isinstance(seed, int) and 0 <= seed < 2**32):

@@ -16,7 +16,7 @@ from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.host import as_guest
 from defectlab.engine.loggers import EpochCSVLogger
 from defectlab.engine.outcome import earlier_metrics, outcome_of, training_facts, write_outcome
-from defectlab.engine.processes import guarded
+from defectlab.engine.processes import forget_run, guarded, remember_run, remembered_run
 from defectlab.engine.record import evaluate_checkpoint, fit_objects
 from defectlab.engine.tensorboard import add_augmented
 from defectlab.engine.trainer import keep_best, marked
@@ -136,16 +136,27 @@ def run_fit(
 ) -> tuple[DefectCLI, RunFolder | None]:
     """Train and test as the words of `fit` say; a new run folder that nothing was trained into is removed.
 
+    What torchrun starts again goes on in the run folder of its first start.
+
     Returns:
         The experiment, and as `train_and_test`.
     """
+    begun = remembered_run()
+    if begun is not None:
+        _log.warning("torchrun has started this again: going on in %s", shown_path(begun.path))
+        ended = run_resume(begun, (), progress)
+        forget_run()
+        return ended
     cli = DefectCLI("fit", words, output=output, progress=progress)
     assert cli.run is not None
+    remember_run(cli.run)
     try:
         with locked(cli.run):
             if is_first_process() and RunFolder(cli.run).config.exists():
                 raise InputError(f"output {cli.run} has become a run folder meanwhile: give another one")
-            return cli, train_and_test(cli)
+            ended = cli, train_and_test(cli)
+        forget_run()
+        return ended
     except BaseException:
         if cli.trainer.global_step == 0:
             cli.discard()

@@ -7,13 +7,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
+import torch.distributed as distributed
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from defectlab.data.sources.cache import default_cache
 from defectlab.engine.signals import HardExitWatchdog
 from defectlab.errors import InputError
+from defectlab.runs import RunFolder, write_text
 from defectlab.utils._compat import script_children
 from defectlab.utils.progress import is_first_process
 
@@ -92,3 +96,42 @@ def _end_children(trainer: Trainer) -> None:
     for child in script_children(trainer) or []:
         with suppress(ProcessLookupError):
             child.kill()
+
+
+def remember_run(run: Path) -> None:
+    """Note which run torchrun's processes write, for the case that it starts them again."""
+    place = _note()
+    if place is not None and is_first_process():
+        write_text(place, f"{run}\n")
+
+
+def remembered_run() -> RunFolder | None:
+    """Return the run that these processes wrote before torchrun started them again, if there is one to go on with."""
+    place, start = _note(), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if place is None or start == "0":
+        return None
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # Else they would look for each other at the addresses of their first start, which torchrun's store still has.
+        names = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
+        host, port, rank, count = (os.environ[name] for name in names)
+        store = distributed.PrefixStore(  # type: ignore[attr-defined]
+            f"start-{start}",
+            distributed.TCPStore(host, int(port), int(count), False),  # type: ignore[attr-defined]
+        )
+        distributed.init_process_group(store=store, rank=int(rank), world_size=int(count))
+    run = RunFolder(place.read_text(encoding="utf-8").strip()) if place.is_file() else None
+    return run if run is not None and run.config.is_file() else None
+
+
+def forget_run() -> None:
+    """Remove the note: the run has ended."""
+    place = _note()
+    if place is not None and is_first_process():
+        place.unlink(missing_ok=True)
+
+
+def _note() -> Path | None:
+    """Return a file of the one torchrun that started this process, on this machine; None without."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    return default_cache() / f"torchrun-{os.getppid()}-{os.environ.get('MASTER_PORT')}.txt"

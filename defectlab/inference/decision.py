@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from defectlab.errors import InputError
+from defectlab.metrics.operating import LineRates, OperatingPoint
 from defectlab.utils.text import read_csv
 
 
@@ -27,6 +28,23 @@ class Threshold:
     def share(self) -> float:
         """Share of the calibration images that is decided, in [0, 1]."""
         return self.n / self.total
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flagged:
+    """An operating point, and what it does.
+
+    Args:
+        point: threshold and promise.
+        part: `test` or `val`, the run's images that `rates` are of.
+        rates: on those, and per 1,000 images of the line; None without a defect rate.
+        flags: which images are flagged, (N,).
+    """
+
+    point: OperatingPoint
+    part: str
+    rates: LineRates | None
+    flags: npt.NDArray[np.bool_]
 
 
 def images_for_bound(max_error: float, level: float = 0.95) -> int:

@@ -20,6 +20,7 @@ from defectlab.inference.decision import (
     prediction_sets,
     read_costs,
 )
+from defectlab.inference.flagging import Flagging, decide, flag
 from defectlab.inference.predictions import REVIEW, BadImages, Predictions
 from defectlab.inference.predictor import Image, Images, Predictor, list_images, load
 from defectlab.runs import RunFolder, read_own_table, read_prediction_table, write_prediction_table
@@ -34,6 +35,7 @@ def predict(
     max_error: float | None = None,
     sets: float | None = None,
     costs: str | PathLike[str] | None = None,
+    flagging: Flagging | None = None,
     on_bad_image: Literal["error", "skip"] = "error",
     device: str | None = None,
     weights: str | PathLike[str] | None = None,
@@ -51,6 +53,7 @@ def predict(
         sets: coverage such as 0.95: for each image a set of classes, which holds the true one that often (conformal
             prediction on the run's validation images).
         costs: CSV file with a row a true class and a column a decision: the decision is the one of least expected cost.
+        flagging: which class to flag, and with what promise; the decision is then a class on either side of the threshold.
         on_bad_image: `skip` leaves out what cannot be read; else that is an error after the last image.
         device: see `load`, like `weights` and `allow`; a Predictor stays where it is.
         output: CSV file to write the predictions to. Of a call that is stopped, what is done stays in OUTPUT.part, and the
@@ -61,10 +64,13 @@ def predict(
         BadImages: an InputError whose `predictions`, written to `output`, are those of the images that could be read.
         InputError: what cannot be used, validation images of another network, or too few validation images for a promise.
     """
-    if costs is not None and max_error is not None:
-        raise InputError("costs and max_error both decide: give one of them")
+    deciding = {"costs": costs, "max_error": max_error, "flagging": flagging}
+    several = [option for option, value in deciding.items() if value is not None]
+    if len(several) > 1:
+        raise InputError(f"{' and '.join(several)} both decide: give one of them")
     check_on_bad_image(on_bad_image)
-    asked = [option for option, value in (("max_error", max_error), ("sets", sets)) if value is not None]
+    promises = {"max_error": max_error, "sets": sets, "flagging": flagging}
+    asked = [option for option, value in promises.items() if value is not None]
     name = Path(model.name if isinstance(model, Predictor) else model)
     if asked and not name.is_dir() and name.name != LATEST:
         raise InputError(f"{asked[0]} needs a run folder, whose validation images it stands on, not {name}")
@@ -80,8 +86,12 @@ def predict(
         decision = tuple(name if s else REVIEW for name, s in zip(found.predicted, sure, strict=True))
     if matrix is not None:
         decision = tuple(names[k] for k in min_expected_cost(found.probabilities, matrix))
+    flagged = None
+    if flagging is not None:
+        flagged = flag(predictor, found.probabilities, flagging)
+        decision = decide(found.probabilities, flagged.flags, names, flagging)
     chosen = None if limit is None else prediction_sets(as_kept(found.probabilities), np.float32(limit), names)
-    found = replace(found, threshold=threshold, decision=decision, sets=chosen)
+    found = replace(found, threshold=threshold, flagged=flagged, decision=decision, sets=chosen)
     if output is not None:
         found.write_csv(output)
         _part_of(Path(output)).unlink(missing_ok=True)

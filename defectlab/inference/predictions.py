@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from defectlab.data.sources.reading import Skipped
 from defectlab.errors import InputError
-from defectlab.inference.decision import Threshold
+from defectlab.inference.decision import Flagged, Threshold
 from defectlab.runs import write_prediction_table
 
 REVIEW = "review"  # the decision that leaves an image to a person
@@ -32,6 +32,7 @@ class Predictions:
         checkpoint: fingerprint of the network, see `RunFolder.fingerprint`; None where it has none.
         threshold: that `max_error` has chosen on the validation images; None without.
         decision: N class names, or `review` for what is left to a person; None where nothing was asked.
+        flagged: operating point, and which images are flagged; None where nothing was to be flagged.
         sets: N sets of class names, the likeliest first, which hold the true one as often as promised; None without.
     """
 
@@ -42,6 +43,7 @@ class Predictions:
     synthetic: bool = False
     checkpoint: str | None = None
     threshold: Threshold | None = None
+    flagged: Flagged | None = None
     decision: tuple[str, ...] | None = None
     sets: tuple[tuple[str, ...], ...] | None = None
 

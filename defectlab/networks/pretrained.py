@@ -90,13 +90,18 @@ class PretrainedNetwork(Network):
         """
         if self.stages is None:
             return super().forward_features(images)
+        maps = self.stage_maps(images)
+        # Nearest keeps the values, so that mean and spread stay those of the small map.
+        return torch.cat([F.interpolate(map_, size=maps[0].shape[-2:]) for map_ in maps], dim=1)
+
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
+        """Turn images (N, in_channels, H, W) into the maps (N, D, h, w) of the layers in `stages`."""
         maps = []
         for index, layer in enumerate(self.features):
             images = layer(images)
-            if index in self.stages:
+            if index in (self.stages or ()):
                 maps.append(images)
-        # Nearest keeps the values, so that mean and spread stay those of the small map.
-        return torch.cat([F.interpolate(map_, size=maps[0].shape[-2:]) for map_ in maps], dim=1)
+        return maps
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Turn the last feature map (N, D, h, w) into logits (N, num_classes)."""

@@ -15,9 +15,10 @@ from defectlab.utils.resources import shipped_files
 from defectlab.utils.tensors import COUNTER, check_finite, first_mismatch, read_tensors, safetensors_bytes
 from defectlab.utils.text import first_line
 
+SHIPPED_WEIGHTS = ("surface", "surface-distilled")
 ALTERNATIVES = (
-    "or set weights to surface (shipped, for mobilenet_v3_small with stages: middle), to the path of a .pth, "
-    ".safetensors or .ckpt file, or to null for none"
+    f"or set weights to {' or '.join(SHIPPED_WEIGHTS)} (shipped, for mobilenet_v3_small with stages: middle), to the path "
+    "of a .pth, .safetensors or .ckpt file, or to null for none"
 )
 USUAL_WIDTHS = (1.0, 0.25, 0.35, 0.5, 0.75, 1.3, 1.4)
 
@@ -31,8 +32,8 @@ def load_backbone_weights(network: PretrainedNetwork, weights: str) -> None:
     Args:
         network: The network to fill, of the backbone and width that the weights were trained with.
         weights: `imagenet` for torchvision's weights, downloaded once and kept in the cache of torch.hub;
-            `surface` for those shipped with this package; or the path of a .safetensors, .pth, .pt or .ckpt
-            file with torchvision's whole network, its `features.*` alone, or a checkpoint of defectlab's.
+            `surface` or `surface-distilled` for those shipped with this package; or the path of a .safetensors, .pth,
+            .pt or .ckpt file with torchvision's whole network, its `features.*` alone, or a checkpoint of defectlab's.
 
     Raises:
         InputError: If the weights cannot be found, cannot be read without running code, or do not fit.
@@ -44,8 +45,8 @@ def load_backbone_weights(network: PretrainedNetwork, weights: str) -> None:
                 f"change width, {ALTERNATIVES}"
             )
         source, state = cached_imagenet(network.backbone, ALTERNATIVES)
-    elif weights == "surface":
-        source = _surface(network.backbone)
+    elif weights in SHIPPED_WEIGHTS:
+        source = _shipped(network, weights)
         state = read_state(source, ALTERNATIVES)
     else:
         source = Path(weights).expanduser()
@@ -118,15 +119,15 @@ def cached_imagenet(backbone: Backbone, alternatives: str) -> tuple[Path, Mappin
     return cached, read_state(cached, f"delete it to download it anew, {alternatives}")
 
 
-def _surface(backbone: str) -> Path:
-    """Return the path of the weights shipped for `backbone`."""
-    name = f"{backbone}-surface.safetensors"
-    found = shipped_files(name)
+def _shipped(network: PretrainedNetwork, weights: str) -> Path:
+    """Return the path of the weights of this name shipped for the network's backbone, of its width where there are."""
+    name = f"{network.backbone}-{weights}.safetensors"
+    found = shipped_files(f"{network.backbone}_{network.width}-{weights}.safetensors") or shipped_files(name)
     if found:
         return found[0]
-    there = [path.name for path in shipped_files("*-surface.safetensors")]
+    there = [path.name for path in shipped_files("*.safetensors")]
     raise InputError(
-        f"weights is 'surface', but {name} is not among the shipped files ({', '.join(there) or 'none is there'}): "
+        f"weights is {weights!r}, but {name} is not among the shipped files ({', '.join(there) or 'none is there'}): "
         "change backbone, or set weights to imagenet, to the path of a file, or to null for none"
     )
 

@@ -283,8 +283,9 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
             return
         for metric in ("accuracy", *_RANKED):
             by_class = {f"{stage}/{metric}/{name}": row[metric] for name, row in result["per_class"].items()}  # type: ignore[literal-required]
-            # A class without images has none. To be monitored, all; to be drawn, the accuracy alone.
-            self.log_dict({n: value for n, value in by_class.items() if value == value}, logger=metric == "accuracy")
+            # A class without images has none. All can be monitored; the accuracy alone is drawn.
+            logger = None if metric == "accuracy" else False
+            self.log_dict({name: value for name, value in by_class.items() if value == value}, logger=logger)
 
     def set_rate(self, lr: float) -> None:
         """Change the learning rate of later optimisers; those that are built keep theirs."""

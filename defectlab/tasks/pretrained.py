@@ -26,8 +26,8 @@ class PretrainedTask(ClassificationTask):
         in_channels: from the data on the command line; RGB weights are summed for grey images.
         backbone: which of torchvision's networks.
         width: multiplier of the channels of a MobileNet's layers; weights fit one width alone.
-        weights: `imagenet` (torchvision's, downloaded once and cached), `surface` (shipped with defectlab), a path to a
-            .pth, .safetensors or .ckpt file, or null for random ones.
+        weights: `imagenet` (torchvision's, downloaded once and cached), `surface` or `surface-distilled` (shipped with
+            defectlab), a path to a .pth, .safetensors or .ckpt file, or null for random ones.
         trainable: `all` layers; the `head` alone; `head_then_all` unfreezes the backbone at `unfreeze_epoch`.
         unfreeze_epoch: first epoch in which the backbone learns, for `head_then_all`.
         backbone_lr_factor: the backbone's learning rate as a factor of the head's.

@@ -663,7 +663,7 @@ def attempt(kind: str, number: int, seed: int, sound: Sound, folder: Path) -> Ou
     make, _ = KINDS[kind]
     rng = np.random.default_rng((seed, sorted(KINDS).index(kind), number))
     folder.mkdir(parents=True)
-    os.environ["XDG_CACHE_HOME"] = str(folder.parent / "cache")  # archives are unpacked there
+    os.environ["XDG_CACHE_HOME"] = str(folder.parent / "cache")
     began = time.monotonic()
     what, detail = "not made", ""
     try:

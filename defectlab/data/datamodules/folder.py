@@ -125,10 +125,14 @@ class ImageFolderDataModule(ImageDataModule):
 
     @cached_property
     def _listing(self) -> Listing:
-        listing = self._list()
+        found = self._listed
         if self._kept is None:
-            return listing
-        return listing.select(self._known(listing.names, listing.splits), self._given_names or ())
+            return found
+        return found.select(self._known(found.names, found.splits), self._given_names or ())
+
+    @cached_property
+    def _listed(self) -> Listing:
+        return self._list()
 
     def _list(self) -> Listing:
         """List the files and their classes."""

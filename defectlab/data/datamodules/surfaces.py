@@ -12,6 +12,7 @@ from defectlab.data.pipeline.augment import Augmentation, augment, draw, random_
 from defectlab.data.pipeline.loader import EpochLoader
 from defectlab.data.sources.images import ImageSet
 from defectlab.data.synthesis import strip
+from defectlab.data.synthesis.scenes import draw_scenes
 from defectlab.data.synthesis.surfaces import DIMENSIONS, draw_surfaces
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
@@ -25,13 +26,17 @@ class SurfacesDataModule(ImageDataModule):
     """Images of procedural surfaces to classify; each training image is drawn for one step only.
 
     A class is either a point of the cube of properties that `draw_surfaces` reads, so that hundreds of textures with
-    defects differ in scale, direction, depth and density; or one of the six synthetic classes of NEU-CLS.
+    defects differ in scale, direction, depth and density; or one of the six synthetic classes of NEU-CLS; or the scenes
+    of `draw_scenes`, a wider world, all of one class.
 
     The train part holds a sample of the training images, for statistics and inspection; the loader draws others.
 
     Args:
         surfaces: number of points, one class each.
         strip_share: fraction of the images that shows the six synthetic classes of strip; 0 leaves these out.
+        scene_share: fraction of the images that shows scenes; 0 leaves these out.
+        group: images in a row that are of one surface, scene or kind of strip, as in a data set; divides `batch_size`.
+        draw_batches: batches that are drawn together, which a GPU is faster at.
         jitter: standard deviation of an image's point about that of its class, in sides of the cube.
         images_per_epoch: images drawn for an epoch, over all processes.
         eval_images: images each of the val and test parts, and of the sample of training.
@@ -47,9 +52,12 @@ class SurfacesDataModule(ImageDataModule):
         self,
         surfaces: int = 1000,
         strip_share: float = 0.5,
+        scene_share: float = 0.0,
         jitter: float = 0.03,
         images_per_epoch: int = 50_000,
         eval_images: int = 2000,
+        group: int = 1,
+        draw_batches: int = 1,
         image_size: int = 96,
         batch_size: int = 64,
         eval_batch_size: int = 128,
@@ -63,25 +71,37 @@ class SurfacesDataModule(ImageDataModule):
             augmentation=None, mean=mean, std=std,
         )  # fmt: skip
         least = {"surfaces": (surfaces, 2), "images_per_epoch": (images_per_epoch, 2), "eval_images": (eval_images, 1)}
+        least["draw_batches"] = (draw_batches, 1)
         for name, (value, low) in least.items():
             if value < low:
                 raise InputError(f"data.{name} is {value}: expected a whole number of at least {low}")
         if image_size < 32:
             raise InputError(f"data.image_size is {image_size}: expected at least 32, below which no texture is left")
-        if not 0 <= strip_share < 1:
-            raise InputError(f"data.strip_share is {strip_share}: expected at least 0 and below 1")
+        for name, share in {"strip_share": strip_share, "scene_share": scene_share}.items():
+            if not 0 <= share < 1:
+                raise InputError(f"data.{name} is {share}: expected at least 0 and below 1")
+        if strip_share + scene_share >= 1:
+            raise InputError(
+                f"data.scene_share is {scene_share}, data.strip_share {strip_share}: expected less than 1 together"
+            )
+        if group < 1 or batch_size % group:
+            raise InputError(f"data.group is {group}: expected a divisor of data.batch_size, {batch_size}")
         if not 0 <= jitter <= 0.5:
             raise InputError(f"data.jitter is {jitter}: expected a number from 0 to 0.5")
         self.surfaces = surfaces
         self.strip_share = strip_share
+        self.scene_share = scene_share
+        self.group = group
+        self.draw_batches = draw_batches
         self.jitter = jitter
         self.images_per_epoch = images_per_epoch
         self.eval_images = eval_images
 
     @property
     def class_names(self) -> Sequence[str]:
-        """Return a number for each surface, then the classes of strip."""
-        return [f"surface_{i:04}" for i in range(self.surfaces)] + list(strip.CLASS_NAMES if self.strip_share else ())
+        """Return a number for each surface, then the classes of strip, then `scene`."""
+        others = list(strip.CLASS_NAMES if self.strip_share else ()) + ["scene"] * (self.scene_share > 0)
+        return [f"surface_{i:04}" for i in range(self.surfaces)] + others
 
     @property
     def source(self) -> str:
@@ -118,6 +138,7 @@ class SurfacesDataModule(ImageDataModule):
         device, rank, world_size = self._device_and_rank()
         self._train_loader = SurfaceLoader(
             painter=self._painter(), images_per_epoch=self.images_per_epoch, batch_size=self.batch_size,
+            draw_batches=self.draw_batches,
             normalise=self.card.normalise, device=device, rank=rank, world_size=world_size, seed=self.seed,
             epoch=self._next_epoch(),
         )  # fmt: skip
@@ -125,7 +146,7 @@ class SurfacesDataModule(ImageDataModule):
 
     def _painter(self) -> "SurfacePainter":
         points = torch.rand(self.surfaces, DIMENSIONS, generator=random_generator(self.seed, 0))
-        return SurfacePainter(points, self.strip_share, self.jitter, self.image_size)
+        return SurfacePainter(points, self.strip_share, self.jitter, self.image_size, self.scene_share, self.group)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,23 +157,41 @@ class SurfacePainter:
     strip_share: float
     jitter: float
     side: int
+    scene_share: float = 0.0
+    group: int = 1
 
     def draw(self, count: int, key: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Draw images (count, 1, side, side) in [0, 1] and their classes (count,), strip last; equal keys, equal images."""
-        strips = round(count * self.strip_share)
+        """Draw images (count, 1, side, side) in [0, 1] and their classes (count,); equal keys, equal images.
+
+        Surfaces come first, then strip in the order of its classes, then scenes; each kind in whole groups.
+        """
+        strips = min(count, round(count / self.group * self.strip_share) * self.group)
+        scenes = min(count - strips, round(count / self.group * self.scene_share) * self.group)
         generator = random_generator(*key)
-        labels = torch.randint(len(self.points), (count - strips,), generator=generator)
-        kinds = torch.randint(len(strip.CLASS_NAMES), (-(-strips // _VIEWS),), generator=generator)
+        labels = self._labels(len(self.points), count - strips - scenes, 1, generator)
+        kinds = self._labels(len(strip.CLASS_NAMES), strips, _VIEWS, generator)
         here = torch.Generator(device).manual_seed(generator.initial_seed())
-        images = draw_surfaces(self.points[labels].to(device), self.side, here, self.jitter)
-        if not strips:
-            return images, labels
-        kinds = kinds.sort().values
-        scenes = strip.strip_scenes(kinds, key, device).repeat_interleave(_VIEWS, dim=0)[:strips]
-        views = augment(scenes.clamp(0, 1), draw(strips, (*key, 1)), _VIEW)
-        views = functional.interpolate(views, (self.side, self.side), mode="bilinear", antialias=True)
-        kinds = kinds.repeat_interleave(_VIEWS)[:strips] + len(self.points)
-        return torch.cat((images, views.clamp(0, 1))), torch.cat((labels, kinds))
+        images = []
+        if len(labels):
+            images.append(draw_surfaces(self.points[labels].to(device), self.side, here, self.jitter))
+        if strips:
+            kinds = kinds.sort().values
+            drawn = strip.strip_scenes(kinds, key, device).repeat_interleave(_VIEWS, dim=0)[:strips]
+            views = augment(drawn.clamp(0, 1), draw(strips, (*key, 1)), _VIEW)
+            views = functional.interpolate(views, (self.side, self.side), mode="bilinear", antialias=True)
+            images.append(views.clamp(0, 1))
+            kinds = kinds.repeat_interleave(_VIEWS)[:strips]
+        if scenes:
+            images.append(draw_scenes(scenes, self.side, here, device, self.group))
+        first = len(self.points)
+        last = first + len(strip.CLASS_NAMES) * (self.strip_share > 0)
+        return torch.cat(images), torch.cat((labels, kinds + first, torch.full((scenes,), last)))
+
+    def _labels(self, classes: int, count: int, views: int, generator: torch.Generator) -> Tensor:
+        """Draw the class of every scene of so many views, the same for the scenes of a group."""
+        scenes, repeats = -(-count // views), max(1, self.group // views)
+        labels = torch.randint(classes, (-(-scenes // repeats),), generator=generator)
+        return labels.repeat_interleave(repeats)[:scenes]
 
 
 @dataclass(eq=False)
@@ -168,6 +207,7 @@ class SurfaceLoader(EpochLoader):
     world_size: int
     seed: int
     epoch: int = 0
+    draw_batches: int = 1
 
     def __len__(self) -> int:
         return max(1, self.images_per_epoch // (self.batch_size * self.world_size))
@@ -175,8 +215,14 @@ class SurfaceLoader(EpochLoader):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch = self.epoch
         self.epoch += 1
-        for step in range(len(self)):
+        for step in range(0, len(self), self.draw_batches):
+            batches = min(self.draw_batches, len(self) - step)
             images, labels = self.painter.draw(
-                self.batch_size, (self.seed, 2, epoch, step * self.world_size + self.rank), self.device
+                batches * self.batch_size, (self.seed, 2, epoch, step * self.world_size + self.rank), self.device
             )
-            yield self.normalise(images), labels.to(self.device)
+            images, labels = self.normalise(images), labels.to(self.device)
+            # Each batch takes every so-many-th group, so that all have the same shares.
+            groups = torch.arange(len(images), device=self.device).view(-1, batches, self.painter.group)
+            for index in range(batches):
+                rows = groups[:, index].flatten()
+                yield (images[rows], labels[rows]) if batches > 1 else (images, labels)

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from defectlab.data.synthesis.objects import OBJECTS, Traits
 from defectlab.data.synthesis.textures import blur
+from defectlab.utils.fused import fused
 
 DIMENSIONS = 64  # coordinates of a point; those beyond the last property are spare
+DEFECT_COLUMNS = range(31, 43)  # those of the defects; the ones before are of the ground
 _FIELDS = 3
 
 # Functions of a field of mean 0 and sd 1 and one number per image in [0, 1).
@@ -43,7 +45,7 @@ def draw_surfaces(points: Tensor, side: int, generator: torch.Generator, jitter:
         jitter: Standard deviation of what is added to each coordinate, which is then reflected into the cube; the
             coordinates that choose between kinds of things stay as they are.
     """
-    world = _SceneSampler(points, side, generator, jitter)
+    world = SceneSampler(points, side, generator, jitter)
     main = world.uniform(0, math.pi)  # the direction of rolling, brushing or grinding
     spread = world.uniform(0, 1)
     cloud = world.field(world.log_uniform(12, 60), world.log_uniform(1, 3), main, 0.0, 2.5)
@@ -55,7 +57,7 @@ def draw_surfaces(points: Tensor, side: int, generator: torch.Generator, jitter:
     level, tilt, slope = world.any_uniform(0.2, 0.85), world.any_uniform(0, 2 * math.pi), world.any_uniform(-0.35, 0.35)
     axis = world.axis
     light = 1 + slope * (axis.view(1, 1, -1) * tilt.cos() + axis.view(1, -1, 1) * tilt.sin())
-    light = light * (1 + 0.06 * world.any_uniform(0, 1) * _standardise(cloud.mean(1, keepdim=True)))
+    light = light * (1 + 0.06 * world.any_uniform(0, 1) * standardise(cloud.mean(1, keepdim=True)))
     image = level * light * (1 + contrast * texture)
     image = torch.where(bright, image + inside * (1 - level) * 1.2, image * (1 - inside))
     image = blur(image, world.any_uniform(0, 0.3))
@@ -65,7 +67,7 @@ def draw_surfaces(points: Tensor, side: int, generator: torch.Generator, jitter:
     return image.clamp(0, 1).unsqueeze(1)
 
 
-def _texture(world: "_SceneSampler", main: Tensor, spread: Tensor, cloud: Tensor) -> Tensor:
+def _texture(world: "SceneSampler", main: Tensor, spread: Tensor, cloud: Tensor) -> Tensor:
     """Draw the sum of three fields, of mean 0 and sd 1, shape (N, S, S)."""
     texture = torch.zeros_like(cloud)
     for index in range(_FIELDS):
@@ -75,16 +77,32 @@ def _texture(world: "_SceneSampler", main: Tensor, spread: Tensor, cloud: Tensor
         wavelength, elongation = world.log_uniform(2, 40 if index else 14), world.log_uniform(1, 40)
         field = world.field(wavelength, elongation, angle, world.positive(-0.3, 3), world.uniform(0.9, 5))
         number, kind = world.uniform(0, 1), world.choice(len(_POINTWISE))
-        values = torch.zeros_like(field)
-        for which, function in enumerate(_POINTWISE):
-            rows = (kind == which).nonzero().squeeze(1)
-            values[rows] = function(field[rows], number[rows])
+        values = pointwise(field, number, kind)
         weight = world.positive(-0.4, 1) if index else world.uniform(0.3, 1)
-        texture = texture + weight * _standardise(values) * (1 + world.positive(-0.3, 0.8) * cloud)
-    return _standardise(texture)
+        texture = texture + weight * standardise(values) * (1 + world.positive(-0.3, 0.8) * cloud)
+    return standardise(texture)
 
 
-def _defects(world: "_SceneSampler", main: Tensor, cloud: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def pointwise(field: Tensor, number: Tensor, kind: Tensor) -> Tensor:
+    """Apply to each field (N, S, S) the one of eight functions that `kind` (N,) names; `number` (N, 1, 1) shapes it."""
+    if field.is_cuda:
+        return fused(_pointwise_together)(field, number, kind)
+    values = torch.zeros_like(field)
+    for which, function in enumerate(_POINTWISE):
+        rows = (kind == which).nonzero().squeeze(1)
+        values[rows] = function(field[rows], number[rows])
+    return values
+
+
+def _pointwise_together(field: Tensor, number: Tensor, kind: Tensor) -> Tensor:
+    """Compute all eight and choose: without waiting for `kind`, and one kernel where it is compiled."""
+    values = field
+    for which, function in enumerate(_POINTWISE[1:], start=1):
+        values = torch.where(kind.view(-1, 1, 1) == which, function(field, number), values)
+    return values
+
+
+def _defects(world: "SceneSampler", main: Tensor, cloud: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mask of the defects (N, S, S), their depth, and whether they are brighter than the ground, (N, 1, 1)."""
     kind = world.choice(len(OBJECTS) + 1)  # the first is a whole surface
     depth, fraction, edge = world.log_uniform(0.12, 0.85), world.log_uniform(0.01, 0.45), world.log_uniform(0.05, 0.6)
@@ -102,7 +120,7 @@ def _defects(world: "_SceneSampler", main: Tensor, cloud: Tensor) -> tuple[Tenso
     return mask, depth, bright
 
 
-class _SceneSampler:
+class SceneSampler:
     """Reads one coordinate of the points after the other, and draws what belongs to the image alone."""
 
     def __init__(self, points: Tensor, side: int, generator: torch.Generator, jitter: float) -> None:
@@ -169,7 +187,7 @@ class _SceneSampler:
         return field
 
 
-def _standardise(values: Tensor) -> Tensor:
+def standardise(values: Tensor) -> Tensor:
     """Standardise each image."""
     values = values - values.mean((1, 2), keepdim=True)
     return values / (values.square().mean((1, 2), keepdim=True).sqrt() + 1e-4)
