@@ -78,6 +78,36 @@ def test_a_process_that_fails_ends_all(config: Path, tmp_path: Path, monkeypatch
     assert not alive(process.pid)
 
 
+KILLED = """
+import os, signal
+from lightning.pytorch.callbacks import Callback
+
+class Killed(Callback):
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and trainer.current_epoch == 1 and trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_torchrun_starts_again_goes_on_in_the_same_run(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "killed.py").write_text(KILLED)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = ["fit", "--config", str(config), *TWO, "--trainer.callbacks+=killed.Killed", "--trainer.max_epochs", "3"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
+    ended = subprocess.run(
+        [sys.executable, *torchrun, "-m", "defectlab", *words], capture_output=True, text=True, timeout=180, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    (run,) = (tmp_path / "runs" / "tiny").iterdir()
+    assert read(run)["run"]["epochs"] == 3
+    assert [f"epoch {number}/3" in ended.stdout for number in (1, 2, 3)] == [True] * 3
+    assert ended.stdout.count("epoch 1/3") == 1
+    assert not list((tmp_path / "cache").rglob("torchrun-*"))
+
+
 def test_bad_pictures_start_no_second_process(config: Path, tmp_path: Path) -> None:
     """In this process: a launch would start pytest anew."""
     assert main(["fit", "--config", str(config), *TWO, "--data.root", str(tmp_path / "nowhere")]) == 1

@@ -1,8 +1,10 @@
 """What only Linux has is guarded: the guards run here as they would elsewhere."""
 
 import ctypes
+import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -51,6 +53,45 @@ def test_only_glibc_is_told_to_keep_memory(unset: None, monkeypatch: pytest.Monk
     monkeypatch.setattr(ctypes, "CDLL", lambda name: glibc)
     CPUSettings().apply()
     assert len(told) == 3
+
+
+def test_threads_of_the_program_sleep_while_they_wait(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, os\natexit.register(lambda: print(os.environ['OMP_WAIT_POLICY'], os.environ['KMP_BLOCKTIME']))\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    environment = {**os.environ, "PYTHONPATH": path, "KMP_BLOCKTIME": "7"}
+    environment.pop("OMP_WAIT_POLICY", None)
+    words = [sys.executable, "-m", "defectlab", "configs"]
+    said = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines()[-1] == "PASSIVE 7", "what the user has set is kept"
+
+
+def test_a_host_program_is_left_alone_and_told_of_busy_cores(
+    unset: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(logging.getLogger("defectlab"), "propagate", True)
+    now, busy, before = 0.0, 0.02, torch.get_num_threads()
+
+    def clock() -> float:
+        nonlocal now
+        now += busy if torch.get_num_threads() > 1 else 0.01
+        return now
+
+    monkeypatch.setattr("defectlab.utils.cpu.time.perf_counter", clock)
+    torch.set_num_threads(2)
+    try:
+        CPUSettings().apply()
+        assert not caplog.records
+        busy = 0.5
+        CPUSettings().apply()
+        assert len(caplog.records) == 1
+        assert torch.get_num_threads() == 2, "other threads would round otherwise"
+    finally:
+        torch.set_num_threads(before)
+    assert "OMP_WAIT_POLICY" not in os.environ
 
 
 @pytest.mark.parametrize("system", ["win32", "darwin"])

@@ -1,6 +1,5 @@
 """Evaluate a trained checkpoint on the validation or the test images, or on a whole set: `validate` and `test`."""
 
-import html
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -24,6 +23,7 @@ from defectlab.runs.lock import locked
 from defectlab.runs.metrics import accuracy_text, count_correct
 from defectlab.runs.state import write_state
 from defectlab.tasks.checkpoint import check_fit, data_state, read_checkpoint
+from defectlab.utils.text import html_table
 
 _log = logging.getLogger(__name__)
 
@@ -71,13 +71,11 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         """Return a table of the classes for a notebook."""
-        rows = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{row['support']}</td><td>{row['accuracy']:.2%}</td></tr>"
+        rows = [
+            {"class": name, "images": row["support"], "recall": row["recall"], "precision": row["precision"]}
             for name, row in self.metrics["per_class"].items()
-            if row["support"]
-        )
-        head = "<tr><th>class</th><th>images</th><th>accuracy</th></tr>"
-        return f"<p>{html.escape(repr(self)[1:-1])}</p><table>{head}{rows}</table>"
+        ]
+        return html_table(repr(self)[1:-1], rows)
 
 
 def test(

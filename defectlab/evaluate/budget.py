@@ -19,6 +19,7 @@ from defectlab.figures.style import BLUE, GREY, ORANGE, save_png, style_axes
 from defectlab.runs import RunFolder, csv_text, write_text
 from defectlab.tasks import PretrainedTask
 from defectlab.utils.progress import progress_bar
+from defectlab.utils.text import html_table
 
 STRATEGIES = ("random", "uncertainty", "coreset")
 _Features = npt.NDArray[np.float32]
@@ -43,6 +44,10 @@ class LabelBudget:
 
     rows: list[BudgetAccuracy]
     synthetic: bool
+
+    def _repr_html_(self) -> str:
+        """Return a table for a notebook."""
+        return html_table(repr(self), self.rows)
 
     def __repr__(self) -> str:
         best = max(self.rows, key=lambda row: row.mean)

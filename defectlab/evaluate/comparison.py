@@ -25,6 +25,7 @@ from defectlab.runs import (
     read_own_table,
     write_text,
 )
+from defectlab.utils.text import html_table
 
 _MOST = 3  # differences in a sentence
 
@@ -121,6 +122,10 @@ class Comparison:
                 cells[row, column] = f"{100 * lead + 0.0:+.2f}{star}"  # -0.0 + 0.0 is 0.0
         names = [score["name"] for score in self.scores]
         return [{"name": row, **{column: cells.get((row, column), "") for column in names}} for row in names]
+
+    def _repr_html_(self) -> str:
+        """Return a table for a notebook."""
+        return html_table("; ".join(self.verdicts), self.scores)
 
     def __repr__(self) -> str:
         scores = (

@@ -11,6 +11,7 @@ import numpy as np
 from defectlab.errors import InputError
 from defectlab.metrics.classification import accuracy_interval
 from defectlab.runs import PredictionTable
+from defectlab.utils.text import html_table
 
 Protocol = Literal["kfold", "song-yan"]
 
@@ -54,6 +55,10 @@ class CrossValidation:
 
     def __fspath__(self) -> str:
         return str(self.folder)
+
+    def _repr_html_(self) -> str:
+        """Return a table for a notebook."""
+        return html_table(repr(self), self.rows)
 
     def __repr__(self) -> str:
         low, high = self.interval

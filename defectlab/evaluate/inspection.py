@@ -28,6 +28,7 @@ from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.runs import csv_text, write_text
 from defectlab.utils.progress import progress_bar
+from defectlab.utils.text import html_table
 
 _SIDE = 128  # px; what overlaps and what is mislabelled shows at this size
 _ON_SHEET = 40
@@ -92,6 +93,10 @@ class Inspection:
         """Number of pairs with two labels."""
         details = [finding.detail.split("; ", 1)[-1] for finding in self.findings if finding.other]
         return sum(detail.startswith(_CONTRADICTION) for detail in details)
+
+    def _repr_html_(self) -> str:
+        """Return a table for a notebook."""
+        return html_table(repr(self), self.findings)
 
     def __repr__(self) -> str:
         kinds = Counter(finding.kind for finding in self.findings)

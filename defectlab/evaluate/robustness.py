@@ -18,6 +18,7 @@ from defectlab.figures.style import BLUE, GREY, ORANGE, TEXT, save_png, style_ax
 from defectlab.metrics.classification import accuracy_interval, probabilities_of
 from defectlab.runs import RunFolder, csv_text, write_text
 from defectlab.utils.progress import progress_bar
+from defectlab.utils.text import html_table
 
 # Song & Yan 2013, table 3: per cent by dB, trained on clean halves of NEU-CLS. They do not say which SNR.
 AECLBP: dict[float, float] = {50: 98.87, 40: 98.53, 30: 88.29, 20: 37.09}
@@ -50,6 +51,10 @@ class Robustness:
     rows: list[CorruptionAccuracy]
     published: bool
     synthetic: bool
+
+    def _repr_html_(self) -> str:
+        """Return a table for a notebook."""
+        return html_table(repr(self), self.rows)
 
     def __repr__(self) -> str:
         worst = min(self.rows, key=lambda row: row.accuracy)

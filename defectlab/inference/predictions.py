@@ -14,6 +14,7 @@ from defectlab.data.sources.reading import Skipped
 from defectlab.errors import InputError
 from defectlab.inference.decision import Flagged, Threshold
 from defectlab.runs import write_prediction_table
+from defectlab.utils.text import html_table
 
 REVIEW = "review"  # the decision that leaves an image to a person
 _SHOWN = 10  # rows of a repr
@@ -86,6 +87,10 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def _repr_html_(self) -> str:
+        """Return a table for a notebook."""
+        return html_table(repr(self).splitlines()[0], self.rows)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {name}" for name, count in Counter(self.predicted).most_common())

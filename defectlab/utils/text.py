@@ -1,13 +1,14 @@
 """Atomic text files; tables, errors and paths as text."""
 
 import csv
+import html
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, fields
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from defectlab.errors import InputError
 from defectlab.utils.files import atomic
@@ -52,6 +53,22 @@ def csv_rows(rows: Iterable[Iterable[object]]) -> str:
 def csv_text(kind: "type[DataclassInstance]", rows: "Sequence[DataclassInstance]") -> str:
     """Return CSV of instances of one dataclass, a column per field, with a header even without rows."""
     return csv_rows([[field.name for field in fields(kind)], *(astuple(row) for row in rows)])
+
+
+def html_table(title: str, rows: "Sequence[Mapping[str, Any]] | Sequence[DataclassInstance]", most: int = 20) -> str:
+    """Return the first rows, dicts or dataclasses of the same fields, as an HTML table for a notebook."""
+    dicts = [dict(row) if isinstance(row, Mapping) else vars(row) for row in rows[:most]]
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in (dicts[0] if dicts else ()))
+    lines = ["".join(f"<td>{html.escape(_cell(value))}</td>" for value in row.values()) for row in dicts]
+    table = "".join(f"<tr>{line}</tr>" for line in (heads, *lines))
+    left_out = f"<p>… of {len(rows):,} rows</p>" if len(rows) > most else ""
+    return f"<p>{html.escape(title)}</p><table>{table}</table>{left_out}"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
 
 
 def read_csv(path: Path, advice: str) -> list[list[str]]:
