@@ -473,6 +473,8 @@ def test_a_labelled_set_is_read_whole(class_folders: Path, tmp_path: Path) -> No
     assert counts(whole(tmp_path / "table.csv"))[2] == [1, 1, 0]
     (tmp_path / "table.csv").write_text("file,label\nimages/hole/1.png,dent\n")
     refusal(lambda: whole(tmp_path / "table.csv"), "'dent'", "good, hole, scratch")
+    (tmp_path / "table.csv").write_text("file,label\nimages/hole/1.png,hole\nimages/hole/1.png,good\n")
+    refusal(lambda: whole(tmp_path / "table.csv"), "each once")
     pixels = np.stack([striped(1, index) for index in range(5)])
     assert counts(whole(arrays(tmp_path / "a", pixels, ["hole"] * 5)))[2] == [0, 5, 0]
     assert counts(whole(arrays(tmp_path / "a", pixels, [2] * 5)))[2] == [0, 0, 5]

@@ -126,8 +126,9 @@ class ImageDataModule(ImageLoaders):
             return
         data = self.load().reordered(self.class_names)
         check_names(self.location, data.class_names)
-        if self._kept is not None:
-            data = data.select(np.array(self._known(data.files, data.splits), dtype=np.int64))
+        known = self._known(data.files, data.splits)
+        if len(known) < len(data.files):
+            data = data.select(np.array(known, dtype=np.int64))
         names = [data.class_names[label] for label in data.labels.tolist()]
         if self._kept is None:
             parts = self._divide(data)

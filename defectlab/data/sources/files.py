@@ -30,44 +30,8 @@ FORMATS = {
 SUFFIXES = tuple(" ".join(FORMATS.values()).split())
 
 _IGNORED = ("__macosx", "thumbs.db", "desktop.ini")  # what macOS and Windows leave in folders and archives
-_BESIDE = frozenset(  # what lies beside images and is none
-    [
-        ".txt",
-        ".md",
-        ".rst",
-        ".csv",
-        ".tsv",
-        ".json",
-        ".xml",
-        ".yaml",
-        ".yml",
-        ".toml",
-        ".html",
-        ".htm",
-        ".pdf",
-        ".doc",
-        ".docx",
-        ".xls",
-        ".xlsx",
-        ".zip",
-        ".gz",
-        ".tar",
-        ".7z",
-        ".rar",
-        ".py",
-        ".ipynb",
-        ".m",
-        ".mat",
-        ".npy",
-        ".npz",
-        ".h5",
-        ".pkl",
-        ".log",
-        ".db",
-        ".ini",
-        ".cache",
-        ".lock",
-    ]
+_BESIDE = re.compile(  # what lies beside images and is none
+    r"\.(txt|md|rst|csv|tsv|json|xml|ya?ml|toml|html?|pdf|docx?|xlsx?|zip|gz|tar|7z|rar|py|ipynb|m|mat|np[yz]|h5|pkl|log|db|ini)"
 )
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}  # on Windows
 _DOCUMENTS = ("readme", "license", "licence", "copying", "notice", "changelog", "makefile")
@@ -227,7 +191,7 @@ def new_folder(directory: Path) -> Iterator[Path]:
 
 def _is_document(name: str) -> bool:
     stem, suffix = os.path.splitext(name.lower())
-    return is_ignored(name) or suffix in _BESIDE or (not suffix and stem in _DOCUMENTS)
+    return is_ignored(name) or _BESIDE.fullmatch(suffix) is not None or (not suffix and stem in _DOCUMENTS)
 
 
 def _is_image_name(name: str) -> bool:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from defectlab.data.sources.cache import default_cache
-from defectlab.data.sources.decode import peek
+from defectlab.data.sources.decode import peek, pillow_hushed
 from defectlab.data.sources.files import FORMATS
 from defectlab.data.sources.layouts import Listing
 from defectlab.data.sources.levels import BadImage, Levels, white_of_set
@@ -149,7 +149,7 @@ def _measured(files: Sequence[Path], white_level: float | None) -> tuple[float |
     opened = [index for index, path in enumerate(files) if path.suffix.lower() not in _PLAIN]
     synthetic = [False] * len(files)
     deep = []
-    with progress_bar("opening images", len(opened)) as advance, ThreadPoolExecutor() as pool:
+    with progress_bar("opening images", len(opened)) as advance, pillow_hushed(), ThreadPoolExecutor() as pool:
         for index, (levels, generated) in zip(opened, pool.map(peek, [files[i] for i in opened]), strict=True):
             synthetic[index] = generated
             deep += [] if levels is None else [levels]

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from defectlab.data.sources.archive import check_regular
 from defectlab.data.sources.files import SUFFIXES, check_names, image_files, is_ignored, natural_key
 from defectlab.data.sources.masks import is_mask_folder, without_masks
 from defectlab.errors import InputError
@@ -175,16 +176,16 @@ def list_table(path: Path, class_names: Sequence[str]) -> Listing:
         InputError: the table cannot be read, has no such columns or rows, or a label that is no class.
     """
     try:
-        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        check_regular(path)
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             rows = list(csv.DictReader(file))
     except (OSError, csv.Error) as error:
-        raise InputError(
-            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): expected a table"
-        ) from None
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read ({reason}): expected a table") from None
     files, labels = [row.get("file") for row in rows], [row.get("label") for row in rows]
     found = [name for name in files if name]
-    if not rows or len(found) < len(rows) or None in labels:
-        raise InputError(f"{path}: expected the columns file and label, and a row an image")
+    if not rows or len(set(found)) < len(rows) or None in labels:
+        raise InputError(f"{path}: expected the columns file and label, and a row an image, each once")
     unknown = [str(label) for label in labels if label not in class_names]
     if unknown:
         expected = ", ".join(class_names)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from defectlab.data.sources.cache import build_cache, fingerprint, map_cache, skipped_in_cache
-from defectlab.data.sources.decode import decode, decode_grey
+from defectlab.data.sources.decode import decode, decode_grey, pillow_hushed
 from defectlab.data.sources.levels import BadImage, Pixels
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
@@ -160,9 +159,7 @@ def _decode_all(
             return str(error)
         return None
 
-    # Pillow's own warnings are of metadata, and name no file.
-    with progress_bar(description, len(files)) as advance, warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.simplefilter("ignore")
+    with progress_bar(description, len(files)) as advance, pillow_hushed(), ThreadPoolExecutor() as pool:
         for start in range(0, len(files), per_block):
             block = files[start : start + per_block]
             good = []
