@@ -57,8 +57,10 @@ def csv_text(kind: "type[DataclassInstance]", rows: "Sequence[DataclassInstance]
 
 def html_table(title: str, rows: "Sequence[Mapping[str, Any]] | Sequence[DataclassInstance]", most: int = 20) -> str:
     """Return the first rows, dicts or dataclasses of the same fields, as an HTML table for a notebook."""
+    if not rows:
+        return f"<p>{html.escape(title)}</p>"
     dicts = [dict(row) if isinstance(row, Mapping) else vars(row) for row in rows[:most]]
-    heads = "".join(f"<th>{html.escape(name)}</th>" for name in (dicts[0] if dicts else ()))
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in dicts[0])
     lines = ["".join(f"<td>{html.escape(_cell(value))}</td>" for value in row.values()) for row in dicts]
     table = "".join(f"<tr>{line}</tr>" for line in (heads, *lines))
     left_out = f"<p>… of {len(rows):,} rows</p>" if len(rows) > most else ""
