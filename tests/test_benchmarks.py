@@ -289,6 +289,28 @@ def test_transfer_compares_weights_on_the_same_draws(
     assert "| none | middle | probe |" in capsys.readouterr().out
 
 
+def test_transfer_reads_tiles_and_shipped_weights(
+    load: Any, class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "--tiles",
+        str(class_folders),
+        "--sets",
+        "tiles",
+        "--weights",
+        "surface-distilled",
+        "surface-distilled:1.5",
+    ]
+    words += ["--per-class", "2", "--draws", "2", "--image-size", "32", "--output", str(tmp_path / "out")]
+    assert load("transfer").main(words) == 0
+    with (tmp_path / "out" / "transfer.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["weights"], row["stages"]) for row in rows] == [
+        ("surface-distilled", "middle"), ("surface-distilled:1.5", "middle"),
+    ]  # fmt: skip
+    assert rows[0]["mean"] != rows[1]["mean"] or rows[0]["sd"] != rows[1]["sd"]
+
+
 def test_a_draw_is_balanced_disjoint_and_repeatable(load: Any) -> None:
     fit = load("transfer_fit")
     labels = np.repeat([0, 1, 2], [10, 20, 30])
@@ -305,6 +327,9 @@ def test_a_draw_is_balanced_disjoint_and_repeatable(load: Any) -> None:
         (["--draws", "1"], "--draws has to be at least 2"),
         (["--imagenet", "mobilenet_v2"], "expected BACKBONE:WIDTH:FILE"),
         (["--weights"], "no weights to compare"),
+        (["--weights", "surfaces"], "--weights is surfaces: expected none or surface or surface-distilled"),
+        (["--weights", "surface-distilled:0.5"], "at width 0.5"),
+        (["--sets", "tiles"], "give their folder by --tiles"),
     ],
 )
 def test_transfer_refuses(load: Any, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

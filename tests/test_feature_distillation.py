@@ -176,7 +176,8 @@ def test_what_cannot_teach(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         ([], "has no teacher: give model.teacher"),
         (["--model.teacher", "nowhere.pth"], "nowhere.pth"),
         (["--model.teacher", str(student), "--model.teacher_backbone", "resnet18"], "does not fit resnet18"),
-        (["--model.teacher", str(student), "--model.group", "16"], "model.group is 16"),
+        (["--model.teacher", str(student), "--model.group", "16"], "model.group is 16, data.group 8"),
+        (["--model.teacher", str(student), "--data.batch_size", "8"], "a divisor of half of data.batch_size, 8"),
         (["--model.teacher", str(student), "--model.label_weight", "-1"], "model.label_weight is -1.0"),
     ):
         assert main(["fit", *TINY, *words]) == 1, words

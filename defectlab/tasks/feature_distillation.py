@@ -1,6 +1,7 @@
 """Knowledge of a larger network without its images: train a backbone to reproduce a teacher's maps on drawn images."""
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +68,8 @@ class FeatureDistillationTask(PretrainedTask):
         for name, value in {"label_weight": label_weight, "similarity_weight": similarity_weight}.items():
             if not 0 <= value < float("inf"):
                 raise InputError(f"model.{name} is {value}: expected a number of at least 0")
-        if group < 1:
-            raise InputError(f"model.group is {group}: expected a whole number of at least 1")
+        if group < 2:
+            raise InputError(f"model.group is {group}: expected a whole number of at least 2")
         super().__init__(
             num_classes, in_channels, image_size, backbone, width, stages="middle", dropout=0.0, optimizer=optimizer,
             scheduler=scheduler, label_smoothing=label_smoothing, channels_last=channels_last,
@@ -105,9 +106,12 @@ class FeatureDistillationTask(PretrainedTask):
         self._teacher_maps = torch.compile(teacher.stage_maps) if self.compile_teacher else teacher.stage_maps
 
     def on_fit_start(self) -> None:
-        """Refuse batches that groups do not divide, and move the teacher to the device."""
+        """Refuse batches of other groups or that groups do not divide, and move the teacher to the device."""
         super().on_fit_start()
-        size = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        size = data.batch_size
+        if getattr(data, "group", self.group) != self.group:
+            raise InputError(f"model.group is {self.group}, data.group {data.group}: expected the same")
         if size % (2 * self.group):
             raise InputError(f"model.group is {self.group}: expected a divisor of half of data.batch_size, {size}")
         self._teacher[0].to(self.device)
