@@ -216,7 +216,12 @@ def test_steps_of_another_length_are_refused_where_the_schedule_counts_them(
     run = tmp_path / "run"
     interrupt(monkeypatch, [*words, "--output", str(run)])
     before = tree(run)
-    for change in ("--data.batch_size=4", "--trainer.accumulate_grad_batches=2", "--trainer.limit_train_batches=2"):
+    for change in (
+        "--trainer.max_epochs=-1",
+        "--data.batch_size=4",
+        "--trainer.accumulate_grad_batches=2",
+        "--trainer.limit_train_batches=2",
+    ):
         assert main(["resume", str(run), change]) == 1
     assert tree(run) == before
 

@@ -31,6 +31,12 @@ def check_settings(cli: DefectCLI) -> None:
             "trainer.val_check_interval is 0: expected a share of an epoch such as 0.5, or a number of steps"
         )
     check_length(given)
+    trainer, scheduler = cli.trainer, cli.model.scheduler
+    if scheduler.needs_end and trainer.max_epochs == -1 and trainer.max_steps == -1:
+        raise InputError(
+            f"model.scheduler is {scheduler.name}, which needs to know the end: give trainer.max_epochs, or take plateau or "
+            "constant"
+        )
     _check_monitors(cli)
     _check_callbacks(cli)
     check_modes(cli.trainer)
