@@ -77,6 +77,13 @@ def check_metrics(metrics: Mapping[str, Any], path: Path) -> None:
     found = _misfit({name: value for name, value in metrics.items() if value is not None}, RunMetrics, "")
     if found is not None:
         raise InputError(f"{path}: {found}, which `test` does not write; run it again")
+    for part in ("val", "test"):
+        result = metrics.get(part) or {}
+        matrix, names = result.get("confusion_matrix"), result.get("per_class")
+        if matrix is not None and names is not None and {len(matrix), *map(len, matrix)} != {len(names)}:
+            raise InputError(
+                f"{path}: {part}.confusion_matrix is no square of its {len(names)} classes; run `test` again"
+            )
 
 
 def _misfit(value: Any, hint: Any, place: str) -> str | None:
