@@ -14,6 +14,10 @@ from defectlab.errors import InputError
 
 # What is taken for a number, and the bound of its size: whole numbers are seeds and sizes.
 _NUMBERS: dict[Any, tuple[Any, float]] = {int: (numbers.Integral, 2**32), float: (numbers.Real, math.inf)}
+_NAMES = {
+    "NoneType": "None", "PathLike": "a path", "Path": "a path", "str": "a text", "int": "a whole number",
+    "float": "a finite number",
+}  # fmt: skip
 
 
 def typed(function: Callable[..., Any], package: str, public: str) -> Callable[..., Any]:
@@ -108,4 +112,4 @@ def _shown(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(map(str, get_args(hint)))
     name = getattr(get_origin(hint) or hint, "__name__", str(hint))
-    return {"NoneType": "None", "PathLike": "a path", "Path": "a path", "str": "a text"}.get(name, name)
+    return _NAMES.get(name, name)
