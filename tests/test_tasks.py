@@ -227,7 +227,7 @@ def test_what_cannot_go_together_is_refused() -> None:
         with pytest.raises(InputError, match=rf"model\.{next(iter(arguments))} "):
             mobilenet(**arguments)
     for wrong in ({"lr": -1.0}, {"lr": math.nan}, {"weight_decay": -0.1}, {"momentum": -0.1}):
-        with pytest.raises(InputError, match="expected a (finite )?number"):
+        with pytest.raises(InputError, match=r"expected a (finite )?number"):
             OptimizerSettings(**wrong)  # type: ignore[arg-type]
     for wrong in ({"warmup": 1.0}, {"factor": 1.0}, {"factor": 0.0}):
         with pytest.raises(InputError, match=rf"model\.scheduler\.{next(iter(wrong))} is"):
