@@ -165,7 +165,7 @@ def bad_input() -> None:
     refused(lambda: dl.predict("runs/a", torch.rand(3, 32, 32)), "given as Tensor")  # type: ignore[arg-type]
     refused(lambda: dl.predict("runs/a", [torch.rand(3, 32, 32)]), "given as Tensor")  # type: ignore[arg-type]
     refused(lambda: dl.open_run(None), "NoneType")  # type: ignore[arg-type]
-    refused(lambda: dl.explain("runs/own"), "data.train is missing")
+    refused(lambda: dl.explain("runs/own"), "give it as data")
     refused(lambda: dl.fetch("fetched", "file:///nowhere.zip"), "nowhere.zip")
     refused(lambda: dl.course("mnist_lenet5"), "did you mean mnist-lenet5?")
     assert not {"x", "fetched"} & set(os.listdir())

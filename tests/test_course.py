@@ -212,7 +212,7 @@ def test_a_table_survives_its_csv(tmp_path: Path) -> None:
     assert read_rows(path) == [row]
     assert "90.00 (n = 1) SYNTHETIC" in markdown([row])
     path.write_text("name,title\na,b\n", encoding="utf-8")
-    with pytest.raises(InputError, match="is no table of `defectlab course run`"):
+    with pytest.raises(InputError, match="expected a table of `defectlab course run`"):
         read_rows(path)
 
 

@@ -379,7 +379,7 @@ def test_filters_of_every_kind(layer: nn.Conv2d, tiles: int, said: str) -> None:
 def test_an_answer_says_what_is_known() -> None:
     image, shares = np.zeros((1, 4, 4), dtype=np.uint8), np.array([0.1, 0.9])
     names = ["good", "hole"]
-    assert Answer(image, "a.png", shares, None).verdict(names) == ["predicted hole", "90.0\N{NO-BREAK SPACE}%"]
+    assert Answer(image, "a.png", shares, None).verdict(names) == ["predicted hole", "90.0%"]
     assert Answer(image, "a.png", shares, 1).verdict(names)[-1] == "right"
     assert Answer(image, "a.png", shares, 0).verdict(names)[-1] == "is good"
 
@@ -458,4 +458,4 @@ def test_kernels_refuse_what_is_no_picture(tmp_path: Path, capsys: pytest.Captur
     assert main(["explain", "kernels", str(tmp_path / "a.png"), "--output", str(tmp_path / "out.png")]) == 1
     assert "not an image" in capsys.readouterr().err
     assert main(["explain", "kernels", str(tmp_path / "a.png"), "--output", str(tmp_path)]) == 1
-    assert "PNG file" in capsys.readouterr().err
+    assert ".png file" in capsys.readouterr().err

@@ -293,10 +293,10 @@ def test_figures_that_cannot_be_drawn(finished: Path, tmp_path: Path, refused: R
         return refused("predict", str(finished), str(image), *map(str, words))
 
     (tmp_path / "a.png").mkdir()
-    assert "a.png is no file" in predict("--figure", tmp_path / "a.png")
+    assert "a.png is a folder" in predict("--figure", tmp_path / "a.png")
     assert ".png file" in predict("--figure", tmp_path / "a.jpg")
     assert "CSV file" in predict("--output", tmp_path / "b.png")
-    assert "is no file that can be replaced" in predict("--output", tmp_path)
+    assert "is a folder" in predict("--output", tmp_path)
     before = image.read_bytes()
     assert "one of the images" in predict("--figure", image)
     assert image.read_bytes() == before

@@ -336,7 +336,7 @@ def test_networks_take_turns() -> None:
         (["nowhere", "--config", "neu_mobilenet.yaml"], "summary needs one of two"),
         (["nowhere"], "run folder nowhere does not exist"),
         (["nowhere.yaml"], "no config nowhere.yaml"),
-        (["--config", "neu_mobilenet.yaml", "--csv", "."], ". is no file that can be replaced"),
+        (["--config", "neu_mobilenet.yaml", "--csv", "."], ". is a folder"),
         (["--config", "neu_mobilenet.yaml", "--data.nonsense", "1"], "nonsense"),
         (["neu_mobilenet.ckpt", "--data.image_size", "64"], "has its settings already"),
         (["compare", "--turns", "0"], "turns is 0"),

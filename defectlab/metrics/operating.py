@@ -16,6 +16,8 @@ from defectlab.metrics.ranking import Flags, Scores, curve
 
 Interval = tuple[float, float]
 
+_SMALLEST = float(np.finfo(np.float32).tiny)  # below it numbers are denormal, and may be flushed to 0
+
 
 def auroc_interval(auroc: float, positives: int, negatives: int, level: float = 0.95) -> Interval:
     """Compute the score interval of an AUROC, which has a width at 0 and 1 too.
@@ -85,8 +87,9 @@ def choose_false_alarms(scores: Scores, positive: Flags, rate: float, level: flo
     """
     negatives = np.sort(scores[~positive])[::-1]
     rank = _rank(len(negatives), rate, level, f"false alarms of at most {rate:g}", "images of other classes")
-    # Equal scores are not flagged: the threshold is the next number above.
+    # Equal scores are not flagged: the threshold is the next number above, but none that a processor takes for 0.
     threshold = float(np.nextafter(np.float64(negatives[rank - 1]), math.inf))
+    threshold = threshold if abs(threshold) >= _SMALLEST else _SMALLEST
     return OperatingPoint(threshold=threshold, promise="false_alarms", bound=rate, level=level, n=len(negatives))
 
 

@@ -86,7 +86,7 @@ def image_files(folder: Path, tell: bool = True) -> list[Path]:
                 visited.add(real)
     if tell and again:
         log.warning("%s: %d links to what is there already are passed over, such as %s", folder, len(again), again[0])
-    if tell and unknown:
+    if tell and found and unknown:  # without any image the caller refuses the folder
         kinds = Counter(path.suffix.lower() or "no suffix" for path in unknown).most_common()
         counted = ", ".join(f"{count} of {kind}" for kind, count in kinds)
         log.warning("%s: files of no kind that is read are left out: %s, such as %s", folder, counted, unknown[0])
