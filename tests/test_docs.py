@@ -31,9 +31,10 @@ def test_the_notebook_runs(name: str, tmp_path: Path) -> None:
         cell.outputs = []
     # An error in a cell is one here.
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    printed = [output.text for cell in cells for output in cell.outputs if output.output_type == "stream"]
-    assert sum("accuracy" in text for text in printed) == 2
-    assert not list(tmp_path.iterdir())
+    shown = [str(output.get("data", {}).get("text/html", "")) for cell in cells for output in cell.outputs]
+    assert sum("SYNTHETIC images" in text for text in shown) == 2  # the runs
+    assert any("better than" in text and "<table>" in text for text in shown)  # their comparison
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "strip"}
 
 
 def tutorial() -> list[str]:
