@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,7 +19,7 @@ from lightning.pytorch import Trainer
 from defectlab.engine.processes import guarded
 from defectlab.engine.signals import HardExitWatchdog
 from defectlab.utils import machine
-from defectlab.utils.cpu import CPUSettings
+from defectlab.utils.cpu import CPUSettings, _others_running
 
 
 @pytest.fixture
@@ -55,16 +56,31 @@ def test_only_glibc_is_told_to_keep_memory(unset: None, monkeypatch: pytest.Monk
     assert len(told) == 3
 
 
-def test_threads_of_the_program_sleep_while_they_wait(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "import atexit, os\natexit.register(lambda: print(os.environ['OMP_WAIT_POLICY'], os.environ['KMP_BLOCKTIME']))\n"
+@pytest.mark.parametrize(("others", "said"), [(99, "PASSIVE 7 None"), (0, "None 7 10000")])
+def test_threads_of_the_program_sleep_while_they_wait(others: int, said: str) -> None:
+    code = (
+        f"import os, defectlab.utils.cpu as cpu; cpu._others_running = lambda: {others}; cpu.wait_passively(); "
+        "print(*map(os.environ.get, ('OMP_WAIT_POLICY', 'KMP_BLOCKTIME', 'GOMP_SPINCOUNT')))"
     )
-    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
-    environment = {**os.environ, "PYTHONPATH": path, "KMP_BLOCKTIME": "7"}
-    environment.pop("OMP_WAIT_POLICY", None)
-    words = [sys.executable, "-m", "defectlab", "configs"]
-    said = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
-    assert said.stdout.splitlines()[-1] == "PASSIVE 7", "what the user has set is kept"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "KMP_BLOCKTIME": "7"}
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        environment.pop(name, None)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == said, "what the user has set is kept"
+
+
+@pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="Linux counts what runs")
+def test_programs_at_work_are_seen() -> None:
+    programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+    try:
+        deadline = time.monotonic() + 20
+        while _others_running() < 1 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert _others_running() >= 1
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
 
 
 def test_a_host_program_is_left_alone_and_told_of_busy_cores(
