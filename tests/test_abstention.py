@@ -9,7 +9,8 @@ from helpers import write_config
 
 from defectlab.cli.main import main
 from defectlab.errors import InputError
-from defectlab.inference.decision import choose_threshold, images_for_bound
+from defectlab.inference.decision import choose_threshold
+from defectlab.metrics.operating import images_for_bound
 from defectlab.runs import RunFolder, read_prediction_table, write_prediction_table
 
 

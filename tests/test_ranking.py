@@ -14,7 +14,7 @@ from defectlab.metrics.operating import (
     average_precision_interval,
     choose_false_alarms,
     choose_recall,
-    images_for_rate,
+    images_for_bound,
     rates_at,
 )
 from defectlab.metrics.ranking import curve
@@ -74,9 +74,9 @@ def test_a_promise_is_missed_at_most_as_often_as_promised(n: int, rate: float, d
     allowed = binom.ppf(0.999, draws, 1 - level)
     scores = np.round(random.random((draws, n)), decimals)
     everything, nothing = np.ones(n, bool), np.zeros(n, bool)
-    if n < images_for_rate(rate, level):
-        refusal(lambda: choose_recall(scores[0], everything, 1 - rate, level), str(images_for_rate(rate, level)))
-        refusal(lambda: choose_false_alarms(scores[0], nothing, rate, level), str(images_for_rate(rate, level)))
+    if n < images_for_bound(rate, level):
+        refusal(lambda: choose_recall(scores[0], everything, 1 - rate, level), str(images_for_bound(rate, level)))
+        refusal(lambda: choose_false_alarms(scores[0], nothing, rate, level), str(images_for_bound(rate, level)))
         return
     distinct = (1 + np.arange(n)) / (n + 1)  # tells the place of the threshold among n scores
     place = int(np.flatnonzero(distinct == choose_recall(distinct, everything, 1 - rate, level).threshold)[0])

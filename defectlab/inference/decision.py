@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from defectlab.errors import InputError
-from defectlab.metrics.operating import LineRates, OperatingPoint
+from defectlab.metrics.operating import LineRates, OperatingPoint, images_for_bound
 from defectlab.utils.text import read_csv
 
 
@@ -45,11 +45,6 @@ class Flagged:
     part: str
     rates: LineRates | None
     flags: npt.NDArray[np.bool_]
-
-
-def images_for_bound(max_error: float, level: float = 0.95) -> int:
-    """Return how many images, all of them correct, show an error of at most `max_error`: 299 for 1 % at 95 %."""
-    return math.ceil(math.log(1 - level) / math.log1p(-max_error))
 
 
 def choose_threshold(

@@ -15,7 +15,6 @@ from defectlab.inference.decision import (
     Threshold,
     choose_threshold,
     conformal_quantile,
-    images_for_bound,
     min_expected_cost,
     prediction_sets,
     read_costs,
@@ -23,6 +22,7 @@ from defectlab.inference.decision import (
 from defectlab.inference.flagging import Flagging, decide, flag
 from defectlab.inference.predictions import REVIEW, BadImages, Predictions
 from defectlab.inference.predictor import Image, Images, Predictor, list_images, load
+from defectlab.metrics.operating import images_for_bound
 from defectlab.runs import RunFolder, read_own_table, read_prediction_table, write_prediction_table
 from defectlab.runs.folder import LATEST
 from defectlab.runs.predictions import as_kept

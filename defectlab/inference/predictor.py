@@ -22,8 +22,8 @@ from defectlab.inference.predictions import BadImages, Predictions
 from defectlab.metrics.classification import probabilities_of
 from defectlab.runs.ensembles import joined_fingerprint
 from defectlab.runs.locate import checkpoints_of, imagenet_name
-from defectlab.runs.state import hash_file
 from defectlab.utils.card import DataCard
+from defectlab.utils.files import hash_file
 from defectlab.utils.progress import progress_bar
 
 if TYPE_CHECKING:

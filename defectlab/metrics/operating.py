@@ -68,12 +68,12 @@ class OperatingPoint:
     n: int
 
 
-def images_for_rate(rate: float, level: float = 0.95) -> int:
-    """Return how many images, the most extreme of which sets the threshold, a rate of errors is promised by.
+def images_for_bound(rate: float, level: float = 0.95) -> int:
+    """Return how many images, none of them wrong, show that at most this rate is wrong: 299 for 1 % at 95 %.
 
-    It is 299 for 1 % at 95 %: Wilks, "Determination of sample sizes for setting tolerance limits" (1941).
+    Wilks, "Determination of sample sizes for setting tolerance limits" (1941).
     """
-    return math.ceil(math.log1p(-level) / math.log1p(-rate))
+    return math.ceil(math.log(1 - level) / math.log1p(-rate))
 
 
 def choose_false_alarms(scores: Scores, positive: Flags, rate: float, level: float = 0.95) -> OperatingPoint:
@@ -119,7 +119,7 @@ def _rank(n: int, rate: float, level: float, promise: str, images: str) -> int:
     kept = ranks[beta.cdf(rate, ranks, n - ranks + 1) >= level]
     if not len(kept):
         raise InputError(
-            f"{promise} takes at least {images_for_rate(rate, level)} validation {images} to promise with {level:.0%} "
+            f"{promise} takes at least {images_for_bound(rate, level)} validation {images} to promise with {level:.0%} "
             f"confidence, found {n}: hold out more by data.val_size, or ask for less"
         )
     return int(kept[-1])

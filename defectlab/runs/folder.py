@@ -25,7 +25,8 @@ from defectlab.errors import InputError
 from defectlab.runs.crossvals import CROSSVAL_FILE
 from defectlab.runs.metrics import RunMetrics, accuracy_text, check_metrics
 from defectlab.runs.predictions import PredictionTable, read_prediction_table, write_prediction_table
-from defectlab.runs.state import hash_file, read_state
+from defectlab.runs.state import read_state
+from defectlab.utils.files import hash_file
 from defectlab.utils.text import write_text
 
 SECTIONS = ("data", "val", "test", "calibration", "environment", "run")

@@ -6,7 +6,8 @@ from pathlib import Path
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder, members_of
 from defectlab.runs.folder import LATEST
-from defectlab.runs.state import hash_file, read_state
+from defectlab.runs.state import read_state
+from defectlab.utils.files import hash_file
 from defectlab.utils.resources import shipped_files
 
 _IMAGENET = "imagenet"

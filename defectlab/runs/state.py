@@ -1,6 +1,5 @@
 """state.json: how far a run has come, and which checkpoint is its best."""
 
-import hashlib
 import json
 import os
 from contextlib import suppress
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from defectlab.errors import InputError
+from defectlab.utils.files import hash_file
 from defectlab.utils.text import write_text
 
 _FILE = "state.json"
@@ -80,12 +80,3 @@ def write_state(run: Path, phase: Phase, best: Path | None, config: str | None =
         file = Path(os.path.relpath(best.resolve(), run.resolve())) if near else best.resolve()
         saved = {"file": file.as_posix(), "sha256": hash_file(best) if phase == "finished" else None}
     write_text(run / _FILE, json.dumps({"state": phase, "best": saved, "config": config}, indent=2) + "\n")
-
-
-def hash_file(path: Path) -> str:
-    """Compute the SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,5 +1,6 @@
 """Atomic replacement of files, and temporary folders that a killed process does not leave for ever."""
 
+import hashlib
 import os
 import shutil
 import sys
@@ -68,6 +69,15 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         release([held])
+
+
+def hash_file(path: Path) -> str:
+    """Compute the SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def try_lock(path: Path) -> int | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from defectlab.data.sources.archive import MAX_BYTES, extract_zip, publish
 from defectlab.data.sources.files import natural_key
 from defectlab.errors import InputError
-from defectlab.utils.files import release, temporary_folder, try_lock
+from defectlab.utils.files import hash_file, release, temporary_folder, try_lock
 from defectlab.utils.progress import progress_bar
 
 # NEU-CLS as the IMAGES and Validation_Images of the NEU-DET release; the commit pins the bytes.
@@ -139,7 +139,7 @@ def check_files(files: Iterable[Path], manifest: Mapping[str, str]) -> ManifestC
         wanted = manifest.get(path.name)
         if wanted is not None:
             present.add(path.name)
-            if path.name not in check.matching and _sha256(path) == wanted.lower():
+            if path.name not in check.matching and hash_file(path) == wanted.lower():
                 check.matching[path.name] = path
     for name in sorted(manifest, key=natural_key):
         if name not in check.matching:
@@ -254,11 +254,3 @@ def _summary(check: ManifestCheck, manifest: Mapping[str, str]) -> str:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
