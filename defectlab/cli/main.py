@@ -58,14 +58,14 @@ def usage() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 if it worked, 1 for unusable input, 2 for a usage error, 130 after Ctrl-C, 141 for a closed pipe."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments is None:
-        wait_passively()
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if words else 2
     if words[0] == "--version":
         print(f"defectlab {defectlab.__version__}")
         return 0
+    if arguments is None:
+        wait_passively()
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())  # own networks and data sets are found in the current folder
     with _speaking(), _terminable():

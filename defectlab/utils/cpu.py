@@ -50,7 +50,7 @@ class CPUSettings:
             if self.threads < 1:
                 raise InputError(f"cpu.threads is {self.threads}: expected a whole number of at least 1")
             torch.set_num_threads(self.threads)
-        elif not torch.cuda.is_available() and os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE":
+        elif not torch.cuda.is_available() and not _sleeps_soon():
             _tell_if_crowded()
 
 
@@ -62,6 +62,11 @@ def wait_passively() -> None:
     """
     for name, value in (_PASSIVE if _others_running() >= max(1, (os.cpu_count() or 1) // 2) else _BRIEF).items():
         os.environ.setdefault(name, value)
+
+
+def _sleeps_soon() -> bool:
+    """Return whether threads that wait are told to sleep, by `wait_passively` or by the user."""
+    return os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" or "GOMP_SPINCOUNT" in os.environ
 
 
 def _others_running() -> int:
