@@ -6,14 +6,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch import Trainer
 
 from defectlab.callbacks import RateFinder
 from defectlab.callbacks.last import stays_stopped, trained_settings
 from defectlab.engine.experiment import DefectCLI
+from defectlab.engine.trainer import listed
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder
+from defectlab.utils.yamls import parse_yaml, read_yaml
 
 # Settings that take effect on a run that goes on; any other is part of what it is.
 _FREE = (
@@ -40,7 +41,7 @@ def check_changes(checkpoint: Mapping[str, Any], cli: DefectCLI) -> None:
         changed.pop("model.optimizer.lr", None)
     run = RunFolder(path.parent.parent)
     if cli.run is not None and run.path.resolve() == cli.run and run.config.is_file():
-        before, now = (yaml.safe_load(text) for text in (run.config.read_text(encoding="utf-8"), cli.dump()))
+        before, now = read_yaml(run.config), parse_yaml(cli.dump(), "the config")
         changed |= dict(_changes(before, now, ""))
         old, new = ((config.get("trainer") or {}).get("callbacks") for config in (before, now))
         _check_callbacks(old, new, changed)
@@ -78,7 +79,7 @@ def _check_callbacks(before: Any, now: Any, changed: Mapping[str, Any]) -> None:
 
 def _by_name(callbacks: Any) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
-    for callback in callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []:
+    for callback in listed(callbacks):
         spec = callback if isinstance(callback, Mapping) else {"class_path": str(callback)}
         found.setdefault(str(spec["class_path"]).rpartition(".")[2], []).append(spec.get("init_args"))
     return found

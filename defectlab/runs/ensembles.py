@@ -12,6 +12,7 @@ from defectlab.errors import InputError
 from defectlab.runs.folder import RunFolder
 from defectlab.runs.predictions import PredictionTable, read_prediction_table
 from defectlab.utils.text import write_text
+from defectlab.utils.yamls import read_yaml
 
 _KEY = "ensemble"
 _HEAD = "# The mean of these runs' probabilities; `defectlab ensemble` with them writes it anew.\n"
@@ -26,8 +27,8 @@ def write_members(run: RunFolder, members: Sequence[RunFolder]) -> None:
 def members_of(run: RunFolder) -> list[RunFolder]:
     """Return the runs that an ensemble averages; none for a run of one network; InputError for a member that is gone."""
     try:
-        config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        config = read_yaml(run.config)
+    except InputError:
         return []  # whoever needs the config itself says what is wrong with it
     paths = config.get(_KEY) if isinstance(config, dict) else None
     if not isinstance(paths, list):

@@ -42,17 +42,20 @@ class _Lines(list[str]):
         self.append(line.removesuffix("\r\n") + "\n")
 
 
-def csv_rows(rows: Iterable[Iterable[object]]) -> str:
-    """Return CSV; a text that a spreadsheet would compute gets an apostrophe before it, which `read_csv` takes off."""
+def csv_rows(rows: Iterable[Iterable[object]], quoted: bool = False) -> str:
+    """Return CSV; a text that a spreadsheet would compute gets an apostrophe before it, which `read_csv` takes off.
+
+    With `quoted` every text is between quotes, so that one that is cut off can be told.
+    """
     lines = _Lines()
-    writer = csv.writer(lines, lineterminator="\r\n")
+    writer = csv.writer(lines, lineterminator="\r\n", quoting=csv.QUOTE_NONNUMERIC if quoted else csv.QUOTE_MINIMAL)
     writer.writerows([f"'{x}" if isinstance(x, str) and _FORMULA.match(x) else x for x in row] for row in rows)
     return "".join(lines)
 
 
-def csv_text(kind: "type[DataclassInstance]", rows: "Sequence[DataclassInstance]") -> str:
-    """Return CSV of instances of one dataclass, a column per field, with a header even without rows."""
-    return csv_rows([[field.name for field in fields(kind)], *(astuple(row) for row in rows)])
+def csv_text(kind: "type[DataclassInstance]", rows: "Sequence[DataclassInstance]", quoted: bool = False) -> str:
+    """Return CSV of instances of one dataclass, a column per field, with a header even without rows; see `csv_rows`."""
+    return csv_rows([[field.name for field in fields(kind)], *(astuple(row) for row in rows)], quoted)
 
 
 def html_table(title: str, rows: "Sequence[Mapping[str, Any]] | Sequence[DataclassInstance]", most: int = 20) -> str:

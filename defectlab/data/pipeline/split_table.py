@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,14 +16,13 @@ import numpy as np
 from defectlab.data.pipeline.splits import Split
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
-from defectlab.utils.text import write_text
+from defectlab.utils.text import csv_text, write_text
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 _NAMED = 3  # images in a message
 _BLOCK = 256  # images that a thread reads at a time
-_FORMULA = re.compile(r"['=+\-@\t\r]")  # what a spreadsheet takes for the start of a formula, and our mark against it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +64,7 @@ class SplitTable:
         Raises:
             InputError: the place cannot be written to.
         """
-        text = io.StringIO()
-        writer = csv.writer(
-            text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n"
-        )  # else a lone carriage return is not
-        writer.writerow(field.name for field in fields(SplitRow))
-        writer.writerows([f"'{x}" if _FORMULA.match(str(x)) else x for x in astuple(row)] for row in self.rows)
-        write_text(path, text.getvalue())
+        write_text(path, csv_text(SplitRow, self.rows, quoted=True))
 
     @classmethod
     def read(cls, path: Path) -> "SplitTable":
