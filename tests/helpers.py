@@ -11,11 +11,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
+from lightning.pytorch.callbacks import Callback
 
+from defectlab.cli.main import main
 from defectlab.errors import InputError
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import save_backbone_weights
+from defectlab.tasks import ClassificationTask
 
 TINY = """
 seed_everything: 0
@@ -71,6 +75,32 @@ def start(*words: str) -> "subprocess.Popen[str]":
         # A shell starts what it puts into the background deaf to Ctrl-C, and its children with it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
+
+
+class Interrupt(Callback):
+    """Stop as Ctrl-C does, within the third epoch."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.current_epoch == 2 and batch_idx == self.batch:
+            raise KeyboardInterrupt
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, words: list[str], batch: int = 1) -> None:
+    """Fit until a batch of the third epoch."""
+    start = ClassificationTask.on_fit_start
+
+    def interrupted(task: ClassificationTask) -> None:
+        start(task)
+        task.trainer.callbacks.append(Interrupt(batch))  # type: ignore[attr-defined]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationTask, "on_fit_start", interrupted)
+        assert main(words) == 130
 
 
 def wait_for(condition: str, folder: Path, process: "subprocess.Popen[str]") -> None:

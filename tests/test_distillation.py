@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 from conftest import striped, write_class_folders
-from helpers import read, write_config
-from lightning.pytorch import Callback, LightningModule, Trainer
+from helpers import interrupt, read, write_config
+from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch import nn
 
@@ -23,7 +23,7 @@ from defectlab.cli.main import main
 from defectlab.data import ImageFolderDataModule
 from defectlab.networks import CompactCNN
 from defectlab.runs import read_prediction_table
-from defectlab.tasks import ClassificationTask, OptimizerSettings, SmallCNNTask
+from defectlab.tasks import OptimizerSettings, SmallCNNTask
 from defectlab.tasks.checkpoint import load_task, read_checkpoint
 
 NAMES = ("good", "hole", "scratch")
@@ -160,24 +160,9 @@ def test_a_student_needs_its_teacher_for_training_alone(
 def test_a_resumed_student_ends_like_an_unbroken_one(
     config: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Interrupt(Callback):
-        def on_train_batch_start(
-            self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-        ) -> None:
-            if trainer.current_epoch == 2:
-                raise KeyboardInterrupt
-
     words = ["--trainer.max_epochs", "4", "--data.augmentation", '{"rotation": 10, "mixup": 0.2}']
     unbroken = fit(config, teacher, *words)
-    start = ClassificationTask.on_fit_start
-
-    def interrupted(task: ClassificationTask) -> None:
-        start(task)
-        task.trainer.callbacks.append(Interrupt())  # type: ignore[attr-defined]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ClassificationTask, "on_fit_start", interrupted)
-        assert main(["fit", "--config", str(config), *_taught(teacher), *words]) == 130
+    interrupt(monkeypatch, ["fit", "--config", str(config), *_taught(teacher), *words], batch=0)
     (broken,) = set(unbroken.parent.iterdir()) - {unbroken}
     assert main(["resume", str(broken)]) == 0
     tables = []

@@ -4,46 +4,19 @@ import csv
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
-import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
-from helpers import read, write_config
-from lightning.pytorch.callbacks import Callback
+from helpers import interrupt, read, write_config
 
 from defectlab.cli.main import main
 from defectlab.runs.state import read_state
-from defectlab.tasks import ClassificationTask
 from defectlab.tasks.checkpoint import read_checkpoint
 
 PATIENCE = "--trainer.callbacks.patience=1"  # of the last callback, EarlyStopping
 EVERY_OTHER = "--trainer.check_val_every_n_epoch=2"
 HALF = "--trainer.val_check_interval=0.5"
-
-
-class Interrupt(Callback):
-    """Stop as Ctrl-C does, within an epoch."""
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.current_epoch == 2 and batch_idx == 1:
-            raise KeyboardInterrupt
-
-
-def interrupt(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
-    """Fit until the third epoch."""
-    start = ClassificationTask.on_fit_start
-
-    def interrupted(task: ClassificationTask) -> None:
-        start(task)
-        task.trainer.callbacks.append(Interrupt())  # type: ignore[attr-defined]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ClassificationTask, "on_fit_start", interrupted)
-        assert main(words) == 130
 
 
 def table(run: Path) -> list[dict[str, str]]:

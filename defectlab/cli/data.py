@@ -118,7 +118,6 @@ def _preview(words: list[str]) -> int:
 
     data = _data_of(given.config, more)
     figure = preview(data, given.all, f"augmentation of {Path(given.config).name}")
-    given.output.parent.mkdir(parents=True, exist_ok=True)
     save_png(figure, given.output, data.source == "synthetic")
     operations = data.augmentation.operations if data.augmentation is not None else ()
     print(f"on in this config: {', '.join(operations) or 'nothing'}\nwritten to   {shown_path(given.output.resolve())}")

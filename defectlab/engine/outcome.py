@@ -53,9 +53,8 @@ class Outcome:
 def outcome_of(task: ClassificationTask, data: ImageDataModule) -> Outcome:
     """Return the outcome of a task of defectlab's that was validated or tested."""
     table = data.split_table()
-    identity = SplitTable(
-        tuple(replace(row, part="train") for row in table.rows)
-    ).hash  # of the images, however divided
+    # Of the images, however divided.
+    identity = SplitTable(tuple(replace(row, part="train") for row in table.rows)).hash
     return Outcome(
         results=task.results, predictions=task.predictions, class_names=data.class_names,
         data={**data.describe(), "images_hash": identity}, pixels=data.pixels,

@@ -54,9 +54,8 @@ def guarded(trainer: Trainer, advice: str) -> Iterator[None]:
             if is_first_process():
                 print(f"defectlab: terminated; {advice}", file=sys.stderr)
             raise SystemExit(_TERMINATED) from None
-        if (
-            isinstance(error, SystemExit) and error.code != _TERMINATED
-        ):  # Lightning's answer to Ctrl-C; it leaves the signal switched off
+        # Lightning's answer to Ctrl-C; it leaves the signal switched off.
+        if isinstance(error, SystemExit) and error.code != _TERMINATED:
             if threading.current_thread() is threading.main_thread():  # no other may set a handler
                 signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt(advice) from None

@@ -58,10 +58,8 @@ def load_network(path: Path) -> tuple[InferenceNetwork, DataCard] | None:
     card = card_of(checkpoint, path)
     try:
         make = _network_of(str(checkpoint.get("task", "")), given)
-        views, channels_last = (
-            given.get("tta", "none"),
-            given.get("channels_last", True) is not False,
-        )  # older ones lack some
+        # Older checkpoints lack some.
+        views, channels_last = given.get("tta", "none"), given.get("channels_last", True) is not False
         if make is None or views not in get_args(Views):
             return None
     except (InputError, TypeError, KeyError):  # `load_task` says what is wrong with it

@@ -32,8 +32,8 @@ def without_masks(root: Path, files: Sequence[Path]) -> list[Path]:
     image; or it is the .png or .bmp beside a .jpg of the same name.
 
     Raises:
-        InputError: files that may be masks or a class; or each image has a mask, and some folder has images with an empty one and others: then the masks tell
-            the classes, not the folders.
+        InputError: files that may be masks or a class; or each image has a mask, and some folder has images with an empty
+            one and others: then the masks tell the classes, not the folders.
     """
     in_folder = [any(map(is_mask_folder, path.relative_to(root).parts[:-1])) for path in files]
     stems = {path.stem for path, inside in zip(files, in_folder, strict=True) if not inside}

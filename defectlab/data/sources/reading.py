@@ -67,7 +67,8 @@ def read_images(
         channels: 1 or 3.
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out.
         cache: file to map in place of memory, with `<cache>.json` beside it; built anew when a file or the shape has
-            changed, or the pixels are not those that were written. Writing into the tensor writes into the file, which makes it out of date.
+            changed, or the pixels are not those that were written. Writing into the tensor writes into the file, which
+            makes it out of date.
         description: beside the progress bar.
         root: folder that names of images left out are relative to.
         resize_size: of the shorter side before a centre crop; None stretches.

@@ -92,6 +92,10 @@ def _zoom(scale: float, u: float) -> float:
     return math.exp(math.log1p(scale) * (2 * u - 1))
 
 
+def _decibels(lowest: float, number: float) -> str:
+    return f"{lowest + (QUIET - lowest) * number:.0f} dB"
+
+
 _OPERATIONS: dict[str, _Operation] = {
     "horizontal_flip": _Operation(
         ("flip_x",), (), (0.0,), lambda p: f"left and right exchanged with probability {p:g}", lambda p, u: "exchanged"
@@ -132,7 +136,7 @@ _OPERATIONS: dict[str, _Operation] = {
     ),
     "snr": _Operation(
         ("noise",), ("noise_seed",), _SWEEP[::-1], lambda s: f"Gaussian noise, {QUIET:g} down to {s:g} dB",
-        lambda s, u: f"{s + (QUIET - s) * u:.0f} dB",
+        _decibels,
     ),
     "illumination": _Operation(
         ("illumination",), ("light_angle",), _SWEEP, lambda a: f"a ramp up to ×{1 + a:g} to ×{1 - a:g}, any direction",
@@ -158,7 +162,7 @@ _OPERATIONS: dict[str, _Operation] = {
     ),
     "shot_snr": _Operation(
         ("shot",), ("noise_seed",), _SWEEP[::-1], lambda s: f"shot noise, {QUIET:g} down to {s:g} dB",
-        lambda s, u: f"{s + (QUIET - s) * u:.0f} dB",
+        _decibels,
     ),
     "jpeg": _Operation(
         ("jpeg",), (), _SWEEP, lambda q: f"8×8 blocks as in JPEG, quality 100 down to {q:g}",
