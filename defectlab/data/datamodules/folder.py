@@ -19,6 +19,7 @@ from defectlab.data.sources.decode import peek
 from defectlab.data.sources.images import ImageSet, read_listing
 from defectlab.data.sources.layouts import Listing, list_folders, list_labelled, list_table
 from defectlab.data.sources.reading import check_on_bad_image
+from defectlab.utils.image_format import ImageFormat
 
 log = logging.getLogger(__name__)
 
@@ -104,14 +105,15 @@ class ImageFolderDataModule(ImageDataModule):
 
     def load(self) -> ImageSet:
         """Read every image."""
-        white = self.white_level or self._trained_white
+        wanted = ImageFormat(
+            image_size=self.image_size, channels=self._stored_channels,
+            white_level=self.white_level or self._trained_white,
+        )  # fmt: skip
         if self._arrays is not None:
             known, names = self._labels
-            return load_arrays(self._arrays, names, known, self.image_size, self._stored_channels, white)
+            return load_arrays(self._arrays, names, known, wanted)
         whole = self.split == WHOLE
-        data = read_listing(
-            self._listing, self.image_size, self._stored_channels, self.on_bad_image, white, complete=not whole
-        )
+        data = read_listing(self._listing, wanted, self.on_bad_image, complete=not whole)
         if data.synthetic:
             log.warning(
                 "%s: %d of %d images are SYNTHETIC: figures say nothing about real ones",
