@@ -12,7 +12,7 @@ from torch import Tensor
 from defectlab.data.datamodules.loaders import ON_DEVICE_BYTES, ImageLoaders, Part
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.duplicates import groups, near_duplicates
-from defectlab.data.pipeline.split_table import PARTS, SplitTable, apply_table, listed, make_table
+from defectlab.data.pipeline.split_table import PARTS, SplitTable, apply_table, listed, make_table, size_and_hash
 from defectlab.data.pipeline.splits import (
     WHOLE,
     Split,
@@ -23,9 +23,11 @@ from defectlab.data.pipeline.splits import (
     split_hash,
     stratified_split,
 )
-from defectlab.data.pipeline.statistics import channel_statistics, flat_images, given_statistics, is_grey
+from defectlab.data.pipeline.statistics import given_statistics, is_grey
+from defectlab.data.sources.backing import check_batch
 from defectlab.data.sources.files import check_names
 from defectlab.data.sources.images import ImageSet
+from defectlab.data.sources.lazy import as_lazy
 from defectlab.errors import InputError
 from defectlab.utils.card import DataCard
 
@@ -124,6 +126,7 @@ class ImageDataModule(ImageLoaders):
         """Read, split and measure the images, once."""
         if self._data is not None:
             return
+        check_batch(self.image_size, self.batch_size, self.channels * self.image_size**2)
         data = self.load().reordered(self.class_names)
         check_names(self.location, data.class_names)
         known = self._known(data.files, data.splits)
@@ -132,24 +135,25 @@ class ImageDataModule(ImageLoaders):
         names = [data.class_names[label] for label in data.labels.tolist()]
         if self._kept is None:
             parts = self._divide(data)
-            table = make_table(parts, names, data.files, self._content(data))
+            table = make_table(parts, names, data.files, self._told(data))
         else:
             table = self._kept
-            parts = apply_table(table, names, data.files, self._content(data))
+            parts = apply_table(table, names, data.files, self._told(data))
         used = np.sort(np.concatenate((parts.train, parts.val, parts.test)))
         if len(used) < len(data.labels):  # what augmentation does hangs on an image's place among those used
             data = data.select(used)
             parts = Split(*(np.searchsorted(used, part) for part in (parts.train, parts.val, parts.test)))
         # Grey images stored as RGB: a third of the memory, and of the work to augment them.
-        if data.images.shape[1] > 1 and data.images.nbytes <= ON_DEVICE_BYTES and is_grey(data.images):
-            data.images = data.images[:, :1].contiguous()
-        if self.image_size > 1 and (flat := flat_images(data.images)):
+        images = data.images
+        if as_lazy(images) is None and images.shape[1] > 1 and images.nbytes <= ON_DEVICE_BYTES and is_grey(images):
+            data.images = images[:, :1].contiguous()
+        if self.image_size > 1 and (flat := data.flat()):
             log.warning(
                 "%s: %d of %d images are of one grey value and show nothing (%s)",
                 self.location, len(flat), len(data.files), listed([data.files[index] for index in flat]),
             )  # fmt: skip
         if self._statistics is None and len(parts.train):  # else a checkpoint brings them
-            mean, std = channel_statistics(data.images, torch.from_numpy(parts.train))
+            mean, std = data.statistics(parts.train)
             copies = self.channels // len(mean)
             self._statistics = mean * copies, std * copies
         self._data, self._parts, self._table = data, parts, table
@@ -175,13 +179,14 @@ class ImageDataModule(ImageLoaders):
             raise InputError("the data set is not split yet: call setup() first")
         return self._table
 
-    def _content(self, data: ImageSet) -> Callable[[int], bytes]:
+    def _told(self, data: ImageSet) -> Callable[[int], tuple[int, str]]:
         """Return what tells one image from another: of generated ones the settings, as machines round differently."""
-        if data.content is not None:
-            return data.content
-        if self.source == "synthetic":
-            return lambda index: f"{self.location}\0{data.files[index]}".encode()
-        return lambda index: data.images[index].numpy().tobytes()
+        if data.index is not None:
+            return data.index.told
+        content = data.content or (lambda index: data.images[index].numpy().tobytes())
+        if data.content is None and self.source == "synthetic":
+            content = lambda index: f"{self.location}\0{data.files[index]}".encode()  # noqa: E731
+        return lambda index: size_and_hash(content(index))
 
     def _known(self, files: Sequence[str], splits: Sequence[str] | None) -> list[int]:
         """Return which files are in the split that is kept, all without one; a warning counts and names the others."""

@@ -15,10 +15,12 @@ from defectlab.data.pipeline.splits import WHOLE
 from defectlab.data.sources.archive import open_root
 from defectlab.data.sources.array_labels import read_labels
 from defectlab.data.sources.arrays import ArrayFiles, find_arrays, load_arrays
+from defectlab.data.sources.backing import Backing, check_backing
 from defectlab.data.sources.decode import peek
 from defectlab.data.sources.images import ImageSet, read_listing
 from defectlab.data.sources.layouts import Listing, list_folders, list_labelled, list_table
 from defectlab.data.sources.reading import check_on_bad_image
+from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat
 
 log = logging.getLogger(__name__)
@@ -27,8 +29,6 @@ log = logging.getLogger(__name__)
 class ImageFolderDataModule(ImageDataModule):
     """Class folders, or train/val/test folders of class folders, or .npy arrays, or a .zip of any of them.
 
-    A set that would need more than 4 GiB as pixels lives in a memory-mapped file under `~/.cache/defectlab`.
-
     Args:
         root: folder or .zip; with `split` of `test` and `class_names` also a .csv table with the columns file and label, and
             an image's class is the nearest folder above it that is named like one, of which some may be absent.
@@ -36,6 +36,9 @@ class ImageFolderDataModule(ImageDataModule):
         class_names: names of the classes, in the order that their labels get: of an array's numbers from 0, or the class
             folders' names. None takes the folders in natural order, and calls numbers by themselves.
         white_level: what is white in images of more than 8 bits, such as 4095; None takes what the brightest image needs.
+        backing: where pixels live: `memory`; `mapped`, a file under `~/.cache/defectlab` whose pages processes share;
+            `streamed`, decoded anew for every batch, while the step runs. `auto` takes the first that has room, memory up
+            to 4 GiB and half of what is free; what it takes, it says.
 
     The other arguments are those of `ImageDataModule`.
     """
@@ -59,6 +62,7 @@ class ImageFolderDataModule(ImageDataModule):
         class_names: Sequence[str] | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
         white_level: float | None = None,
+        backing: Backing = "auto",
     ) -> None:
         super().__init__(
             image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
@@ -66,7 +70,9 @@ class ImageFolderDataModule(ImageDataModule):
             augmentation=augmentation, mean=mean, std=std, transform=transform,
         )  # fmt: skip
         check_on_bad_image(on_bad_image)
+        check_backing(backing)
         self.root = root
+        self.backing: Backing = backing
         self.on_bad_image: Literal["error", "skip"] = on_bad_image
         self.white_level = white_level
         self._given_names = check_class_names(class_names)
@@ -111,9 +117,14 @@ class ImageFolderDataModule(ImageDataModule):
         )  # fmt: skip
         if self._arrays is not None:
             known, names = self._labels
+            if self.backing not in ("auto", "memory"):
+                raise InputError(
+                    f"data.backing is {self.backing}, and {self.location} holds arrays, which are read as a whole: give "
+                    "auto or memory, or store the images as files"
+                )
             return load_arrays(self._arrays, names, known, wanted)
         whole = self.split == WHOLE
-        data = read_listing(self._listing, wanted, self.on_bad_image, complete=not whole)
+        data = read_listing(self._listing, wanted, self.on_bad_image, complete=not whole, backing=self.backing)
         if data.synthetic:
             log.warning(
                 "%s: %d of %d images are SYNTHETIC: figures say nothing about real ones",

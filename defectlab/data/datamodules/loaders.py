@@ -15,11 +15,13 @@ from defectlab.data.pipeline.loader import BatchLoader, EpochLoader, EvalLoader,
 from defectlab.data.pipeline.splits import Split
 from defectlab.data.pipeline.statistics import pixel_statistics
 from defectlab.data.sources.images import ImageSet
+from defectlab.data.sources.lazy import as_lazy
 from defectlab.errors import InputError
 from defectlab.utils.card import DataCard
 from defectlab.utils.progress import progress_bar
 
 Part = Literal["train", "val", "test"]
+_SAMPLED = 20_000  # streamed images by which the statistics of each pixel are measured
 ON_DEVICE_BYTES = 2 * 2**30  # a set up to this size lives on the GPU as a whole
 
 
@@ -85,7 +87,9 @@ class ImageLoaders(pl.LightningDataModule):
             indices: positions within the part, in the order of its evaluation loader; None for all.
         """
         chosen = getattr(self.parts, part)
-        return self.data.images[torch.from_numpy(chosen if indices is None else chosen[np.asarray(indices)])]
+        return self.data.images.index_select(
+            0, torch.from_numpy(chosen if indices is None else chosen[np.asarray(indices)])
+        )
 
     def labels(self, part: Part) -> Tensor:
         """Return the labels `(n,)` int64 of a part of the split, in the order of its evaluation loader."""
@@ -187,7 +191,7 @@ class ImageLoaders(pl.LightningDataModule):
     def _images(self, device: torch.device) -> Tensor:
         """Return the images, on the device up to 2 GiB: one copy for all loaders."""
         images = self.data.images
-        if device.type == "cpu" or images.nbytes > ON_DEVICE_BYTES:
+        if device.type == "cpu" or images.nbytes > ON_DEVICE_BYTES or as_lazy(images) is not None:
             return images
         if self._on_device is None or self._on_device.device != device:
             self._on_device = images.to(device)
@@ -226,7 +230,11 @@ class ImageLoaders(pl.LightningDataModule):
 
         As of scikit-learn's StandardScaler on pixels in [0, 1]: the scale of a constant pixel is 1 there.
         """
-        mean, sd = pixel_statistics(self.data.images, torch.from_numpy(self.parts.train))
+        images = self.data.images
+        sample = torch.from_numpy(self.parts.train)
+        if as_lazy(images) is not None:  # of each pixel there is no index: an even sample says as much
+            sample = sample[:: -(-len(sample) // _SAMPLED)]
+        mean, sd = pixel_statistics(images, sample)
         shift, scale = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1) for v in (self.card.mean, self.card.std))
         return ((mean - shift) / scale).float(), (sd / scale).float()
 

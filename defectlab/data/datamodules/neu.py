@@ -13,6 +13,7 @@ from defectlab.data.datamodules.base import resized
 from defectlab.data.datamodules.folder import ImageFolderDataModule
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.splits import WHOLE
+from defectlab.data.sources.backing import Backing
 from defectlab.data.sources.fetch import NEU_URL, fetch_neu
 from defectlab.data.sources.images import ImageSet
 from defectlab.data.sources.layouts import NEU_ALIASES, NEU_CLASSES, Listing, list_labelled, list_neu, neu_class
@@ -72,11 +73,12 @@ class NEUDataModule(ImageFolderDataModule):
         class_names: Sequence[str] | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
         white_level: float | None = None,
+        backing: Backing = "auto",
     ) -> None:
         super().__init__(
             DEFAULT_ROOT if root is None else root, image_size, channels, batch_size, eval_batch_size, seed, val_size,
             test_size, split, on_bad_image, group_duplicates, augmentation, mean, std, _neu_names(class_names), transform,
-            white_level,
+            white_level, backing,
         )  # fmt: skip
         if synthetic_per_class < 1:
             raise InputError(f"data.synthetic_per_class is {synthetic_per_class}: expected at least 1")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Literal
 
@@ -17,12 +18,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from defectlab.data.pipeline.statistics import channel_statistics, flat_images, mean_and_sd
+from defectlab.data.sources.backing import IN_MEMORY_BYTES, Backing, choose_backing
 from defectlab.data.sources.cache import default_cache
-from defectlab.data.sources.decode import peek, pillow_hushed
+from defectlab.data.sources.decode import decode, peek, pillow_hushed
 from defectlab.data.sources.files import FORMATS
+from defectlab.data.sources.index import ImageIndex
 from defectlab.data.sources.layouts import Listing
+from defectlab.data.sources.lazy import select_images
 from defectlab.data.sources.levels import BadImage, Levels, white_of_set
-from defectlab.data.sources.reading import Skipped, read_images
+from defectlab.data.sources.reading import ColourFound, Skipped, read_images
+from defectlab.data.sources.stream import index_of_pixels, open_stream
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat
 from defectlab.utils.progress import progress_bar
@@ -33,7 +39,7 @@ _PLAIN = (
     f"{FORMATS['JPEG']} .mpo .webp .gif .bmp".split()
 )  # these never have more than 8 bits, nor say that they are generated
 _DARK = 8  # times brighter than the usual image white may be without a warning
-_IN_MEMORY_BYTES = 4 * 2**30  # a larger set lives in a memory-mapped file
+_SAMPLE = 128  # images by which a set is taken for grey, until all are read
 
 
 @dataclass(kw_only=True)
@@ -41,7 +47,7 @@ class ImageSet:
     """A labelled set of N images of one size.
 
     Args:
-        images: (N, C, H, W) uint8.
+        images: (N, C, H, W) uint8; of a streamed set `LazyImages`, which are decoded when they are asked for.
         labels: (N,) int64, indices into `class_names`.
         class_names: in the order of the labels.
         files: relative to the root, posix style, `images.npy[12]` for row 12 of an array.
@@ -51,6 +57,7 @@ class ImageSet:
         synthetic: how many of the images are generated.
         content: the bytes by which image `index` is told from another: of its file, or as its source holds it. None
             takes those of `images`.
+        index: what one pass over the files has found, of a set that is mapped or streamed.
     """
 
     images: Tensor
@@ -62,16 +69,31 @@ class ImageSet:
     white_level: float | None = None
     synthetic: int = 0
     content: Callable[[int], bytes] | None = None
+    index: ImageIndex | None = None
 
     def select(self, indices: npt.NDArray[np.int64]) -> ImageSet:
-        """Return the images at `indices` (n,), in that order; pixels of a mapped file are copied to memory."""
+        """Return the images at `indices` (n,), in that order; pixels of more than 4 GiB are not copied."""
         chosen, content = indices.tolist(), self.content
         return replace(
-            self, images=self.images[torch.from_numpy(indices)], labels=self.labels[torch.from_numpy(indices)],
+            self, images=select_images(self.images, indices, IN_MEMORY_BYTES), labels=self.labels[torch.from_numpy(indices)],
             files=[self.files[index] for index in chosen],
             splits=None if self.splits is None else [self.splits[index] for index in chosen],
             content=None if content is None else lambda index: content(chosen[index]),
+            index=None if self.index is None else self.index.select(indices),
         )  # fmt: skip
+
+    def statistics(self, indices: npt.NDArray[np.int64]) -> tuple[list[float], list[float]]:
+        """Return mean and sd of each channel, on [0, 1], of the images at `indices`."""
+        if self.index is None:
+            return channel_statistics(self.images, torch.from_numpy(indices))
+        totals, squares = (part[indices].sum(axis=0).tolist() for part in (self.index.sums, self.index.squares))
+        return mean_and_sd(totals, squares, len(indices) * prod(self.images.shape[2:]))
+
+    def flat(self) -> list[int]:
+        """Return which images have one value in each channel."""
+        if self.index is not None:
+            return [int(row) for row in np.flatnonzero(self.index.flat)]
+        return flat_images(self.images)
 
     def contents(self) -> Iterator[bytes]:
         """Yield the bytes of each image by which it is told from others."""
@@ -100,27 +122,34 @@ def read_listing(
     wanted: ImageFormat,
     on_bad_image: Literal["error", "skip"] = "error",
     cache_folder: Path | None = None,
-    in_memory_bytes: int = _IN_MEMORY_BYTES,
+    in_memory_bytes: int = IN_MEMORY_BYTES,
     complete: bool = True,
+    backing: Backing = "auto",
 ) -> ImageSet:
-    """Read all images of a listing; a set of more than `in_memory_bytes` is mapped from `cache_folder`, else the cache.
+    """Read all images of a listing, or prepare to; what is not held in memory has files in `cache_folder`, else the cache.
 
-    `wanted.white_level` is that of all images of more than 8 bits; None measures it. With `complete`, each class has images.
+    `wanted.white_level` is that of all images of more than 8 bits; None measures it. With `complete`, each class has
+    images. Images of three channels that are all equal are kept with one. For `backing` see `choose_backing`.
 
     Raises:
-        InputError: as `read_images`, if skipping leaves a class without an image, or if nothing tells what is white.
+        InputError: as `read_images` and `choose_backing`, if skipping leaves a class without an image, or if nothing tells
+            what is white.
     """
-    root = listing.root
-    cache = None
-    channels, height, width = wanted.shape
-    if len(listing.files) * math.prod(wanted.shape) > in_memory_bytes:
-        digest = hashlib.sha256(os.fsencode(os.path.abspath(root))).hexdigest()[:12]
-        cache = (cache_folder or default_cache()) / f"{root.name[:100]}-{digest}-{channels}x{height}x{width}.uint8"
-    white, synthetic = _measured(listing.files, wanted.white_level)
-    images, good, skipped = read_images(
-        listing.files, replace(wanted, white_level=white), on_bad_image, cache, root=root
-    )
-    labels, names = [listing.labels[index] for index in good], listing.names
+    root, files, names = listing.root, listing.files, listing.names
+    stem = f"{root.name[:100]}-{hashlib.sha256(os.fsencode(os.path.abspath(root))).hexdigest()[:12]}"
+    cache = (cache_folder or default_cache()) / f"{stem}-{'x'.join(map(str, wanted.shape))}.uint8"
+    place = cache.with_suffix(".index")
+    chosen = choose_backing(backing, root, len(files), wanted.shape, cache, in_memory_bytes)
+    white, synthetic = _measured(files, wanted.white_level)
+    wanted = replace(wanted, white_level=white)
+    index: ImageIndex | None = None
+    if chosen == "streamed":
+        images, good, skipped, index = open_stream(files, names, wanted, on_bad_image, place)
+    else:
+        images, good, skipped = _held(files, root, wanted, on_bad_image, cache if chosen == "mapped" else None)
+        if chosen == "mapped":
+            index = index_of_pixels([files[row] for row in good], [names[row] for row in good], wanted, place, images)
+    labels = [listing.labels[row] for row in good]
     left = set(labels)
     empty = [name for label, name in enumerate(listing.class_names) if label not in left]
     if empty and complete:
@@ -129,13 +158,40 @@ def read_listing(
         images=images,
         labels=torch.tensor(labels, dtype=torch.int64),
         class_names=list(listing.class_names),
-        files=[names[index] for index in good],
-        splits=None if listing.splits is None else [listing.splits[index] for index in good],
+        files=[names[row] for row in good],
+        splits=None if listing.splits is None else [listing.splits[row] for row in good],
         skipped=skipped,
         white_level=white,
-        synthetic=sum(synthetic[index] for index in good),
-        content=lambda index: _bytes_of(listing.files[good[index]]),
+        synthetic=sum(synthetic[row] for row in good),
+        content=lambda row: _bytes_of(files[good[row]]),
+        index=index,
     )
+
+
+def _held(
+    files: Sequence[Path], root: Path, wanted: ImageFormat, on_bad_image: Literal["error", "skip"], cache: Path | None
+) -> tuple[Tensor, list[int], list[Skipped]]:
+    """Read the images to memory or to the mapped file, with one channel if all channels are equal.
+
+    A sample tells whether that may be so; an image in colour that it has missed costs a second reading, once.
+    """
+    if wanted.channels == 3 and not (cache is not None and cache.is_file()) and _looks_grey(files, wanted):
+        grey = None if cache is None else cache.with_stem(f"{cache.stem}-grey")
+        with suppress(ColourFound):
+            return read_images(files, wanted, on_bad_image, grey, root=root, grey=True)
+    return read_images(files, wanted, on_bad_image, cache, root=root)
+
+
+def _looks_grey(files: Sequence[Path], wanted: ImageFormat) -> bool:
+    """Return whether every eighth image at most, and 128 in all, has channels that are all equal."""
+    step = max(8, -(-len(files) // _SAMPLE))
+    with pillow_hushed():
+        for file in files[::step]:
+            with suppress(BadImage):  # it is told when all are read
+                pixels = decode(file, wanted)
+                if (pixels[1:] != pixels[:1]).any():
+                    return False
+    return True
 
 
 def _bytes_of(file: Path) -> bytes:
