@@ -173,6 +173,11 @@ class ImageDataModule(ImageLoaders):
             raise InputError("the data set is read already: call keep_split() before setup()")
         self._kept = table
 
+    @property
+    def measures(self) -> bool:
+        """Return whether mean and sd are measured, neither given nor of a checkpoint."""
+        return self._statistics is None
+
     def split_table(self) -> SplitTable:
         """Return the part, label, size and content of every image that is used; call `setup` first."""
         if self._table is None:

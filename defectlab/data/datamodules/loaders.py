@@ -1,5 +1,6 @@
 """The loaders of a set of images that is read and split, and the cache of features in their place."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from defectlab.data.datamodules.features import kept_features
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.loader import BatchLoader, EpochLoader, EvalLoader, TrainLoader
+from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.data.pipeline.splits import Split
 from defectlab.data.pipeline.statistics import pixel_statistics
 from defectlab.data.sources.images import ImageSet
@@ -19,6 +22,8 @@ from defectlab.data.sources.lazy import as_lazy
 from defectlab.errors import InputError
 from defectlab.utils.card import DataCard
 from defectlab.utils.progress import progress_bar
+
+log = logging.getLogger(__name__)
 
 Part = Literal["train", "val", "test"]
 _SAMPLED = 20_000  # streamed images by which the statistics of each pixel are measured
@@ -43,6 +48,7 @@ class ImageLoaders(pl.LightningDataModule):
         self._parts: Split | None = None
         self._on_device: Tensor | None = None
         self._features: Tensor | None = None
+        self._tests_features = False
         self._train_loader: EpochLoader | None = None
 
     @property
@@ -64,6 +70,10 @@ class ImageLoaders(pl.LightningDataModule):
     @abstractmethod
     def location(self) -> str:
         """Return where the images come from, for messages and metrics.json."""
+
+    @abstractmethod
+    def split_table(self) -> SplitTable:
+        """Return the part, label, size and content of every image that is used; call `setup` first."""
 
     @property
     def num_classes(self) -> int:
@@ -158,13 +168,13 @@ class ImageLoaders(pl.LightningDataModule):
         return self._eval_loader(self.parts.val, self._features)
 
     def test_dataloader(self) -> EvalLoader:
-        """Return the test loader: in order, not augmented, always of images.
+        """Return the test loader: in order, not augmented, of images but for `use_features`.
 
         Raises:
             InputError: there are no test images.
         """
         self.check_test_part()
-        return self._eval_loader(self.parts.test)
+        return self._eval_loader(self.parts.test, self._features if self._tests_features else None)
 
     def predict_dataloader(self) -> EvalLoader:
         """Return the test loader."""
@@ -198,11 +208,14 @@ class ImageLoaders(pl.LightningDataModule):
         return self._on_device
 
     @torch.no_grad()
-    def cache_features(self, encode: Callable[[Tensor], Tensor]) -> None:
+    def cache_features(self, encode: Callable[[Tensor], Tensor], key: str | None = None) -> None:
         """Replace images in the train and val loaders by `encode(images)` `(N, E)`, computed once in every process.
 
-        Nothing is augmented then. `clear_features` undoes it.
+        Nothing is augmented then. `clear_features` undoes it. With `key`, which tells the encoder, all images are encoded,
+        once for all runs: a file in the cache keeps the features.
         """
+        if key is not None and self._find_features(key, encode):
+            return
         indices = torch.from_numpy(np.concatenate((self.parts.train, self.parts.val)))
         loader = self._eval_loader(indices.numpy())
         loader.rank, loader.world_size = 0, 1
@@ -216,9 +229,31 @@ class ImageLoaders(pl.LightningDataModule):
                 advance(len(batch))
         self._features = features
 
+    def use_features(self, key: str) -> None:
+        """Replace images in the val and test loaders by the features of an encoder, where the cache has them."""
+        self._tests_features = self._find_features(key)
+
+    def _find_features(self, key: str, encode: Callable[[Tensor], Tensor] | None = None) -> bool:
+        """Take features from the cache, or make them by `encode`; return whether there are any now."""
+        hashes = {row.file: row.hash for row in self.split_table().rows}
+        device = self._device_and_rank()[0]
+        # A device and a release of torch may round otherwise.
+        key = f"{key} {self.card.image_format} {self.card.mean} {self.card.std} {device.type} {torch.__version__}"
+        loader = self._eval_loader(np.arange(len(self.data.files)))
+        loader.rank, loader.world_size = 0, 1
+        batches = None if encode is None else (images for images, _ in loader)
+        try:
+            features = kept_features(key, [hashes[file] for file in self.data.files], batches, encode or (lambda x: x))
+        except InputError as error:
+            log.warning("%s: the features are computed for this run alone", error)
+            return False
+        if features is not None:
+            self._features = features.to(device) if features.nbytes <= ON_DEVICE_BYTES else features
+        return features is not None
+
     def clear_features(self) -> None:
         """Yield images again."""
-        self._features = None
+        self._features, self._tests_features = None, False
 
     @property
     def has_features(self) -> bool:
