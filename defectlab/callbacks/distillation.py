@@ -86,9 +86,9 @@ class Distillation(pl.Callback):
         if self._task is None:
             raise InputError("the teacher is loaded by fit alone")
         pixels = self._card.convert_channels(self._data.card.denormalise(images))
-        side = self._card.image_size
-        if pixels.shape[-1] != side:
-            pixels = functional.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
+        size = self._card.shape[1:]
+        if pixels.shape[2:] != size:
+            pixels = functional.interpolate(pixels, size, mode="bilinear", antialias=True)
         logits: Tensor = self._task(self._card.normalise(pixels))
         return logits
 

@@ -64,7 +64,6 @@ def evaluate_attributions(
     """
     files, names = data.files("test"), list(data.class_names)
     labels = data.labels("test")
-    side = card.image_size
     found = find_boxes(folder, files)
     masks, kept, others = [], [], 0
     for index, file in enumerate(files):
@@ -74,7 +73,7 @@ def evaluate_attributions(
             others += 0 < len(own) < len(boxes)
             if own:
                 kept.append(index)
-                masks.append(box_mask(own, side, side))
+                masks.append(box_mask(own, *card.shape[1:]))
     if not kept:
         raise InputError(
             f"{folder} has boxes for {len(found)} of {len(files)} {part} images, none of them of the image's class: expected "

@@ -16,6 +16,7 @@ from defectlab.data.sources.decode import planes
 from defectlab.data.sources.images import ImageSet
 from defectlab.data.sources.levels import BadImage
 from defectlab.errors import InputError
+from defectlab.utils.image_format import Size
 
 Source = Dataset[Any] | DataLoader[Any]
 
@@ -31,7 +32,8 @@ class DatasetDataModule(ImageDataModule):
         val: a Dataset or DataLoader; None holds `val_size` of the training images out.
         test: a Dataset or DataLoader; None holds `test_size` of them out, a fifth if that is None and there is no `val`.
         class_names: in the order of the labels; None takes the `classes` of the training set, else numbers.
-        image_size: side in pixels of the square that images are stretched to; None takes that of the first image.
+        image_size: side in pixels of the square that images are stretched to, or [height, width]; None takes those of the
+            first image.
         channels: 1 (grey) or 3 (RGB); None takes those of the first image.
 
     The other arguments are those of `ImageDataModule`.
@@ -46,7 +48,7 @@ class DatasetDataModule(ImageDataModule):
         val: Source | None = None,
         test: Source | None = None,
         class_names: Sequence[str] | None = None,
-        image_size: int | None = None,
+        image_size: Size | None = None,
         channels: Literal[1, 3] | None = None,
         batch_size: int = 32,
         eval_batch_size: int = 128,
@@ -70,7 +72,7 @@ class DatasetDataModule(ImageDataModule):
         first = _pixels(self._sets["train"][0], "data.train[0]")
         found: Literal[1, 3] = 3 if len(first) == 3 else 1
         super().__init__(
-            image_size=first.shape[-1] if image_size is None else image_size,
+            image_size=(first.shape[1], first.shape[2]) if image_size is None else image_size,
             channels=found if channels is None else channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
             seed=seed, val_size=val_size, test_size=test_size, split="auto", group_duplicates=False,
             augmentation=augmentation, mean=mean, std=std, transform=transform,
@@ -113,11 +115,11 @@ class DatasetDataModule(ImageDataModule):
         return items
 
     def _fitted(self, image: Tensor) -> Tensor:
-        """Return it as uint8 `(channels, image_size, image_size)`."""
+        """Return it as uint8 `(channels, H, W)` of `image_size`."""
         if len(image) != self.channels:
             grey = (image.float() * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
             image = grey.round().to(torch.uint8) if self.channels == 1 else image.expand(3, -1, -1)
-        return resized(image[None].float(), self.image_size)[0].round().clamp(0, 255).to(torch.uint8)
+        return resized(image[None].float(), self.image_format)[0].round().clamp(0, 255).to(torch.uint8)
 
 
 def _pixels(item: Any, name: str) -> Tensor:
