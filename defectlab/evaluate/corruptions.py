@@ -89,7 +89,7 @@ CORRUPTIONS: tuple[Corruption, ...] = (
     Corruption("brighter", "of full scale", (0.05, 0.1, 0.2, 0.3), _brightness),
     Corruption(
         "light from one side", "± share", (0.1, 0.2, 0.4, 0.6),
-        lambda x, a: imaging.tilt_light(x, _each(x, a), _each(x, _ANGLE)).clamp(0, 1),
+        lambda x, a: imaging.tilt_light(x, _each(x, a), _each(x, _ANGLE), _each(x, x.shape[3] / x.shape[2])).clamp(0, 1),
     ),
     Corruption("gamma", "exponent", (1.2, 1.5, 2, 3), lambda x, g: imaging.adjust_gamma(x, _each(x, g))),
     Corruption(

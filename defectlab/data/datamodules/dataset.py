@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from defectlab.data.datamodules.base import ImageDataModule, check_class_names, resized
 from defectlab.data.pipeline.augment import Augmentation
+from defectlab.data.pipeline.fitting import camera_aspects
 from defectlab.data.sources.decode import planes
 from defectlab.data.sources.images import ImageSet
 from defectlab.data.sources.levels import BadImage
@@ -84,7 +85,7 @@ class DatasetDataModule(ImageDataModule):
     def class_names(self) -> Sequence[str]:
         """Return the names given, else the data set's own, else numbers."""
         if self._given_names is None:
-            return [str(label) for label in range(max(int(label) for _, _, label in self._items) + 1)]
+            return [str(label) for label in range(max(int(label) for _, _, label, _ in self._items) + 1)]
         return self._given_names
 
     @property
@@ -94,24 +95,28 @@ class DatasetDataModule(ImageDataModule):
 
     def load(self) -> ImageSet:
         """Read every item."""
-        images = torch.stack([image for _, image, _ in self._items])
-        labels = torch.stack([label for _, _, label in self._items])
+        names, images, kinds, shapes = zip(*self._items, strict=True)
+        labels = torch.stack(kinds)
         if labels.max() >= self.num_classes:
             raise InputError(
                 f"data.train has the label {labels.max()}: expected at most {self.num_classes - 1}, see data.class_names"
             )
-        files = [name for name, _, _ in self._items]
+        files = list(names)
         splits = [name.partition("[")[0] for name in files] if len(self._sets) > 1 else None
-        return ImageSet(images=images, labels=labels, class_names=list(self.class_names), files=files, splits=splits)
+        return ImageSet(
+            images=torch.stack(images), labels=labels, class_names=list(self.class_names), files=files, splits=splits,
+            aspects=camera_aspects(np.array(shapes), len(files), self.image_format),
+        )  # fmt: skip
 
     @cached_property
-    def _items(self) -> list[tuple[str, Tensor, Tensor]]:
-        """Return name, image and label of every item."""
+    def _items(self) -> list[tuple[str, Tensor, Tensor, tuple[int, int]]]:
+        """Return name, image, label, and height and width before the stretch of every item."""
         items = []
         for part, source in self._sets.items():
             for index in range(len(source)):
                 item, name = source[index], f"{part}[{index}]"
-                items.append((name, self._fitted(_pixels(item, f"data.{name}")), _label(item, f"data.{name}")))
+                image, label = _pixels(item, f"data.{name}"), _label(item, f"data.{name}")
+                items.append((name, self._fitted(image), label, (image.shape[1], image.shape[2])))
         return items
 
     def _fitted(self, image: Tensor) -> Tensor:

@@ -109,6 +109,10 @@ class FlowersDataModule(ImageFolderDataModule):
             by_hand = f"put {_CONTENT} into it, or set data.root to their folder"
             fetch_by_torchvision(lambda root: datasets.Flowers102(root, download=True), target, by_hand)
 
+    def _tell_fit(self) -> None:
+        if self._asked.fit != "stretch":  # which is usual for photographs of flowers
+            super()._tell_fit()
+
     @cached_property
     def _arrays(self) -> None:
         return None

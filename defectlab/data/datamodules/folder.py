@@ -7,11 +7,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from torch import Tensor
 
 from defectlab.data.datamodules.base import ImageDataModule, check_class_names
 from defectlab.data.pipeline.augment import Augmentation
-from defectlab.data.pipeline.fitting import FitChoice, Fitting, check_fit, choose_fitting, stretch_warning
+from defectlab.data.pipeline.fitting import (
+    FitChoice,
+    Fitting,
+    camera_aspects,
+    check_fit,
+    choose_fitting,
+    stretch_warning,
+)
 from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.data.pipeline.splits import WHOLE
 from defectlab.data.sources.archive import open_root
@@ -21,7 +29,7 @@ from defectlab.data.sources.decode import peek
 from defectlab.data.sources.images import ImageSet, read_listing
 from defectlab.data.sources.layouts import Listing, list_folders, list_labelled, list_table
 from defectlab.data.sources.reading import check_on_bad_image
-from defectlab.data.sources.shapes import Shapes, sample_shapes
+from defectlab.data.sources.shapes import Shapes, file_shapes, sample_shapes
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat, Size, Tiles
 
@@ -185,7 +193,9 @@ class ImageFolderDataModule(ImageDataModule):
         )
         if self._arrays is not None:
             known, names = self._labels
-            return load_arrays(self._arrays, names, known, wanted)
+            found = load_arrays(self._arrays, names, known, wanted)
+            shapes = np.repeat(self._shapes, [len(part) for part in names.values()], axis=0)
+            return replace(found, aspects=camera_aspects(shapes, len(found.files), wanted))
         whole = self.split == WHOLE
         data = read_listing(self._listing, wanted, self.on_bad_image, complete=not whole)
         if data.synthetic:
@@ -193,7 +203,15 @@ class ImageFolderDataModule(ImageDataModule):
                 "%s: %d of %d images are SYNTHETIC: figures say nothing about real ones",
                 self.location, data.synthetic, len(data.files),
             )  # fmt: skip
-        return data
+        return replace(data, aspects=self._aspects(data, wanted))
+
+    def _aspects(self, data: ImageSet, wanted: ImageFormat) -> Tensor | None:
+        if wanted.fit != "stretch" or not len(self._shapes):
+            return None
+        shapes = self._shapes[:1]
+        if len(np.unique(self._shapes[:, 1] / self._shapes[:, 0])) > 1:
+            shapes = file_shapes([self._listing.root / name for name in data.files])
+        return camera_aspects(shapes, len(data.files), wanted)
 
     def _tell_fit(self) -> None:
         """Tell what `auto` came to, or what a stretch does to the images."""

@@ -13,6 +13,7 @@ from torchvision import datasets
 
 from defectlab.data.datamodules.base import ImageDataModule, resized
 from defectlab.data.pipeline.augment import Augmentation
+from defectlab.data.pipeline.fitting import camera_aspects
 from defectlab.data.pipeline.splits import hold_out
 from defectlab.data.sources.archive import open_root
 from defectlab.data.sources.array_labels import read_labels
@@ -126,6 +127,7 @@ class MNISTDataModule(ImageDataModule):
             images=resized(whole, replace(self.image_format, channels=1)), labels=torch.cat((train_labels[train], test_labels[test])), class_names=list(self._names),
             files=files, splits=["train"] * len(train) + ["test"] * len(test),
             content=lambda index: whole[index].numpy().tobytes(),
+            aspects=camera_aspects(np.array([whole.shape[2:]]), len(whole), self.image_format),
         )  # fmt: skip
 
     def _load_arrays(self, arrays: ArrayFiles) -> ImageSet:

@@ -14,7 +14,7 @@ from torch import Tensor
 from defectlab.data.datamodules.base import resized
 from defectlab.data.datamodules.folder import ImageFolderDataModule
 from defectlab.data.pipeline.augment import Augmentation
-from defectlab.data.pipeline.fitting import FitChoice
+from defectlab.data.pipeline.fitting import FitChoice, camera_aspects
 from defectlab.data.pipeline.splits import WHOLE
 from defectlab.data.sources.fetch import NEU_URL, fetch_neu
 from defectlab.data.sources.images import ImageSet
@@ -175,7 +175,7 @@ class NEUDataModule(ImageFolderDataModule):
         return ImageSet(
             images=resized(images, replace(self.image_format, channels=1)), labels=torch.arange(len(NEU_CLASSES)).repeat_interleave(count), class_names=list(NEU_CLASSES),
             files=[f"{name}/{name}_{index + 1}.png" for name in NEU_CLASSES for index in range(count)],
-            synthetic=len(images),
+            synthetic=len(images), aspects=camera_aspects(self._shapes, len(images), self.image_format),
         )  # fmt: skip
 
 

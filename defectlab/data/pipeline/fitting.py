@@ -8,6 +8,8 @@ from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from defectlab.errors import InputError
 from defectlab.utils.image_format import Fit, ImageFormat, Size, Tiles, checked_size, sides
@@ -127,6 +129,18 @@ def stretch_warning(shapes: npt.NDArray[np.int64], size: Size) -> str | None:
         f"stretching to {height} × {width} px changes the aspect ratio of {share:.0%} of the images by more than a quarter, of "
         f"the usual one {usual:.1f} times: set data.fit to auto or pad to keep it"
     )
+
+
+def camera_aspects(shapes: npt.NDArray[np.int64], count: int, wanted: ImageFormat) -> Tensor | None:
+    """Return width by height of `count` images as the camera saw them, where a stretch has changed that; else None.
+
+    `shapes` are of each of them (count, 2), or one for all (1, 2).
+    """
+    height, width = wanted.shape[1:]
+    aspects = np.divide(shapes[:, 1], shapes[:, 0], out=np.ones(len(shapes)), where=shapes[:, 0] > 0)
+    if wanted.fit != "stretch" or (aspects == width / height).all():
+        return None
+    return torch.from_numpy(aspects).float().expand(count)
 
 
 def _changes(shapes: npt.NDArray[np.int64], target: float) -> npt.NDArray[np.float64]:
