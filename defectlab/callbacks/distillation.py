@@ -17,6 +17,8 @@ from defectlab.utils.card import DataCard
 
 log = logging.getLogger(__name__)
 
+_TOLERANCE = 0.02  # of the ratio of the sides
+
 
 class Distillation(pl.Callback):
     """Train a network on a teacher's predictions besides the labels (Hinton, Vinyals & Dean 2015).
@@ -66,9 +68,19 @@ class Distillation(pl.Callback):
                 "official one, images evaluated here may be among those it was trained on",
                 card.split_hash, data.card.split_hash,
             )  # fmt: skip
+        self._check_fit(path, card, data.card)
         self._task = task.to(trainer.strategy.root_device).requires_grad_(False)
         self._card, self._data = card, data
         pl_module.extra_losses.append(self._blend)
+
+    def _check_fit(self, path: Path, card: DataCard, own: DataCard) -> None:
+        """Raise InputError if the student's images, enlarged, are not what the teacher was trained on."""
+        aspects = [height / width for _, height, width in (card.shape, own.shape)]
+        if card.fit != own.fit or (own.fit != "stretch" and abs(aspects[0] / aspects[1] - 1) > _TOLERANCE):
+            raise InputError(
+                f"Distillation.teacher {path} takes images of {card.geometry}, here they are of {own.geometry}: expected the "
+                "same data.fit and ratio of the sides"
+            )
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Drop the teacher."""

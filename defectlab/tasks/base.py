@@ -52,7 +52,7 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
         class_weights: one weight per class in the loss, scaled to a mean of 1 over the training images. `balanced` takes
             the inverse of a class's number of images: all classes count alike, at the price of false alarms.
             `sqrt_balanced` takes its square root (the square-root sampling of Mahajan et al. 2018, section 2.2).
-        tta: views of every image whose probabilities are averaged in evaluation: `flip` (2), `dihedral` (8) or `shift`
+        tta: views of every image whose probabilities are averaged in evaluation: `flip` (2), `dihedral` (8, of rectangles 4) or `shift`
             (5); see `tta_logits`.
         channels_last: memory format of network and images: faster convolutions, same results.
         compile: pass the network through torch.compile; pays on GPUs and in long runs.
