@@ -58,6 +58,7 @@ class ImageSet:
         content: the bytes by which image `index` is told from another: of its file, or as its source holds it. None
             takes those of `images`.
         index: what one pass over the files has found, of a set that is mapped or streamed.
+        aspects: width by height of each image as the camera saw it (N,) where a stretch has changed that; else None.
     """
 
     images: Tensor
@@ -70,6 +71,7 @@ class ImageSet:
     synthetic: int = 0
     content: Callable[[int], bytes] | None = None
     index: ImageIndex | None = None
+    aspects: Tensor | None = None
 
     def select(self, indices: npt.NDArray[np.int64]) -> ImageSet:
         """Return the images at `indices` (n,), in that order; pixels of more than 4 GiB are not copied."""
@@ -80,6 +82,7 @@ class ImageSet:
             splits=None if self.splits is None else [self.splits[index] for index in chosen],
             content=None if content is None else lambda index: content(chosen[index]),
             index=None if self.index is None else self.index.select(indices),
+            aspects=None if self.aspects is None else self.aspects[torch.from_numpy(indices)],
         )  # fmt: skip
 
     def statistics(self, indices: npt.NDArray[np.int64]) -> tuple[list[float], list[float]]:
