@@ -71,8 +71,16 @@ def choose_backing(
 
 
 def check_batch(image_size: object, batch_size: int, values: int) -> None:
-    """Raise InputError if a batch of so many images of so many values, as floats and augmented, exceeds the memory."""
-    free, need = free_memory(), 2 * 4 * batch_size * values
+    """Raise InputError if a batch of so many images of so many values, as floats and augmented, exceeds the memory.
+
+    Or if `ulimit -v` leaves hardly any: threads and libraries would fail at any moment.
+    """
+    free, addresses, need = free_memory(), free_addresses(), 2 * 4 * batch_size * values
+    if addresses is not None and addresses < _SPARE_BYTES:
+        raise InputError(
+            f"ulimit -v leaves {bytes_text(addresses)}: expected {bytes_text(_SPARE_BYTES)} beside what torch has taken; raise "
+            "it, or limit the memory alone, by a cgroup"
+        )
     if free is not None and need > free:
         raise InputError(
             f"data.image_size is {image_size}: a batch of {batch_size} such images takes {bytes_text(need)}, "
