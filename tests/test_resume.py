@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import interrupt, read, write_config
+from helpers import interrupt, read, start, wait_for, write_config
 
 from defectlab.cli.main import main
 from defectlab.runs.state import read_state
@@ -98,6 +98,23 @@ def test_a_run_that_was_stopped_within_an_epoch_ends_like_an_unbroken_one(
         one, other = (read_checkpoint(run / "checkpoints" / name) for run in (unbroken, broken))
         assert one["global_step"] == other["global_step"]
         assert all(torch.equal(tensor, other["state_dict"][key]) for key, tensor in one["state_dict"].items())
+
+
+def test_a_run_that_was_killed_within_its_first_epoch_ends_like_an_unbroken_one(
+    class_folders: Path, tmp_path: Path
+) -> None:
+    words = ["fit", "--config", str(write_config(tmp_path, class_folders)), "--model.network.dropout=0.5", *WITHIN]
+    words += ["--data.batch_size=2", "--data.backing=streamed", "--trainer.max_epochs=2"]
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    assert main([*words, "--output", str(unbroken)]) == 0
+    process = start(*words, "--output", str(broken))
+    wait_for("checkpoints/last.ckpt", broken, process)
+    process.kill()
+    process.communicate()
+    assert main(["resume", str(broken)]) == 0
+    assert table(unbroken) == table(broken)
+    one, other = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (unbroken, broken))
+    assert all(torch.equal(tensor, other["state_dict"][key]) for key, tensor in one["state_dict"].items())
 
 
 @pytest.fixture(scope="module")
