@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from defectlab.errors import InputError
 from defectlab.networks.backbones import MIDDLE_STAGES, Backbone, backbone_features, layer_channels, smallest_image
 from defectlab.networks.base import Network, check_at_least, check_dropout
+from defectlab.networks.tiling import Pooling, Standardise, TilePooling
+from defectlab.utils.tiles import Tiles
 
 Stages = list[int] | Literal["last", "middle"]
 
@@ -35,6 +37,8 @@ class PretrainedNetwork(Network):
             these indices, ascending. Layers after the deepest one are left out. Middle layers separate
             surfaces better than the last.
         freeze_batch_norm: Keep the running statistics of the backbone's BatchNorm in training.
+        tiles: What the maps are pooled over, see `TilePooling`; None for the whole image.
+        pooling: How the embeddings of the tiles become one.
 
     Attributes:
         embedding_size: Length E of an embedding.
@@ -52,6 +56,8 @@ class PretrainedNetwork(Network):
         hidden: int = 0,
         stages: Stages = "last",
         freeze_batch_norm: bool = False,
+        tiles: Tiles | None = None,
+        pooling: Pooling = "mean_max",
     ) -> None:
         check_dropout(dropout)
         check_at_least("hidden", hidden, 0)
@@ -74,6 +80,11 @@ class PretrainedNetwork(Network):
         self.freeze_batch_norm = freeze_batch_norm
         self.features = features
         self.embedding_size = channels[-1] if self.stages is None else 2 * sum(channels[stage] for stage in self.stages)
+        self.tiling: TilePooling | None = None
+        if tiles is not None:
+            sides = (image_size, image_size) if isinstance(image_size, int) else image_size
+            self.tiling = TilePooling(tiles, sides, self.embedding_size, pooling)
+            self.embedding_size = self.tiling.embedding_size
         units = self.embedding_size
         layers: list[nn.Module] = [Standardise(units, batch_norm_momentum)]
         if hidden > 0:
@@ -108,12 +119,34 @@ class PretrainedNetwork(Network):
         return self.classify(self._pool(features))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Turn images (N, in_channels, H, W) into embeddings (N, E): what a frozen backbone's cache holds."""
+        """Turn images (N, in_channels, H, W) into embeddings (N, E): what a frozen backbone's cache holds.
+
+        Those of all tiles (N, T, E) where their weights are learned.
+        """
         return self._pool(self.forward_features(images))
 
     def classify(self, embeddings: Tensor) -> Tensor:
-        """Turn embeddings (N, E) into logits (N, num_classes)."""
+        """Turn what `embed` returns into logits (N, num_classes)."""
+        if self.tiling is not None and embeddings.ndim == 3:
+            embeddings = self.tiling(embeddings)
         return super().forward_head(embeddings)
+
+    def tile_contributions(self, images: Tensor, classes: Tensor) -> Tensor:
+        """Compute what each tile adds to the logits of the classes `(N,)`, against the mean tile: `(N, rows, columns)`.
+
+        Gradient times the difference from the mean of the tiles; for a linear head, whose logits are linear in the largest
+        or mean embedding, they add up to the logit beyond that of the mean tile.
+        """
+        assert self.tiling is not None
+        with torch.no_grad():
+            maps = self.forward_features(images)
+            tiles = self.tiling.statistics(maps, self.stages is not None)
+        with torch.enable_grad():
+            tiles = tiles.detach().clone().requires_grad_()
+            logits = self.classify(tiles).gather(1, classes[:, None]).sum()
+            (gradient,) = torch.autograd.grad(logits, tiles)
+        added = (gradient * (tiles - tiles.mean(dim=1, keepdim=True))).sum(dim=2).detach()
+        return added.view(len(images), *self.tiling.grid(maps.shape[-2:]))
 
     def freeze_backbone(self) -> None:
         """Stop the backbone from learning, its BatchNorm statistics included, until `unfreeze_backbone`."""
@@ -134,28 +167,15 @@ class PretrainedNetwork(Network):
         return self
 
     def _pool(self, features: Tensor) -> Tensor:
+        if self.tiling is not None:
+            tiles = self.tiling.statistics(features, self.stages is not None)
+            return tiles if self.tiling.learns else self.tiling(tiles)
         mean = features.mean(dim=(2, 3))
         if self.stages is None:
             return mean
         variance = (features - mean[:, :, None, None]).square().mean(dim=(2, 3))
         # The small number keeps the root's gradient finite where a map is constant.
         return torch.cat([mean, (variance + 1e-6).sqrt()], dim=1)
-
-
-class Standardise(nn.BatchNorm1d):
-    """Subtract each feature's mean and divide by its standard deviation: a BatchNorm without parameters.
-
-    A training batch of one image, which has no deviation, is standardised with the running statistics.
-    """
-
-    def __init__(self, num_features: int, momentum: float = 0.1) -> None:
-        super().__init__(num_features, momentum=momentum, affine=False)
-
-    def forward(self, embeddings: Tensor) -> Tensor:
-        """Standardise embeddings (N, E)."""
-        if self.training and embeddings.shape[0] == 1:
-            return F.batch_norm(embeddings, self.running_mean, self.running_var, eps=self.eps)
-        return super().forward(embeddings)
 
 
 def _check_stages(stages: list[int], layers: int) -> None:

@@ -11,12 +11,14 @@ from defectlab.errors import InputError
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.backbones import Backbone
 from defectlab.networks.pretrained import Stages
+from defectlab.networks.tiling import Pooling
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.tasks.base import ClassificationTask
 from defectlab.tasks.loss import ClassWeights
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
 from defectlab.tasks.tta import Views
 from defectlab.utils._compat import finds_unused_parameters
+from defectlab.utils.tiles import Tiles
 
 
 class PretrainedTask(ClassificationTask):
@@ -40,6 +42,9 @@ class PretrainedTask(ClassificationTask):
         batch_norm_momentum: weight of the newest batch in the running statistics; torchvision's 0.01 for V3
             leaves validation at chance for ten epochs of a set of 1,500.
         freeze_batch_norm: the backbone's BatchNorm keeps its running statistics while its layers learn.
+        tiles: what an image's embedding is made of, from the data on the command line; null for the whole image.
+        pooling: how the embeddings of tiles become one: their `mean`, `max`, both (`mean_max`), or `attention`, a mean
+            whose weights are learned.
 
     The other arguments are those of `ClassificationTask`.
     """
@@ -64,6 +69,8 @@ class PretrainedTask(ClassificationTask):
         dropout: float = 0.2,
         batch_norm_momentum: float = 0.1,
         freeze_batch_norm: bool = False,
+        tiles: Tiles | None = None,
+        pooling: Pooling = "mean_max",
         optimizer: OptimizerSettings | None = None,
         scheduler: SchedulerSettings | None = None,
         label_smoothing: float = 0.0,
@@ -81,6 +88,7 @@ class PretrainedTask(ClassificationTask):
         network = PretrainedNetwork(
             num_classes, in_channels, image_size, backbone, width=width, dropout=dropout,
             batch_norm_momentum=batch_norm_momentum, hidden=hidden, stages=stages, freeze_batch_norm=freeze_batch_norm,
+            tiles=tiles, pooling=pooling,
         )  # fmt: skip
         super().__init__(
             network, num_classes, optimizer=optimizer, scheduler=scheduler, label_smoothing=label_smoothing,
@@ -96,8 +104,8 @@ class PretrainedTask(ClassificationTask):
             network.freeze_backbone()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute the logits `(N, num_classes)` of images `(N, C, H, W)`, or of cached features `(N, E)`."""
-        return self.network.classify(images) if images.ndim == 2 else super().forward(images)
+        """Compute the logits `(N, num_classes)` of images `(N, C, H, W)`, or of cached features `(N, E)` or `(N, T, E)`."""
+        return self.network.classify(images) if images.ndim < 4 else super().forward(images)
 
     def parameter_modules(self) -> list[tuple[nn.Module, float]]:
         """Return the head, and the backbone with its own rate unless it stays frozen."""

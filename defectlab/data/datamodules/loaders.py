@@ -207,7 +207,7 @@ class ImageLoaders(pl.LightningDataModule):
             for batch, (images, _) in zip(torch.split(indices, loader.batch_size), loader, strict=True):
                 encoded = encode(images).float()
                 if features is None:
-                    features = encoded.new_zeros(len(self.data.labels), encoded.shape[1])
+                    features = encoded.new_zeros(len(self.data.labels), *encoded.shape[1:])
                 features[batch.to(features.device)] = encoded
                 advance(len(batch))
         self._features = features
