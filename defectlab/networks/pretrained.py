@@ -10,7 +10,7 @@ from defectlab.errors import InputError
 from defectlab.networks.backbones import MIDDLE_STAGES, Backbone, backbone_features, layer_channels, smallest_image
 from defectlab.networks.base import Network, check_at_least, check_dropout
 from defectlab.networks.tiling import Pooling, Standardise, TilePooling
-from defectlab.utils.tiles import Tiles
+from defectlab.utils.image_format import Size, Tiles, sides
 
 Stages = list[int] | Literal["last", "middle"]
 
@@ -48,7 +48,7 @@ class PretrainedNetwork(Network):
         self,
         num_classes: int,
         in_channels: int,
-        image_size: int,
+        image_size: Size,
         backbone: Backbone = "mobilenet_v3_small",
         width: float = 1.0,
         dropout: float = 0.2,
@@ -82,8 +82,7 @@ class PretrainedNetwork(Network):
         self.embedding_size = channels[-1] if self.stages is None else 2 * sum(channels[stage] for stage in self.stages)
         self.tiling: TilePooling | None = None
         if tiles is not None:
-            sides = (image_size, image_size) if isinstance(image_size, int) else image_size
-            self.tiling = TilePooling(tiles, sides, self.embedding_size, pooling)
+            self.tiling = TilePooling(tiles, sides(image_size), self.embedding_size, pooling)
             self.embedding_size = self.tiling.embedding_size
         units = self.embedding_size
         layers: list[nn.Module] = [Standardise(units, batch_norm_momentum)]

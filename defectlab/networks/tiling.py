@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defectlab.errors import InputError
-from defectlab.utils.tiles import Tiles
+from defectlab.utils.image_format import Tiles
 
 Pooling = Literal["mean_max", "max", "mean", "attention"]
 _ATTENTION = 64  # units of the attention's hidden layer
