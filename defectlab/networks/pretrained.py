@@ -56,7 +56,7 @@ class PretrainedNetwork(Network):
         hidden: int = 0,
         stages: Stages = "last",
         freeze_batch_norm: bool = False,
-        tiles: Tiles | None = None,
+        tiles: Tiles | dict[str, int] | None = None,
         pooling: Pooling = "mean_max",
     ) -> None:
         check_dropout(dropout)
@@ -82,7 +82,8 @@ class PretrainedNetwork(Network):
         self.embedding_size = channels[-1] if self.stages is None else 2 * sum(channels[stage] for stage in self.stages)
         self.tiling: TilePooling | None = None
         if tiles is not None:
-            self.tiling = TilePooling(tiles, sides(image_size), self.embedding_size, pooling)
+            tiles = Tiles(**tiles) if isinstance(tiles, dict) else tiles
+            self.tiling = TilePooling(tiles, sides(self.image_size), self.embedding_size, pooling)
             self.embedding_size = self.tiling.embedding_size
         units = self.embedding_size
         layers: list[nn.Module] = [Standardise(units, batch_norm_momentum)]

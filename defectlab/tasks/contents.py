@@ -57,6 +57,7 @@ def card_of(checkpoint: dict[str, Any], path: Path) -> DataCard:
     described = {"num_classes": len(card.class_names), "in_channels": card.channels, "image_size": card.image_size}
     for name, value in described.items():
         given = checkpoint["hyper_parameters"].get(name)
+        given = tuple(given) if isinstance(given, list) else given
         if given is not None and given != value:
             raise InputError(f"{path}: by its data card {name} is {value}, by its network {str(given)[:20]}")
     return card

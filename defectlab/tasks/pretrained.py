@@ -69,7 +69,7 @@ class PretrainedTask(ClassificationTask):
         dropout: float = 0.2,
         batch_norm_momentum: float = 0.1,
         freeze_batch_norm: bool = False,
-        tiles: Tiles | None = None,
+        tiles: Tiles | dict[str, int] | None = None,
         pooling: Pooling = "mean_max",
         optimizer: OptimizerSettings | None = None,
         scheduler: SchedulerSettings | None = None,
