@@ -50,8 +50,10 @@ def probabilities_figure(answers: Sequence[Answer], names: Sequence[str]) -> Fig
     rows = math.ceil(len(answers) / columns)
     count = _bar_count(names)
     side = max(1.15, 0.16 * count) if len(answers) > 1 else max(2.0, 0.2 * count)
+    ratio = max(answer.image.shape[-1] / answer.image.shape[-2] for answer in answers)
+    picture = side * min(max(ratio, 1.0), 3.0)  # strips get more room
     text, bars, gap = 1.25, 1.75, 0.2
-    block, tall = side + text + bars + 2 * gap, side + 0.5
+    block, tall = picture + text + bars + 2 * gap, side + 0.5
     wide, high = columns * block + gap, 0.3 + rows * tall
     figure = Figure(figsize=(wide, high))
     for index, answer in enumerate(answers):
@@ -61,11 +63,13 @@ def probabilities_figure(answers: Sequence[Answer], names: Sequence[str]) -> Fig
             figure, left, top, style.short_label(", ".join(answer.verdict(names)), 70), style.TEXT, bold=True
         )
         top += 0.2
-        axes = style.place_axes(figure, left, top, side, side)
+        height, width = answer.image.shape[-2:]
+        scale = min(picture / width, side / height)
+        axes = style.place_axes(figure, left, top, width * scale, height * scale)
         axes.imshow(grey_or_colour(answer.image), cmap="gray", vmin=0, vmax=1, aspect="auto")
         style.frame_image(axes)
         axes.set_xlabel(style.short_label(answer.file), fontsize=style.SMALL, color=style.INK, labelpad=2, loc="left")
-        _bars(style.place_axes(figure, left + side + text, top, bars, side), answer, names)
+        _bars(style.place_axes(figure, left + picture + text, top, bars, side), answer, names)
     return figure
 
 

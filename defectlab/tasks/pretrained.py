@@ -20,6 +20,8 @@ from defectlab.tasks.tta import Views
 from defectlab.utils._compat import finds_unused_parameters
 from defectlab.utils.image_format import Size, Tiles
 
+_PASSES = 4  # over cached features in an epoch: a head alone learns in passes of milliseconds
+
 
 class PretrainedTask(ClassificationTask):
     """A MobileNet, ResNet or VGG-16 from torchvision, from scratch or from weights.
@@ -34,7 +36,8 @@ class PretrainedTask(ClassificationTask):
         unfreeze_epoch: first epoch in which the backbone learns, for `head_then_all`.
         backbone_lr_factor: the backbone's learning rate as a factor of the head's.
         cache_features: compute the frozen backbone's features once and train the head on them, which implies
-            `trainable: head` and no augmentation: seconds in place of minutes on a CPU.
+            `trainable: head` and no augmentation: seconds in place of minutes on a CPU. An epoch is four passes over them.
+            `auto` does so for tiles and pretrained weights.
         stages: `last` embeds the mean over space of the last layer, `middle` the mean and sd of middle layers;
             or a list of layers. Middle layers separate textures better.
         hidden: units of a hidden layer in the head, 0 for none.
@@ -63,7 +66,7 @@ class PretrainedTask(ClassificationTask):
         trainable: Literal["all", "head", "head_then_all"] = "all",
         unfreeze_epoch: int = 3,
         backbone_lr_factor: float = 1.0,
-        cache_features: bool = False,
+        cache_features: bool | Literal["auto"] = False,
         stages: Stages = "middle",
         hidden: int = 0,
         dropout: float = 0.2,
@@ -79,6 +82,8 @@ class PretrainedTask(ClassificationTask):
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002
     ) -> None:
+        if cache_features == "auto":
+            cache_features = tiles is not None and weights is not None
         if cache_features and trainable == "head_then_all":
             raise InputError("model.cache_features needs a frozen backbone: set model.trainable to head")
         if unfreeze_epoch < 0:
@@ -143,7 +148,7 @@ class PretrainedTask(ClassificationTask):
                 )
             if not data.has_features:  # a rate finder asks for the optimiser twice
                 self.network.eval()
-                data.cache_features(self.embed)
+                data.cache_features(self.embed, _PASSES)
                 self.network.train()
         return super().configure_optimizers()
 
