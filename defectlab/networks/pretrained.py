@@ -116,37 +116,40 @@ class PretrainedNetwork(Network):
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Turn the last feature map (N, D, h, w) into logits (N, num_classes)."""
-        return self.classify(self._pool(features))
+        return super().forward_head(self._pool(features))
 
     def embed(self, images: Tensor) -> Tensor:
         """Turn images (N, in_channels, H, W) into embeddings (N, E): what a frozen backbone's cache holds.
 
         Those of all tiles (N, T, E) where their weights are learned.
         """
-        return self._pool(self.forward_features(images))
+        features = self.forward_features(images)
+        if self.tiling is not None and self.tiling.learns:
+            return self._tiles(features).flatten(1, 2)
+        return self._pool(features)
 
     def classify(self, embeddings: Tensor) -> Tensor:
         """Turn what `embed` returns into logits (N, num_classes)."""
         if self.tiling is not None and embeddings.ndim == 3:
-            embeddings = self.tiling(embeddings)
+            embeddings = self.tiling(embeddings[:, None])
         return super().forward_head(embeddings)
 
-    def tile_contributions(self, images: Tensor, classes: Tensor) -> Tensor:
-        """Compute what each tile adds to the logits of the classes `(N,)`, against the mean tile: `(N, rows, columns)`.
+    def embed_tiles(self, images: Tensor) -> Tensor:
+        """Turn images (N, in_channels, H, W) into the embeddings of their tiles (N, rows, columns, E)."""
+        return self._tiles(self.forward_features(images))
 
-        Gradient times the difference from the mean of the tiles; for a linear head, whose logits are linear in the largest
-        or mean embedding, they add up to the logit beyond that of the mean tile.
+    def tile_contributions(self, tiles: Tensor, classes: Tensor) -> Tensor:
+        """Compute what each tile adds to the logits of the classes (N,): (N, rows, columns).
+
+        Gradient times the difference from the mean tile. With the largest or the mean of the tiles and a linear head it
+        adds up to how far the logit is above that of an image whose tiles are all the mean one.
         """
         assert self.tiling is not None
-        with torch.no_grad():
-            maps = self.forward_features(images)
-            tiles = self.tiling.statistics(maps, self.stages is not None)
-        with torch.enable_grad():
-            tiles = tiles.detach().clone().requires_grad_()
-            logits = self.classify(tiles).gather(1, classes[:, None]).sum()
-            (gradient,) = torch.autograd.grad(logits, tiles)
-        added = (gradient * (tiles - tiles.mean(dim=1, keepdim=True))).sum(dim=2).detach()
-        return added.view(len(images), *self.tiling.grid(maps.shape[-2:]))
+        with torch.inference_mode(False), torch.enable_grad():
+            tiles = tiles.clone().requires_grad_()
+            logits = super().forward_head(self.tiling(tiles))
+            (gradient,) = torch.autograd.grad(logits.gather(1, classes.clone()[:, None]).sum(), tiles)
+        return (gradient * (tiles - tiles.mean(dim=(1, 2), keepdim=True))).sum(dim=3).detach()
 
     def freeze_backbone(self) -> None:
         """Stop the backbone from learning, its BatchNorm statistics included, until `unfreeze_backbone`."""
@@ -168,14 +171,18 @@ class PretrainedNetwork(Network):
 
     def _pool(self, features: Tensor) -> Tensor:
         if self.tiling is not None:
-            tiles = self.tiling.statistics(features, self.stages is not None)
-            return tiles if self.tiling.learns else self.tiling(tiles)
+            pooled: Tensor = self.tiling(self._tiles(features))
+            return pooled
         mean = features.mean(dim=(2, 3))
         if self.stages is None:
             return mean
         variance = (features - mean[:, :, None, None]).square().mean(dim=(2, 3))
         # The small number keeps the root's gradient finite where a map is constant.
         return torch.cat([mean, (variance + 1e-6).sqrt()], dim=1)
+
+    def _tiles(self, features: Tensor) -> Tensor:
+        assert self.tiling is not None
+        return self.tiling.statistics(features, deviation=self.stages is not None)
 
 
 def _check_stages(stages: list[int], layers: int) -> None:

@@ -1,6 +1,6 @@
 """Multiple-instance learning: one embedding of an image from those of its tiles."""
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,9 @@ from torch.nn import functional as F
 
 from defectlab.errors import InputError
 from defectlab.utils.image_format import Tiles
+
+if TYPE_CHECKING:
+    from defectlab.networks.pretrained import PretrainedNetwork
 
 Pooling = Literal["mean_max", "max", "mean", "attention"]
 _ATTENTION = 64  # units of the attention's hidden layer
@@ -30,7 +33,7 @@ class Standardise(nn.BatchNorm1d):
 
 
 class TilePooling(nn.Module):
-    """Join the embeddings of tiles `(N, T, E)` to one of the image `(N, embedding_size)`.
+    """Join the embeddings of tiles `(N, rows, columns, E)` to one of the image `(N, embedding_size)`.
 
     A tile is a window on the feature maps: what overlaps is computed once, and a defect at a tile's border is seen whole.
     A defect that is small in the image is large in its tile, so that it is not lost in the mean.
@@ -71,11 +74,14 @@ class TilePooling(nn.Module):
         return self.attention is not None
 
     def statistics(self, maps: Tensor, deviation: bool) -> Tensor:
-        """Compute the mean of maps `(N, D, h, w)` in each tile, and their `deviation`: `(N, T, D or 2 D)`, row by row.
+        """Compute the mean of maps `(N, D, h, w)` in each tile, and with `deviation` theirs: `(N, rows, columns, E)`.
 
         The last tile of a row or column may stick out: it is of what lies inside.
         """
-        kernel, step = self._window(maps.shape[-2:])
+        kernel, step = (
+            tuple(max(1, round(length * n / whole)) for n, whole in zip(maps.shape[-2:], self.image_size, strict=True))
+            for length in (self.tiles.size, self.tiles.size - self.tiles.overlap)
+        )
 
         def mean(values: Tensor) -> Tensor:
             return F.avg_pool2d(values, kernel, step, ceil_mode=True, count_include_pad=False)
@@ -86,26 +92,26 @@ class TilePooling(nn.Module):
             # The small number keeps the root's gradient finite where a map is constant.
             spread = (mean(maps.square()) - found.square()).clamp(min=0) + 1e-6
             found = torch.cat([found, spread.sqrt()], dim=1)
-        return found.flatten(2).transpose(1, 2)
-
-    def grid(self, size: tuple[int, int] | torch.Size) -> tuple[int, int]:
-        """Return rows and columns of tiles on maps of height and width `size`."""
-        kernel, step = self._window(size)
-        rows, columns = (-(-max(0, n - k) // s) + 1 for n, k, s in zip(size, kernel, step, strict=True))
-        return rows, columns
+        return found.permute(0, 2, 3, 1)
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """Join the embeddings of tiles `(N, T, E)`: `(N, embedding_size)`."""
+        """Join the embeddings of tiles `(N, rows, columns, E)`: `(N, embedding_size)`."""
+        tiles = tiles.flatten(1, 2)
         if self.attention is not None:
             scores = self.attention(tiles.flatten(0, 1)).view(len(tiles), -1, 1)
             return torch.sum(tiles * scores.softmax(dim=1), dim=1)
         joined = [tiles.mean(dim=1)] if "mean" in self.pooling else []
         return torch.cat([*joined, tiles.amax(dim=1)] if "max" in self.pooling else joined, dim=1)
 
-    def _window(self, size: tuple[int, int] | torch.Size) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Return height and width of a tile, and its steps, in pixels of maps of height and width `size`."""
-        kernel, step = (
-            tuple(max(1, round(length * n / whole)) for n, whole in zip(size, self.image_size, strict=True))
-            for length in (self.tiles.size, self.tiles.size - self.tiles.overlap)
-        )
-        return (kernel[0], kernel[1]), (step[0], step[1])
+    def box(self, row: int, column: int) -> tuple[int, int, int, int]:
+        """Return top, left, height and width of a tile, in pixels of the image."""
+        step = self.tiles.size - self.tiles.overlap
+        top, left = row * step, column * step
+        height, width = (min(self.tiles.size, n - at) for n, at in zip(self.image_size, (top, left), strict=True))
+        return top, left, height, width
+
+
+def tiled_network(task: nn.Module) -> "PretrainedNetwork | None":
+    """Return the network with tiles in a task, None where there is none."""
+    tiled = (module for module in task.modules() if isinstance(getattr(module, "tiling", None), TilePooling))
+    return cast("PretrainedNetwork | None", next(tiled, None))
