@@ -82,7 +82,9 @@ def _status(words: list[str]) -> int:
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in _OUT_OF_MEMORY):
             raise
         if isinstance(error, ImportError):
-            return _complain("out of memory before anything was read: raise ulimit -v, torch alone takes gigabytes of it")
+            return _complain(
+                "out of memory before anything was read: raise ulimit -v, torch alone takes gigabytes of it"
+            )
         return _complain("out of memory: lower data.batch_size or data.image_size, or take a smaller network")
     except BrokenPipeError:  # the reader of a pipe, such as head, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed

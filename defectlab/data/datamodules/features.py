@@ -2,63 +2,56 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from defectlab.data.pipeline.loader import EvalLoader
 from defectlab.data.sources.cache import alone, default_cache, read_note, write_note
+from defectlab.errors import InputError
 from defectlab.utils.files import atomic
 from defectlab.utils.progress import progress_bar
 
+log = logging.getLogger(__name__)
 
-def kept_features(
-    key: str, images: Iterable[str], batches: Iterable[Tensor] | None, encode: Callable[[Tensor], Tensor]
-) -> Tensor | None:
-    """Return features `(N, E)` float32 from the cache, mapped privately; computed and kept there if they are not.
 
-    Args:
-        key: of the network, and of how images are prepared for it.
-        images: what tells each of the N images.
-        batches: of images, in that order; None to look only.
-        encode: turns a batch into features `(n, E)`.
-
-    Returns:
-        None where there are none and `batches` is None.
-
-    Raises:
-        InputError: the cache cannot be written.
-    """
-    hashes = list(images)
-    digest = hashlib.sha256("\n".join((key, *hashes)).encode()).hexdigest()
-    place = default_cache() / f"features-{digest[:32]}.npy"
-    if read_note(place).get("key") != digest:
-        if batches is None:
-            return None
-        with alone(place):
-            if read_note(place).get("key") != digest:
-                _write(place, digest, len(hashes), batches, encode)
-    return torch.from_numpy(np.load(place, mmap_mode="c"))
+def known_features(key: str) -> Tensor | None:
+    """Return the features `(N, ...)` that the cache has under a key, mapped privately; None if there are none."""
+    place = _place(key)
+    return torch.from_numpy(np.load(place, mmap_mode="c")) if read_note(place).get("key") == key else None
 
 
 @torch.no_grad()
-def _write(place: Path, digest: str, count: int, batches: Iterable[Tensor], encode: Callable[[Tensor], Tensor]) -> None:
-    done = 0
-    with (
-        atomic(place, "expected room for features in the cache") as part,
-        progress_bar("computing features", count) as advance,
-    ):
-        for images in batches:
+def features_of(loader: EvalLoader, encode: Callable[[Tensor], Tensor], key: str) -> Tensor:
+    """Return `encode(images)` of all images of a loader, float32 `(N, ...)`, from the cache; computed if it has none."""
+    with alone(_place(key)):
+        if (known := known_features(key)) is not None:
+            return known
+        try:
+            _keep(loader, encode, key)
+        except InputError as error:
+            log.warning("%s: the features are of this run alone", error)
+            return torch.cat([encode(images).float() for images, _ in loader])
+    return torch.from_numpy(np.load(_place(key), mmap_mode="c"))
+
+
+def _keep(loader: EvalLoader, encode: Callable[[Tensor], Tensor], key: str) -> None:
+    count, done = len(loader.indices), 0
+    with atomic(_place(key), "make room in the cache") as part, progress_bar("computing features", count) as advance:
+        for images, _ in loader:
             found = encode(images).float().cpu().numpy()
-            if not done:
-                features = np.lib.format.open_memmap(part, "w+", np.float32, (count, found.shape[1]))
-            features[done : done + len(found)] = found
+            if not done:  # written, not held: a large set has gigabytes of features
+                kept = np.lib.format.open_memmap(part, "w+", np.float32, (count, *found.shape[1:]))
+            kept[done : done + len(found)] = found
             done += len(found)
             advance(len(found))
-        features.flush()
-        size = part.stat().st_size
-        del features
-    write_note(place, {"key": digest}, size)
+        kept.flush()
+    write_note(_place(key), {"key": key}, kept.nbytes)
+
+
+def _place(key: str) -> Path:
+    return default_cache() / f"features-{key[:32]}.npy"

@@ -1,6 +1,6 @@
 """The loaders of a set of images that is read and split, and the cache of features in their place."""
 
-import logging
+import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from defectlab.data.datamodules.features import kept_features
+from defectlab.data.datamodules.features import features_of, known_features
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.loader import BatchLoader, EpochLoader, EvalLoader, TrainLoader
 from defectlab.data.pipeline.split_table import SplitTable
@@ -21,9 +21,6 @@ from defectlab.data.sources.images import ImageSet
 from defectlab.data.sources.lazy import as_lazy
 from defectlab.errors import InputError
 from defectlab.utils.card import DataCard
-from defectlab.utils.progress import progress_bar
-
-log = logging.getLogger(__name__)
 
 Part = Literal["train", "val", "test"]
 _SAMPLED = 20_000  # streamed images by which the statistics of each pixel are measured
@@ -49,6 +46,7 @@ class ImageLoaders(pl.LightningDataModule):
         self._on_device: Tensor | None = None
         self._features: Tensor | None = None
         self._tests_features = False
+        self._passes = 1
         self._train_loader: EpochLoader | None = None
 
     @property
@@ -146,7 +144,7 @@ class ImageLoaders(pl.LightningDataModule):
         device, rank, world_size = self._device_and_rank()
         images = self._images(device) if self._features is None else self._features
         self._train_loader = TrainLoader(
-            images=images, labels=self.data.labels, indices=torch.from_numpy(self.parts.train),
+            images=images, labels=self.data.labels, indices=torch.from_numpy(self.parts.train).repeat(self._passes),
             batch_size=self.batch_size, normalise=self.card.normalise, device=device, rank=rank, world_size=world_size,
             seed=self.seed, num_classes=self.num_classes, augmentation=self.augmentation, aspects=self.data.aspects,
             transform=self._transform_channels if self.transform else None, epoch=self._next_epoch(),
@@ -207,53 +205,35 @@ class ImageLoaders(pl.LightningDataModule):
             self._on_device = images.to(device)
         return self._on_device
 
-    @torch.no_grad()
-    def cache_features(self, encode: Callable[[Tensor], Tensor], key: str | None = None) -> None:
-        """Replace images in the train and val loaders by `encode(images)` `(N, E)`, computed once in every process.
+    def cache_features(self, encode: Callable[[Tensor], Tensor], passes: int = 1, encoder: str = "") -> None:
+        """Replace images in the train and val loaders by `encode(images)` `(N, ...)`, computed once for all runs.
 
-        Nothing is augmented then. `clear_features` undoes it. With `key`, which tells the encoder, all images are encoded,
-        once for all runs: a file in the cache keeps the features.
+        Nothing is augmented then, and an epoch is so many `passes`. `clear_features` undoes it. `encoder` tells what encodes
+        from all else that does: with the images and how they are prepared it is what the cache keeps features by.
         """
-        if key is not None and self._find_features(key, encode):
-            return
-        indices = torch.from_numpy(np.concatenate((self.parts.train, self.parts.val)))
-        loader = self._eval_loader(indices.numpy())
-        loader.rank, loader.world_size = 0, 1
-        features: Tensor | None = None
-        with progress_bar("computing features", len(indices)) as advance:
-            for batch, (images, _) in zip(torch.split(indices, loader.batch_size), loader, strict=True):
-                encoded = encode(images).float()
-                if features is None:
-                    features = encoded.new_zeros(len(self.data.labels), encoded.shape[1])
-                features[batch.to(features.device)] = encoded
-                advance(len(batch))
-        self._features = features
-
-    def use_features(self, key: str) -> None:
-        """Replace images in the val and test loaders by the features of an encoder, where the cache has them."""
-        self._tests_features = self._find_features(key)
-
-    def _find_features(self, key: str, encode: Callable[[Tensor], Tensor] | None = None) -> bool:
-        """Take features from the cache, or make them by `encode`; return whether there are any now."""
-        hashes = {row.file: row.hash for row in self.split_table().rows}
-        device = self._device_and_rank()[0]
-        # A device and a release of torch may round otherwise.
-        key = f"{key} {self.card.image_format} {self.card.mean} {self.card.std} {device.type} {torch.__version__}"
         loader = self._eval_loader(np.arange(len(self.data.files)))
         loader.rank, loader.world_size = 0, 1
-        batches = None if encode is None else (images for images, _ in loader)
-        try:
-            features = kept_features(key, [hashes[file] for file in self.data.files], batches, encode or (lambda x: x))
-        except InputError as error:
-            log.warning("%s: the features are computed for this run alone", error)
-            return False
-        if features is not None:
-            self._features = features.to(device) if features.nbytes <= ON_DEVICE_BYTES else features
-        return features is not None
+        features = features_of(loader, encode, self._features_key(encoder))
+        self._features = features.to(loader.device) if features.nbytes <= ON_DEVICE_BYTES else features
+        self._passes = passes
+
+    def use_features(self, encoder: str) -> None:
+        """Replace images in the val and test loaders by features, if the cache has those of the encoder."""
+        self._features = known_features(self._features_key(encoder))
+        self._tests_features = self._features is not None
+
+    def _features_key(self, encoder: str) -> str:
+        hashes = {row.file: row.hash for row in self.split_table().rows}
+        card = self.card
+        # A device and a release of torch may round otherwise.
+        facts = (encoder, card.image_format, card.mean, card.std, self._device_and_rank()[0].type, torch.__version__)
+        return hashlib.sha256(
+            "\n".join([*map(str, facts), *map(hashes.__getitem__, self.data.files)]).encode()
+        ).hexdigest()
 
     def clear_features(self) -> None:
         """Yield images again."""
-        self._features, self._tests_features = None, False
+        self._features, self._tests_features, self._passes = None, False, 1
 
     @property
     def has_features(self) -> bool:

@@ -95,7 +95,8 @@ class ImageSet:
     def flat(self) -> list[int]:
         """Return which images have one value in each channel."""
         if self.index is not None:
-            return [int(row) for row in np.flatnonzero(self.index.flat)]
+            spreads = self.index.squares * prod(self.images.shape[2:]) - self.index.sums**2
+            return [int(row) for row in np.flatnonzero((spreads == 0).all(axis=1))]
         return flat_images(self.images)
 
     def contents(self) -> Iterator[bytes]:

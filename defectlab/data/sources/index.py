@@ -23,7 +23,6 @@ from defectlab.utils.progress import progress_bar
 log = logging.getLogger(__name__)
 
 _PER_TASK = 64
-_KEPT_AFTER = 100_000  # images: of a pass that is interrupted no more is lost
 _Whole = npt.NDArray[np.int64]
 
 
@@ -36,7 +35,6 @@ class ImageIndex:
         hashes: (N, 16) uint8, `content_hash` of each file.
         sums: (N, C) of the pixels of each channel.
         squares: (N, C) of the squares of the pixels.
-        flat: (N,) whether each channel has one value.
         grey: (N,) whether all channels are equal.
         reasons: why a file cannot be read, by row.
     """
@@ -45,7 +43,6 @@ class ImageIndex:
     hashes: npt.NDArray[np.uint8]
     sums: _Whole
     squares: _Whole
-    flat: npt.NDArray[np.bool_]
     grey: npt.NDArray[np.bool_]
     reasons: dict[int, str]
 
@@ -62,7 +59,7 @@ class ImageIndex:
         return int(self.facts[row, 0]), self.hashes[row].tobytes().hex()
 
 
-_ARRAYS = ("facts", "hashes", "sums", "squares", "flat", "grey")
+_ARRAYS = ("facts", "hashes", "sums", "squares", "grey")
 
 
 def refused(file: Path, reason: str) -> InputError:
@@ -106,7 +103,7 @@ def build_index(
     facts = np.array([facts_of(file) for file in files], dtype=np.int64).reshape(count, 4)
     index = ImageIndex(
         facts=facts, hashes=np.zeros((count, 16), np.uint8), sums=np.zeros((count, channels), np.int64),
-        squares=np.zeros((count, channels), np.int64), flat=np.zeros(count, bool), grey=np.ones(count, bool), reasons={},
+        squares=np.zeros((count, channels), np.int64), grey=np.ones(count, bool), reasons={},
     )  # fmt: skip
     todo = _take_over(index, names, place, key)
 
@@ -120,20 +117,20 @@ def build_index(
                 continue
             index.sums[row] = values.sum(axis=1, dtype=np.int64)
             index.squares[row] = np.square(values, dtype=np.uint32).sum(axis=1, dtype=np.int64)
-            index.flat[row] = (values.min(axis=1) == values.max(axis=1)).all()
             index.grey[row] = channels == 1 or bool((values[1:] == values[:1]).all())
 
     tasks = [todo[start : start + _PER_TASK].tolist() for start in range(0, len(todo), _PER_TASK)]
-    with progress_bar("indexing images", len(todo)) as advance, ThreadPoolExecutor() as pool:
-        for start in range(0, len(tasks), _KEPT_AFTER // _PER_TASK):
-            begun = tasks[start : start + _KEPT_AFTER // _PER_TASK]
-            for task, _ in zip(begun, pool.map(measure, begun), strict=True):
+    pool = ThreadPoolExecutor()
+    try:
+        with progress_bar("indexing images", len(todo)) as advance:
+            for task, _ in zip(tasks, pool.map(measure, tasks), strict=True):
                 advance(len(task))
                 if strict and (bad := [row for row in task if row in index.reasons]):
                     raise refused(files[bad[0]], index.reasons[bad[0]])
-            done = np.ones(count, bool)
-            done[[row for task in tasks[start + len(begun) :] for row in task]] = False
-            _keep(index, names, place, key, np.flatnonzero(done))
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for a million files
+    if tasks:
+        _keep(index, names, place, key)
     return index
 
 
@@ -165,13 +162,9 @@ def _take_over(index: ImageIndex, names: Sequence[str], place: Path, key: str) -
     return np.flatnonzero(~same | bad)
 
 
-def _keep(index: ImageIndex, names: Sequence[str], place: Path, key: str, rows: _Whole) -> None:
-    arrays = {name: getattr(index, name)[rows] for name in _ARRAYS}
-    place_of = {int(row): number for number, row in enumerate(rows)} if index.reasons else {}
-    texts = {
-        "names": os.fsencode("\0".join(names[row] for row in rows.tolist())),
-        "reasons": json.dumps({place_of[row]: text for row, text in index.reasons.items() if row in place_of}).encode(),
-    }
+def _keep(index: ImageIndex, names: Sequence[str], place: Path, key: str) -> None:
+    arrays = {name: getattr(index, name) for name in _ARRAYS}
+    texts = {"names": os.fsencode("\0".join(names)), "reasons": json.dumps(index.reasons).encode()}
     arrays |= {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}
     try:
         with atomic(place) as part:
