@@ -151,6 +151,8 @@ def test_the_backing_follows_memory_and_disk(tmp_path: Path, monkeypatch: pytest
     refusal(lambda: chosen("memory", free=2**29), "1,000 images", "512 MiB", "data.backing")
     refusal(lambda: chosen("mapped", disk=2**20), "1 MiB", "data.backing")
     refusal(lambda: chosen("mapped", addresses=2**20), "ulimit", "data.backing")
+    refusal(lambda: check_batch(128, 32, 128**2), "ulimit -v leaves 1 MiB")
+    assert chosen() == "memory"
     refusal(lambda: check_batch(16384, 32, 3 * 16384**2), "data.image_size is 16384", "192 GiB", "16 GiB")
 
 
