@@ -255,10 +255,9 @@ class DefectCLI(LightningCLI):
         if "source" in data:  # what `auto` came to
             data.source = "synthetic" if self.datamodule.generated else "real"
         if "fit" in data:
-            fitting = self.datamodule.fitting
-            data.image_size = fitting.image_size if isinstance(fitting.image_size, int) else list(fitting.image_size)
-            data.fit, data.scale = fitting.fit, fitting.scale
-            data.tiles = None if fitting.tiles is None else asdict(fitting.tiles)
+            found = self.datamodule
+            data.image_size, data.fit, data.scale = found.image_size, found.fit, found.image_format.scale
+            data.tiles = None if found.tiles is None else asdict(found.tiles)
         if "root" in data and not self.datamodule.generated:
             data.root = str(Path(self.datamodule.location).expanduser().absolute())
         return config

@@ -31,7 +31,7 @@ def sides(size: Size) -> tuple[int, int]:
 
 
 class Placement(NamedTuple):
-    """Where an image lies on its canvas, in pixels: height, width and upper left corner, below 0 where it is cut."""
+    """Where an image lies on its canvas, in pixels; top and left are below 0 where it is cut."""
 
     height: int
     width: int
@@ -55,12 +55,9 @@ class Tiles:
     overlap: int = 0
 
     def __post_init__(self) -> None:
-        if not _is_whole(self.size, 1, _LARGEST):
-            raise InputError(f"tiles.size is {self.size!r}: expected a whole number of at least 1, at most {_LARGEST}")
-        if not _is_whole(self.overlap, 0, self.size - 1):
-            raise InputError(
-                f"tiles.overlap is {self.overlap!r}: expected a whole number from 0, below the size {self.size}"
-            )
+        for name, low, high in (("size", 1, _LARGEST), ("overlap", 0, self.size - 1)):
+            if not _is_whole(getattr(self, name), low, high):
+                raise InputError(f"tiles.{name} is {getattr(self, name)!r}: expected a whole number, {low} to {high}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -26,12 +25,11 @@ from defectlab.data.pipeline.splits import (
     stratified_split,
 )
 from defectlab.data.pipeline.statistics import channel_statistics, flat_images, given_statistics, is_grey
-from defectlab.data.sources.decode import decode_array
 from defectlab.data.sources.files import check_names
 from defectlab.data.sources.images import ImageSet
 from defectlab.errors import InputError
 from defectlab.utils.card import DataCard
-from defectlab.utils.image_format import ImageFormat, Size, Tiles, checked_size
+from defectlab.utils.image_format import ImageFormat, Size, Tiles, checked_size, sides
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +118,7 @@ class ImageDataModule(ImageLoaders):
         self._old_hash = ""
         self._trained_white: float | None = None
 
-    @cached_property
+    @property
     def image_format(self) -> ImageFormat:
         """Return how an image becomes pixels, as far as that is known before any is read."""
         return ImageFormat(image_size=self._size, channels=self.channels)
@@ -349,14 +347,11 @@ class ImageDataModule(ImageLoaders):
             )  # fmt: skip
 
 
-def resized(images: Tensor, wanted: ImageFormat) -> Tensor:
-    """Return images `(N, C, H, W)` fitted to their canvas, of the same type; those of another fit than stretch in uint8."""
-    if images.shape[1:] == wanted.shape:
+def resized(images: Tensor, size: Size) -> Tensor:
+    """Return images `(N, C, H, W)` stretched to a size, of the same type."""
+    if images.shape[2:] == sides(size):
         return images
-    if wanted.fit != "stretch":
-        return torch.from_numpy(np.stack([decode_array(image.permute(1, 2, 0).numpy(), wanted) for image in images]))
-    size = wanted.shape[1:]
-    return torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
+    return torch.nn.functional.interpolate(images, sides(size), mode="bilinear", antialias=True)
 
 
 def check_class_names(names: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -124,7 +124,7 @@ class DatasetDataModule(ImageDataModule):
         if len(image) != self.channels:
             grey = (image.float() * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
             image = grey.round().to(torch.uint8) if self.channels == 1 else image.expand(3, -1, -1)
-        return resized(image[None].float(), self.image_format)[0].round().clamp(0, 255).to(torch.uint8)
+        return resized(image[None].float(), self.image_size)[0].round().clamp(0, 255).to(torch.uint8)
 
 
 def _pixels(item: Any, name: str) -> Tensor:

@@ -15,6 +15,7 @@ from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.fitting import (
     FitChoice,
     Fitting,
+    Shapes,
     camera_aspects,
     check_fit,
     choose_fitting,
@@ -29,7 +30,7 @@ from defectlab.data.sources.decode import peek
 from defectlab.data.sources.images import ImageSet, read_listing
 from defectlab.data.sources.layouts import Listing, list_folders, list_labelled, list_table
 from defectlab.data.sources.reading import check_on_bad_image
-from defectlab.data.sources.shapes import Shapes, file_shapes, sample_shapes
+from defectlab.data.sources.shapes import file_shapes, sample_shapes
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat, Size, Tiles
 
@@ -97,8 +98,10 @@ class ImageFolderDataModule(ImageDataModule):
         self._given_names = check_class_names(class_names)
         self._stored_channels = channels
         check_fit(fit, scale, pad_value, tiles)
-        self._asked = Fitting(image_size=self._size, fit=fit, scale=scale, pad_value=pad_value, tiles=tiles)
-        self._asked_size: Size | Literal["auto"] = image_size if image_size == "auto" else self._size
+        self.scale, self.pad_value = scale, pad_value
+        self._asked: tuple[Size | Literal["auto"], FitChoice, Tiles | None] = (
+            "auto" if image_size == "auto" else self._size, fit, tiles,
+        )  # fmt: skip
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -108,46 +111,36 @@ class ImageFolderDataModule(ImageDataModule):
         return self._listing.class_names if self._arrays is None else self._labels[0]
 
     @cached_property
-    def fitting(self) -> Fitting:
+    def _fitting(self) -> Fitting:
         """Return what `auto` comes to; it reads the headers of some images."""
-        if self._asked.fit != "auto" and self._asked_size != "auto" and self._asked.fit in ("stretch", "crop"):
-            return self._asked
-        return choose_fitting(self._shapes, self._asked, self._asked_size)
+        size, fit, tiles = self._asked
+        wanted = ImageFormat(image_size=self._size, channels=self.channels)
+        if fit in ("pad", "tiles"):
+            wanted = replace(wanted, fit="pad", scale=self.scale, pad_value=self.pad_value)
+        if size == "auto" or fit not in ("stretch", "crop"):
+            return choose_fitting(self._shapes, size, fit, wanted, tiles)
+        return Fitting(replace(wanted, fit=fit), None, "")
 
-    @cached_property
+    @property
     def image_format(self) -> ImageFormat:
         """Return how an image becomes pixels, as far as that is known before any is read."""
-        return self.fitting.image_format(self.channels)
+        return self._fitting.image_format
 
     @property
     def fit(self) -> FitChoice:
         """Return how images are fitted; never `auto`."""
-        return self.fitting.fit
-
-    @property
-    def scale(self) -> float | None:
-        """Return by what every image is resized before it is padded."""
-        return self.fitting.scale
-
-    @property
-    def pad_value(self) -> int | None:
-        """Return the grey level of borders, None where they are mirrored."""
-        return self.fitting.pad_value
+        return self.image_format.fit if self.tiles is None else "tiles"
 
     @property
     def tiles(self) -> Tiles | None:
-        """Return the tiles of the images that a network is to look at, None where it looks at whole images."""
-        return self.fitting.tiles
+        """Return the tiles that a network is to divide the images into, None where it looks at whole images."""
+        return self._fitting.tiles
 
     def drop_tiles(self, task: str) -> None:
-        """Give whole images where `auto` chose tiles, as `task` takes none.
-
-        Raises:
-            InputError: tiles were asked for.
-        """
-        if self._asked.fit == "tiles" or self._asked.tiles is not None:
+        """Give whole images where `auto` chose tiles, as `task` takes none; InputError if they were asked for."""
+        if "tiles" in self._asked or self._asked[2] is not None:
             raise InputError(f"data.fit is tiles, and {task} has no use for tiles: expected pad, or a PretrainedTask")
-        self.fitting = replace(self.fitting, fit="pad", tiles=None)
+        self._fitting = self._fitting._replace(tiles=None)
 
     @cached_property
     def _shapes(self) -> Shapes:
@@ -180,12 +173,6 @@ class ImageFolderDataModule(ImageDataModule):
         super().keep_split(table)
         self.__dict__.pop("_listing", None)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read, split and measure the images, once."""
-        if self._data is None:
-            self._tell_fit()
-        super().setup(stage)
-
     def load(self) -> ImageSet:
         """Read every image."""
         wanted = replace(
@@ -193,9 +180,9 @@ class ImageFolderDataModule(ImageDataModule):
         )
         if self._arrays is not None:
             known, names = self._labels
-            found = load_arrays(self._arrays, names, known, wanted)
             shapes = np.repeat(self._shapes, [len(part) for part in names.values()], axis=0)
-            return replace(found, aspects=camera_aspects(shapes, len(found.files), wanted))
+            data = load_arrays(self._arrays, names, known, wanted)
+            return replace(data, aspects=camera_aspects(shapes, len(shapes), wanted))
         whole = self.split == WHOLE
         data = read_listing(self._listing, wanted, self.on_bad_image, complete=not whole)
         if data.synthetic:
@@ -203,21 +190,19 @@ class ImageFolderDataModule(ImageDataModule):
                 "%s: %d of %d images are SYNTHETIC: figures say nothing about real ones",
                 self.location, data.synthetic, len(data.files),
             )  # fmt: skip
-        return replace(data, aspects=self._aspects(data, wanted))
-
-    def _aspects(self, data: ImageSet, wanted: ImageFormat) -> Tensor | None:
-        if wanted.fit != "stretch" or not len(self._shapes):
-            return None
-        shapes = self._shapes[:1]
-        if len(np.unique(self._shapes[:, 1] / self._shapes[:, 0])) > 1:
+        shapes = self._shapes
+        if wanted.fit == "stretch" and len(np.unique(shapes[:, 1] / shapes[:, 0])) > 1:
             shapes = file_shapes([self._listing.root / name for name in data.files])
-        return camera_aspects(shapes, len(data.files), wanted)
+        return replace(data, aspects=camera_aspects(shapes, len(data.files), wanted))
 
-    def _tell_fit(self) -> None:
+    def prepare_data(self) -> None:
         """Tell what `auto` came to, or what a stretch does to the images."""
-        if self._asked_size == "auto" or (self._asked.fit == "auto" and self.fit != "stretch"):
-            log.info("%s: %s: %s (data.fit, data.image_size)", self.location, self.fitting.reason, self.fitting)
-        elif self._asked.fit == "stretch" and (warning := stretch_warning(self._shapes, self.image_size)):
+        size, fit, _ = self._asked
+        if self._data is not None:
+            return
+        if size == "auto" or (fit == "auto" and self.fit != "stretch"):
+            log.info("%s: %s (data.image_size, data.fit)", self.location, self._fitting.text)
+        elif fit == "stretch" and (warning := stretch_warning(self._shapes, self.image_size)):
             log.warning("%s: %s", self.location, warning)
 
     @cached_property

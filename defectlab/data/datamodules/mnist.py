@@ -124,7 +124,7 @@ class MNISTDataModule(ImageDataModule):
         whole = torch.cat((train_images[train], test_images[test])).unsqueeze(1)
         files = [f"train[{i}]" for i in train.tolist()] + [f"t10k[{i}]" for i in test.tolist()]
         return ImageSet(
-            images=resized(whole, replace(self.image_format, channels=1)), labels=torch.cat((train_labels[train], test_labels[test])), class_names=list(self._names),
+            images=resized(whole, self.image_size), labels=torch.cat((train_labels[train], test_labels[test])), class_names=list(self._names),
             files=files, splits=["train"] * len(train) + ["test"] * len(test),
             content=lambda index: whole[index].numpy().tobytes(),
             aspects=camera_aspects(np.array([whole.shape[2:]]), len(whole), self.image_format),
