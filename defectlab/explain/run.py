@@ -115,7 +115,7 @@ def explain(
         if not images:
             raise InputError(f"{name} has no images of its own: defectlab explain {name} IMAGES, or give a run folder")
         task, card = load_task(checkpoint) if network is None else load_imagenet_classifier(network, file)
-        files = list_files(images)
+        files = list_files(images, card.page)
         shown = _classify(task, card, files)
         layers = feature_maps(task.network, shown.images[:1])
         sheets, notes = _sheets(task, card, shown, layers, layer)

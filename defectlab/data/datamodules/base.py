@@ -3,7 +3,7 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +23,12 @@ from defectlab.data.pipeline.splits import (
     split_hash,
     stratified_split,
 )
-from defectlab.data.pipeline.statistics import channel_statistics, flat_images, given_statistics, is_grey
+from defectlab.data.pipeline.statistics import channel_statistics, flat_images, given_statistics, is_grey, tell_narrow
 from defectlab.data.sources.files import check_names
 from defectlab.data.sources.images import ImageSet
 from defectlab.errors import InputError
 from defectlab.utils.card import DataCard
+from defectlab.utils.image_format import LEVELS, READING, check_channels
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class ImageDataModule(ImageLoaders):
 
     Args:
         image_size: side in pixels; images are stretched to this square, nothing is cut off.
-        channels: 1 (grey) or 3 (RGB).
+        channels: 1 (grey), 3 (RGB), or those of images that have exactly so many.
         batch_size: images per step and process in training.
         eval_batch_size: images per step and process in evaluation.
         seed: of the split, the order and the augmentation; a whole number from 0.
@@ -71,7 +72,7 @@ class ImageDataModule(ImageLoaders):
         self,
         *,
         image_size: int,
-        channels: Literal[1, 3],
+        channels: int,
         batch_size: int,
         eval_batch_size: int,
         seed: int,
@@ -94,8 +95,7 @@ class ImageDataModule(ImageLoaders):
         for name, value in sizes.items():
             if value < 1:
                 raise InputError(f"data.{name} is {value}: expected a whole number of at least 1")
-        if channels not in (1, 3):
-            raise InputError(f"data.channels is {channels}: expected 1 (grey) or 3 (RGB)")
+        check_channels(channels)
         if not 0 <= seed <= _MAX_SEED:
             raise InputError(f"data.seed is {seed}: expected a whole number from 0 to {_MAX_SEED}")
         self._fold = parse_fold(split)
@@ -114,7 +114,7 @@ class ImageDataModule(ImageLoaders):
         self._kept: SplitTable | None = None
         self._table: SplitTable | None = None
         self._old_hash = ""
-        self._trained_white: float | None = None
+        self._trained: dict[str, Any] | None = None  # levels of a checkpoint
 
     @abstractmethod
     def load(self) -> ImageSet:
@@ -148,6 +148,7 @@ class ImageDataModule(ImageLoaders):
                 "%s: %d of %d images are of one grey value and show nothing (%s)",
                 self.location, len(flat), len(data.files), listed([data.files[index] for index in flat]),
             )  # fmt: skip
+        tell_narrow(data.images, parts.train, self.location)
         if self._statistics is None and len(parts.train):  # else a checkpoint brings them
             mean, std = channel_statistics(data.images, torch.from_numpy(parts.train))
             copies = self.channels // len(mean)
@@ -207,22 +208,14 @@ class ImageDataModule(ImageLoaders):
     def _divide(self, data: ImageSet) -> Split:
         """Split the images as the arguments say, so that there are images of every class to train on."""
         labels = data.labels.numpy()
+        parts = self._cut(labels, data.splits)
         if self.split == WHOLE:
-            return Split(*(np.arange(count) for count in (0, 0, len(labels))))
+            return parts
         grouped = ""
-        if self._fold is not None:
-            parts = fold_split(labels, *self._fold, self.val_size, self.seed)
-        elif data.splits is not None and self.split == "auto":
-            parts = fixed_split(data.splits, labels, self.val_size, self.seed, self.test_size)
-            given = data.splits.count("test")
-            if given and self.test_size is not None:
-                what = "they are left out" if self.test_size == 0 else "they stay whole, and no others are taken"
-                log.warning(
-                    "data.test_size is %s, %s gives %d test images: %s", self.test_size, self.location, given, what
-                )
-        else:
-            test_size = _TEST_FRACTION if self.test_size is None else self.test_size
-            parts = stratified_split(labels, self.val_size, test_size, self.seed)
+        given = 0 if data.splits is None or self.split != "auto" else data.splits.count("test")
+        if given and self.test_size is not None:
+            what = "they are left out" if self.test_size == 0 else "they stay whole, and no others are taken"
+            log.warning("data.test_size is %s, %s gives %d test images: %s", self.test_size, self.location, given, what)
         if self.group_duplicates:
             alike = groups(near_duplicates(data.images), len(labels))
             count = sum(map(len, alike))
@@ -232,6 +225,50 @@ class ImageDataModule(ImageLoaders):
         if not self.generated:
             self._check_classes(parts, labels, grouped)
         return parts
+
+    def _cut(self, labels: np.ndarray, splits: Sequence[str] | None) -> Split:
+        """Split images by labels `(N,)` and the parts that the source gives, before their pixels are known."""
+        if self.split == WHOLE:
+            return Split(*(np.arange(count) for count in (0, 0, len(labels))))
+        if self._fold is not None:
+            return fold_split(labels, *self._fold, self.val_size, self.seed)
+        if splits is not None and self.split == "auto":
+            return fixed_split(splits, labels, self.val_size, self.seed, self.test_size)
+        test_size = _TEST_FRACTION if self.test_size is None else self.test_size
+        return stratified_split(labels, self.val_size, test_size, self.seed)
+
+    def _training_rows(self, files: Sequence[str], names: Sequence[str], splits: Sequence[str] | None) -> Sequence[int]:
+        """Return which images, of the classes `names`, are to train on as far as it can be told before they are read.
+
+        Images that turn out to be bad, or that are kept with others, may change it.
+        """
+        if self._kept is not None:
+            train = {row.file for row in self._kept.rows if row.part == "train"}
+            return [index for index, file in enumerate(files) if file in train]
+        order = {name: label for label, name in enumerate(self.class_names)}
+        try:
+            labels = np.array([order[name] for name in names])
+            return list(self._cut(labels, splits).train.tolist())
+        except (InputError, KeyError):  # it is told when they are divided
+            return range(len(files))
+
+    def _check_levels(self, trained: dict[str, Any]) -> None:
+        """Raise InputError for images that were read by other levels than those of the checkpoint."""
+        white, black = trained.get("white_level"), trained.get("black_level", 0.0)
+        here = self.data.reading
+        found, dark = here.get("white_level"), here.get("black_level", 0.0)
+        # A network of 8 bits takes what needs no question: all 16 bits, or floats.
+        if (
+            (found, dark) == (white, black)
+            or found is None
+            or (white is None and dark == 0 and found in (1, 255, 65535))
+        ):
+            return
+        known = "it was trained on images of 8 bits" if white is None else f"{black:g} and {white:g} for the checkpoint"
+        raise InputError(
+            f"{self.location}: {dark:g} is black and {found:g} is white, {known}: give data.black_level and "
+            "data.white_level, or convert them"
+        )
 
     def _check_classes(self, parts: Split, labels: np.ndarray, why: str) -> None:
         """Raise InputError for a class without training images, or that grouping took from a part; warn of others."""
@@ -257,7 +294,7 @@ class ImageDataModule(ImageLoaders):
             channels=self.channels,
             source=self.source,
             split_hash=self.split_table().hash,
-            white_level=self.data.white_level,
+            **self.data.reading,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -273,7 +310,7 @@ class ImageDataModule(ImageLoaders):
             "std": list(self.card.std),
             "image_size": self.image_size,
             "channels": self.channels,
-            "white_level": self.data.white_level,
+            **{name: getattr(self.card, name) for name in READING},
             "skipped": [str(skipped) for skipped in self.data.skipped],
         }
 
@@ -298,17 +335,10 @@ class ImageDataModule(ImageLoaders):
                 f"data.channels is {self.channels}, the checkpoint was trained with {channels}: use the same"
             )
         self._statistics = state_dict["mean"], state_dict["std"]
-        self._trained_white = state_dict.get("white_level")
+        self._trained = {name: state_dict[name] for name in LEVELS if name in state_dict}
         if self._data is None:
             return
-        white, here = self._trained_white, self.data.white_level
-        # A network of 8 bits takes what needs no question: all 16 bits, or floats.
-        if here is not None and here != white and not (white is None and here in (1.0, 255.0, 65535.0)):
-            known = "it was trained on images of 8 bits" if white is None else f"{white:g} is for the checkpoint"
-            raise InputError(
-                f"{self.location}: {here:g} is white in images of more than 8 bits, {known}: give data.white_level, or "
-                "convert them"
-            )
+        self._check_levels(self._trained)
         self._card = self._make_card(*self._statistics)
         trained = state_dict["split_hash"]
         split = self._old_hash if len(trained) == len(self._old_hash) else self._card.split_hash

@@ -57,7 +57,7 @@ class NEUDataModule(ImageFolderDataModule):
         url: str = NEU_URL,
         synthetic_per_class: int = 300,
         image_size: int = 200,
-        channels: Literal[1, 3] = 1,
+        channels: int = 1,
         batch_size: int = 32,
         eval_batch_size: int = 128,
         seed: int = 0,
@@ -71,12 +71,15 @@ class NEUDataModule(ImageFolderDataModule):
         std: Sequence[float] | float | None = None,
         class_names: Sequence[str] | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
-        white_level: float | None = None,
+        white_level: float | Literal["file", "auto"] | None = None,
+        black_level: float | Literal["file", "auto"] | None = None,
+        page: int | Literal["all"] = 0,
+        alpha: Literal["compose", "ignore"] = "compose",
     ) -> None:
         super().__init__(
             DEFAULT_ROOT if root is None else root, image_size, channels, batch_size, eval_batch_size, seed, val_size,
             test_size, split, on_bad_image, group_duplicates, augmentation, mean, std, _neu_names(class_names), transform,
-            white_level,
+            white_level, black_level, page, alpha,
         )  # fmt: skip
         if synthetic_per_class < 1:
             raise InputError(f"data.synthetic_per_class is {synthetic_per_class}: expected at least 1")
