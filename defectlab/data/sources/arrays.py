@@ -14,7 +14,7 @@ from torch import Tensor
 
 from defectlab.data.sources.archive import check_regular, open_root
 from defectlab.data.sources.decode import decode_array
-from defectlab.data.sources.depth import LevelRule, tell_beyond, with_levels
+from defectlab.data.sources.depth import MEASURED, LevelRule, tell_beyond, with_levels
 from defectlab.data.sources.files import image_files, is_ignored, natural_key
 from defectlab.data.sources.images import ImageSet
 from defectlab.data.sources.layouts import part_of
@@ -75,7 +75,7 @@ def load_arrays(
     names: Mapping[str, Sequence[str]],
     class_names: Sequence[str],
     wanted: ImageFormat,
-    rule: LevelRule | None = None,
+    rule: LevelRule | None = MEASURED,
 ) -> ImageSet:
     """Read the images of arrays, whose labels are the classes `names` of each part, as `read_labels` gives them.
 

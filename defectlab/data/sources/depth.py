@@ -26,11 +26,17 @@ _MOST_MEASURED = 512  # images that are decoded for their levels
 
 @dataclass(frozen=True)
 class LevelRule:
-    """What `data.white_level` and `data.black_level` ask for, see `settle`, and the indices of the images to measure."""
+    """What `data.white_level` and `data.black_level` ask for, see `settle`, and the indices of the images to measure.
 
-    white: Level | None
-    black: Level | None
-    train: Callable[[], Sequence[int]]
+    `train` of None are all.
+    """
+
+    white: Level | None = None
+    black: Level | None = None
+    train: Callable[[], Sequence[int]] | None = None
+
+
+MEASURED = LevelRule()
 
 
 def headers_of(files: Sequence[Path]) -> list[Header]:
@@ -81,7 +87,7 @@ def with_levels(
         return wanted
     if kind == "uint8" and rule.white is None and rule.black is None:
         return wanted
-    train = set(rule.train())
+    train = set(range(len(kinds)) if rule.train is None else rule.train())
     chosen = [i for i in of[kind] if i in train] or of[kind]
     chosen = _sample(chosen, _MOST_MEASURED)
     with progress_bar("measuring levels", len(chosen)) as advance, pillow_hushed(), ThreadPoolExecutor() as pool:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from defectlab.data.sources.cache import default_cache
 from defectlab.data.sources.decode import measure
-from defectlab.data.sources.depth import LevelRule, headers_of, tell_pages, with_levels
+from defectlab.data.sources.depth import MEASURED, LevelRule, headers_of, tell_pages, with_levels
 from defectlab.data.sources.files import page_of
 from defectlab.data.sources.layouts import Listing
 from defectlab.data.sources.opening import opened
@@ -94,7 +94,7 @@ def read_listing(
     cache_folder: Path | None = None,
     in_memory_bytes: int = _IN_MEMORY_BYTES,
     complete: bool = True,
-    rule: LevelRule | None = None,
+    rule: LevelRule | None = MEASURED,
 ) -> ImageSet:
     """Read all images of a listing; a set of more than `in_memory_bytes` is mapped from `cache_folder`, else the cache.
 

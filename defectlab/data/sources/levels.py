@@ -128,7 +128,7 @@ def scaled(values: Array, wanted: ImageFormat) -> tuple[Pixels, bool]:
             )
         return values, False
     if kind == "floats" and not np.isfinite(values).all():
-        raise BadImage("some pixels are NaN or infinite, expected numbers alone")
+        raise BadImage(f"{_text(values)}, expected finite numbers")
     if known not in (None, kind) and white is not None:
         raise BadImage(f"{_text(values)}, expected {known} of which {white:g} is white, as all of the set")
     if white is None:
@@ -138,7 +138,7 @@ def scaled(values: Array, wanted: ImageFormat) -> tuple[Pixels, bool]:
     slack = (white - black) * _TOLERANCE if kind == "floats" else 0.0
     beyond = float(((values > white + slack) | (values < black - slack)).mean())
     if beyond >= _FAR_OUT:
-        raise BadImage(f"{_text(values)}, {beyond:.0%} of them beyond the expected {black:g} to {white:g}")
+        raise BadImage(f"{_text(values)}, expected {black:g} to {white:g}: {beyond:.0%} are beyond")
     exact = values.astype(np.float64 if values.dtype.itemsize > 2 and values.dtype != np.float32 else np.float32)
     pixels: Pixels = np.rint((exact - black) * exact.dtype.type(255 / (white - black))).clip(0, 255).astype(np.uint8)
     return pixels, beyond > _HOT
