@@ -264,7 +264,9 @@ class ImageDataModule(ImageLoaders):
             or (white is None and dark == 0 and found in (1, 255, 65535))
         ):
             return
-        known = "it was trained on images of 8 bits" if white is None else f"{black:g} and {white:g} is for the checkpoint"
+        known = (
+            "it was trained on images of 8 bits" if white is None else f"{black:g} and {white:g} is for the checkpoint"
+        )
         raise InputError(
             f"{self.location}: {dark:g} is black and {found:g} is white, {known}: give data.black_level and "
             "data.white_level, or convert them"

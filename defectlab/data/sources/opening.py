@@ -86,7 +86,11 @@ def expand_pages(files: Sequence[Path]) -> list[tuple[int, Path]]:
     with progress_bar("counting pages", len(files)) as advance, pillow_hushed(), ThreadPoolExecutor() as pool:
         found = []
         for index, (path, count) in enumerate(zip(files, pool.map(_count, files), strict=True)):
-            paths = [path] if count == 1 or page_of(path)[1] is not None else [path.with_name(f"{path.name}[{page}]") for page in range(count)]
+            paths = (
+                [path]
+                if count == 1 or page_of(path)[1] is not None
+                else [path.with_name(f"{path.name}[{page}]") for page in range(count)]
+            )
             found += [(index, one) for one in paths]
             advance(1)
     return found
