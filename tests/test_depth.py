@@ -91,7 +91,7 @@ def test_levels_are_those_of_the_training_part(tmp_path: Path) -> None:
     root = write_set(tmp_path / "set", as_type("u2", 1000))
     first = folder(root, white_level="auto", black_level="auto")
     for part in ("val", "test"):
-        for file in first.files(part):  # type: ignore[arg-type]
+        for file in first.files(part):
             Image.fromarray((np.asarray(Image.open(root / file)) * 1.3).astype("u2")).save(root / file)
     again = folder(root, white_level="auto", black_level="auto")
     assert again.card.reading == first.card.reading
@@ -336,7 +336,7 @@ def test_tiffs_that_pillow_does_not_read(tmp_path: Path, monkeypatch: pytest.Mon
 
     def image(name: str, channels: int) -> np.ndarray:
         wanted = ImageFormat(image_size=SIDE, channels=channels, white_level=65535, pixel_type="integers")
-        return decode(tmp_path / f"{name}.tif", wanted).transpose(1, 2, 0)
+        return np.moveaxis(decode(tmp_path / f"{name}.tif", wanted), 0, 2)
 
     expected = np.rint(values / 257).astype(np.uint8)
     for name in ("rgb", "planar"):
