@@ -248,7 +248,7 @@ def test_one_value_does_not_turn_the_scale(tmp_path: Path, caplog: pytest.LogCap
         again = folder(arrays(tmp_path / "a", images), image_size=8)
         assert again.card.white_level == 1
         assert np.abs(again.data.images[3, 0].numpy() - np.where(images[3] > 1, 255, expected[3])).max() == 0
-        assert "1 images are beyond" in caplog.text
+        assert "1 images have values beyond" in caplog.text
         assert "images.npy[3]" in caplog.text
     images[3, 2, 2] = np.inf
     refusal(lambda: folder(arrays(tmp_path / "a", images), image_size=8), "inf")

@@ -131,7 +131,7 @@ def test_dark_images_of_8_bits_are_told_and_helped(tmp_path: Path, caplog: pytes
         ({"white_level": 5, "black_level": 5}, "black_level"), ({"black_level": float("inf")}, "finite"),
         ({"white_level": "bright"}, "auto"), ({"white_level": True}, "auto"), ({"channels": 0}, "channels"),
         ({"channels": 65}, "channels"), ({"page": -1}, "page"), ({"page": "last"}, "all"), ({"alpha": "drop"}, "compose"),
-        ({"alpha": "channel"}, "data.channels"),
+        ({"alpha": "channel"}, "channels 3"),
     ],
 )  # fmt: skip
 def test_arguments_out_of_range_are_refused(tmp_path: Path, arguments: dict[str, Any], word: str) -> None:
@@ -143,7 +143,7 @@ def test_sets_of_which_nothing_can_be_measured_are_refused(tmp_path: Path) -> No
     refusal(lambda: folder(constant, white_level="auto", black_level="auto"), "700", "white above black")
     mixed = write_set(tmp_path / "mixed", as_type("u2", 4000))
     Image.fromarray(np.ones((8, 8), "f4")).save(mixed / "good/0.tif")
-    refusal(lambda: folder(mixed), "35 images", "1 floats", "0.tif")
+    refusal(lambda: folder(mixed), "35 integers", "1 floats (good/0.tif)")
     for bad in (np.nan, np.inf):
         values = np.full((8, 8), 0.5, "f4")
         values[0, 0] = bad
@@ -159,9 +159,9 @@ def test_8_bits_beside_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
         for index in (0, 1, 2, 3):
             Image.fromarray(striped(0, index)).save(root / f"good/{index}.tif")
     assert (folder(tmp_path / "full").data.images.int() - eight(tmp_path / "eight").int()).abs().max() <= 1
-    assert "4 of 36 images have 8 bits (0.tif, 1.tif, 2.tif, …)" in caplog.text
+    assert "4 uint8 (good/0.tif, good/1.tif, good/2.tif, …) and 32 integers" in caplog.text
     refusal(
-        lambda: folder(tmp_path / "half"), "4 of 36 images have 8 bits (0.tif, 1.tif, 2.tif, …)", "data.white_level"
+        lambda: folder(tmp_path / "half"), "4 uint8 (good/0.tif, good/1.tif, good/2.tif, …) and 32 integers", "data.white_level"
     )
 
 

@@ -3,6 +3,8 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,12 +25,14 @@ from defectlab.data.pipeline.splits import (
     split_hash,
     stratified_split,
 )
-from defectlab.data.pipeline.statistics import channel_statistics, flat_images, given_statistics, is_grey, tell_narrow
+from defectlab.data.pipeline.statistics import channel_statistics, flat_images, given_statistics, is_grey
+from defectlab.data.sources.decode import decode_array
+from defectlab.data.sources.depth import tell_narrow
 from defectlab.data.sources.files import check_names
 from defectlab.data.sources.images import ImageSet
 from defectlab.errors import InputError
 from defectlab.utils.card import DataCard
-from defectlab.utils.image_format import LEVELS, READING, check_channels
+from defectlab.utils.image_format import LEVELS, READING, ImageFormat, Size, Tiles, check_channels, checked_size
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +48,7 @@ class ImageDataModule(ImageLoaders):
     the images in `load`; its docstring names the arguments that it adds or takes otherwise.
 
     Args:
-        image_size: side in pixels; images are stretched to this square, nothing is cut off.
+        image_size: side in pixels of the square that images are stretched to, or [height, width]; nothing is cut off.
         channels: 1 (grey), 3 (RGB), or those of images that have exactly so many.
         batch_size: images per step and process in training.
         eval_batch_size: images per step and process in evaluation.
@@ -71,7 +75,7 @@ class ImageDataModule(ImageLoaders):
     def __init__(
         self,
         *,
-        image_size: int,
+        image_size: Size,
         channels: int,
         batch_size: int,
         eval_batch_size: int,
@@ -91,7 +95,7 @@ class ImageDataModule(ImageLoaders):
                 f"data.augmentation is a {type(augmentation).__name__}: expected an Augmentation; give a transform of the "
                 "batch, such as one of torchvision's v2, as data.transform"
             )
-        sizes = {"image_size": image_size, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
+        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
         for name, value in sizes.items():
             if value < 1:
                 raise InputError(f"data.{name} is {value}: expected a whole number of at least 1")
@@ -100,7 +104,7 @@ class ImageDataModule(ImageLoaders):
             raise InputError(f"data.seed is {seed}: expected a whole number from 0 to {_MAX_SEED}")
         self._fold = parse_fold(split)
         self._statistics = given_statistics(mean, std, channels)
-        self.image_size = image_size
+        self._size = checked_size(image_size, "data.image_size")
         self.channels = channels
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -115,6 +119,21 @@ class ImageDataModule(ImageLoaders):
         self._table: SplitTable | None = None
         self._old_hash = ""
         self._trained: dict[str, Any] | None = None  # levels of a checkpoint
+
+    @cached_property
+    def image_format(self) -> ImageFormat:
+        """Return how an image becomes pixels, as far as that is known before any is read."""
+        return ImageFormat(image_size=self._size, channels=self.channels)
+
+    @property
+    def image_size(self) -> Size:
+        """Return the side of the images in pixels, or height and width."""
+        return self.image_format.image_size
+
+    @property
+    def tiles(self) -> Tiles | None:
+        """Return the tiles of the images that a network is to look at, None where it looks at whole images."""
+        return None
 
     @abstractmethod
     def load(self) -> ImageSet:
@@ -143,7 +162,7 @@ class ImageDataModule(ImageLoaders):
         # Grey images stored as RGB: a third of the memory, and of the work to augment them.
         if data.images.shape[1] > 1 and data.images.nbytes <= ON_DEVICE_BYTES and is_grey(data.images):
             data.images = data.images[:, :1].contiguous()
-        if self.image_size > 1 and (flat := flat_images(data.images)):
+        if self.image_size != 1 and (flat := flat_images(data.images)):
             log.warning(
                 "%s: %d of %d images are of one grey value and show nothing (%s)",
                 self.location, len(flat), len(data.files), listed([data.files[index] for index in flat]),
@@ -205,17 +224,43 @@ class ImageDataModule(ImageLoaders):
             )  # fmt: skip
         return [index for index, file in enumerate(files) if file in known]
 
-    def _divide(self, data: ImageSet) -> Split:
-        """Split the images as the arguments say, so that there are images of every class to train on."""
+    def _training_rows(self, data: ImageSet) -> Sequence[int]:
+        """Return which images of a set without pixels are to train on, as far as that is known before they are read.
+
+        Images that turn out to be bad, or are kept with others, may change it.
+        """
+        if self._kept is not None:
+            train = {row.file for row in self._kept.rows if row.part == "train"}
+            return [index for index, file in enumerate(data.files) if file in train]
+        try:
+            return list(self._divide(data.reordered(self.class_names), planned=True).train.tolist())
+        except InputError:  # it is told when they are divided
+            return range(len(data.files))
+
+    def _divide(self, data: ImageSet, planned: bool = False) -> Split:
+        """Split the images as the arguments say, so that there are images of every class to train on.
+
+        With `planned` it is what can be done without pixels, and nothing is told.
+        """
         labels = data.labels.numpy()
-        parts = self._cut(labels, data.splits)
         if self.split == WHOLE:
-            return parts
+            return Split(*(np.arange(count) for count in (0, 0, len(labels))))
         grouped = ""
-        given = 0 if data.splits is None or self.split != "auto" else data.splits.count("test")
-        if given and self.test_size is not None:
-            what = "they are left out" if self.test_size == 0 else "they stay whole, and no others are taken"
-            log.warning("data.test_size is %s, %s gives %d test images: %s", self.test_size, self.location, given, what)
+        if self._fold is not None:
+            parts = fold_split(labels, *self._fold, self.val_size, self.seed)
+        elif data.splits is not None and self.split == "auto":
+            parts = fixed_split(data.splits, labels, self.val_size, self.seed, self.test_size)
+            given = data.splits.count("test")
+            if given and self.test_size is not None and not planned:
+                what = "they are left out" if self.test_size == 0 else "they stay whole, and no others are taken"
+                log.warning(
+                    "data.test_size is %s, %s gives %d test images: %s", self.test_size, self.location, given, what
+                )
+        else:
+            test_size = _TEST_FRACTION if self.test_size is None else self.test_size
+            parts = stratified_split(labels, self.val_size, test_size, self.seed)
+        if planned:
+            return parts
         if self.group_duplicates:
             alike = groups(near_duplicates(data.images), len(labels))
             count = sum(map(len, alike))
@@ -225,52 +270,6 @@ class ImageDataModule(ImageLoaders):
         if not self.generated:
             self._check_classes(parts, labels, grouped)
         return parts
-
-    def _cut(self, labels: np.ndarray, splits: Sequence[str] | None) -> Split:
-        """Split images by labels `(N,)` and the parts that the source gives, before their pixels are known."""
-        if self.split == WHOLE:
-            return Split(*(np.arange(count) for count in (0, 0, len(labels))))
-        if self._fold is not None:
-            return fold_split(labels, *self._fold, self.val_size, self.seed)
-        if splits is not None and self.split == "auto":
-            return fixed_split(splits, labels, self.val_size, self.seed, self.test_size)
-        test_size = _TEST_FRACTION if self.test_size is None else self.test_size
-        return stratified_split(labels, self.val_size, test_size, self.seed)
-
-    def _training_rows(self, files: Sequence[str], names: Sequence[str], splits: Sequence[str] | None) -> Sequence[int]:
-        """Return which images, of the classes `names`, are to train on as far as it can be told before they are read.
-
-        Images that turn out to be bad, or that are kept with others, may change it.
-        """
-        if self._kept is not None:
-            train = {row.file for row in self._kept.rows if row.part == "train"}
-            return [index for index, file in enumerate(files) if file in train]
-        order = {name: label for label, name in enumerate(self.class_names)}
-        try:
-            labels = np.array([order[name] for name in names])
-            return list(self._cut(labels, splits).train.tolist())
-        except (InputError, KeyError):  # it is told when they are divided
-            return range(len(files))
-
-    def _check_levels(self, trained: dict[str, Any]) -> None:
-        """Raise InputError for images that were read by other levels than those of the checkpoint."""
-        white, black = trained.get("white_level"), trained.get("black_level", 0.0)
-        here = self.data.reading
-        found, dark = here.get("white_level"), here.get("black_level", 0.0)
-        # A network of 8 bits takes what needs no question: all 16 bits, or floats.
-        if (
-            (found, dark) == (white, black)
-            or found is None
-            or (white is None and dark == 0 and found in (1, 255, 65535))
-        ):
-            return
-        known = (
-            "it was trained on images of 8 bits" if white is None else f"{black:g} and {white:g} is for the checkpoint"
-        )
-        raise InputError(
-            f"{self.location}: {dark:g} is black and {found:g} is white, {known}: give data.black_level and "
-            "data.white_level, or convert them"
-        )
 
     def _check_classes(self, parts: Split, labels: np.ndarray, why: str) -> None:
         """Raise InputError for a class without training images, or that grouping took from a part; warn of others."""
@@ -294,6 +293,9 @@ class ImageDataModule(ImageLoaders):
             std=tuple(float(value) for value in std),
             image_size=self.image_size,
             channels=self.channels,
+            fit=self.image_format.fit,
+            scale=self.image_format.scale,
+            pad_value=self.image_format.pad_value,
             source=self.source,
             split_hash=self.split_table().hash,
             **self.data.reading,
@@ -310,7 +312,11 @@ class ImageDataModule(ImageLoaders):
             "split_hash": self.card.split_hash,
             "mean": list(self.card.mean),
             "std": list(self.card.std),
-            "image_size": self.image_size,
+            "image_size": self.image_size if isinstance(self.image_size, int) else list(self.image_size),
+            "fit": self.image_format.fit,
+            "scale": self.image_format.scale,
+            "pad_value": self.image_format.pad_value,
+            "tiles": None if self.tiles is None else asdict(self.tiles),
             "channels": self.channels,
             **{name: getattr(self.card, name) for name in READING},
             "skipped": [str(skipped) for skipped in self.data.skipped],
@@ -336,26 +342,43 @@ class ImageDataModule(ImageLoaders):
             raise InputError(
                 f"data.channels is {self.channels}, the checkpoint was trained with {channels}: use the same"
             )
+        trained = {field.name: state_dict[field.name] for field in fields(ImageFormat) if field.name in state_dict}
+        trained_on, here_on = ImageFormat(**trained).geometry, self.image_format.geometry
+        if trained_on != here_on:
+            log.warning("the checkpoint was trained on images of %s, here they are of %s", trained_on, here_on)
         self._statistics = state_dict["mean"], state_dict["std"]
-        self._trained = {name: state_dict[name] for name in LEVELS if name in state_dict}
+        known, self._trained = self._trained, {name: state_dict[name] for name in LEVELS if name in state_dict}
         if self._data is None:
             return
-        self._check_levels(self._trained)
+        levels = {"black_level": 0.0, **self._trained}
+        white, here = levels.get("white_level"), self.data.reading
+        found = here.get("white_level")
+        # A network of 8 bits takes what needs no question: all 16 bits, or floats.
+        same = all(here.get(name, levels.get(name)) == levels.get(name) for name in ("white_level", "black_level"))
+        if known is None and found is not None and not (same or (white is None and found in (1, 255, 65535))):
+            text = "it was trained on images of 8 bits" if white is None else f"{white:g} is for the checkpoint"
+            raise InputError(
+                f"{self.location}: {found:g} is white, and {here['black_level']:g} black, but {text}: give data.white_level "
+                "and data.black_level, or convert them"
+            )
         self._card = self._make_card(*self._statistics)
-        trained = state_dict["split_hash"]
-        split = self._old_hash if len(trained) == len(self._old_hash) else self._card.split_hash
-        if trained != split and self.split != WHOLE:
+        trained_split = state_dict["split_hash"]
+        split = self._old_hash if len(trained_split) == len(self._old_hash) else self._card.split_hash
+        if trained_split != split and self.split != WHOLE:
             log.warning(
                 "the checkpoint was trained with another split of the data (%s, here %s): images evaluated "
-                "here may be among those it was trained on", trained, split,
+                "here may be among those it was trained on", trained_split, split,
             )  # fmt: skip
 
 
-def resized(images: Tensor, size: int) -> Tensor:
-    """Return images `(N, C, H, W)` stretched to `(N, C, size, size)`, of the same type."""
-    if images.shape[2:] == (size, size):
+def resized(images: Tensor, wanted: ImageFormat) -> Tensor:
+    """Return images `(N, C, H, W)` fitted to their canvas, of the same type; those of another fit than stretch in uint8."""
+    if images.shape[1:] == wanted.shape:
         return images
-    return torch.nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    if wanted.fit != "stretch":
+        return torch.from_numpy(np.stack([decode_array(image.permute(1, 2, 0).numpy(), wanted)[0] for image in images]))
+    size = wanted.shape[1:]
+    return torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
 
 
 def check_class_names(names: Sequence[str] | None) -> tuple[str, ...] | None:

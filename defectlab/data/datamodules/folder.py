@@ -7,22 +7,32 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from torch import Tensor
 
 from defectlab.data.datamodules.base import ImageDataModule, check_class_names
 from defectlab.data.pipeline.augment import Augmentation
+from defectlab.data.pipeline.fitting import (
+    FitChoice,
+    Fitting,
+    camera_aspects,
+    check_fit,
+    choose_fitting,
+    stretch_warning,
+)
 from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.data.pipeline.splits import WHOLE
 from defectlab.data.sources.archive import open_root
 from defectlab.data.sources.array_labels import read_labels
-from defectlab.data.sources.arrays import ArrayFiles, find_arrays, load_arrays
-from defectlab.data.sources.depth import LevelRule
-from defectlab.data.sources.images import ImageSet, read_listing
+from defectlab.data.sources.arrays import ArrayFiles, array_shapes, find_arrays, load_arrays
+from defectlab.data.sources.images import ImageSet, LevelRule, read_listing
 from defectlab.data.sources.layouts import Listing, list_folders, list_labelled, list_table
-from defectlab.data.sources.levels import check_levels
+from defectlab.data.sources.levels import Level
 from defectlab.data.sources.opening import expand_pages, peek
 from defectlab.data.sources.reading import check_on_bad_image
-from defectlab.utils.image_format import ImageFormat, check_channels, check_page
+from defectlab.data.sources.shapes import Shapes, file_shapes, sample_shapes
+from defectlab.errors import InputError
+from defectlab.utils.image_format import Alpha, ImageFormat, Size, Tiles, check_reading
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +45,21 @@ class ImageFolderDataModule(ImageDataModule):
     Args:
         root: folder or .zip; with `split` of `test` and `class_names` also a .csv table with the columns file and label, and
             an image's class is the nearest folder above it that is named like one, of which some may be absent.
+        image_size: side in pixels of a square, or [height, width]; `auto` looks at the shapes of the set: squares are
+            brought to 128, others keep their pixels up to the size of 256 × 1600.
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
         class_names: names of the classes, in the order that their labels get: of an array's numbers from 0, or the class
             folders' names. None takes the folders in natural order, and calls numbers by themselves.
         white_level: what is white: a number such as 4095, `file` for the most that the format can hold (65535; 1 for floats), or
             `auto` for the usual range of the training images. None leaves 8 bits as they are, and takes what the camera's 10,
             12, 14 or 16 bits hold, or `auto` where less than half of that is used.
+        fit: `stretch` brings every image to image_size; `pad` keeps its aspect ratio and mirrors the border; `crop` keeps
+            it and cuts off what sticks out; `tiles` is `pad` for a network that looks at parts, a number as image_size is
+            then the shorter side. `auto` stretches a set of squares, takes tiles for strips and pads the rest, image_size
+            being the shorter side.
+        scale: by which `pad` and `tiles` resize every image; None takes what makes the usual one as large as image_size.
+        pad_value: grey level, from 0 to 255, of the border of `pad` and `tiles`; None mirrors the image.
+        tiles: size and overlap of the tiles in pixels of the resized image; None takes the shorter side of strips.
         black_level: what is black; None is 0, or `auto` where white is measured and values are negative or all bright.
         page: which image of a file that holds several, from 0; `all` takes each as an image, `a.tif[2]`.
         alpha: transparency is put on black (`compose`), left out (`ignore`), or the last of 2 or 4 channels (`channel`).
@@ -51,7 +70,7 @@ class ImageFolderDataModule(ImageDataModule):
     def __init__(
         self,
         root: str,
-        image_size: int = 128,
+        image_size: Size | Literal["auto"] = "auto",
         channels: int = 3,
         batch_size: int = 32,
         eval_batch_size: int = 128,
@@ -66,28 +85,33 @@ class ImageFolderDataModule(ImageDataModule):
         std: Sequence[float] | float | None = None,
         class_names: Sequence[str] | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
-        white_level: float | Literal["file", "auto"] | None = None,
-        black_level: float | Literal["file", "auto"] | None = None,
+        white_level: Level | None = None,
+        fit: FitChoice = "auto",
+        scale: float | None = None,
+        pad_value: int | None = None,
+        tiles: Tiles | None = None,
+        black_level: Level | None = None,
         page: int | Literal["all"] = 0,
-        alpha: Literal["compose", "ignore", "channel"] = "compose",
+        alpha: Alpha = "compose",
     ) -> None:
         super().__init__(
-            image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
+            image_size=1 if image_size == "auto" else image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
             seed=seed, val_size=val_size, test_size=test_size, split=split, group_duplicates=group_duplicates,
             augmentation=augmentation, mean=mean, std=std, transform=transform,
         )  # fmt: skip
         check_on_bad_image(on_bad_image)
         self.root = root
         self.on_bad_image: Literal["error", "skip"] = on_bad_image
-        check_levels(white_level, black_level)
-        check_channels(channels, alpha)
-        check_page(page)
+        check_reading(white_level, black_level, page, alpha, channels, ("file", "auto"))
         self.white_level = white_level
         self.black_level = black_level
         self.page = page
-        self.alpha: Literal["compose", "ignore", "channel"] = alpha
+        self.alpha = alpha
         self._given_names = check_class_names(class_names)
         self._stored_channels = channels
+        check_fit(fit, scale, pad_value, tiles)
+        self._asked = Fitting(image_size=self._size, fit=fit, scale=scale, pad_value=pad_value, tiles=tiles)
+        self._asked_size: Size | Literal["auto"] = image_size if image_size == "auto" else self._size
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -95,6 +119,55 @@ class ImageFolderDataModule(ImageDataModule):
         if self._given_names is not None:
             return self._given_names
         return self._listing.class_names if self._arrays is None else self._labels[0]
+
+    @cached_property
+    def fitting(self) -> Fitting:
+        """Return what `auto` comes to; it reads the headers of some images."""
+        if self._asked.fit != "auto" and self._asked_size != "auto" and self._asked.fit in ("stretch", "crop"):
+            return self._asked
+        return choose_fitting(self._shapes, self._asked, self._asked_size)
+
+    @cached_property
+    def image_format(self) -> ImageFormat:
+        """Return how an image becomes pixels, as far as that is known before any is read."""
+        return self.fitting.image_format(self.channels)
+
+    @property
+    def fit(self) -> FitChoice:
+        """Return how images are fitted; never `auto`."""
+        return self.fitting.fit
+
+    @property
+    def scale(self) -> float | None:
+        """Return by what every image is resized before it is padded."""
+        return self.fitting.scale
+
+    @property
+    def pad_value(self) -> int | None:
+        """Return the grey level of borders, None where they are mirrored."""
+        return self.fitting.pad_value
+
+    @property
+    def tiles(self) -> Tiles | None:
+        """Return the tiles of the images that a network is to look at, None where it looks at whole images."""
+        return self.fitting.tiles
+
+    def drop_tiles(self, task: str) -> None:
+        """Give whole images where `auto` chose tiles, as `task` takes none.
+
+        Raises:
+            InputError: tiles were asked for.
+        """
+        if self._asked.fit == "tiles" or self._asked.tiles is not None:
+            raise InputError(f"data.fit is tiles, and {task} has no use for tiles: expected pad, or a PretrainedTask")
+        self.fitting = replace(self.fitting, fit="pad", tiles=None)
+
+    @cached_property
+    def _shapes(self) -> Shapes:
+        """Return heights and widths of the images, or of a sample of them."""
+        if self._arrays is None:
+            return sample_shapes(self._listing.files)
+        return array_shapes(self._arrays, self.channels)
 
     @property
     def location(self) -> str:
@@ -120,36 +193,48 @@ class ImageFolderDataModule(ImageDataModule):
         super().keep_split(table)
         self.__dict__.pop("_listing", None)
 
+    def setup(self, stage: str | None = None) -> None:
+        """Read, split and measure the images, once."""
+        if self._data is None:
+            self._tell_fit()
+        super().setup(stage)
+
     def load(self) -> ImageSet:
         """Read every image."""
-        wanted = ImageFormat(
-            image_size=self.image_size, channels=self._stored_channels, page=self.page, alpha=self.alpha,
-            **({} if self._trained is None else self._trained),
-        )  # fmt: skip
+        wanted = replace(self.image_format, channels=self._stored_channels, page=self.page, alpha=self.alpha)
+        rule: LevelRule | None = LevelRule(self.white_level, self.black_level, self._training_rows)
+        if self._trained is not None:  # numbers that are given come before those of the checkpoint
+            given = {"white_level": self.white_level, "black_level": self.black_level}
+            numbers = {name: level for name, level in given.items() if isinstance(level, int | float)}
+            rule, wanted = None, replace(wanted, **{**self._trained, **numbers})
         if self._arrays is not None:
             known, names = self._labels
-            return load_arrays(self._arrays, names, known, wanted, self._rule(lambda: self._array_rows(names)))
-        found, whole = self._listing, self.split == WHOLE
-        rule = self._rule(
-            lambda: self._training_rows(found.names, [found.class_names[label] for label in found.labels], found.splits)
-        )
-        data = read_listing(found, wanted, self.on_bad_image, complete=not whole, rule=rule)
+            found = load_arrays(self._arrays, names, known, wanted, rule)
+            shapes = np.repeat(self._shapes, [len(part) for part in names.values()], axis=0)
+            return replace(found, aspects=camera_aspects(shapes, len(found.files), wanted))
+        whole = self.split == WHOLE
+        data = read_listing(self._listing, wanted, self.on_bad_image, complete=not whole, rule=rule)
         if data.synthetic:
             log.warning(
                 "%s: %d of %d images are SYNTHETIC: figures say nothing about real ones",
                 self.location, data.synthetic, len(data.files),
             )  # fmt: skip
-        return data
+        return replace(data, aspects=self._aspects(data, wanted))
 
-    def _rule(self, train: Callable[[], Sequence[int]]) -> LevelRule | None:
-        """Return how levels are found; None where a checkpoint has them, and no numbers are given in their place."""
-        given = any(isinstance(level, int | float) for level in (self.white_level, self.black_level))
-        return None if self._trained is not None and not given else LevelRule(self.white_level, self.black_level, train)
+    def _aspects(self, data: ImageSet, wanted: ImageFormat) -> Tensor | None:
+        if wanted.fit != "stretch" or not len(self._shapes):
+            return None
+        shapes = self._shapes[:1]
+        if len(np.unique(self._shapes[:, 1] / self._shapes[:, 0])) > 1:
+            shapes = file_shapes([self._listing.root / name for name in data.files])
+        return camera_aspects(shapes, len(data.files), wanted)
 
-    def _array_rows(self, names: Mapping[str, Sequence[str]]) -> Sequence[int]:
-        flat = [(part, name) for part, found in names.items() for name in found]
-        splits = [part for part, _ in flat] if set(names) - {""} else None
-        return self._training_rows([""] * len(flat), [name for _, name in flat], splits)
+    def _tell_fit(self) -> None:
+        """Tell what `auto` came to, or what a stretch does to the images."""
+        if self._asked_size == "auto" or (self._asked.fit == "auto" and self.fit != "stretch"):
+            log.info("%s: %s: %s (data.fit, data.image_size)", self.location, self.fitting.reason, self.fitting)
+        elif self._asked.fit == "stretch" and (warning := stretch_warning(self._shapes, self.image_size)):
+            log.warning("%s: %s", self.location, warning)
 
     @cached_property
     def _folder(self) -> Path:

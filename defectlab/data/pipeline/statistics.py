@@ -1,16 +1,12 @@
 """Mean and sd of the pixels of a set, a slice at a time, as a mapped file may exceed memory."""
 
-import logging
 import math
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from defectlab.errors import InputError
-
-log = logging.getLogger(__name__)
 
 _SLICE_BYTES = 64 * 2**20
 
@@ -76,20 +72,6 @@ def flat_images(images: Tensor) -> list[int]:
     """Return which of the images `(N, C, H, W)` have one value in each channel."""
     pieces = _slices(images, torch.arange(len(images)))
     return torch.cat([(p.amax((2, 3)) == p.amin((2, 3))).all(dim=1) for p in pieces]).nonzero()[:, 0].tolist()
-
-
-def tell_narrow(images: Tensor, train: np.ndarray, place: str) -> None:
-    """Warn where the training images, or 256 of them, use less than a tenth of the grey levels, hot pixels left out."""
-    chosen = train[:: max(1, len(train) // 256)] if len(train) else np.arange(min(len(images), 256))
-    sample = images[torch.from_numpy(chosen)].flatten(1).numpy()
-    cut = int(0.001 * sample.shape[1])
-    ordered = np.sort(sample, axis=1)
-    low, high = int(ordered[:, cut].min()), int(ordered[:, -1 - cut].max())
-    if 0 < high - low < 255 / 10:
-        log.warning(
-            "%s: the images use %d of 256 grey levels, from %d to %d: measure what is black and white by "
-            "data.white_level: auto and data.black_level: auto", place, high - low + 1, low, high,
-        )  # fmt: skip
 
 
 def is_grey(images: Tensor) -> bool:

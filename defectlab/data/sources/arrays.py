@@ -14,9 +14,9 @@ from torch import Tensor
 
 from defectlab.data.sources.archive import check_regular, open_root
 from defectlab.data.sources.decode import decode_array
-from defectlab.data.sources.depth import MEASURED, LevelRule, tell_beyond, with_levels
+from defectlab.data.sources.depth import tell_beyond
 from defectlab.data.sources.files import image_files, is_ignored, natural_key
-from defectlab.data.sources.images import ImageSet
+from defectlab.data.sources.images import MEASURED, ImageSet, LevelRule
 from defectlab.data.sources.layouts import part_of
 from defectlab.data.sources.levels import Array, BadImage, levels_of, pixel_type_of
 from defectlab.errors import InputError
@@ -88,26 +88,27 @@ def load_arrays(
     index = {name: label for label, name in enumerate(class_names)}
     images = {part: channels_last(path, load_array(path), wanted.channels) for part, (path, _) in files.pairs.items()}
     rows = [image for part in images.values() for image in part]
-    row_names = [
-        f"{files.prefix}{files.pairs[part][0].name}[{row}]"
-        for part, found in names.items()
-        for row in range(len(found))
-    ]
-    if rule is not None:
-        kinds = [pixel_type_of(row) for row in rows]
-        try:
-            wanted = with_levels(wanted, rule, kinds, lambda i: levels_of(rows[i]), lambda i: row_names[i])
-        except InputError as error:
-            raise InputError(f"{files.folder}: {error}") from None
-    return ImageSet(
-        images=_resized(rows, row_names, wanted),
+    planned = ImageSet(
+        images=torch.empty(0),
         labels=torch.tensor([index[name] for part in names.values() for name in part], dtype=torch.int64),
         class_names=list(class_names),
-        files=row_names,
+        files=[
+            f"{files.prefix}{files.pairs[part][0].name}[{row}]"
+            for part, found in names.items()
+            for row in range(len(found))
+        ],
         splits=[part for part, found in names.items() for _ in found] if set(files.pairs) - {""} else None,
-        reading=wanted.reading,
         content=lambda index: np.ascontiguousarray(rows[index]).tobytes(),
     )
+    if rule is not None:
+        kinds = [pixel_type_of(row) for row in rows]
+        wanted = rule.apply(files.folder, wanted, kinds, planned, lambda index: levels_of(rows[index]))
+    return replace(planned, images=_resized(rows, planned.files, wanted), reading=wanted.reading)
+
+
+def array_shapes(files: ArrayFiles, channels: int) -> Array:
+    """Return height and width of the images of each part (P, 2)."""
+    return np.array([channels_last(path, load_array(path), channels).shape[1:3] for path, _ in files.pairs.values()])
 
 
 def load_array(path: Path) -> Array:
@@ -186,7 +187,7 @@ def _listed(paths: Sequence[Path], most: int = 8) -> str:
     return ", ".join([path.name for path in paths[:most]] + ["…"] * (len(paths) > most))
 
 
-def channels_last(path: Path, images: Array, channels: int = 3) -> Array:
+def channels_last(path: Path, images: Array, channels: int) -> Array:
     """Return the images as (N, H, W, C), with C of 1 or 3, or of `channels` where these are others."""
     counts = (1, 3) if channels in (1, 3) else (channels,)
     if images.dtype.kind not in "uif":

@@ -23,25 +23,29 @@ _COARSE = 64 * 257  # a range of colours of 16 bits whose upper 8 tell little
 def decode(path: Path, wanted: ImageFormat, beyond: list[Path] | None = None) -> Pixels:
     """Decode an image of the file, upright, to `wanted.shape`; `BadImage` if there is none.
 
-    Stretched by `to_square`, or with `resize_size` cropped by `to_centre_crop`; levels are as of `scaled`, and a file with
-    pixels that are cut off is added to `beyond`.
+    It is brought there as `fitted` does. Levels are as of `scaled`; a file whose pixels are cut off is added to `beyond`.
     """
     with opened(path, wanted) as source:
-        if wanted.resize_size is None and isinstance(source, Image.Image):  # else equal to torchvision's
-            # Decodes a JPEG as grey, and a large one at 1/2, 1/4 or 1/8: faster. At three times the final size or more
-            # pixels stay within 3 of 255 of a full decode.
-            _, height, width = wanted.shape
-            source.draft("L" if wanted.channels == 1 else "RGB", (3 * width, 3 * height))
+        shape = None
+        if isinstance(source, Image.Image):
+            whole, stored = _upright_shape(source), source.size
+            if wanted.fit != "crop":  # else the pixels have to equal torchvision's
+                # Decodes a JPEG as grey, and a large one at 1/2, 1/4 or 1/8: faster. At three times the final size or more
+                # pixels stay within 3 of 255 of a full decode.
+                place = wanted.placement(*whole)
+                least = (3 * place.width, 3 * place.height)
+                source.draft("L" if wanted.channels == 1 else "RGB", least if whole[::-1] == stored else least[::-1])
+            shape = None if source.size == stored else whole
         found, cut_off = _eight_bit(source, wanted)
         if cut_off and beyond is not None:
             beyond.append(path)
-        return _fitted_all(found, wanted)
+        return _fitted_all(found, wanted, shape)
 
 
 def decode_array(values: Array, wanted: ImageFormat) -> tuple[Pixels, bool]:
     """Turn values (H, W), (H, W, C) or (C, H, W) into what `decode` returns; and whether pixels are cut off."""
     found, cut_off = _eight_bit(values, wanted)
-    return _fitted_all(found, wanted), cut_off
+    return _fitted_all(found, wanted, None), cut_off
 
 
 def decode_grey(path: Path, longest: int) -> Pixels:
@@ -91,50 +95,54 @@ def size_and_mode(path: Path) -> str:
         return f"{source.width} × {source.height} {source.mode}"
 
 
-def _fitted_all(found: Image.Image | Pixels, wanted: ImageFormat) -> Pixels:
-    """Resize an image, or each of `wanted.channels` channels (H, W, C) by itself as Pillow does those of RGB."""
+def shape_of(path: Path) -> tuple[int, int]:
+    """Return height and width of an image of the file, upright, by its header; `BadImage` for what is no image."""
+    with opened(path, header=True) as source:
+        if isinstance(source, Image.Image):
+            return _upright_shape(source)
+        height, width = source.shape[1:] if source.ndim == 3 and source.shape[0] < source.shape[2] else source.shape[:2]
+        return height, width
+
+
+def _fitted_all(found: Image.Image | Pixels, wanted: ImageFormat, shape: tuple[int, int] | None) -> Pixels:
+    """Fit an image, or each channel of (H, W, C) by itself, as Pillow resizes those of RGB."""
     if isinstance(found, Image.Image):
-        return _fitted(found, wanted)
+        return fitted(found, wanted, shape)
     one = replace(wanted.image_format, channels=1, alpha="compose")
     return np.concatenate(
-        [_fitted(Image.fromarray(np.ascontiguousarray(each)), one) for each in np.moveaxis(found, 2, 0)]
+        [fitted(Image.fromarray(np.ascontiguousarray(each)), one) for each in np.moveaxis(found, 2, 0)]
     )
 
 
-def _fitted(image: Image.Image, wanted: ImageFormat) -> Pixels:
-    if wanted.resize_size is None:
-        return to_square(image, wanted.image_size, wanted.channels)
-    return to_centre_crop(image, wanted.image_size, wanted.channels, wanted.resize_size)
+def fitted(image: Image.Image, wanted: ImageFormat, shape: tuple[int, int] | None = None) -> Pixels:
+    """Return an image of 8 bits as `wanted.shape`, placed by `wanted.placement`; grey is ITU-R 601 luma.
 
+    A crop of a square is bit-equal to torchvision's `ImageClassification` before it normalises. `shape` is the height and
+    width of the image where it was decoded at less.
 
-def to_square(image: Image.Image, size: int, channels: int) -> Pixels:
-    """Stretch the whole image of 8 bits to `(channels, size, size)`: no crop, as defects occur at borders too.
-
-    Grey is ITU-R 601 luma.
+    Raises:
+        BadImage: its sides are too unequal for a crop.
     """
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)  # Pillow antialiases when it shrinks
-    return _planes(image)
-
-
-def to_centre_crop(image: Image.Image, size: int, channels: int, resize_size: int) -> Pixels:
-    """Resize the shorter side to `resize_size` pixels and crop the centre to `(channels, size, size)`.
-
-    Bit-equal to torchvision's `ImageClassification(crop_size=size, resize_size=resize_size)` before it normalises.
-    Grey as in `to_square`; `BadImage` if the sides are too unequal.
-    """
-    shorter = min(image.size)
-    wide, high = (int(resize_size * side / shorter) for side in image.size)
-    if wide * high > _MOST_RESIZED:
+    _, tall, wide = wanted.shape
+    place = wanted.placement(*(shape or (image.height, image.width)))
+    if place.height * place.width > max(_MOST_RESIZED, tall * wide):
         raise BadImage(
-            f"{image.width} × {image.height} px, sides too unequal to resize the shorter to {resize_size} px"
+            f"{image.width} × {image.height} px, sides too unequal to resize the shorter to {min(place[:2])} px"
         )
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != (wide, high):
-        image = image.resize((wide, high), Image.Resampling.BILINEAR)
-    left, top = round((wide - size) / 2), round((high - size) / 2)
-    return _planes(image.crop((left, top, left + size, top + size)))
+    image = image.convert("L" if wanted.channels == 1 else "RGB")
+    if image.size != (place.width, place.height):  # Pillow antialiases when it shrinks
+        image = image.resize((place.width, place.height), Image.Resampling.BILINEAR)
+    if place.top < 0 or place.left < 0:
+        image = image.crop((-place.left, -place.top, wide - place.left, tall - place.top))
+    pixels = _planes(image)
+    if pixels.shape[1:] == (tall, wide):
+        return pixels
+    border = [(0, 0)]
+    for begin, size, whole in zip(place[2:], place[:2], (tall, wide), strict=True):
+        border.append((begin, whole - begin - size))
+    if wanted.pad_value is not None:
+        return np.pad(pixels, border, constant_values=wanted.pad_value)
+    return np.pad(pixels, border, "symmetric")  # again and again where the image is small
 
 
 def _planes(image: Image.Image) -> Pixels:
@@ -149,6 +157,15 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # a broken EXIF block says nothing about the pixels
         return image
     return ImageOps.exif_transpose(image) if turned else image
+
+
+def _upright_shape(image: Image.Image) -> tuple[int, int]:
+    """Return height and width as `_upright` will leave them, of an image that is not decoded yet."""
+    try:
+        turned = image.format != "TIFF" and Image.Image.getexif(image).get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    except Exception:  # as in `_upright`
+        turned = False
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _eight_bit(source: Source, wanted: ImageFormat) -> tuple[Image.Image | Pixels, bool]:

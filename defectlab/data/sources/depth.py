@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
+import numpy.typing as npt
+from torch import Tensor
 
 from defectlab.data.sources.files import FORMATS
-from defectlab.data.sources.levels import Level, Levels, is_full_scale, settle
-from defectlab.data.sources.opening import Header, peek, pillow_hushed
+from defectlab.data.sources.levels import Level, Levels, is_full_scale, levels_of, settle
+from defectlab.data.sources.opening import Header, peek_all, pillow_hushed
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat, PixelType
 from defectlab.utils.progress import progress_bar
@@ -22,110 +25,83 @@ log = logging.getLogger(__name__)
 _PLAIN = f"{FORMATS['JPEG']} .mpo .bmp".split()  # these never have more than 8 bits, nor pages, nor say who made them
 _MOST_OPENED = 20_000  # files whose headers are read
 _MOST_MEASURED = 512  # images that are decoded for their levels
-
-
-@dataclass(frozen=True)
-class LevelRule:
-    """What `data.white_level` and `data.black_level` ask for, see `settle`, and the indices of the images to measure.
-
-    `train` of None are all.
-    """
-
-    white: Level | None = None
-    black: Level | None = None
-    train: Callable[[], Sequence[int]] | None = None
-
-
-MEASURED = LevelRule()
+_NARROW = 0.1  # of the grey levels: a set that uses less is told
 
 
 def headers_of(files: Sequence[Path]) -> list[Header]:
-    """Return the header of each file; of a random 20,000 of more, and of formats that never have more than 8 bits, a plain one."""
+    """Return the header of each file; of more than 20,000 those of a random sample, and empty ones."""
     headers = [Header("uint8")] * len(files)
     opened = [index for index, path in enumerate(files) if path.suffix.lower() not in _PLAIN]
     if len(opened) > _MOST_OPENED:
-        log.info("headers of %d of %d files are read, drawn at random", _MOST_OPENED, len(opened))
+        log.info("the headers of %d of %d files are read, drawn at random", _MOST_OPENED, len(opened))
         for index in opened:
             headers[index] = Header(None)
         opened = _sample(opened, _MOST_OPENED)
-    with progress_bar("opening images", len(opened)) as advance, pillow_hushed(), ThreadPoolExecutor() as pool:
-        for index, header in zip(opened, pool.map(peek, [files[i] for i in opened]), strict=True):
-            headers[index] = header
-            advance(1)
+    for index, header in zip(opened, peek_all([files[index] for index in opened]), strict=True):
+        headers[index] = header
     return headers
 
 
 def with_levels(
-    wanted: ImageFormat,
-    rule: LevelRule,
-    kinds: Sequence[PixelType | None],
-    measure: Callable[[int], Levels | None],
-    name: Callable[[int], str],
-) -> ImageFormat:
-    """Return `wanted` with the levels of a set, told by a log line.
+    place: Path, wanted: ImageFormat, white: Level | None, black: Level | None, kinds: Sequence[PixelType | None],
+    names: Sequence[str], train: Callable[[], Sequence[int]], measure: Callable[[int], Levels | None],
+) -> ImageFormat:  # fmt: skip
+    """Return `wanted` with the levels of the set at `place`, told by a log line.
 
-    Args:
-        wanted: the format, without levels.
-        rule: where the levels come from.
-        kinds: of each image; None where it is not known.
-        measure: the levels of the image at an index; None where it cannot be read.
-        name: of the image at an index, for messages.
+    Of each image `kinds` is the pixel type, where it is known, and `measure` gives the levels, None where it cannot be read.
 
     Raises:
         InputError: integers beside floats, 8 bits beside measured levels of more, or levels that are none.
     """
-    of = {kind: [i for i, own in enumerate(kinds) if own == kind] for kind in ("uint8", "integers", "floats")}
+    of = {kind: [i for i, own in enumerate(kinds) if own == kind] for kind in get_args(PixelType)}
+    found = [f"{len(own)} {kind} ({first_names([names[i] for i in own])})" for kind, own in of.items() if own]
     kind: PixelType = "floats" if of["floats"] else "integers" if of["integers"] else "uint8"
-    if of["integers"] and of["floats"]:
-        fewer = min(of["integers"], of["floats"], key=len)
-        raise InputError(
-            f"{len(of['integers'])} images hold integers of more than 8 bits and {len(of['floats'])} floats, the fewer are "
-            f"{_first(fewer, name)}: expected one kind in a set; convert them"
-        )
-    if kind == "uint8" and isinstance(rule.white, int | float) and rule.white > 255:
-        log.warning("data.white_level is %g, and all images have 8 bits: they stay as they are", rule.white)
+    if of["floats"] and of["integers"]:
+        raise InputError(f"{place}: pixels are of {' and '.join(found)}: expected one kind in a set; convert the fewer")
+    if kind == "uint8" and white is None and black is None:
         return wanted
-    if kind == "uint8" and rule.white is None and rule.black is None:
+    if kind == "uint8" and isinstance(white, int | float) and white > 255:
+        log.warning("%s: data.white_level is %g, and all images have 8 bits: they stay as they are", place, white)
         return wanted
-    train = set(range(len(kinds)) if rule.train is None else rule.train())
-    chosen = [i for i in of[kind] if i in train] or of[kind]
-    chosen = _sample(chosen, _MOST_MEASURED)
-    with progress_bar("measuring levels", len(chosen)) as advance, pillow_hushed(), ThreadPoolExecutor() as pool:
-        found = []
-        for levels in pool.map(measure, chosen):
-            found += [] if levels is None else [levels]
+    chosen = set(train())
+    sample = _sample([i for i in of[kind] if i in chosen] or of[kind], _MOST_MEASURED)
+    with progress_bar("measuring levels", len(sample)) as advance, pillow_hushed(), ThreadPoolExecutor() as pool:
+        measured = []
+        for levels in pool.map(measure, sample):
+            measured += [] if levels is None else [levels]
             advance(1)
-    if not found:  # it is told when all are read
+    if not measured:  # it is told when all are read
         return wanted
-    white, black = settle(found, rule.white, rule.black)
-    if white is None:
+    try:
+        bright, dark = settle(measured, white, black)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+    if bright is None:
         return wanted
+    log.info(
+        "%s: %s with values from %g to %g in %d training images: %g is black and %g white (data.black_level, "
+        "data.white_level)", place, found[-1], min(x.least for x in measured), max(x.most for x in measured),
+        len(measured), dark, bright,
+    )  # fmt: skip
     if kind != "uint8" and of["uint8"]:
-        if not is_full_scale(kind, white, black):
+        if not is_full_scale(kind, bright, dark):
             raise InputError(
-                f"{len(of['uint8'])} of {len(kinds)} images have 8 bits ({_first(of['uint8'], name)}), the others {kind} of "
-                f"which {black:g} is black and {white:g} white: nothing says what the 8 bits are; convert them, or say by "
-                "data.white_level what their 255 stands for, such as 4095"
+                f"{place}: pixels are of {' and '.join(found)}, of which {dark:g} is black and {bright:g} white: nothing says "
+                "what the 8 bits are; convert them, or say by data.white_level what their 255 stands for, such as 4095"
             )
         log.warning(
-            "%d of %d images have 8 bits (%s): their 255 is taken for the others' %g (data.white_level)",
-            len(of["uint8"]), len(kinds), _first(of["uint8"], name), white,
-        )  # fmt: skip
-    log.info(
-        "%d of %d images are %s, of %g to %g in %d training images: %g is black and %g white (data.black_level, "
-        "data.white_level)", len(of[kind]), len(kinds), kind, min(one.least for one in found),
-        max(one.most for one in found), len(found), black, white,
-    )  # fmt: skip
-    return replace(wanted, white_level=white, black_level=black, pixel_type=kind)
+            "%s: pixels are of %s: 255 of 8 bits is taken for %g of the others", place, " and ".join(found), bright
+        )
+    return replace(wanted, white_level=bright, black_level=dark, pixel_type=kind)
 
 
-def tell_pages(files: Sequence[Path], headers: Sequence[Header], page: int | str, root: Path) -> None:
+def tell_pages(place: Path, files: Sequence[Path], headers: Sequence[Header], page: int | str) -> None:
     """Warn of files with several pages, of which one is taken."""
-    several = [index for index, header in enumerate(headers) if header.pages > 1]
+    several = [path.name for path, header in zip(files, headers, strict=True) if header.pages > 1]
     if several and page != "all":
         log.warning(
             "%s: %d files hold several images (%s): page %s is taken, counted from 0; data.page: all takes each",
-            root, len(several), _first(several, lambda index: files[index].name), page,
+            place, len(several), first_names(several), page,
         )  # fmt: skip
 
 
@@ -133,9 +109,26 @@ def tell_beyond(beyond: Sequence[object], wanted: ImageFormat) -> None:
     """Warn of images with pixels that were cut off at black and white."""
     if beyond:
         log.warning(
-            "%d images are beyond what the levels allow, %g to %s: their pixels are cut off (%s)",
-            len(beyond), wanted.black_level, wanted.white_level, ", ".join(map(str, beyond[:3])),
+            "%d images have values beyond %s to %s, which are cut off (%s)", len(beyond), wanted.black_level,
+            wanted.white_level or "white", first_names(list(map(str, beyond))),
         )  # fmt: skip
+
+
+def tell_narrow(images: Tensor, train: npt.NDArray[np.int64], place: str) -> None:
+    """Warn where 256 of the training images, uint8, use less than a tenth of the grey levels, hot pixels left out."""
+    rows = train[:: len(train) // 256 + 1] if len(train) else range(min(256, len(images)))
+    found = [levels for row in rows if (levels := levels_of(images[int(row)].numpy())) is not None]
+    low, high = min(levels.low for levels in found), max(levels.high for levels in found)
+    if 0 < high - low < _NARROW * 255:
+        log.warning(
+            "%s: the images use %d of 256 grey levels, from %d to %d: let data.white_level: auto and data.black_level: auto "
+            "measure what is white and black", place, high - low + 1, low, high,
+        )  # fmt: skip
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Return the first three names as text."""
+    return ", ".join([*names[:3], *["…"] * (len(names) > 3)])
 
 
 def _sample(indices: list[int], most: int) -> list[int]:
@@ -143,7 +136,3 @@ def _sample(indices: list[int], most: int) -> list[int]:
     if len(indices) <= most:
         return indices
     return sorted(np.random.default_rng(0).choice(indices, most, replace=False).tolist())
-
-
-def _first(indices: Sequence[int], name: Callable[[int], str]) -> str:
-    return ", ".join([name(index) for index in indices[:3]] + ["…"] * (len(indices) > 3))

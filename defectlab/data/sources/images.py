@@ -17,13 +17,14 @@ from torch import Tensor
 
 from defectlab.data.sources.cache import default_cache
 from defectlab.data.sources.decode import measure
-from defectlab.data.sources.depth import MEASURED, LevelRule, headers_of, tell_pages, with_levels
+from defectlab.data.sources.depth import headers_of, tell_pages, with_levels
 from defectlab.data.sources.files import page_of
 from defectlab.data.sources.layouts import Listing
+from defectlab.data.sources.levels import Level, Levels
 from defectlab.data.sources.opening import opened
 from defectlab.data.sources.reading import Skipped, read_images
 from defectlab.errors import InputError
-from defectlab.utils.image_format import ImageFormat
+from defectlab.utils.image_format import ImageFormat, PixelType
 
 _IN_MEMORY_BYTES = 4 * 2**30  # a larger set lives in a memory-mapped file
 
@@ -43,6 +44,7 @@ class ImageSet:
         synthetic: how many of the images are generated.
         content: the bytes by which image `index` is told from another: of its file, or as its source holds it. None
             takes those of `images`.
+        aspects: width by height of each image as the camera saw it (N,) where a stretch has changed that; else None.
     """
 
     images: Tensor
@@ -54,6 +56,7 @@ class ImageSet:
     reading: Mapping[str, Any] = field(default_factory=dict)
     synthetic: int = 0
     content: Callable[[int], bytes] | None = None
+    aspects: Tensor | None = None
 
     def select(self, indices: npt.NDArray[np.int64]) -> ImageSet:
         """Return the images at `indices` (n,), in that order; pixels of a mapped file are copied to memory."""
@@ -63,6 +66,7 @@ class ImageSet:
             files=[self.files[index] for index in chosen],
             splits=None if self.splits is None else [self.splits[index] for index in chosen],
             content=None if content is None else lambda index: content(chosen[index]),
+            aspects=None if self.aspects is None else self.aspects[torch.from_numpy(indices)],
         )  # fmt: skip
 
     def contents(self) -> Iterator[bytes]:
@@ -87,6 +91,29 @@ class ImageSet:
         return replace(self, labels=order[self.labels], class_names=list(class_names))
 
 
+@dataclass(frozen=True)
+class LevelRule:
+    """Levels to be measured: what is asked for, see `settle`, and which images of a set are to train on; None for all."""
+
+    white: Level | None = None
+    black: Level | None = None
+    train: Callable[[ImageSet], Sequence[int]] | None = None
+
+    def apply(
+        self, place: Path, wanted: ImageFormat, kinds: Sequence[PixelType | None], planned: ImageSet,
+        measure: Callable[[int], Levels | None],
+    ) -> ImageFormat:  # fmt: skip
+        """Return `wanted` with the levels of a set whose pixels are not read yet, see `with_levels`."""
+
+        def train() -> Sequence[int]:
+            return range(len(planned.files)) if self.train is None else self.train(planned)
+
+        return with_levels(place, wanted, self.white, self.black, kinds, planned.files, train, measure)
+
+
+MEASURED = LevelRule()
+
+
 def read_listing(
     listing: Listing,
     wanted: ImageFormat,
@@ -109,19 +136,17 @@ def read_listing(
     if len(listing.files) * math.prod(wanted.shape) > in_memory_bytes:
         digest = hashlib.sha256(os.fsencode(os.path.abspath(root))).hexdigest()[:12]
         cache = (cache_folder or default_cache()) / f"{root.name[:100]}-{digest}-{channels}x{height}x{width}.uint8"
-    headers = headers_of(listing.files)
-    tell_pages(listing.files, headers, wanted.page, root)
+    headers, names = headers_of(listing.files), listing.names
+    tell_pages(root, listing.files, headers, wanted.page)
     if rule is not None:
-        files, own = listing.files, wanted
-        try:
-            wanted = with_levels(
-                wanted, rule, [header.pixel_type for header in headers], lambda index: measure(files[index], own),
-                lambda index: files[index].name,
-            )  # fmt: skip
-        except InputError as error:
-            raise InputError(f"{root}: {error}") from None
+        planned = ImageSet(
+            images=torch.empty(0), labels=torch.tensor(listing.labels), class_names=list(listing.class_names), files=names,
+            splits=listing.splits,
+        )  # fmt: skip
+        kinds, own = [header.pixel_type for header in headers], wanted
+        wanted = rule.apply(root, own, kinds, planned, lambda index: measure(listing.files[index], own))
     images, good, skipped = read_images(listing.files, wanted, on_bad_image, cache, root=root)
-    labels, names = [listing.labels[index] for index in good], listing.names
+    labels = [listing.labels[index] for index in good]
     left = set(labels)
     empty = [name for label, name in enumerate(listing.class_names) if label not in left]
     if empty and complete:

@@ -64,19 +64,6 @@ def levels_of(values: Array) -> Levels | None:
     return Levels(pixel_type_of(values), found[0], found[1], found[2], found[3], full)
 
 
-def check_levels(white: Level | None, black: Level | None) -> None:
-    """Raise InputError for levels of a set that are no number, `file` or `auto`, or white that is not above black."""
-    for name, level in (("white_level", white), ("black_level", black)):
-        if level not in (None, "file", "auto") and (
-            isinstance(level, bool) or not isinstance(level, int | float) or not math.isfinite(level)
-        ):
-            raise InputError(f"data.{name} is {level!r}: expected a finite number, file or auto")
-    if isinstance(white, int | float):
-        low = black if isinstance(black, int | float) else 0 if black in (None, "file") else -math.inf
-        if white <= low:
-            raise InputError(f"data.white_level is {white:g}: expected more than data.black_level, {low:g}")
-
-
 def settle(found: Sequence[Levels], white: Level | None, black: Level | None) -> tuple[float | None, float]:
     """Return white and black of a set from the levels of images of one pixel type; white of None leaves 8 bits as they are.
 

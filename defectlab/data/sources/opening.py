@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple, TypeAlias
 
@@ -54,10 +54,8 @@ _REASONS = {
 
 
 class Header(NamedTuple):
-    """What a file says before it is decoded: the kind of its numbers, its pages, and whether it is generated.
-
-    `pixel_type` is None for what cannot be read.
-    """
+    """What a file says before it is decoded: the kind of its numbers, None where it cannot be read, its pages, 0 where they
+    are damaged, and whether it is generated."""
 
     pixel_type: PixelType | None
     pages: int = 1
@@ -69,40 +67,33 @@ def peek(path: Path) -> Header:
     try:
         with opened(path, header=True) as source:
             if isinstance(source, np.ndarray):
-                return Header(pixel_type_of(source))
-            kind: PixelType = "floats" if source.mode == "F" else "integers" if is_deep(source) else "uint8"
+                return Header(pixel_type_of(source), 1 if path.suffix.lower() == ".npy" else count_pages(path))
+            kind: PixelType = "floats" if source.mode == "F" else "uint8"
             generated = source.info.get(SYNTHETIC[0]) == SYNTHETIC[1]
-            try:
-                pages = _pages(source)
-            except Exception:  # of pages after the first, which may not be wanted
-                pages = 1
-            return Header("integers" if is_halved(source) else kind, pages, generated)
-    except BadImage:  # it is told when all are read
+            integers = (is_deep(source) and kind != "floats") or is_halved(source)
+            return Header("integers" if integers else kind, _pages(source), generated)
+    except BadImage:  # it is told when it is read
         return Header(None)
+
+
+def peek_all(files: Sequence[Path]) -> list[Header]:
+    """Return the headers of image files."""
+    with progress_bar("opening images", len(files)) as advance, pillow_hushed(), ThreadPoolExecutor() as pool:
+        headers = []
+        for header in pool.map(peek, files):
+            headers.append(header)
+            advance(1)
+        return headers
 
 
 def expand_pages(files: Sequence[Path]) -> list[tuple[int, Path]]:
     """Return each image of the files as its file's index and its path, `a.tif[2]` where a file holds several."""
-    with progress_bar("counting pages", len(files)) as advance, pillow_hushed(), ThreadPoolExecutor() as pool:
-        found = []
-        for index, (path, count) in enumerate(zip(files, pool.map(_count, files), strict=True)):
-            paths = (
-                [path]
-                if count == 1 or page_of(path)[1] is not None
-                else [path.with_name(f"{path.name}[{page}]") for page in range(count)]
-            )
-            found += [(index, one) for one in paths]
-            advance(1)
+    found = []
+    for index, (path, header) in enumerate(zip(files, peek_all(files), strict=True)):
+        single = header.pages == 1 or page_of(path)[1] is not None
+        pages = [path.with_name(f"{path.name}[{page}]") for page in range(max(1, header.pages))]
+        found += [(index, one) for one in ([path] if single else pages)]
     return found
-
-
-def _count(path: Path) -> int:
-    try:
-        with opened(path, header=True) as source:
-            tiff = isinstance(source, np.ndarray) and path.suffix.lower() != ".npy"
-            return count_pages(path) if tiff else _pages(source)
-    except BadImage:  # it is told when all are read
-        return 1
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -143,11 +134,11 @@ def opened(path: Path, wanted: ImageFormat | None = None, header: bool = False) 
             shape = source.shape if isinstance(source, np.ndarray) else source.size
             if math.prod(shape) > _MOST_PIXELS:
                 raise BadImage(f"{' × '.join(map(str, shape))} px, expected at most {_MOST_PIXELS:,}; make it smaller")
-            large = math.prod(shape) > _LARGE_PIXELS
-            with (
-                _one_at_a_time if large else nullcontext(),
-                source if isinstance(source, Image.Image) else nullcontext(),
-            ):
+            with ExitStack() as stack:
+                if math.prod(shape) > _LARGE_PIXELS:
+                    stack.enter_context(_one_at_a_time)
+                if isinstance(source, Image.Image):
+                    stack.enter_context(source)
                 yield source
             if errors:
                 raise BadImage(f"damaged ({errors[0]} of libtiff reports an error)")
@@ -175,17 +166,13 @@ def _source(path: Path, file: IO[bytes], number: int, wanted: ImageFormat | None
             raise BadImage(f"an array of shape {values.shape} of {values.dtype}, expected numbers (H, W) or (H, W, C)")
         return values
     image = _recognised(file, prefix)
-    if header and image is not None:
-        return image
-    if is_tiff(prefix) and beyond_pillow(image, wanted):
+    if is_tiff(prefix) and beyond_pillow(image, wanted) and not (header and image is not None):
         return read_page(path, number, wanted)
     assert image is not None  # else it is a TIFF
-    if is_tiff(prefix) and is_halved(image):
-        try:
+    if is_tiff(prefix) and is_halved(image) and not header:
+        with suppress(BadImage, ValueError):  # not installed, or a compression that it does not know
             return read_page(path, number, wanted)
-        except (BadImage, ValueError):  # not installed, or a compression that it does not know
-            pass
-    if number:
+    if number or page_of(path)[1] is not None:
         check_page_number(number, _pages(image))
         image.seek(number)
     return image
@@ -215,8 +202,14 @@ def _recognised(file: IO[bytes], prefix: bytes) -> Image.Image | None:
     raise BadImage("not an image, whatever its name says")
 
 
-def _pages(source: Source) -> int:
-    return int(getattr(source, "n_frames", 1)) if getattr(source, "format", None) in _PAGED else 1
+def _pages(image: Image.Image) -> int:
+    """Return how many images a file holds, 0 where that is damaged."""
+    if image.format not in _PAGED:
+        return 1
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # as in `opened`
+        return 0
 
 
 def _damaged(error: Exception) -> BadImage:
