@@ -161,7 +161,9 @@ def test_8_bits_beside_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     assert (folder(tmp_path / "full").data.images.int() - eight(tmp_path / "eight").int()).abs().max() <= 1
     assert "4 uint8 (good/0.tif, good/1.tif, good/2.tif, …) and 32 integers" in caplog.text
     refusal(
-        lambda: folder(tmp_path / "half"), "4 uint8 (good/0.tif, good/1.tif, good/2.tif, …) and 32 integers", "data.white_level"
+        lambda: folder(tmp_path / "half"),
+        "4 uint8 (good/0.tif, good/1.tif, good/2.tif, …) and 32 integers",
+        "data.white_level",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple, TypeGuard, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from defectlab.errors import InputError
 
@@ -106,7 +106,8 @@ class ImageFormat:
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", checked_size(self.image_size))
         shorter = min(self.shape[1:])
-        check_channels(self.channels)
+        if not _is_whole(self.channels, 1, 64):
+            raise InputError(f"channels is {self.channels!r}, expected 1 (grey), 3 (RGB), or up to 64")
         if self.resize_size is not None:
             if not _is_whole(self.resize_size, shorter, _LARGEST):
                 raise InputError(f"resize_size is {self.resize_size!r}, expected a whole number of at least {shorter}")
@@ -119,9 +120,25 @@ class ImageFormat:
             raise InputError(f"scale is {self.scale!r}, expected a factor above 0, such as 0.5")
         if self.pad_value is not None and not _is_whole(self.pad_value, 0, 255):
             raise InputError(f"pad_value is {self.pad_value!r}, expected a grey level from 0 to 255")
-        if self.pixel_type not in (None, *get_args(PixelType)):
-            raise InputError(f"pixel_type is {self.pixel_type!r}, expected {', '.join(get_args(PixelType))}")
-        check_reading(self.white_level, self.black_level, self.page, self.alpha, self.channels)
+        for name in ("white_level", "black_level"):
+            level = getattr(self, name)
+            if not (_is_number(level) and math.isfinite(level)) and (name, level) != ("white_level", None):
+                raise InputError(
+                    f"{name} is {level!r}, expected a finite number such as 4095; of data also file or auto"
+                )
+        if self.white_level is not None and self.white_level <= self.black_level:
+            raise InputError(
+                f"white_level is {self.white_level:g}, expected a number above black_level, {self.black_level:g}"
+            )
+        if self.page != "all" and not _is_whole(self.page, 0, 2**31):
+            raise InputError(f"page is {self.page!r}, expected a whole number from 0, or all")
+        for name, words in (("alpha", get_args(Alpha)), ("pixel_type", (None, *get_args(PixelType)))):
+            if getattr(self, name) not in words:
+                raise InputError(f"{name} is {getattr(self, name)!r}, expected {', '.join(map(str, words))}")
+        if self.alpha == "channel" and self.channels not in (2, 4):
+            raise InputError(
+                f"alpha is channel, and channels {self.channels}: expected 2 or 4, of which it is the last"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -164,33 +181,9 @@ class ImageFormat:
         return Placement(high, broad, -round((high - tall) / 2), -round((broad - wide) / 2))
 
 
-def check_channels(channels: int) -> None:
-    """Raise InputError for another number of channels than 1 to 64."""
-    if not _is_whole(channels, 1, 64):
-        raise InputError(f"channels is {channels!r}, expected 1 (grey), 3 (RGB), or up to 64")
-
-
-def check_reading(
-    white: object, black: object, page: object, alpha: str, channels: int, words: tuple[str, ...] = ()
-) -> None:
-    """Raise InputError for values of `READING` out of range; levels may also be one of `words`."""
-    for name, level in (("white_level", white), ("black_level", black)):
-        if not (level is None or level in words or (_is_number(level) and math.isfinite(level))):
-            raise InputError(f"{name} is {level!r}, expected {', '.join(('a finite number', *words))}, such as 4095")
-    low = black if _is_number(black) else -math.inf if black == "auto" else 0
-    if _is_number(white) and white <= low:
-        raise InputError(f"white_level is {white:g}, expected a number above black_level, {low:g}, such as 4095")
-    if page != "all" and not _is_whole(page, 0, 2**31):
-        raise InputError(f"page is {page!r}, expected a whole number from 0, or all")
-    if alpha not in get_args(Alpha):
-        raise InputError(f"alpha is {alpha!r}, expected {', '.join(get_args(Alpha))}")
-    if alpha == "channel" and channels not in (2, 4):
-        raise InputError(f"alpha is channel, and channels {channels}: expected 2 (grey and alpha) or 4 (RGB and alpha)")
-
-
 def _is_whole(value: object, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def _is_number(value: object) -> TypeGuard[float]:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

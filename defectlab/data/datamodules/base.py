@@ -32,7 +32,7 @@ from defectlab.data.sources.files import check_names
 from defectlab.data.sources.images import ImageSet
 from defectlab.errors import InputError
 from defectlab.utils.card import DataCard
-from defectlab.utils.image_format import LEVELS, READING, ImageFormat, Size, Tiles, check_channels, checked_size
+from defectlab.utils.image_format import LEVELS, READING, ImageFormat, Size, Tiles, checked_size
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class ImageDataModule(ImageLoaders):
         for name, value in sizes.items():
             if value < 1:
                 raise InputError(f"data.{name} is {value}: expected a whole number of at least 1")
-        check_channels(channels)
+        ImageFormat(image_size=1, channels=channels)  # it refuses other numbers of channels
         if not 0 <= seed <= _MAX_SEED:
             raise InputError(f"data.seed is {seed}: expected a whole number from 0 to {_MAX_SEED}")
         self._fold = parse_fold(split)

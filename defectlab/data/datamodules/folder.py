@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -32,7 +32,7 @@ from defectlab.data.sources.opening import expand_pages, peek
 from defectlab.data.sources.reading import check_on_bad_image
 from defectlab.data.sources.shapes import Shapes, file_shapes, sample_shapes
 from defectlab.errors import InputError
-from defectlab.utils.image_format import Alpha, ImageFormat, Size, Tiles, check_reading
+from defectlab.utils.image_format import Alpha, ImageFormat, Size, Tiles
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,9 @@ class ImageFolderDataModule(ImageDataModule):
         check_on_bad_image(on_bad_image)
         self.root = root
         self.on_bad_image: Literal["error", "skip"] = on_bad_image
-        check_reading(white_level, black_level, page, alpha, channels, ("file", "auto"))
+        given = {"white_level": white_level, "black_level": black_level}
+        self._numbers: dict[str, Any] = {k: level for k, level in given.items() if level not in (None, "file", "auto")}
+        ImageFormat(image_size=1, channels=channels, page=page, alpha=alpha, **self._numbers)  # it refuses what is none
         self.white_level = white_level
         self.black_level = black_level
         self.page = page
@@ -204,9 +206,7 @@ class ImageFolderDataModule(ImageDataModule):
         wanted = replace(self.image_format, channels=self._stored_channels, page=self.page, alpha=self.alpha)
         rule: LevelRule | None = LevelRule(self.white_level, self.black_level, self._training_rows)
         if self._trained is not None:  # numbers that are given come before those of the checkpoint
-            given = {"white_level": self.white_level, "black_level": self.black_level}
-            numbers = {name: level for name, level in given.items() if isinstance(level, int | float)}
-            rule, wanted = None, replace(wanted, **{**self._trained, **numbers})
+            rule, wanted = None, replace(wanted, **{**self._trained, **self._numbers})
         if self._arrays is not None:
             known, names = self._labels
             found = load_arrays(self._arrays, names, known, wanted, rule)

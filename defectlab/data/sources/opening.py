@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, NamedTuple, TypeAlias
 
@@ -20,14 +20,7 @@ from PIL import Image
 
 from defectlab.data.sources.files import FORMATS, page_of
 from defectlab.data.sources.levels import Array, BadImage, pixel_type_of
-from defectlab.data.sources.tiff import (
-    beyond_pillow,
-    check_page_number,
-    count_pages,
-    is_tiff,
-    libtiff_errors,
-    read_page,
-)
+from defectlab.data.sources.tiff import check_page, is_misread, is_tiff, libtiff_errors, open_tifffile, read_page
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat, PixelType
 from defectlab.utils.progress import progress_bar
@@ -67,11 +60,10 @@ def peek(path: Path) -> Header:
     try:
         with opened(path, header=True) as source:
             if isinstance(source, np.ndarray):
-                return Header(pixel_type_of(source), 1 if path.suffix.lower() == ".npy" else count_pages(path))
-            kind: PixelType = "floats" if source.mode == "F" else "uint8"
+                return Header(pixel_type_of(source), _pages(path))
+            kind: PixelType = "integers" if is_deep(source) or is_halved(source) else "uint8"
             generated = source.info.get(SYNTHETIC[0]) == SYNTHETIC[1]
-            integers = (is_deep(source) and kind != "floats") or is_halved(source)
-            return Header("integers" if integers else kind, _pages(source), generated)
+            return Header("floats" if source.mode == "F" else kind, _pages(source), generated)
     except BadImage:  # it is told when it is read
         return Header(None)
 
@@ -125,7 +117,9 @@ def opened(path: Path, wanted: ImageFormat | None = None, header: bool = False) 
         InputError: an error of the machine, which says nothing about the image.
     """
     path, own = page_of(path)
-    number = own if own is not None else 0 if wanted is None or wanted.page == "all" else wanted.page
+    number = own
+    if wanted is not None and own is None and wanted.page != "all":
+        number = wanted.page or None  # the first is there
     try:
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
             raise BadImage("a pipe or a device, not an image")
@@ -134,11 +128,7 @@ def opened(path: Path, wanted: ImageFormat | None = None, header: bool = False) 
             shape = source.shape if isinstance(source, np.ndarray) else source.size
             if math.prod(shape) > _MOST_PIXELS:
                 raise BadImage(f"{' × '.join(map(str, shape))} px, expected at most {_MOST_PIXELS:,}; make it smaller")
-            with ExitStack() as stack:
-                if math.prod(shape) > _LARGE_PIXELS:
-                    stack.enter_context(_one_at_a_time)
-                if isinstance(source, Image.Image):
-                    stack.enter_context(source)
+            with _one_at_a_time if math.prod(shape) > _LARGE_PIXELS else nullcontext():
                 yield source
             if errors:
                 raise BadImage(f"damaged ({errors[0]} of libtiff reports an error)")
@@ -156,24 +146,26 @@ def opened(path: Path, wanted: ImageFormat | None = None, header: bool = False) 
         raise _damaged(error) from error
 
 
-def _source(path: Path, file: IO[bytes], number: int, wanted: ImageFormat | None, header: bool) -> Source:
+def _source(path: Path, file: IO[bytes], number: int | None, wanted: ImageFormat | None, header: bool) -> Source:
     """Return a page of the file by whichever library reads it whole."""
     prefix = file.read(_PREFIX_BYTES)
     if prefix.startswith(_NPY):
-        check_page_number(number, 1)
+        check_page(number or 0, 1)
         values: Array = np.load(path, mmap_mode="r", allow_pickle=False)
         if values.ndim not in (2, 3) or not values.size or values.dtype.kind not in "uif":
             raise BadImage(f"an array of shape {values.shape} of {values.dtype}, expected numbers (H, W) or (H, W, C)")
         return values
-    image = _recognised(file, prefix)
-    if is_tiff(prefix) and beyond_pillow(image, wanted) and not (header and image is not None):
-        return read_page(path, number, wanted)
+    image, channels = _recognised(file, prefix), 3 if wanted is None else wanted.channels
+    if is_tiff(prefix) and not (header and image is not None):
+        many = channels not in (1, 3) and wanted is not None and wanted.alpha != "channel"
+        if image is None or many or is_misread(image):
+            return read_page(path, number or 0, channels if many and number is None else 0)
+        if is_halved(image) and image.mode == "RGB":
+            with suppress(BadImage, ValueError):  # not installed, or a compression that it does not know
+                return read_page(path, number or 0, 0)
     assert image is not None  # else it is a TIFF
-    if is_tiff(prefix) and is_halved(image) and not header:
-        with suppress(BadImage, ValueError):  # not installed, or a compression that it does not know
-            return read_page(path, number, wanted)
-    if number or page_of(path)[1] is not None:
-        check_page_number(number, _pages(image))
+    if number is not None:
+        check_page(number, _pages(image))
         image.seek(number)
     return image
 
@@ -202,14 +194,15 @@ def _recognised(file: IO[bytes], prefix: bytes) -> Image.Image | None:
     raise BadImage("not an image, whatever its name says")
 
 
-def _pages(image: Image.Image) -> int:
-    """Return how many images a file holds, 0 where that is damaged."""
-    if image.format not in _PAGED:
-        return 1
+def _pages(source: Image.Image | Path) -> int:
+    """Return how many images a file holds, 0 where that is damaged; the path is of a TIFF or .npy that Pillow cannot open."""
     try:
-        return int(getattr(image, "n_frames", 1))
+        if isinstance(source, Image.Image):
+            return int(getattr(source, "n_frames", 1)) if source.format in _PAGED else 1
+        with open_tifffile(source) as file:
+            return len(file.pages)
     except Exception:  # as in `opened`
-        return 0
+        return 1 if isinstance(source, Path) and source.suffix.lower() == ".npy" else 0
 
 
 def _damaged(error: Exception) -> BadImage:

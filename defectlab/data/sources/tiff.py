@@ -12,73 +12,34 @@ import numpy as np
 from PIL import Image, _imaging  # the second is the library that libtiff is linked to
 
 from defectlab.data.sources.levels import Array, BadImage
-from defectlab.utils.image_format import ImageFormat
 
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
 _heard = threading.local()
 
-_BEGINS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _ORIENTATION, _SAMPLES, _PLANAR, _FORMAT = 258, 274, 277, 284, 339  # tags
 _FLIPS = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}  # of an orientation, after rows and columns change
 
 
 def is_tiff(prefix: bytes) -> bool:
     """Return whether a file that begins so is a TIFF."""
-    return prefix.startswith(_BEGINS)
+    return prefix.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
 
 
-def beyond_pillow(image: Image.Image | None, wanted: ImageFormat | None) -> bool:
-    """Return whether Pillow would take a TIFF for another image than it is; colours of 16 bits it merely halves."""
-    if image is None or (wanted is not None and wanted.channels not in (1, 3) and wanted.alpha != "channel"):
-        return True
+def is_misread(image: Image.Image) -> bool:
+    """Return whether Pillow would take a TIFF for another image than it is: planes of more than 8 bits."""
     tags = getattr(image, "tag_v2", {})
     return tags.get(_SAMPLES, 1) > 1 and tags.get(_PLANAR, 1) == 2 and set(tags.get(_BITS, (1,))) != {8}
 
 
 def stored_type(image: Image.Image) -> np.dtype[np.generic]:
-    """Return the type of the integers of a deep image that Pillow keeps in 32 bits; call it before the image is decoded."""
+    """Return the type of integers that Pillow keeps in 32 bits; call it before the image is decoded."""
     tags = getattr(image, "tag_v2", {})
-    signed = tags.get(_FORMAT, (1,))[0] == 2
-    return np.dtype(f"{'i' if signed else 'u'}{4 if tags.get(_BITS, (16,))[0] == 32 else 2}")
+    signed, wide = tags.get(_FORMAT, (1,))[0] == 2, tags.get(_BITS, (16,))[0] == 32
+    return np.dtype(f"{'i' if signed else 'u'}{4 if wide else 2}")
 
 
-def read_page(path: Path, number: int, wanted: ImageFormat | None) -> Array:
-    """Read a page by tifffile: (H, W), (H, W, C) or (C, H, W); for `wanted` channels, grey pages of that number joined.
-
-    Raises:
-        BadImage: tifffile is not installed, or there is no such page, or one that is neither grey nor RGB.
-        ValueError: a compression that needs the package imagecodecs.
-    """
-    with _tifffile(path) as file:
-        check_page_number(number, len(file.pages))
-        page = file.pages[number].aspage()
-        values: Array = page.asarray()
-        if wanted is not None and values.ndim == 2 and wanted.page == number and len(file.pages) == wanted.channels > 1:
-            values = np.stack([each.asarray() for each in file.pages])
-        turned = page.tags.valueof(_ORIENTATION, 1)
-        if page.photometric not in (0, 1, 2) or values.ndim > 3 or values.dtype.kind not in "uif":
-            raise BadImage(f"a TIFF of {page.photometric.name} as {page.axes}, {values.dtype}: expected grey or RGB")
-    if page.photometric == 0:  # white is 0
-        values = (1 if values.dtype.kind == "f" else np.iinfo(values.dtype).max) - values
-    if page.axes == "SYX":
-        values = values.transpose(1, 2, 0)
-    values = np.flip(values.swapaxes(0, 1) if turned > 4 else values, _FLIPS.get(turned, ()))
-    alpha = page.extrasamples[-1:]  # 1 has multiplied the colours, 2 has not
-    if wanted is not None and values.ndim == 3 and values.shape[2] > wanted.channels and alpha in ((1,), (2,)):
-        opaque, full = values[..., -1:], 1 if values.dtype.kind == "f" else np.iinfo(values.dtype).max
-        values = values[..., :-1]
-        if wanted.alpha == "compose" and alpha == (2,):
-            values = (values * (opaque / full)).round(6).astype(values.dtype)
-    return values
-
-
-def count_pages(path: Path) -> int:
-    """Return the pages of a TIFF by tifffile; `BadImage` where it is not installed."""
-    with _tifffile(path) as file:
-        return len(file.pages)
-
-
-def _tifffile(path: Path) -> Any:
+def open_tifffile(path: Path) -> Any:
+    """Open a TIFF by tifffile; `BadImage` where that is not installed."""
     try:
         import tifffile
     except ImportError:
@@ -86,10 +47,33 @@ def _tifffile(path: Path) -> Any:
     return tifffile.TiffFile(path)
 
 
-def check_page_number(number: int, pages: int) -> None:
+def read_page(path: Path, number: int, stack: int) -> Array:
+    """Read a page by tifffile, (H, W) or (H, W, C), upright; of a file of `stack` grey pages all as its channels.
+
+    Raises:
+        BadImage: tifffile is not installed, or there is no such page, or one that is neither grey nor RGB.
+        ValueError: a compression that needs the package imagecodecs.
+    """
+    with open_tifffile(path) as file:
+        check_page(number, len(file.pages))
+        page = file.pages[number].aspage()
+        values: Array = page.asarray()
+        if values.ndim == 2 and len(file.pages) == stack:
+            values = np.stack([each.asarray() for each in file.pages], axis=-1)
+        turned = page.tags.valueof(_ORIENTATION, 1)
+    if page.photometric not in (0, 1, 2) or values.ndim > 3 or values.dtype.kind not in "uif":
+        raise BadImage(f"a TIFF of {page.photometric.name} as {page.axes}, {values.dtype}: expected grey or RGB")
+    if page.photometric == 0:  # white is 0
+        values = (1 if values.dtype.kind == "f" else np.iinfo(values.dtype).max) - values
+    if page.axes == "SYX":
+        values = np.moveaxis(values, 0, 2)
+    return np.flip(values.swapaxes(0, 1) if turned > 4 else values, _FLIPS.get(turned, ()))
+
+
+def check_page(number: int, pages: int) -> None:
     """Raise BadImage for a page that a file of so many does not have."""
     if number >= pages:
-        raise BadImage(f"{pages} page{'s' * (pages != 1)}, expected data.page {number} counted from 0")
+        raise BadImage(f"{pages} pages that can be read, expected data.page {number}, counted from 0")
 
 
 @contextmanager
