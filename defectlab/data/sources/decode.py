@@ -213,18 +213,14 @@ def _stored(source: Source, wanted: ImageFormat) -> Array:
 
 def _channels_last(values: Array, wanted: ImageFormat) -> Array:
     """Return (H, W), or (H, W, C) with the channels wanted; grey and RGB convert into each other."""
-    for count in (wanted.channels, 1, 3) if wanted.channels in (1, 3) else (wanted.channels,):
-        for axis in (2, 0) if values.ndim == 3 else ():
-            if values.shape[axis] == count:
-                values = np.moveaxis(values, axis, 2)
-                return values[..., 0] if count == 1 else values
-        if values.ndim == 2 and count == 1:
-            return values
-    found = 1 if values.ndim == 2 else min(values.shape[0], values.shape[2])
+    counts = (1, 3) if wanted.channels in (1, 3) else (wanted.channels,)
+    whole = values[..., None] if values.ndim == 2 else values
+    for axis in (2, 0):
+        if whole.shape[axis] in counts:
+            whole = np.moveaxis(whole, axis, 2)
+            return whole[..., 0] if whole.shape[2] == 1 else whole
     hint = "; data.alpha: channel counts transparency" if wanted.channels in (2, 4) else ""
-    raise BadImage(
-        f"an image of {found} channel{'s' * (found != 1)}, expected {wanted.channels} by data.channels{hint}"
-    )
+    raise BadImage(f"{min(whole.shape[::2])} channels, expected {wanted.channels} by data.channels{hint}")
 
 
 def _opaque(image: Image.Image, wanted: ImageFormat) -> Image.Image:
