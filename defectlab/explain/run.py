@@ -141,6 +141,7 @@ def _explain_run(
 ) -> Explanation:  # fmt: skip
     restored = restore(RunFolder(run.path.resolve()), [] if root is None else ["--data.root", fspath(root)], given)
     task, card, data = restored.task, restored.card, restored.data
+    files = list_files(files, card.page) if files else files
     part = "validation" if data.test_on_validation() else "test"
     labels, names = data.labels("test").numpy(), data.class_names
     layers = feature_maps(task.network, card.normalise(data.pixels("test", [0]).to(task.device)))
