@@ -206,6 +206,8 @@ def test_a_run_reads_by_its_own_levels(tmp_path: Path, capsys: pytest.CaptureFix
     assert "integers" in capsys.readouterr().err
     assert main(["predict", str(run), str(floats), "--output", str(tmp_path / "out.csv")]) == 1
     assert not (tmp_path / "out.csv").exists()
+    Image.fromarray(striped(0, 0)).save(tmp_path / "eight.png")
+    refusal(lambda: dl.predict(run, [tmp_path / "eight.png"]), "8 bits, expected integers")
 
 
 # Pages and transparency

@@ -209,7 +209,7 @@ def channels_last(path: Path, images: Array, channels: int) -> Array:
 def _resized(rows: Sequence[Array], names: Sequence[str], wanted: ImageFormat) -> Tensor:
     """Return images (H, W, C) as one (N, *wanted.shape) uint8."""
     out = np.empty((len(rows), *wanted.shape), dtype=np.uint8)
-    beyond, as_is = [], wanted.pixel_type != "uint8"
+    beyond, as_is = [], wanted.white_level is None
     with progress_bar("reading arrays", len(rows)) as advance:
         for index, (row, name) in enumerate(zip(rows, names, strict=True)):
             if as_is and row.dtype == np.uint8 and row.shape == (*wanted.shape[1:], wanted.channels):

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from defectlab.data.sources.levels import Array, BadImage, Levels, Pixels, levels_of, scaled
+from defectlab.data.sources.levels import Array, BadImage, Levels, Pixels, check_eight_bits, levels_of, scaled
 from defectlab.data.sources.opening import SYNTHETIC, Source, is_deep, is_halved, opened
 from defectlab.data.sources.tiff import stored_type
 from defectlab.utils.image_format import ImageFormat
@@ -177,6 +177,7 @@ def _eight_bit(source: Source, wanted: ImageFormat) -> tuple[Image.Image | Pixel
     if isinstance(source, Image.Image):
         halved = is_halved(source)
         if not (halved or is_deep(source)) and wanted.channels in (1, 3) and wanted.pixel_type != "uint8":
+            check_eight_bits(wanted)
             return _opaque(_upright(source), wanted), False
     values = _channels_last(_stored(source, wanted), wanted)
     if halved and wanted.white_level is not None and wanted.white_level - wanted.black_level < _COARSE:

@@ -109,10 +109,7 @@ def scaled(values: Array, wanted: ImageFormat) -> tuple[Pixels, bool]:
     kind, known = pixel_type_of(values), wanted.pixel_type
     white, black = wanted.white_level, wanted.black_level
     if kind == "uint8" and known != "uint8":
-        if known is not None and white is not None and not is_full_scale(known, white, black):
-            raise BadImage(
-                f"8 bits, expected {known} of which {black:g} is black and {white:g} white, as all of the set"
-            )
+        check_eight_bits(wanted)
         return values, False
     if kind == "floats" and not np.isfinite(values).all():
         raise BadImage(f"{_text(values)}, expected finite numbers")
@@ -129,6 +126,13 @@ def scaled(values: Array, wanted: ImageFormat) -> tuple[Pixels, bool]:
     exact = values.astype(np.float64 if values.dtype.itemsize > 2 and values.dtype != np.float32 else np.float32)
     pixels: Pixels = np.rint((exact - black) * exact.dtype.type(255 / (white - black))).clip(0, 255).astype(np.uint8)
     return pixels, beyond > _HOT
+
+
+def check_eight_bits(wanted: ImageFormat) -> None:
+    """Raise BadImage where an image of 8 bits cannot be taken as it is, as levels were measured on images of more."""
+    kind, white, black = wanted.pixel_type, wanted.white_level, wanted.black_level
+    if kind is not None and white is not None and not is_full_scale(kind, white, black):
+        raise BadImage(f"8 bits, expected {kind} of which {black:g} is black and {white:g} white, as all of the set")
 
 
 def is_full_scale(kind: PixelType, white: float, black: float) -> bool:

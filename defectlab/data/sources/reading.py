@@ -16,7 +16,7 @@ from torch import Tensor
 
 from defectlab.data.sources.cache import build_cache, fingerprint, map_cache, skipped_in_cache
 from defectlab.data.sources.decode import decode, decode_grey
-from defectlab.data.sources.depth import tell_beyond
+from defectlab.data.sources.depth import first_names, tell_beyond
 from defectlab.data.sources.levels import BadImage, Pixels
 from defectlab.data.sources.opening import pillow_hushed
 from defectlab.errors import InputError
@@ -159,10 +159,12 @@ def _decode_all(
                 if reason is None:
                     good.append(slot)
                     continue
-                if strict:
-                    hint = "replace or remove it, or leave bad images out with on_bad_image: skip"
-                    raise InputError(f"{block[slot]}: {reason}; {hint}")
                 bad[start + slot] = reason
+            if strict and bad:
+                first, *others = bad
+                also = f" ({len(bad)} of the first {start + len(block)} are bad, also {first_names([str(files[i]) for i in others])})"
+                hint = "replace or remove it, or leave bad images out with on_bad_image: skip"
+                raise InputError(f"{files[first]}: {bad[first]}{also if others else ''}; {hint}")
             keep(buffer[good])
     return bad
 
