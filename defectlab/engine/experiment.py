@@ -42,7 +42,7 @@ LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": 
 # Settings of the data that leave the split as it is.
 _NOT_OF_SPLIT = {
     "root", "image_size", "channels", "batch_size", "eval_batch_size", "on_bad_image", "augmentation", "mean", "std",
-    "class_names", "transform", "fit", "scale", "pad_value", "tiles",
+    "class_names", "transform", "fit", "scale", "pad_value", "tiles", "white_level", "black_level", "alpha",
 }  # fmt: skip
 _COMMANDS = {
     "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
