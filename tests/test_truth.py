@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from defectlab.cli.main import main
 from defectlab.errors import InputError
 from defectlab.explain.attribution import CAMS, METHODS, attribute
-from defectlab.explain.boxes import Box, box_mask, find_boxes, read_boxes
+from defectlab.data.sources.boxes import Box, box_mask, find_boxes, read_boxes
 from defectlab.explain.pointing import ALL, pointing_game
 from defectlab.explain.sanity import FLAG, cascade, sanity_check, shuffled_weights
 from defectlab.tasks.checkpoint import load_task

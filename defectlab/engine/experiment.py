@@ -39,7 +39,7 @@ LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": 
 # Settings of the data that leave the split as it is.
 _NOT_OF_SPLIT = {
     "root", "image_size", "channels", "batch_size", "eval_batch_size", "on_bad_image", "augmentation", "mean", "std",
-    "class_names", "transform",
+    "class_names", "transform", "labels",
 }  # fmt: skip
 _COMMANDS = {
     "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
@@ -127,11 +127,15 @@ class DefectCLI(LightningCLI):
             if config[part] is None:
                 raise InputError(f"the config has no {part}: expected a section {part} with class_path and init_args")
         # metrics.json and config.yaml are read from other folders too.
-        if (config.data.init_args or {}).get("root") == "":
+        if (config.data.init_args or {}).get("root") in ("", []):
             raise InputError("data.root is empty: expected the folder or the file of the images")
         for arguments, name in ((config.data.init_args, "root"), (config.model.init_args, "teacher")):
             if arguments is not None and arguments.get(name) is not None:
-                arguments[name] = str(Path(arguments[name]).expanduser().absolute())
+                arguments[name] = _absolute(arguments[name])
+        labels: Any = (config.data.init_args or {}).get("labels")
+        holder, key = (config.data.init_args, "labels") if isinstance(labels, str) else (labels, "path")
+        if holder is not None and Path(holder[key]).expanduser().exists():  # else it lies below the root
+            holder[key] = _absolute(holder[key])
         self._settle_callbacks(config.trainer.callbacks)
         seed = config.seed_everything
         if not isinstance(seed, bool) and not (isinstance(seed, int) and 0 <= seed < 2**32):
@@ -245,12 +249,19 @@ class DefectCLI(LightningCLI):
         if "source" in data:  # what `auto` came to
             data.source = "synthetic" if self.datamodule.generated else "real"
         if "root" in data and not self.datamodule.generated:
-            data.root = str(Path(self.datamodule.location).expanduser().absolute())
+            data.root = _absolute(self.datamodule.location if isinstance(data.root, str | None) else data.root)
         return config
 
     def dump(self) -> str:
         """Return the resolved config as YAML."""
         return str(cli_parser(self, self.command).dump(self.resolved(), skip_none=False, skip_validation=True))
+
+
+def _absolute(path: Any) -> Any:
+    """Return a path, or each of several, as an absolute one."""
+    if isinstance(path, str | Path):
+        return str(Path(path).expanduser().absolute())
+    return [str(Path(one).expanduser().absolute()) for one in path]
 
 
 @contextmanager

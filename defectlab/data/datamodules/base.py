@@ -3,6 +3,7 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,8 +13,10 @@ from torch import Tensor
 from defectlab.data.datamodules.loaders import ON_DEVICE_BYTES, ImageLoaders, Part
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.duplicates import groups, near_duplicates
+from defectlab.data.pipeline.groups import Groups, check_given, group_names, looks_grouped
 from defectlab.data.pipeline.split_table import PARTS, SplitTable, apply_table, listed, make_table
 from defectlab.data.pipeline.splits import (
+    TIME,
     WHOLE,
     Split,
     fixed_split,
@@ -22,6 +25,7 @@ from defectlab.data.pipeline.splits import (
     parse_fold,
     split_hash,
     stratified_split,
+    time_split,
 )
 from defectlab.data.pipeline.statistics import channel_statistics, flat_images, given_statistics, is_grey
 from defectlab.data.sources.files import check_names
@@ -54,7 +58,11 @@ class ImageDataModule(ImageLoaders):
             source gives a split without test; null takes a fifth where it gives no split, and nothing where it gives
             train and val alone; 0 takes none. Images that are given as test are always all kept.
         split: `auto` keeps a split that the source gives, `random` divides all images anew, `2/5` takes the second of
-            five folds as test part; over all folds every image is tested once; `test` takes all images as test part.
+            five folds as test part; over all folds every image is tested once; `time` trains on the past, by the times
+            of `labels`, and tests on the latest images; `test` takes all images as test part.
+        group_by: what stays on one side of every split and fold: a column of `labels`, or a pattern on an image's name with
+            one group in parentheses, such as `coil_(\\d+)_`; `auto` takes the group of `labels` if it gives one, null
+            nothing. Sizes are then met as far as groups allow.
         group_duplicates: keep images of the same place, such as overlapping crops (`near_duplicates`), in the same part
             of the split, whose sizes then may differ from those asked for.
         augmentation: of the training images; null for none.
@@ -83,6 +91,7 @@ class ImageDataModule(ImageLoaders):
         mean: Sequence[float] | float | None,
         std: Sequence[float] | float | None,
         transform: Callable[[Tensor], Tensor] | None = None,
+        group_by: str | None = "auto",
     ) -> None:
         super().__init__()
         if augmentation is not None and not isinstance(augmentation, Augmentation):
@@ -109,6 +118,7 @@ class ImageDataModule(ImageLoaders):
         self.test_size = test_size
         self.split = split
         self.group_duplicates = group_duplicates
+        self.group_by = group_by
         self.augmentation = augmentation
         self.transform = transform
         self._kept: SplitTable | None = None
@@ -130,9 +140,10 @@ class ImageDataModule(ImageLoaders):
         if len(known) < len(data.files):
             data = data.select(np.array(known, dtype=np.int64))
         names = [data.class_names[label] for label in data.labels.tolist()]
+        data.records = replace(data.records, groups=self._group_names(data))
         if self._kept is None:
             parts = self._divide(data)
-            table = make_table(parts, names, data.files, self._content(data))
+            table = make_table(parts, names, data.files, self._content(data), data.records.groups)
         else:
             table = self._kept
             parts = apply_table(table, names, data.files, self._content(data))
@@ -204,16 +215,60 @@ class ImageDataModule(ImageLoaders):
             )  # fmt: skip
         return [index for index, file in enumerate(files) if file in known]
 
+    def _group_names(self, data: ImageSet) -> Sequence[str] | None:
+        """Return the group of each image, of a kept split as that has it; a warning tells of names that look grouped."""
+        if self.split == WHOLE:
+            return None
+        if self._kept is not None:
+            kept = {row.file: row.group for row in self._kept.rows if row.group}
+            return [kept[file] for file in data.files] if kept else None
+        found = group_names(self.group_by, data.files, data.records)
+        if found is None and (seen := looks_grouped(data.files, data.labels.numpy())):
+            log.warning(
+                "%s: names look like %d groups of images that are alike: a random split then overstates what other groups will "
+                "show; keep them together by data.group_by '%s'", self.location, seen[1], seen[0],
+            )  # fmt: skip
+        return found
+
+    def _groups(self, data: ImageSet) -> Groups | None:
+        """Return what stays together; InputError where a split that is given divides it."""
+        if data.records.groups is None:
+            return None
+        names, codes = np.unique(np.array(data.records.groups), return_inverse=True)
+        by = "the column of groups" if self.group_by == "auto" else str(self.group_by)
+        own = Groups(codes=codes, names=names.tolist(), by=by, class_names=self.class_names)
+        log.info("%d images are in %d groups, which stay together (data.group_by)", len(codes), len(names))
+        if data.splits is not None and self.split == "auto":
+            check_given(data.splits, own)
+        return own
+
     def _divide(self, data: ImageSet) -> Split:
         """Split the images as the arguments say, so that there are images of every class to train on."""
         labels = data.labels.numpy()
         if self.split == WHOLE:
             return Split(*(np.arange(count) for count in (0, 0, len(labels))))
-        grouped = ""
+        grouped, alike, own = "", list[list[int]](), self._groups(data)
+        if self.group_duplicates:
+            pairs = near_duplicates(data.images)
+            alike = groups(pairs, len(labels))
+            count = sum(map(len, alike))
+            grouped = f" after {count} images of the same places were kept together (data.group_duplicates)"
+            log.info("%d images show the same place as another: they stay together", count)
+            if own is not None:
+                own = own.joined(pairs)
+                alike = own.members()
         if self._fold is not None:
-            parts = fold_split(labels, *self._fold, self.val_size, self.seed)
+            parts = fold_split(labels, *self._fold, self.val_size, self.seed, own)
+        elif self.split == TIME:
+            if data.records.times is None:
+                raise InputError(
+                    "data.split is time: expected data.labels with a column of times, named time, timestamp or date, or as "
+                    "data.labels.time"
+                )
+            test_size = _TEST_FRACTION if self.test_size is None else self.test_size
+            parts = time_split(data.records.times, self.val_size, test_size, own)
         elif data.splits is not None and self.split == "auto":
-            parts = fixed_split(data.splits, labels, self.val_size, self.seed, self.test_size)
+            parts = fixed_split(data.splits, labels, self.val_size, self.seed, self.test_size, own)
             given = data.splits.count("test")
             if given and self.test_size is not None:
                 what = "they are left out" if self.test_size == 0 else "they stay whole, and no others are taken"
@@ -222,13 +277,8 @@ class ImageDataModule(ImageLoaders):
                 )
         else:
             test_size = _TEST_FRACTION if self.test_size is None else self.test_size
-            parts = stratified_split(labels, self.val_size, test_size, self.seed)
-        if self.group_duplicates:
-            alike = groups(near_duplicates(data.images), len(labels))
-            count = sum(map(len, alike))
-            grouped = f" after {count} images of the same places were kept together (data.group_duplicates)"
-            log.info("%d images show the same place as another: they stay together", count)
-            parts = keep_together(parts, alike)
+            parts = stratified_split(labels, self.val_size, test_size, self.seed, own)
+        parts = keep_together(parts, alike)
         if not self.generated:
             self._check_classes(parts, labels, grouped)
         return parts
@@ -275,6 +325,8 @@ class ImageDataModule(ImageLoaders):
             "channels": self.channels,
             "white_level": self.data.white_level,
             "skipped": [str(skipped) for skipped in self.data.skipped],
+            "group_by": None if self.data.records.groups is None else self.group_by,
+            "groups": {part: len(set(self.groups(part) or ())) for part in parts},
         }
 
     def state_dict(self) -> dict[str, Any]:

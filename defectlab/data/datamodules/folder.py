@@ -11,37 +11,41 @@ from torch import Tensor
 from defectlab.data.datamodules.base import ImageDataModule, check_class_names
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.split_table import SplitTable
-from defectlab.data.pipeline.splits import WHOLE
-from defectlab.data.sources.archive import open_root
+from defectlab.data.pipeline.splits import TIME, WHOLE
 from defectlab.data.sources.array_labels import read_labels
 from defectlab.data.sources.arrays import ArrayFiles, find_arrays, load_arrays
 from defectlab.data.sources.decode import peek
 from defectlab.data.sources.images import ImageSet, read_listing
-from defectlab.data.sources.layouts import Listing, list_folders, list_labelled, list_table
+from defectlab.data.sources.label_table import LabelTable, find_labels, is_label_file, list_labels
+from defectlab.data.sources.layouts import Listing, list_folders, list_labelled
 from defectlab.data.sources.reading import check_on_bad_image
+from defectlab.data.sources.roots import common_folder, is_single, list_roots
+from defectlab.errors import InputError
 
 log = logging.getLogger(__name__)
 
 
 class ImageFolderDataModule(ImageDataModule):
-    """Class folders, or train/val/test folders of class folders, or .npy arrays, or a .zip of any of them.
+    """Class folders, or train/val/test folders of class folders, a table of labels, .npy arrays, or a .zip of any of them.
 
     A set that would need more than 4 GiB as pixels lives in a memory-mapped file under `~/.cache/defectlab`.
 
     Args:
-        root: folder or .zip; with `split` of `test` and `class_names` also a .csv table with the columns file and label, and
-            an image's class is the nearest folder above it that is named like one, of which some may be absent.
+        root: folder or .zip, several of them or a glob pattern, or the table of labels itself. A table, COCO's or Pascal
+            VOC's files in a folder that has no class folders are found. With `split` of `test` and `class_names` an
+            image's class is the nearest folder above it that is named like one, of which some may be absent.
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
         class_names: names of the classes, in the order that their labels get: of an array's numbers from 0, or the class
             folders' names. None takes the folders in natural order, and calls numbers by themselves.
         white_level: what is white in images of more than 8 bits, such as 4095; None takes what the brightest image needs.
+        labels: a file of labels in place of class folders, or a `LabelTable` that says what its columns are.
 
     The other arguments are those of `ImageDataModule`.
     """
 
     def __init__(
         self,
-        root: str,
+        root: str | Sequence[str],
         image_size: int = 128,
         channels: Literal[1, 3] = 3,
         batch_size: int = 32,
@@ -58,16 +62,23 @@ class ImageFolderDataModule(ImageDataModule):
         class_names: Sequence[str] | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
         white_level: float | None = None,
+        labels: str | LabelTable | None = None,
+        group_by: str | None = "auto",
     ) -> None:
         super().__init__(
             image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
             seed=seed, val_size=val_size, test_size=test_size, split=split, group_duplicates=group_duplicates,
-            augmentation=augmentation, mean=mean, std=std, transform=transform,
+            augmentation=augmentation, mean=mean, std=std, transform=transform, group_by=group_by,
         )  # fmt: skip
         check_on_bad_image(on_bad_image)
-        self.root = root
+        self.root = root if isinstance(root, str) else ", ".join(root)
         self.on_bad_image: Literal["error", "skip"] = on_bad_image
         self.white_level = white_level
+        table = labels
+        if table is None and isinstance(root, str) and is_label_file(Path(root)):
+            table, root = root, str(Path(root).parent)
+        self._table_of_labels = LabelTable(path=table) if isinstance(table, str) else table
+        self._root = root
         self._given_names = check_class_names(class_names)
         self._stored_channels = channels
 
@@ -121,7 +132,7 @@ class ImageFolderDataModule(ImageDataModule):
 
     @cached_property
     def _folder(self) -> Path:
-        return open_root(Path(self.root).expanduser())
+        return common_folder(self._root)
 
     @cached_property
     def _listing(self) -> Listing:
@@ -136,19 +147,37 @@ class ImageFolderDataModule(ImageDataModule):
 
     def _list(self) -> Listing:
         """List the files and their classes."""
-        if self.split == WHOLE and self._given_names is not None:
-            if self._is_table:
-                return list_table(Path(self.root).expanduser(), self._given_names)
-            return list_labelled(self._folder, self._given_names)
-        return list_folders(self._folder, keep_split=self.split == "auto")
-
-    @property
-    def _is_table(self) -> bool:
-        return self.split == WHOLE and Path(self.root).suffix.lower() == ".csv"
+        keep, whole = self.split == "auto", self.split == WHOLE
+        table = self._table_of_labels
+        if table is None and not is_single(self._root):
+            return list_roots(self._root, keep)
+        if table is None:
+            try:
+                if whole and self._given_names is not None:
+                    return list_labelled(self._folder, self._given_names)
+                listing = list_folders(self._folder, keep)
+            except InputError:
+                found = find_labels(self._folder)
+                if found is None:
+                    raise
+                log.info("%s has no class folders: labels are read from %s (data.labels)", self.location, found)
+                table = LabelTable(path=str(found))
+            else:
+                if (found := find_labels(self._folder, tables_only=True)) is not None:
+                    log.warning(
+                        "%s is not read, the classes are those of the folders: or give it as data.labels", found
+                    )
+                return listing
+        return list_labels(
+            table, self._folder, self._given_names, self._aliases, keep_split=keep, timed=self.split == TIME,
+            complete=not whole, skip_missing=self.on_bad_image == "skip",
+        )  # fmt: skip
 
     @cached_property
     def _arrays(self) -> ArrayFiles | None:
-        return None if self._is_table else find_arrays(self._folder, to_train=self.split != WHOLE)
+        if self._table_of_labels is not None or not is_single(self._root):
+            return None
+        return find_arrays(self._folder, to_train=self.split != WHOLE)
 
     @cached_property
     def _labels(self) -> tuple[list[str], dict[str, list[str]]]:

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +22,7 @@ from defectlab.data.sources.files import FORMATS
 from defectlab.data.sources.layouts import Listing
 from defectlab.data.sources.levels import BadImage, Levels, white_of_set
 from defectlab.data.sources.reading import Skipped, read_images
+from defectlab.data.sources.records import ImageRecords
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
 
@@ -49,6 +50,7 @@ class ImageSet:
         synthetic: how many of the images are generated.
         content: the bytes by which image `index` is told from another: of its file, or as its source holds it. None
             takes those of `images`.
+        records: what a table says of each image beside its class.
     """
 
     images: Tensor
@@ -60,6 +62,7 @@ class ImageSet:
     white_level: float | None = None
     synthetic: int = 0
     content: Callable[[int], bytes] | None = None
+    records: ImageRecords = field(default_factory=ImageRecords)
 
     def select(self, indices: npt.NDArray[np.int64]) -> ImageSet:
         """Return the images at `indices` (n,), in that order; pixels of a mapped file are copied to memory."""
@@ -68,7 +71,7 @@ class ImageSet:
             self, images=self.images[torch.from_numpy(indices)], labels=self.labels[torch.from_numpy(indices)],
             files=[self.files[index] for index in chosen],
             splits=None if self.splits is None else [self.splits[index] for index in chosen],
-            content=None if content is None else lambda index: content(chosen[index]),
+            content=None if content is None else lambda index: content(chosen[index]), records=self.records.select(chosen),
         )  # fmt: skip
 
     def contents(self) -> Iterator[bytes]:
@@ -90,7 +93,8 @@ class ImageSet:
                 f"{', '.join(self.class_names)}, each once and in any order"
             )
         order = torch.tensor([list(class_names).index(name) for name in self.class_names])
-        return replace(self, labels=order[self.labels], class_names=list(class_names))
+        records = self.records.with_classes([self.class_names.index(name) for name in class_names])
+        return replace(self, labels=order[self.labels], class_names=list(class_names), records=records)
 
 
 def read_listing(
@@ -134,6 +138,7 @@ def read_listing(
         white_level=white,
         synthetic=sum(synthetic[index] for index in good),
         content=lambda index: _bytes_of(listing.files[good[index]]),
+        records=listing.records.select(good),
     )
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from defectlab.data.sources.archive import check_regular
 from defectlab.data.sources.files import SUFFIXES, check_names, image_files, is_ignored, natural_key
 from defectlab.data.sources.masks import is_mask_folder, without_masks
+from defectlab.data.sources.records import ImageRecords
 from defectlab.errors import InputError
 
 NEU_CLASSES = ("crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches")
@@ -39,7 +38,8 @@ _FILLERS = re.compile("[^a-z]|data|dataset|set|seg|images?|imgs?|folder|split") 
 class Listing:
     """Image files below `root`, each with its label (an index into `class_names`).
 
-    `splits` is "train", "val" or "test" for each file, or None where the folders give no split.
+    `splits` is "train", "val" or "test" for each file, or None where the source gives no split; `records` is what a table
+    says of each. `named` are the names of images that lie below several roots.
     """
 
     root: Path
@@ -47,21 +47,27 @@ class Listing:
     labels: list[int]
     class_names: list[str]
     splits: list[str] | None = None
+    records: ImageRecords = field(default_factory=ImageRecords)
+    named: list[str] | None = None
 
     @property
     def names(self) -> list[str]:
         """Return the files relative to the root, with forward slashes."""
+        if self.named is not None:
+            return self.named
         return [Path(os.path.relpath(path, self.root)).as_posix() for path in self.files]
 
     def select(self, indices: Iterable[int], also: Collection[str] = ()) -> Listing:
         """Return the files at `indices`; of the classes those that they are of, and those in `also`."""
         chosen = list(indices)
         present = {self.labels[i] for i in chosen}
-        names = [name for label, name in enumerate(self.class_names) if label in present or name in also]
+        kept = [label for label, name in enumerate(self.class_names) if label in present or name in also]
         return Listing(
-            root=self.root, files=[self.files[i] for i in chosen], class_names=names,
-            labels=[names.index(self.class_names[self.labels[i]]) for i in chosen],
+            root=self.root, files=[self.files[i] for i in chosen], class_names=[self.class_names[label] for label in kept],
+            labels=[kept.index(self.labels[i]) for i in chosen],
             splits=None if self.splits is None else [self.splits[i] for i in chosen],
+            records=self.records.select(chosen).with_classes(kept),
+            named=None if self.named is None else [self.named[i] for i in chosen],
         )  # fmt: skip
 
 
@@ -75,12 +81,12 @@ def neu_class(name: str) -> str | None:
     return NEU_ALIASES.get(re.sub(r"[^a-z]", "", name.lower()))
 
 
-def list_folders(root: Path, keep_split: bool = True) -> Listing:
+def list_folders(root: Path, keep_split: bool = True, partial: bool = False) -> Listing:
     """List a folder per class, or train / val (valid, validation) / test folders with a folder per class in each.
 
     Or a folder per class with train and test folders in each. A folder that holds a single folder is skipped, at the top
     and inside the splits. Class names are those of the training folders, naturally sorted; without `keep_split` those of
-    all. Masks beside the images are left out.
+    all. Masks beside the images are left out. A `partial` set may be of one class.
 
     Raises:
         InputError: the root cannot be read, or holds no image, fewer than two classes, a class without an image,
@@ -98,7 +104,7 @@ def list_folders(root: Path, keep_split: bool = True) -> Listing:
             raise InputError(f"{base}: {seen} hold images themselves; expected a folder for each class in either")
         names = [_class_of(root, part, depth) for part in parts]
         _check_folders(base, set(names))
-        return _listing(root, files, names, names, _inner_splits(root, parts, depth))
+        return _listing(root, files, names, names, _inner_splits(root, parts, depth), partial)
 
     if len(named) < len(heads):
         other = min(heads - set(named), key=natural_key)
@@ -119,7 +125,7 @@ def list_folders(root: Path, keep_split: bool = True) -> Listing:
     for part in parts:
         _class_of(root, part, depth)  # no image beside the split folders either
     _check_folders(base, heads, of_split=True)
-    return _listing(root, files, names, sorted(trained), splits)
+    return _listing(root, files, names, sorted(trained), splits, partial)
 
 
 def list_neu(root: Path) -> Listing:
@@ -167,33 +173,6 @@ def list_labelled(root: Path, class_names: Sequence[str]) -> Listing:
             f"the first is {first}; expected {'names like crazing_1.jpg or Cr_1.bmp, or ' if is_neu else ''}{expected}"
         )
     return Listing(root=root, files=files, labels=labels, class_names=list(class_names))
-
-
-def list_table(path: Path, class_names: Sequence[str]) -> Listing:
-    """List the images of a CSV table with the columns file, relative to its folder, and label, the name of a class.
-
-    Raises:
-        InputError: the table cannot be read, has no such columns or rows, or a label that is no class.
-    """
-    try:
-        check_regular(path)
-        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be read ({reason}): expected a table") from None
-    files, labels = [row.get("file") for row in rows], [row.get("label") for row in rows]
-    found = [name for name in files if name]
-    if not rows or len(set(found)) < len(rows) or None in labels:
-        raise InputError(f"{path}: expected the columns file and label, and a row an image, each once")
-    unknown = [str(label) for label in labels if label not in class_names]
-    if unknown:
-        expected = ", ".join(class_names)
-        raise InputError(f"{path}: {len(unknown)} labels such as {unknown[0]!r} are no class; expected {expected}")
-    return Listing(
-        root=path.parent, files=[path.parent / name for name in found], class_names=list(class_names),
-        labels=[class_names.index(str(label)) for label in labels],
-    )  # fmt: skip
 
 
 def _images_in(root: Path) -> list[Path]:
@@ -250,7 +229,7 @@ def _check_folders(base: Path, used: Collection[str], of_split: bool = False) ->
 
 
 def _listing(
-    root: Path, files: list[Path], names: list[str], trained: Collection[str], splits: list[str] | None
+    root: Path, files: list[Path], names: list[str], trained: Collection[str], splits: list[str] | None, partial: bool
 ) -> Listing:
     if splits is not None:
         trained = {name for name, split in zip(names, splits, strict=True) if split == "train"} | set(trained)
@@ -262,7 +241,7 @@ def _listing(
                 f"{path}: class {name} is not among the training classes {', '.join(class_names)}; "
                 "add training images of it, remove it, or divide all images anew by data.split random"
             )
-    if len(class_names) < 2:
+    if len(class_names) < 2 and not partial:
         raise InputError(f"{root}: found the one class {class_names[0]}, expected a folder for each of two or more")
     labels = {name: label for label, name in enumerate(class_names)}
     return Listing(
