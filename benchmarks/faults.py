@@ -231,9 +231,10 @@ def _fetch(folder: Path, sandbox: Path) -> int:
 
 def _cache(folder: Path, sandbox: Path) -> int:
     from defectlab.data.sources.reading import read_images
+    from defectlab.utils.image_format import ImageFormat
 
     files = sorted((sandbox / "many").iterdir())
-    images, _, _ = read_images(files, 96, 1, cache=folder / "cache" / "many.uint8")
+    images, _, _ = read_images(files, ImageFormat(image_size=96, channels=1), cache=folder / "cache" / "many.uint8")
     (folder / "sum").write_text(hashlib.sha256(images.numpy().tobytes()).hexdigest())
     return 0
 

@@ -24,6 +24,7 @@ from defectlab.data.sources.fetch import fetch
 from defectlab.data.sources.reading import read_images
 from defectlab.errors import InputError
 from defectlab.utils.files import atomic, temporary_folder
+from defectlab.utils.image_format import ImageFormat
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and locks are POSIX")
 
@@ -169,19 +170,19 @@ def test_a_cache_is_of_these_very_files(tmp_path: Path) -> None:
         files.append(tmp_path / f"{index}.bmp")
         Image.fromarray(striped(0, index)).save(files[-1])
     cache = tmp_path / "cache" / "pixels"
-    first = read_images(files, 24, 1, cache=cache)[0].clone()
+    first = read_images(files, ImageFormat(image_size=24, channels=1), cache=cache)[0].clone()
     stat = files[2].stat()
     Image.fromarray(striped(1, 9)).save(files[2])
     os.utime(files[2], ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert files[2].stat().st_size == stat.st_size
-    second = read_images(files, 24, 1, cache=cache)[0].clone()
+    second = read_images(files, ImageFormat(image_size=24, channels=1), cache=cache)[0].clone()
     assert (second[2, 0].numpy() == striped(1, 9)).all()
     assert (second[3] == first[3]).all()
     whole = cache.read_bytes()
     times = cache.stat()
     cache.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
     os.utime(cache, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert (read_images(files, 24, 1, cache=cache)[0] == second).all()
+    assert (read_images(files, ImageFormat(image_size=24, channels=1), cache=cache)[0] == second).all()
 
 
 def test_a_cache_has_a_limit(tmp_path: Path) -> None:
@@ -214,9 +215,10 @@ def test_a_killed_build_of_the_cache_leaves_nothing(class_folders: Path, tmp_pat
     code = (
         "import sys, pathlib, numpy as np, time\n"
         "from defectlab.data.sources import reading\n"
+        "from defectlab.utils.image_format import ImageFormat\n"
         "reading.decode = lambda *a, **k: (time.sleep(0.3), np.zeros((1, 24, 24), np.uint8))[1]\n"
         "files = sorted(pathlib.Path(sys.argv[1]).rglob('*.png'))\n"
-        "reading.read_images(files, 24, 1, cache=pathlib.Path(sys.argv[2]) / 'pixels')\n"
+        "reading.read_images(files, ImageFormat(image_size=24, channels=1), cache=pathlib.Path(sys.argv[2]) / 'pixels')\n"
     )
     place = tmp_path / "cache"
     place.mkdir()
@@ -228,7 +230,7 @@ def test_a_killed_build_of_the_cache_leaves_nothing(class_folders: Path, tmp_pat
     process.wait()
     assert len(hidden(place)) == 1
     files = sorted(class_folders.rglob("*.png"))
-    assert len(read_images(files, 24, 1, cache=place / "pixels")[0]) == 36
+    assert len(read_images(files, ImageFormat(image_size=24, channels=1), cache=place / "pixels")[0]) == 36
     assert sorted(os.listdir(place)) == ["pixels", "pixels.json"]
     assert json.loads((place / "pixels.json").read_text())["bytes"] == 36 * 24 * 24
 

@@ -34,6 +34,7 @@ from defectlab.data.sources.reading import read_images
 from defectlab.data.synthesis.strip import synthesize
 from defectlab.data.tools.offline import augment_to_folder
 from defectlab.errors import InputError
+from defectlab.utils.image_format import ImageFormat
 
 NAMES = ("good", "hole", "scratch")
 links = pytest.mark.skipif(sys.platform == "win32", reason="links and pipes need rights there")
@@ -175,9 +176,16 @@ def test_a_dark_image_is_read_as_its_set(tmp_path: Path) -> None:
     dark = data.data.images[data.data.files.index("hole/dark.png")]
     assert np.unique(dark.numpy()).tolist() == [round(200 / 4095 * 255)]
     path = [root / "hole/dark.png"]
-    assert torch.equal(read_images(path, 24, 1, white_level=data.card.white_level)[0][0], dark)
-    refusal(lambda: read_images([root / "good/0.png"], 24, 1, white_level=1023), "expected 0 to 1023")
-    refusal(lambda: read_images(path, 24, 1), "nothing says what is white")  # as a network of 8 bits would
+    assert torch.equal(
+        read_images(path, ImageFormat(image_size=24, channels=1, white_level=data.card.white_level))[0][0], dark
+    )
+    refusal(
+        lambda: read_images([root / "good/0.png"], ImageFormat(image_size=24, channels=1, white_level=1023)),
+        "expected 0 to 1023",
+    )
+    refusal(
+        lambda: read_images(path, ImageFormat(image_size=24, channels=1)), "nothing says what is white"
+    )  # as a network of 8 bits would
 
 
 def test_a_hot_pixel_is_told_and_may_be_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -554,11 +562,11 @@ def test_a_fax_with_bad_codes_is_damaged(tmp_path: Path, capfd: pytest.CaptureFi
     with Image.open(path) as image:
         start, length = image.tag_v2[273][0], image.tag_v2[279][0]
     content = bytearray(path.read_bytes())
-    assert read_images([path], 64, 1)[0].float().std() > 100
+    assert read_images([path], ImageFormat(image_size=64, channels=1))[0].float().std() > 100
     for place in range(start + 3, start + length, 40):
         content[place] ^= 255
     path.write_bytes(content)
-    refusal(lambda: read_images([path], 64, 1), "fax.tif", "damaged")
+    refusal(lambda: read_images([path], ImageFormat(image_size=64, channels=1)), "fax.tif", "damaged")
     assert capfd.readouterr().err == ""
 
 
@@ -566,7 +574,9 @@ def test_pillows_warnings_are_not_shown(tmp_path: Path, recwarn: pytest.Warnings
     palette = Image.new("P", (8, 8), 1)
     palette.putpalette([0, 0, 0, 10, 20, 30])
     palette.save(tmp_path / "palette.png", transparency=b"\0\xff")
-    assert np.unique(read_images([tmp_path / "palette.png"], 8, 1)[0].numpy()).tolist() == [18]
+    assert np.unique(
+        read_images([tmp_path / "palette.png"], ImageFormat(image_size=8, channels=1))[0].numpy()
+    ).tolist() == [18]
     assert not [warning for warning in recwarn if "PIL" in str(warning.filename)]
 
 

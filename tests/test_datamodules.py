@@ -31,6 +31,7 @@ from defectlab.data.pipeline.loader import EvalLoader
 from defectlab.data.pipeline.statistics import channel_statistics
 from defectlab.data.sources.images import ImageSet, read_listing
 from defectlab.data.sources.layouts import NEU_CLASSES, list_folders
+from defectlab.utils.image_format import ImageFormat
 
 PARTS: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
 
@@ -169,7 +170,12 @@ def test_a_set_in_a_mapped_file_behaves_the_same(class_folders: Path, tmp_path: 
     class Mapped(ImageFolderDataModule):
         def load(self) -> ImageSet:
             listing = list_folders(Path(self.root))
-            return read_listing(listing, self.image_size, self.channels, cache_folder=tmp_path, in_memory_bytes=0)
+            return read_listing(
+                listing,
+                ImageFormat(image_size=self.image_size, channels=self.channels),
+                cache_folder=tmp_path,
+                in_memory_bytes=0,
+            )
 
     augmentation = Augmentation(rotation=20, noise=0.1)
     mapped = Mapped(str(class_folders), image_size=24, channels=1, augmentation=augmentation)

@@ -26,6 +26,7 @@ from defectlab.inference.predictor import load, read_images_for
 from defectlab.networks.backbones import BACKBONES
 from defectlab.runs import read_prediction_table
 from defectlab.tasks.imagenet import load_imagenet_classifier
+from defectlab.utils.image_format import ImageFormat
 from defectlab.utils.text import percent
 
 CATEGORIES = get_model_weights("mobilenet_v2").DEFAULT.meta["categories"]
@@ -158,8 +159,9 @@ def test_images_of_every_mode(cache: Path, tmp_path: Path) -> None:
 def test_a_crop_has_a_cache_of_its_own(photo: Path, tmp_path: Path) -> None:
     for _ in range(2):
         for resize_size in (None, 8):
-            read, _, _ = read_images([photo], 6, 1, cache=tmp_path / "pixels", resize_size=resize_size)
-            np.testing.assert_array_equal(read[0], decode(photo, 6, 1, resize_size))
+            wanted = ImageFormat(image_size=6, channels=1, resize_size=resize_size)
+            read, _, _ = read_images([photo], wanted, cache=tmp_path / "pixels")
+            np.testing.assert_array_equal(read[0], decode(photo, wanted))
 
 
 def test_several_images_and_folders(cache: Path, photo: Path, tmp_path: Path, capsys: Any) -> None:

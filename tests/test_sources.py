@@ -26,10 +26,11 @@ from defectlab.data.sources.layouts import NEU_CLASSES, Listing, list_folders, l
 from defectlab.data.sources.reading import read_images
 from defectlab.errors import InputError
 from defectlab.utils import progress
+from defectlab.utils.image_format import ImageFormat
 
 
 def read_image(path: Path, size: int, channels: int) -> Tensor:
-    return read_images([path], size, channels)[0][0]
+    return read_images([path], ImageFormat(image_size=size, channels=channels))[0][0]
 
 
 def picture(path: Path, value: int = 100, size: tuple[int, int] = (8, 8), mode: str = "L") -> Path:
@@ -173,7 +174,7 @@ def test_impossible_shapes_are_refused(tmp_path: Path, size: int, channels: int,
 
 def test_pictures_keep_their_order(tmp_path: Path) -> None:
     files = [picture(tmp_path / f"{value}.png", value) for value in (7, 200, 3, 90, 41)]
-    images, indices, skipped = read_images(files, 4, 1)
+    images, indices, skipped = read_images(files, ImageFormat(image_size=4, channels=1))
     assert images.shape == (5, 1, 4, 4)
     assert images[:, 0, 0, 0].tolist() == [7, 200, 3, 90, 41]
     assert (indices, skipped) == ([0, 1, 2, 3, 4], [])
@@ -185,16 +186,18 @@ def test_bad_pictures_stop_or_are_skipped_by_choice(tmp_path: Path, mapped: bool
     reasons = _bad_files(tmp_path)
     files = [good[0], *(tmp_path / name for name in reasons), *good[1:]]
     cache = tmp_path / "cache" / "pixels" if mapped else None
-    refusal(lambda: read_images(files, 4, 1, cache=cache), files[1], "on_bad_image")
+    refusal(lambda: read_images(files, ImageFormat(image_size=4, channels=1), cache=cache), files[1], "on_bad_image")
     for _ in range(2):  # the second time from the cache
-        images, indices, skipped = read_images(files, 4, 1, "skip", cache, root=tmp_path)
+        images, indices, skipped = read_images(
+            files, ImageFormat(image_size=4, channels=1), "skip", cache, root=tmp_path
+        )
         assert images[:, 0, 0, 0].tolist() == [10, 20, 30]
         assert indices == [0, len(files) - 2, len(files) - 1]
         assert [left.file for left in skipped] == list(reasons)
         assert all(reason in left.reason for left, reason in zip(skipped, reasons.values(), strict=True))
-    refusal(lambda: read_images(files, 4, 1, cache=cache), files[1])
-    refusal(lambda: read_images(files[1:3], 4, 1, "skip", cache), "none of 2")
-    refusal(lambda: read_images([], 4, 1), "empty")
+    refusal(lambda: read_images(files, ImageFormat(image_size=4, channels=1), cache=cache), files[1])
+    refusal(lambda: read_images(files[1:3], ImageFormat(image_size=4, channels=1), "skip", cache), "none of 2")
+    refusal(lambda: read_images([], ImageFormat(image_size=4, channels=1)), "empty")
 
 
 @pytest.mark.parametrize("mapped", [False, True])
@@ -202,7 +205,9 @@ def test_a_set_of_several_blocks_keeps_its_order(tmp_path: Path, mapped: bool) -
     files = [picture(tmp_path / f"{value}.png", value) for value in range(8)]  # 12 MiB each, 5 a block
     for index in (1, 6):
         files[index].write_text("text")
-    images, indices, skipped = read_images(files, 2048, 3, "skip", tmp_path / "set" if mapped else None, root=tmp_path)
+    images, indices, skipped = read_images(
+        files, ImageFormat(image_size=2048, channels=3), "skip", tmp_path / "set" if mapped else None, root=tmp_path
+    )
     assert images[:, 2, -1, -1].tolist() == [0, 2, 3, 4, 5, 7]
     assert indices == [0, 2, 3, 4, 5, 7]
     assert [left.file for left in skipped] == ["1.png", "6.png"]
@@ -211,18 +216,18 @@ def test_a_set_of_several_blocks_keeps_its_order(tmp_path: Path, mapped: bool) -
 def test_a_mapped_set_is_reused_until_a_file_changes(tmp_path: Path) -> None:
     files = [picture(tmp_path / f"{value}.png", value) for value in (10, 20)]
     cache = tmp_path / "cache" / "set.uint8"
-    built, _, _ = read_images(files, 4, 1, cache=cache)
-    assert torch.equal(built, read_images(files, 4, 1)[0])
+    built, _, _ = read_images(files, ImageFormat(image_size=4, channels=1), cache=cache)
+    assert torch.equal(built, read_images(files, ImageFormat(image_size=4, channels=1))[0])
     assert cache.stat().st_size == 2 * 16
     inode = cache.stat().st_ino
-    assert torch.equal(read_images(files, 4, 1, cache=cache)[0], built)
+    assert torch.equal(read_images(files, ImageFormat(image_size=4, channels=1), cache=cache)[0], built)
     assert cache.stat().st_ino == inode
     picture(files[1], 77)
     os.utime(files[1], ns=(0, 12345))
-    assert read_images(files, 4, 1, cache=cache)[0][:, 0, 0, 0].tolist() == [10, 77]
-    assert read_images(files, 2, 1, cache=cache)[0].shape == (2, 1, 2, 2)
-    assert read_images(files, 2, 3, cache=cache)[0].shape == (2, 3, 2, 2)
-    assert read_images(files[:1], 2, 3, cache=cache)[0].shape == (1, 3, 2, 2)
+    assert read_images(files, ImageFormat(image_size=4, channels=1), cache=cache)[0][:, 0, 0, 0].tolist() == [10, 77]
+    assert read_images(files, ImageFormat(image_size=2, channels=1), cache=cache)[0].shape == (2, 1, 2, 2)
+    assert read_images(files, ImageFormat(image_size=2, channels=3), cache=cache)[0].shape == (2, 3, 2, 2)
+    assert read_images(files[:1], ImageFormat(image_size=2, channels=3), cache=cache)[0].shape == (1, 3, 2, 2)
     assert sorted(os.listdir(cache.parent)) == ["set.uint8", "set.uint8.json"]
 
 
@@ -230,7 +235,7 @@ def test_a_damaged_cache_is_built_anew(tmp_path: Path) -> None:
     files = [picture(tmp_path / f"{value}.png", value) for value in (10, 20)]
     cache = tmp_path / "set"
     note = tmp_path / "set.json"
-    read_images(files, 4, 1, cache=cache)
+    read_images(files, ImageFormat(image_size=4, channels=1), cache=cache)
     for damage in (
         lambda: cache.write_bytes(b"short"),
         lambda: cache.write_bytes(bytes(32)),  # the right size, other pixels
@@ -239,7 +244,10 @@ def test_a_damaged_cache_is_built_anew(tmp_path: Path) -> None:
         lambda: cache.unlink(),
     ):
         damage()
-        assert read_images(files, 4, 1, cache=cache)[0][:, 0, 0, 0].tolist() == [10, 20]
+        assert read_images(files, ImageFormat(image_size=4, channels=1), cache=cache)[0][:, 0, 0, 0].tolist() == [
+            10,
+            20,
+        ]
 
 
 def test_a_skipped_file_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,8 +261,8 @@ def test_a_skipped_file_is_tried_again(tmp_path: Path, monkeypatch: pytest.Monke
 
     with monkeypatch.context() as patch:
         patch.setattr("builtins.open", out_of_reach)
-        assert len(read_images(files, 4, 1, "skip", tmp_path / "set")[0]) == 1
-    assert len(read_images(files, 4, 1, "skip", tmp_path / "set")[0]) == 2
+        assert len(read_images(files, ImageFormat(image_size=4, channels=1), "skip", tmp_path / "set")[0]) == 1
+    assert len(read_images(files, ImageFormat(image_size=4, channels=1), "skip", tmp_path / "set")[0]) == 2
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="resource limits are POSIX")
@@ -266,7 +274,7 @@ def test_a_full_disk_leaves_nothing_of_a_cache(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # writes beyond it fail as on a full disk
     try:
-        refusal(lambda: read_images(files, 32, 1, cache=cache), cache, "MiB")
+        refusal(lambda: read_images(files, ImageFormat(image_size=32, channels=1), cache=cache), cache, "MiB")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert os.listdir(cache.parent) == []
@@ -275,25 +283,30 @@ def test_a_full_disk_leaves_nothing_of_a_cache(tmp_path: Path) -> None:
 def test_a_disk_without_room_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100})())
-    refusal(lambda: read_images(files, 32, 1, cache=tmp_path / "set"), "only 0.0 MiB are free")
+    refusal(
+        lambda: read_images(files, ImageFormat(image_size=32, channels=1), cache=tmp_path / "set"),
+        "only 0.0 MiB are free",
+    )
 
 
 def test_a_listing_becomes_a_set_and_a_large_one_is_mapped(tmp_path: Path) -> None:
     root = pictures(tmp_path / "data", ["a/1.png", "a/2.png", "b/1.png", "b/2.png"])
     (root / "a" / "2.png").write_text("text")
     listing = list_folders(root)
-    data = read_listing(listing, 4, 3, "skip", cache_folder=tmp_path / "cache")
+    data = read_listing(listing, ImageFormat(image_size=4, channels=3), "skip", cache_folder=tmp_path / "cache")
     assert data.images.shape == (3, 3, 4, 4)
     assert data.labels.dtype == torch.int64
     assert data.labels.tolist() == [0, 1, 1]
     assert data.files == ["a/1.png", "b/1.png", "b/2.png"]
     assert [str(left) for left in data.skipped] == ["a/2.png: not an image, whatever its name says"]
     assert not (tmp_path / "cache").exists()
-    mapped = read_listing(listing, 4, 3, "skip", cache_folder=tmp_path / "cache", in_memory_bytes=10)
+    mapped = read_listing(
+        listing, ImageFormat(image_size=4, channels=3), "skip", cache_folder=tmp_path / "cache", in_memory_bytes=10
+    )
     assert torch.equal(mapped.images, data.images)
     assert len(os.listdir(tmp_path / "cache")) == 2
     (root / "a" / "1.png").write_text("text")
-    refusal(lambda: read_listing(listing, 4, 3, "skip"), "no image of a")
+    refusal(lambda: read_listing(listing, ImageFormat(image_size=4, channels=3), "skip"), "no image of a")
 
 
 def test_progress_shows_late_and_on_rank_zero_alone(
@@ -500,7 +513,7 @@ def arrays(root: Path, size: int, channels: int, class_names: list[str] | None =
     files = find_arrays(root)
     assert files is not None
     known, names = read_labels(files, class_names)
-    return load_arrays(files, names, known, size, channels)
+    return load_arrays(files, names, known, ImageFormat(image_size=size, channels=channels))
 
 
 def save(folder: Path, **arrays: object) -> Path:

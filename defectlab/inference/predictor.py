@@ -87,11 +87,11 @@ class Predictor:
                 pixels, good, bad = _read(self.card, block)
                 probabilities = torch.empty(0, len(self.card.class_names), dtype=torch.float64)
                 if good:
-                    by_want = {_wanted(self.card): pixels}
+                    by_want = {self.card.image_format: pixels}
                     for card in self.cards[1:]:
-                        if _wanted(card) not in by_want:
-                            by_want[_wanted(card)] = _read(card, [block[i] for i in good])[0]
-                    probabilities = self._mean([by_want[_wanted(card)] for card in self.cards])
+                        if card.image_format not in by_want:
+                            by_want[card.image_format] = _read(card, [block[i] for i in good])[0]
+                    probabilities = self._mean([by_want[card.image_format] for card in self.cards])
                 yield self._predictions([names[i] for i in good], probabilities.numpy(), bad)
                 advance(len(block))
 
@@ -181,14 +181,7 @@ def read_images_for(
     card: DataCard, files: Sequence[Path], on_bad_image: Literal["error", "skip"] = "error"
 ) -> tuple[Tensor, list[int], list[Skipped]]:
     """Read images (M, C, H, W) uint8 as a data card wants them, their indices, and what was skipped: see `read_images`."""
-    return read_images(
-        files, card.image_size, card.channels, on_bad_image, resize_size=card.resize_size, white_level=card.white_level
-    )
-
-
-def _wanted(card: DataCard) -> tuple[int, int, int | None, float | None]:
-    """Return what the pixels that a network takes depend on."""
-    return card.image_size, card.channels, card.resize_size, card.white_level
+    return read_images(files, card, on_bad_image)
 
 
 def list_images(images: Images) -> Sequence[Image]:
@@ -236,7 +229,7 @@ def _read(card: DataCard, block: Sequence[Image]) -> tuple[Tensor, list[int], li
             return torch.empty(0), [], list(error.skipped)
     try:
         arrays = [one for one in block if not isinstance(one, Path)]
-        pixels = [decode_array(image, card.image_size, card.channels, card.resize_size) for image in arrays]
+        pixels = [decode_array(image, card) for image in arrays]
     except BadImage as error:
         raise InputError(str(error)) from None
     return torch.from_numpy(np.stack(pixels)), list(range(len(block))), []

@@ -12,25 +12,23 @@ import torch
 from torch import Tensor
 
 from defectlab.errors import InputError
+from defectlab.utils.image_format import ImageFormat
 
-_LARGEST = 2**14  # pixels of a side: a card from elsewhere must not ask for all memory
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow makes grey of RGB
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataCard:
+class DataCard(ImageFormat):
     """How images are prepared for one network; part of every checkpoint, and the only place that normalises.
+
+    The other fields are those of `ImageFormat`.
 
     Args:
         class_names: in the order of the logits.
         mean: one value per channel, for images in [0, 1].
         std: one value per channel, above 0.
-        image_size: side in pixels of the square that the network sees.
-        channels: 1 (grey) or 3 (RGB).
         source: `real`, `synthetic`, or `imagenet` for a network of torchvision's.
         split_hash: of the split; None without one.
-        resize_size: of the shorter side before a centre crop; None stretches the image to the square.
-        white_level: what is white in images of more than 8 bits, such as 4095; None where the network knows none.
 
     Raises:
         InputError: a value out of range, or of another length than the others.
@@ -39,23 +37,14 @@ class DataCard:
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    image_size: int
-    channels: int
     source: str = "real"
     split_hash: str | None = None
-    resize_size: int | None = None
-    white_level: float | None = None
 
     def __post_init__(self) -> None:
-        for name, low in (("image_size", 1), ("channels", 1), ("resize_size", self.image_size)):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not (whole and low <= value <= _LARGEST) and not (name == "resize_size" and value is None):
-                raise InputError(
-                    f"data card: {name} is {value!r}, expected a whole number of at least {low}, at most {_LARGEST}"
-                )
-        if self.channels not in (1, 3):
-            raise InputError(f"data card: channels is {self.channels}, expected 1 (grey) or 3 (RGB)")
+        try:
+            super().__post_init__()
+        except InputError as error:
+            raise InputError(f"data card: {error}") from None
         names = self.class_names
         if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
             raise InputError(
@@ -65,11 +54,6 @@ class DataCard:
             values = getattr(self, name)
             if len(values) != self.channels or not all(math.isfinite(value) for value in values):
                 raise InputError(f"data card: {name} is {list(values)}, expected {self.channels} finite numbers")
-        white = self.white_level
-        if white is not None and (
-            isinstance(white, bool) or not isinstance(white, int | float) or not 0 < white < 2**32
-        ):
-            raise InputError(f"data card: white_level is {white!r}, expected a number above 0, such as 4095")
         if min(self.std) <= 0:
             raise InputError(f"data card: std is {list(self.std)}, expected numbers above 0")
 

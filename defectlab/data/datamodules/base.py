@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from defectlab.data.datamodules.loaders import ON_DEVICE_BYTES, ImageLoaders, Part
 from defectlab.data.pipeline.augment import Augmentation
-from defectlab.data.pipeline.duplicates import groups, near_duplicates
-from defectlab.data.pipeline.groups import Groups, check_given, group_names, looks_grouped
+from defectlab.data.pipeline.duplicates import near_duplicates
+from defectlab.data.pipeline.groups import Groups, group_names, looks_grouped
 from defectlab.data.pipeline.split_table import PARTS, SplitTable, apply_table, listed, make_table
 from defectlab.data.pipeline.splits import (
     TIME,
@@ -21,7 +22,6 @@ from defectlab.data.pipeline.splits import (
     Split,
     fixed_split,
     fold_split,
-    keep_together,
     parse_fold,
     split_hash,
     stratified_split,
@@ -215,31 +215,36 @@ class ImageDataModule(ImageLoaders):
             )  # fmt: skip
         return [index for index, file in enumerate(files) if file in known]
 
-    def _group_names(self, data: ImageSet) -> Sequence[str] | None:
+    def _group_names(self, data: ImageSet) -> npt.NDArray[Any] | None:
         """Return the group of each image, of a kept split as that has it; a warning tells of names that look grouped."""
-        if self.split == WHOLE:
-            return None
         if self._kept is not None:
-            kept = {row.file: row.group for row in self._kept.rows if row.group}
-            return [kept[file] for file in data.files] if kept else None
-        found = group_names(self.group_by, data.files, data.records)
-        if found is None and (seen := looks_grouped(data.files, data.labels.numpy())):
+            kept = {row.file: row.group for row in self._kept.rows}
+            return np.array([kept[file] for file in data.files]) if any(kept.values()) else None
+        found = None if self.split == WHOLE else group_names(self.group_by, data.files, data.records)
+        if found is None and self.split != WHOLE and (seen := looks_grouped(data.files, data.labels.numpy())):
             log.warning(
-                "%s: names look like %d groups of images that are alike: a random split then overstates what other groups will "
-                "show; keep them together by data.group_by '%s'", self.location, seen[1], seen[0],
+                "%s: names look like %d groups of images that are alike, which a random split is too good about: to keep them "
+                "together give data.group_by '%s'", self.location, seen[1], seen[0],
             )  # fmt: skip
         return found
 
     def _groups(self, data: ImageSet) -> Groups | None:
-        """Return what stays together; InputError where a split that is given divides it."""
-        if data.records.groups is None:
+        """Return what stays together: the groups, and images of the same place; InputError where a given split parts them."""
+        names = data.records.groups
+        if names is None and not self.group_duplicates:
             return None
-        names, codes = np.unique(np.array(data.records.groups), return_inverse=True)
-        by = "the column of groups" if self.group_by == "auto" else str(self.group_by)
-        own = Groups(codes=codes, names=names.tolist(), by=by, class_names=self.class_names)
-        log.info("%d images are in %d groups, which stay together (data.group_by)", len(codes), len(names))
+        unique, codes = np.unique(data.files if names is None else names, return_inverse=True)
+        by = "data.group_duplicates" if names is None else f"data.group_by {self.group_by}"
+        own = Groups(codes=codes, names=unique.tolist(), by=by, class_names=self.class_names)
+        if names is not None:
+            log.info("%d images are in %d groups, which stay together (data.group_by)", len(codes), len(unique))
+        if self.group_duplicates:
+            pairs = near_duplicates(data.images)
+            count = len({index for pair in pairs for index in (pair.first, pair.second)})
+            log.info("%d images show the same place as another: they stay together", count)
+            own = own.joined(pairs)
         if data.splits is not None and self.split == "auto":
-            check_given(data.splits, own)
+            own.check_given(data.splits)
         return own
 
     def _divide(self, data: ImageSet) -> Split:
@@ -247,25 +252,15 @@ class ImageDataModule(ImageLoaders):
         labels = data.labels.numpy()
         if self.split == WHOLE:
             return Split(*(np.arange(count) for count in (0, 0, len(labels))))
-        grouped, alike, own = "", list[list[int]](), self._groups(data)
-        if self.group_duplicates:
-            pairs = near_duplicates(data.images)
-            alike = groups(pairs, len(labels))
-            count = sum(map(len, alike))
-            grouped = f" after {count} images of the same places were kept together (data.group_duplicates)"
-            log.info("%d images show the same place as another: they stay together", count)
-            if own is not None:
-                own = own.joined(pairs)
-                alike = own.members()
+        own = self._groups(data)
+        test_size = _TEST_FRACTION if self.test_size is None else self.test_size
         if self._fold is not None:
             parts = fold_split(labels, *self._fold, self.val_size, self.seed, own)
         elif self.split == TIME:
             if data.records.times is None:
                 raise InputError(
-                    "data.split is time: expected data.labels with a column of times, named time, timestamp or date, or as "
-                    "data.labels.time"
+                    "data.split is time: expected data.labels with a column of times, see data.labels.time"
                 )
-            test_size = _TEST_FRACTION if self.test_size is None else self.test_size
             parts = time_split(data.records.times, self.val_size, test_size, own)
         elif data.splits is not None and self.split == "auto":
             parts = fixed_split(data.splits, labels, self.val_size, self.seed, self.test_size, own)
@@ -276,24 +271,20 @@ class ImageDataModule(ImageLoaders):
                     "data.test_size is %s, %s gives %d test images: %s", self.test_size, self.location, given, what
                 )
         else:
-            test_size = _TEST_FRACTION if self.test_size is None else self.test_size
             parts = stratified_split(labels, self.val_size, test_size, self.seed, own)
-        parts = keep_together(parts, alike)
         if not self.generated:
-            self._check_classes(parts, labels, grouped)
+            self._check_classes(parts, labels)
         return parts
 
-    def _check_classes(self, parts: Split, labels: np.ndarray, why: str) -> None:
-        """Raise InputError for a class without training images, or that grouping took from a part; warn of others."""
+    def _check_classes(self, parts: Split, labels: np.ndarray) -> None:
+        """Raise InputError for a class without training images; warn of others."""
         for part in PARTS:
             indices = getattr(parts, part)
             present = set(labels[indices].tolist())
             missing = [name for label, name in enumerate(self.class_names) if label not in present]
             if not missing or (part == "test" and not len(indices)):
                 continue
-            text = f"{self.location}: no image of {listed(missing)} in the {part} part{why}"
-            if why:
-                raise InputError(f"{text}; add images of other places, take another data.seed, or change the sizes")
+            text = f"{self.location}: no image of {listed(missing)} in the {part} part"
             if part == "train":
                 raise InputError(f"{text}; add some, or leave the class out")
             log.warning("%s: its figures say nothing about them", text)

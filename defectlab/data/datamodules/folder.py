@@ -12,15 +12,17 @@ from defectlab.data.datamodules.base import ImageDataModule, check_class_names
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.data.pipeline.splits import TIME, WHOLE
+from defectlab.data.sources.archive import open_root
 from defectlab.data.sources.array_labels import read_labels
 from defectlab.data.sources.arrays import ArrayFiles, find_arrays, load_arrays
 from defectlab.data.sources.decode import peek
 from defectlab.data.sources.images import ImageSet, read_listing
-from defectlab.data.sources.label_table import LabelTable, find_labels, is_label_file, list_labels
-from defectlab.data.sources.layouts import Listing, list_folders, list_labelled
+from defectlab.data.sources.label_table import LabelTable, find_labels, list_labels
+from defectlab.data.sources.layouts import Listing, is_single, list_folders, list_labelled, list_several
 from defectlab.data.sources.reading import check_on_bad_image
-from defectlab.data.sources.roots import common_folder, is_single, list_roots
+from defectlab.data.sources.tables import is_label_file
 from defectlab.errors import InputError
+from defectlab.utils.image_format import ImageFormat
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +76,10 @@ class ImageFolderDataModule(ImageDataModule):
         self.root = root if isinstance(root, str) else ", ".join(root)
         self.on_bad_image: Literal["error", "skip"] = on_bad_image
         self.white_level = white_level
-        table = labels
-        if table is None and isinstance(root, str) and is_label_file(Path(root)):
-            table, root = root, str(Path(root).parent)
-        self._table_of_labels = LabelTable(path=table) if isinstance(table, str) else table
         self._root = root
+        if labels is None and isinstance(root, str) and is_label_file(Path(root)):
+            labels, self.root = root, str(Path(root).parent)
+        self._table_of_labels = LabelTable(path=labels) if isinstance(labels, str) else labels
         self._given_names = check_class_names(class_names)
         self._stored_channels = channels
 
@@ -115,14 +116,15 @@ class ImageFolderDataModule(ImageDataModule):
 
     def load(self) -> ImageSet:
         """Read every image."""
-        white = self.white_level or self._trained_white
+        wanted = ImageFormat(
+            image_size=self.image_size, channels=self._stored_channels,
+            white_level=self.white_level or self._trained_white,
+        )  # fmt: skip
         if self._arrays is not None:
             known, names = self._labels
-            return load_arrays(self._arrays, names, known, self.image_size, self._stored_channels, white)
+            return load_arrays(self._arrays, names, known, wanted)
         whole = self.split == WHOLE
-        data = read_listing(
-            self._listing, self.image_size, self._stored_channels, self.on_bad_image, white, complete=not whole
-        )
+        data = read_listing(self._listing, wanted, self.on_bad_image, complete=not whole)
         if data.synthetic:
             log.warning(
                 "%s: %d of %d images are SYNTHETIC: figures say nothing about real ones",
@@ -132,7 +134,7 @@ class ImageFolderDataModule(ImageDataModule):
 
     @cached_property
     def _folder(self) -> Path:
-        return common_folder(self._root)
+        return open_root(Path(self.root).expanduser())
 
     @cached_property
     def _listing(self) -> Listing:
@@ -147,27 +149,22 @@ class ImageFolderDataModule(ImageDataModule):
 
     def _list(self) -> Listing:
         """List the files and their classes."""
-        keep, whole = self.split == "auto", self.split == WHOLE
-        table = self._table_of_labels
-        if table is None and not is_single(self._root):
-            return list_roots(self._root, keep)
-        if table is None:
-            try:
-                if whole and self._given_names is not None:
-                    return list_labelled(self._folder, self._given_names)
+        keep, whole, table = self.split == "auto", self.split == WHOLE, self._table_of_labels
+        if not is_single(self._root):
+            return list_several(self._root)
+        try:
+            if table is None and whole and self._given_names is not None:
+                return list_labelled(self._folder, self._given_names)
+            if table is None:
                 listing = list_folders(self._folder, keep)
-            except InputError:
-                found = find_labels(self._folder)
-                if found is None:
-                    raise
-                log.info("%s has no class folders: labels are read from %s (data.labels)", self.location, found)
-                table = LabelTable(path=str(found))
-            else:
-                if (found := find_labels(self._folder, tables_only=True)) is not None:
-                    log.warning(
-                        "%s is not read, the classes are those of the folders: or give it as data.labels", found
-                    )
+                if found := find_labels(self._folder, tables_only=True):
+                    log.warning("%s is not read, as there are class folders: give it as data.labels to take it", found)
                 return listing
+        except InputError:
+            if (found := find_labels(self._folder)) is None:
+                raise
+            log.info("%s has no class folders: labels are read from %s (data.labels)", self.root, found)
+            table = LabelTable(path=str(found))
         return list_labels(
             table, self._folder, self._given_names, self._aliases, keep_split=keep, timed=self.split == TIME,
             complete=not whole, skip_missing=self.on_bad_image == "skip",

@@ -21,6 +21,7 @@ from defectlab.data.sources.fetch import fetch_by_torchvision
 from defectlab.data.sources.idx import find_idx, read_idx_pair
 from defectlab.data.sources.images import ImageSet
 from defectlab.errors import InputError
+from defectlab.utils.image_format import ImageFormat
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ class MNISTDataModule(ImageDataModule):
 
     def _load_arrays(self, arrays: ArrayFiles) -> ImageSet:
         known, names = read_labels(arrays, self._names)
-        data = load_arrays(arrays, names, known, self.image_size, 1)
+        data = load_arrays(arrays, names, known, ImageFormat(image_size=self.image_size, channels=1))
         splits = np.array(data.splits or ["train"] * len(data.files))
         train, val, test = (np.flatnonzero(splits == part) for part in ("train", "val", "test"))
         if not len(val):

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from defectlab.data.pipeline.splits import Split
 from defectlab.errors import InputError
@@ -117,7 +118,7 @@ def content_hash(content: bytes) -> str:
 
 def make_table(
     split: Split, labels: Sequence[str], files: Sequence[str], content: Callable[[int], bytes],
-    groups: Sequence[str] | None = None,
+    groups: npt.NDArray[Any] | None = None,
 ) -> SplitTable:  # fmt: skip
     """Return the table of a split of N images; `content(index)` is what an image is told by."""
     indices = [(part, int(index)) for part in PARTS for index in getattr(split, part)]
@@ -125,7 +126,7 @@ def make_table(
     return SplitTable(tuple(
         SplitRow(
             part=part, label=labels[index], size=size, hash=digest, file=files[index],
-            group="" if groups is None else groups[index],
+            group="" if groups is None else str(groups[index]),
         )
         for (part, index), (size, digest) in zip(indices, told, strict=True)
     ))  # fmt: skip

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -56,8 +56,9 @@ def _divide(
     """Hold out `held` images, and keep at least `keep` of each class."""
     count = len(indices)
     if groups is not None and 0 < held < count:
-        dealt = deal(labels, groups, indices, (1 - held / count, held / count), (keep, 1), seed, blame)
-        return indices[dealt == 0], indices[dealt == 1]
+        own = replace(groups, codes=groups.codes[indices])
+        held_out = deal(labels[indices], own, (1 - held / count, held / count), (keep, 1), seed, blame) == 1
+        return indices[~held_out], indices[held_out]
     classes, members = np.unique(labels[indices], return_counts=True)
     smallest = members.min(initial=count)
     if smallest <= keep or not len(classes) <= held <= count - keep * len(classes):
@@ -133,9 +134,8 @@ def fold_split(
             "fewer folds or add images"
         )
     if groups is not None:
-        everything, one = np.arange(len(labels)), (1,) * folds
-        part = deal(labels, groups, everything, [1 / folds] * folds, one, seed, f"{folds} folds")
-        test = np.flatnonzero(part == fold - 1)
+        dealt = deal(labels, groups, [1 / folds] * folds, [1] * folds, seed, f"data.split is {fold}/{folds}")
+        test = np.flatnonzero(dealt == fold - 1)
     else:
         rng = np.random.RandomState(seed)
         # Dealt out in turn, class after class: where one class ends, the next goes on.
@@ -208,19 +208,6 @@ def fixed_split(
     if not len(val):
         train, val = hold_out(train, labels, val_size, seed, "data.val_size", groups=groups)
     return Split(train, val, test)
-
-
-def keep_together(split: Split, groups: Sequence[Sequence[int]]) -> Split:
-    """Move the images of each group to the part of its first one, so that no near-duplicates are in two parts."""
-    parts = {"train": split.train, "val": split.val, "test": split.test}
-    part_of = {int(index): name for name, indices in parts.items() for index in indices}
-    for group in groups:
-        known = [index for index in group if index in part_of]  # not those of a test part that is left out
-        part_of.update(dict.fromkeys(known[1:], part_of[known[0]]) if known else {})
-    chosen = {
-        name: np.array(sorted(i for i, part in part_of.items() if part == name), dtype=np.int64) for name in parts
-    }
-    return Split(**chosen)
 
 
 def split_hash(split: Split, labels: np.ndarray) -> str:

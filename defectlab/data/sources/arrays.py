@@ -13,17 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from defectlab.data.sources.archive import check_regular, open_root
-from defectlab.data.sources.decode import to_square
+from defectlab.data.sources.decode import decode_array
 from defectlab.data.sources.files import image_files, is_ignored, natural_key
 from defectlab.data.sources.images import ImageSet, log_white
 from defectlab.data.sources.layouts import part_of
 from defectlab.data.sources.levels import BadImage, levels_of, scaled, white_of_set
-from defectlab.data.sources.reading import check_shape
 from defectlab.errors import InputError
+from defectlab.utils.image_format import ImageFormat
 from defectlab.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -79,22 +78,20 @@ def find_arrays(root: Path, wrapped: bool = True, to_train: bool = True) -> Arra
 
 
 def load_arrays(
-    files: ArrayFiles, names: Mapping[str, Sequence[str]], class_names: Sequence[str], size: int, channels: int,
-    white_level: float | None = None,
-) -> ImageSet:  # fmt: skip
+    files: ArrayFiles, names: Mapping[str, Sequence[str]], class_names: Sequence[str], wanted: ImageFormat
+) -> ImageSet:
     """Read the images of arrays, whose labels are the classes `names` of each part, as `read_labels` gives them.
 
     Images are (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1 or 3, or rows of a square's pixels (N, H * H); of uint8,
-    or others whose white is `white_level`, by `white_of_set` if that is None. Nothing pickled is ever loaded.
+    or others whose white is `wanted.white_level`, by `white_of_set` if that is None. Nothing pickled is ever loaded.
 
     Raises:
         InputError: names the file that is damaged or of another form.
     """
-    check_shape(size, channels)
     index = {name: label for label, name in enumerate(class_names)}
     images = {part: channels_last(path, load_array(path)) for part, (path, _) in files.pairs.items()}
-    white = _white(files.folder, list(images.values()), white_level)
-    pixels = _resized([(files.pairs[part][0], found) for part, found in images.items()], white, size, channels)
+    white = _white(files.folder, list(images.values()), wanted.white_level)
+    pixels = _resized([(files.pairs[part][0], found) for part, found in images.items()], white, wanted)
     rows = [image for part in images.values() for image in part]
     return ImageSet(
         images=pixels,
@@ -212,10 +209,10 @@ def _white(folder: Path, parts: Sequence[Array], white_level: float | None) -> f
     return white if deep else None
 
 
-def _resized(parts: Sequence[tuple[Path, Array]], white: float | None, size: int, channels: int) -> Tensor:
-    """Join all parts to one (N, channels, size, size) uint8."""
+def _resized(parts: Sequence[tuple[Path, Array]], white: float | None, wanted: ImageFormat) -> Tensor:
+    """Join all parts to one (N, *wanted.shape) uint8."""
     total = sum(len(images) for _, images in parts)
-    out = np.empty((total, channels, size, size), dtype=np.uint8)
+    out = np.empty((total, *wanted.shape), dtype=np.uint8)
     done = 0
     with progress_bar("reading arrays", total) as advance:
         for path, images in parts:
@@ -225,12 +222,12 @@ def _resized(parts: Sequence[tuple[Path, Array]], white: float | None, size: int
                     block = block if block.dtype == np.uint8 else scaled(block, white)
                 except BadImage as error:
                     raise InputError(f"{path}: {error}; save the images without normalisation") from None
-                if block.shape[1:] == (size, size, channels):
-                    out[done : done + len(block)] = block.transpose(0, 3, 1, 2)
+                block = block.transpose(0, 3, 1, 2)
+                if block.shape[1:] == wanted.shape:
+                    out[done : done + len(block)] = block
                 else:
                     for row, image in enumerate(block, done):
-                        pixels = np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image)
-                        out[row] = to_square(Image.fromarray(pixels), size, channels)
+                        out[row] = decode_array(np.ascontiguousarray(image.transpose(1, 2, 0)), wanted)
                 done += len(block)
                 advance(len(block))
     return torch.from_numpy(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from defectlab.data.sources.levels import BadImage, Levels, white_of_set
 from defectlab.data.sources.reading import Skipped, read_images
 from defectlab.data.sources.records import ImageRecords
 from defectlab.errors import InputError
+from defectlab.utils.image_format import ImageFormat
 from defectlab.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -99,29 +101,28 @@ class ImageSet:
 
 def read_listing(
     listing: Listing,
-    size: int,
-    channels: int,
+    wanted: ImageFormat,
     on_bad_image: Literal["error", "skip"] = "error",
-    white_level: float | None = None,
     cache_folder: Path | None = None,
     in_memory_bytes: int = _IN_MEMORY_BYTES,
     complete: bool = True,
 ) -> ImageSet:
     """Read all images of a listing; a set of more than `in_memory_bytes` is mapped from `cache_folder`, else the cache.
 
-    `white_level` is that of all images of more than 8 bits; None measures it. With `complete`, each class has images.
+    `wanted.white_level` is that of all images of more than 8 bits; None measures it. With `complete`, each class has images.
 
     Raises:
         InputError: as `read_images`, if skipping leaves a class without an image, or if nothing tells what is white.
     """
     root = listing.root
     cache = None
-    if len(listing.files) * channels * size * size > in_memory_bytes:
+    channels, height, width = wanted.shape
+    if len(listing.files) * math.prod(wanted.shape) > in_memory_bytes:
         digest = hashlib.sha256(os.fsencode(os.path.abspath(root))).hexdigest()[:12]
-        cache = (cache_folder or default_cache()) / f"{root.name[:100]}-{digest}-{channels}x{size}x{size}.uint8"
-    white, synthetic = _measured(listing.files, white_level)
+        cache = (cache_folder or default_cache()) / f"{root.name[:100]}-{digest}-{channels}x{height}x{width}.uint8"
+    white, synthetic = _measured(listing.files, wanted.white_level)
     images, good, skipped = read_images(
-        listing.files, size, channels, on_bad_image, cache, root=root, white_level=white
+        listing.files, replace(wanted, white_level=white), on_bad_image, cache, root=root
     )
     labels, names = [listing.labels[index] for index in good], listing.names
     left = set(labels)

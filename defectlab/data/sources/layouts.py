@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -39,7 +40,7 @@ class Listing:
     """Image files below `root`, each with its label (an index into `class_names`).
 
     `splits` is "train", "val" or "test" for each file, or None where the source gives no split; `records` is what a table
-    says of each. `named` are the names of images that lie below several roots.
+    says of each.
     """
 
     root: Path
@@ -48,13 +49,10 @@ class Listing:
     class_names: list[str]
     splits: list[str] | None = None
     records: ImageRecords = field(default_factory=ImageRecords)
-    named: list[str] | None = None
 
     @property
     def names(self) -> list[str]:
         """Return the files relative to the root, with forward slashes."""
-        if self.named is not None:
-            return self.named
         return [Path(os.path.relpath(path, self.root)).as_posix() for path in self.files]
 
     def select(self, indices: Iterable[int], also: Collection[str] = ()) -> Listing:
@@ -67,7 +65,6 @@ class Listing:
             labels=[kept.index(self.labels[i]) for i in chosen],
             splits=None if self.splits is None else [self.splits[i] for i in chosen],
             records=self.records.select(chosen).with_classes(kept),
-            named=None if self.named is None else [self.named[i] for i in chosen],
         )  # fmt: skip
 
 
@@ -81,12 +78,12 @@ def neu_class(name: str) -> str | None:
     return NEU_ALIASES.get(re.sub(r"[^a-z]", "", name.lower()))
 
 
-def list_folders(root: Path, keep_split: bool = True, partial: bool = False) -> Listing:
+def list_folders(root: Path, keep_split: bool = True) -> Listing:
     """List a folder per class, or train / val (valid, validation) / test folders with a folder per class in each.
 
     Or a folder per class with train and test folders in each. A folder that holds a single folder is skipped, at the top
     and inside the splits. Class names are those of the training folders, naturally sorted; without `keep_split` those of
-    all. Masks beside the images are left out. A `partial` set may be of one class.
+    all. Masks beside the images are left out.
 
     Raises:
         InputError: the root cannot be read, or holds no image, fewer than two classes, a class without an image,
@@ -104,7 +101,7 @@ def list_folders(root: Path, keep_split: bool = True, partial: bool = False) -> 
             raise InputError(f"{base}: {seen} hold images themselves; expected a folder for each class in either")
         names = [_class_of(root, part, depth) for part in parts]
         _check_folders(base, set(names))
-        return _listing(root, files, names, names, _inner_splits(root, parts, depth), partial)
+        return _listing(root, files, names, names, _inner_splits(root, parts, depth))
 
     if len(named) < len(heads):
         other = min(heads - set(named), key=natural_key)
@@ -125,7 +122,46 @@ def list_folders(root: Path, keep_split: bool = True, partial: bool = False) -> 
     for part in parts:
         _class_of(root, part, depth)  # no image beside the split folders either
     _check_folders(base, heads, of_split=True)
-    return _listing(root, files, names, sorted(trained), splits, partial)
+    return _listing(root, files, names, sorted(trained), splits)
+
+
+def is_single(root: str | Sequence[str]) -> bool:
+    """Return whether a root is one folder or file, neither several nor a pattern."""
+    return isinstance(root, str) and (not glob.has_magic(root) or os.path.lexists(os.path.expanduser(root)))
+
+
+def list_several(roots: str | Sequence[str]) -> Listing:
+    """List the images below several roots, or that a pattern matches, named relative to the folder that holds all.
+
+    The class of an image is the first folder below its root, or the folder that it lies in.
+
+    Raises:
+        InputError: a root that is missing, an image below two of them, folders of a split, or fewer than two classes.
+    """
+    texts = [os.path.abspath(os.path.expanduser(root)) for root in ([roots] if isinstance(roots, str) else roots)]
+    classes: dict[Path, str] = {}
+    for text in texts:
+        matches = [text] if os.path.lexists(text) else sorted(glob.glob(text, recursive=True), key=natural_key)
+        tops = [Path(match) for match in matches if os.path.isdir(match) or match.lower().endswith(SUFFIXES)]
+        if not tops:
+            raise InputError(
+                f"data.root has {text}, where nothing is: expected folders or image files, a .zip by itself"
+            )
+        for top in tops:
+            for file in without_masks(top, image_files(top)) if top.is_dir() else [top]:
+                if file in classes:
+                    raise InputError(f"data.root: {file} is below two roots; give each folder once")
+                below = file.relative_to(top).parts[:-1] if top.is_dir() else ()
+                classes[file] = below[0] if below else file.parent.name
+    names = sorted(set(classes.values()), key=natural_key)
+    parts = [name for name in names if part_of(name)]
+    if len(names) < 2 or parts:
+        what = f"folders of a split, {', '.join(parts)}" if parts else f"the classes {', '.join(names) or 'none'}"
+        raise InputError(f"data.root has several roots with {what}: expected two or more class folders below them")
+    root = Path(os.path.commonpath([file.parent for file in classes]))
+    check_names(root, names)
+    files = sorted(classes, key=lambda file: natural_key(file.as_posix()))
+    return Listing(root=root, files=files, labels=[names.index(classes[file]) for file in files], class_names=names)
 
 
 def list_neu(root: Path) -> Listing:
@@ -229,7 +265,7 @@ def _check_folders(base: Path, used: Collection[str], of_split: bool = False) ->
 
 
 def _listing(
-    root: Path, files: list[Path], names: list[str], trained: Collection[str], splits: list[str] | None, partial: bool
+    root: Path, files: list[Path], names: list[str], trained: Collection[str], splits: list[str] | None
 ) -> Listing:
     if splits is not None:
         trained = {name for name, split in zip(names, splits, strict=True) if split == "train"} | set(trained)
@@ -241,7 +277,7 @@ def _listing(
                 f"{path}: class {name} is not among the training classes {', '.join(class_names)}; "
                 "add training images of it, remove it, or divide all images anew by data.split random"
             )
-    if len(class_names) < 2 and not partial:
+    if len(class_names) < 2:
         raise InputError(f"{root}: found the one class {class_names[0]}, expected a folder for each of two or more")
     labels = {name: label for label, name in enumerate(class_names)}
     return Listing(

@@ -18,6 +18,7 @@ from defectlab.data.sources.cache import build_cache, fingerprint, map_cache, sk
 from defectlab.data.sources.decode import decode, decode_grey, pillow_hushed
 from defectlab.data.sources.levels import BadImage, Pixels
 from defectlab.errors import InputError
+from defectlab.utils.image_format import ImageFormat
 from defectlab.utils.progress import progress_bar
 
 _BLOCK_BYTES = 64 * 2**20  # pixels held beside the result while a set is read
@@ -50,48 +51,38 @@ def read_grey(path: Path, longest: int) -> Pixels:
 
 def read_images(
     files: Sequence[Path],
-    size: int,
-    channels: int,
+    wanted: ImageFormat,
     on_bad_image: Literal["error", "skip"] = "error",
     cache: Path | None = None,
     description: str = "reading images",
     root: Path | None = None,
-    resize_size: int | None = None,
-    white_level: float | None = None,
 ) -> tuple[Tensor, list[int], list[Skipped]]:
     """Read images in the order of `files`.
 
     Args:
         files: image files.
-        size: side of the square that images are stretched to, or cropped to with `resize_size`.
-        channels: 1 or 3.
+        wanted: what images are decoded to; a `white_level` of None tells it for each image, or refuses it.
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out.
         cache: file to map in place of memory, with `<cache>.json` beside it; built anew when a file or the shape has
             changed, or the pixels are not those that were written. Writing into the tensor writes into the file, which
             makes it out of date.
         description: beside the progress bar.
         root: folder that names of images left out are relative to.
-        resize_size: of the shorter side before a centre crop; None stretches.
-        white_level: what is white in images of more than 8 bits; None tells it for each image, or refuses it.
 
     Returns:
-        The images that can be read (M, channels, size, size) uint8, their indices, and those left out.
+        The images that can be read (M, *wanted.shape) uint8, their indices, and those left out.
 
     Raises:
         InputError: the first bad image, or with "skip" if none is left (`NothingReadable`); a full disk, or an error of
             the machine.
     """
-    check_shape(size, channels)
     check_on_bad_image(on_bad_image)
     if not files:
         raise InputError("no image to read: the list of files is empty")
     strict = on_bad_image == "error"
 
     def fill(keep: Callable[[Pixels], None]) -> dict[int, str]:
-        def decoded(path: Path) -> Pixels:
-            return decode(path, size, channels, resize_size, white_level)
-
-        bad = _decode_all(files, (channels, size, size), decoded, strict, description, keep)
+        bad = _decode_all(files, wanted, strict, description, keep)
         if len(bad) == len(files):
             error = NothingReadable(f"none of {len(files)} images can be read, the first is {files[0]}: {bad[0]}")
             error.skipped = [
@@ -101,7 +92,7 @@ def read_images(
         return bad
 
     if cache is None:
-        images = torch.empty((len(files), channels, size, size), dtype=torch.uint8)
+        images = torch.empty((len(files), *wanted.shape), dtype=torch.uint8)
         filled = 0
 
         def keep(block: Pixels) -> None:
@@ -112,13 +103,13 @@ def read_images(
         bad = fill(keep)
         images = images[:filled]
     else:
-        wanted = fingerprint(files, root, size, channels, resize_size, white_level)
-        known = skipped_in_cache(cache, wanted)
+        mark = fingerprint(files, root, wanted.image_format)
+        known = skipped_in_cache(cache, mark)
         # A file may have been out of reach for a while only: those left out are tried again.
         if known is None or any(strict or _is_readable(files[index]) for index in known):
-            known = build_cache(cache, wanted, len(files) * channels * size * size, fill)
+            known = build_cache(cache, mark, len(files) * math.prod(wanted.shape), fill)
         bad = known
-        images = map_cache(cache, (len(files) - len(bad), channels, size, size))
+        images = map_cache(cache, (len(files) - len(bad), *wanted.shape))
     good = [index for index in range(len(files)) if index not in bad]
     return images, good, [Skipped(_name(files[index], root), reason) for index, reason in bad.items()]
 
@@ -129,18 +120,9 @@ def check_on_bad_image(value: str) -> None:
         raise InputError(f"on_bad_image is {value!r}: expected error, or skip to leave bad images out")
 
 
-def check_shape(size: int, channels: int) -> None:
-    """Raise InputError unless images can have this size and this many channels."""
-    if size < 1:
-        raise InputError(f"size: found {size}, expected the side of a square in pixels, at least 1")
-    if channels not in (1, 3):
-        raise InputError(f"channels: found {channels}, expected 1 (grey) or 3 (RGB)")
-
-
 def _decode_all(
     files: Sequence[Path],
-    shape: tuple[int, int, int],
-    decoded: Callable[[Path], Pixels],
+    wanted: ImageFormat,
     strict: bool,
     description: str,
     keep: Callable[[Pixels], None],
@@ -149,13 +131,13 @@ def _decode_all(
 
     In threads, since Pillow decodes outside the interpreter lock; in blocks, to bound memory before a slow disk.
     """
-    per_block = max(1, min(len(files), 512, _BLOCK_BYTES // math.prod(shape)))
-    buffer = np.empty((per_block, *shape), dtype=np.uint8)
+    per_block = max(1, min(len(files), 512, _BLOCK_BYTES // math.prod(wanted.shape)))
+    buffer = np.empty((per_block, *wanted.shape), dtype=np.uint8)
     bad: dict[int, str] = {}
 
     def fill(slot: int, path: Path) -> str | None:
         try:
-            buffer[slot] = decoded(path)
+            buffer[slot] = decode(path, wanted)
         except BadImage as error:
             return str(error)
         return None
@@ -179,7 +161,7 @@ def _decode_all(
 
 def _is_readable(path: Path) -> bool:
     try:
-        decode(path, 1, 1)
+        decode(path, ImageFormat(image_size=1, channels=1))
     except BadImage:
         return False
     return True

@@ -6,7 +6,8 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from contextlib import suppress
+from datetime import datetime, timezone
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -19,50 +20,57 @@ from defectlab.utils.text import read_csv
 
 Columns = dict[str, list[str]]
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
+_PARQUET = (".parquet", ".pq")
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", *_PARQUET)
 USUAL = {  # names of columns in use, without case and separators
     "image": "image file filename filepath path imagepath imagefile imagename imageid img name id",
-    "label": "label labels class classname category target defect defectclass classid y",
+    "label": "label labels class classname category target defectclass classid y",
     "split": "split part subset", "group": "group groupid", "weight": "weight sampleweight",
     "time": "time timestamp datetime date",
 }  # fmt: skip
 _ADVICE = "expected a table with a column of image files and one of labels"
-_NAMED = 3
 
 
-def some(items: Sequence[object]) -> str:
+def is_label_file(path: Path) -> bool:
+    """Return whether a path is named as a file of labels is."""
+    return path.suffix.lower() in (*TABLE_SUFFIXES, ".json")
+
+
+def some(items: Sequence[object], what: str = "") -> str:
     """Return how many items there are, and the first three."""
-    return f"{len(items)} ({', '.join(map(str, items[:_NAMED]))}{' and so on' if len(items) > _NAMED else ''})"
+    more = " and so on" if len(items) > 3 else ""
+    return f"{len(items)} {what}".strip() + f" ({', '.join(map(str, items[:3]))}{more})"
+
+
+def refuse(place: object, names: Iterable[str], wrong: Iterable[bool], what: str) -> None:
+    """Raise InputError that counts those names that are wrong, gives the first three, and says `what` is."""
+    found = [name or "an empty cell" for name, bad in zip(names, wrong, strict=True) if bad]
+    if found:
+        raise InputError(f"{place}: {some(found)} {what}")
 
 
 def read_columns(path: Path) -> Columns:
     """Read a table as text by column: Parquet, or CSV with commas, semicolons, tabs or spaces.
 
     A table without a header, whose first cell is an image file, gets the columns image, label, column3 and so on; elpv's
-    third one is the type of the cell.
-
-    Raises:
-        InputError: it cannot be read, has no row, rows of unequal length, or two columns of one name.
+    third one is the type of the cell. InputError for no table, rows of unequal length, or two columns of one name.
     """
-    if path.suffix.lower() in (".parquet", ".pq"):
-        return _read_parquet(path)
-    rows = read_csv(path, _ADVICE, delimiter=None)
-    if not rows:
-        raise InputError(f"{path} is empty; {_ADVICE}")
-    header, cells = [name.strip() for name in rows[0]], rows[1:]
+    rows = _parquet_rows(path) if path.suffix.lower() in _PARQUET else read_csv(path, _ADVICE, delimiter=None)
+    header = [name.strip() for name in rows[0]] if rows else [""]
     if header[0].lower().endswith(SUFFIXES):
-        header, cells = ["image", "label", *(f"column{place}" for place in range(3, len(header) + 1))], rows
-        if len(header) == 3 and {row[-1] for row in cells} <= {"mono", "poly"}:
-            header[2] = "type"
-    ragged = [number for number, row in enumerate(cells, start=len(rows) - len(cells) + 1) if len(row) != len(header)]
+        header = ["image", "label", *(f"column{place}" for place in range(3, len(header) + 1))]
+        header[2:] = ["type"] if {row[-1] for row in rows} <= {"mono", "poly"} else header[2:]
+        rows = [header, *rows]
+    ragged = [number for number, row in enumerate(rows, start=1) if len(row) != len(header)]
     twice = [name for name, count in Counter(header).items() if count > 1]
-    if ragged or twice or not cells:
-        what = f"rows of other lengths than {len(header)}: {some(ragged)}" if ragged else "no row"
+    if ragged or twice or len(rows) < 2:
+        what = f"lines of another length than the first: {some(ragged)}" if ragged else "no row"
         raise InputError(f"{path} has {f'two columns {twice[0]}' if twice else what}; {_ADVICE}")
-    return {name: [row[place].strip() for row in cells] for place, name in enumerate(header)}
+    return {name: [row[place].strip() for row in rows[1:]] for place, name in enumerate(header)}
 
 
-def _read_parquet(path: Path) -> Columns:
+def _parquet_rows(path: Path) -> list[list[str]]:
+    """Return the header and the rows of the flat columns."""
     try:
         from pyarrow import parquet, types
     except ImportError:
@@ -70,25 +78,21 @@ def _read_parquet(path: Path) -> Columns:
             f"{path}: Parquet needs pyarrow: pip install 'defectlab[parquet]', or save it as .csv"
         ) from None
     try:
-        fields = parquet.read_schema(path)
-        flat = [f.name for f in fields if not (types.is_struct(f.type) or types.is_binary(f.type))]
-        table = parquet.read_table(path, columns=flat)
-    except (OSError, ValueError) as error:  # Arrow's own errors are among these
+        schema = parquet.read_schema(path)
+        names = [f.name for f in schema if not (types.is_struct(f.type) or types.is_binary(f.type))]
+        table = parquet.read_table(path, columns=names)
+    except (OSError, ValueError) as error:  # Arrow's own are among these
         raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); {_ADVICE}") from None
-    if not table.num_rows:
-        raise InputError(f"{path} has no row; {_ADVICE}")
-    return {name: [_cell(value) for value in table.column(name).to_pylist()] for name in flat}
+    return [names, *([_cell(value) for value in row.values()] for row in table.to_pylist())]
 
 
 def _cell(value: object) -> str:
     if isinstance(value, list):
         return "|".join(map(str, value))
-    if isinstance(value, bool):
-        return str(int(value))
-    return "" if value is None else value.isoformat() if isinstance(value, datetime) else str(value).strip()
+    return "" if value is None else str(int(value) if isinstance(value, bool) else value)
 
 
-def find_column(path: Path, columns: Iterable[str], role: str, given: str | None) -> str | None:
+def find_column(path: Path, columns: Iterable[str], role: str, given: str | None = None) -> str | None:
     """Return the column that is given, else one of a usual name, else None; InputError if the given one is not there."""
     names = list(columns)
     if given is None:
@@ -101,109 +105,69 @@ def find_column(path: Path, columns: Iterable[str], role: str, given: str | None
     return given
 
 
-def locate(path: Path, root: Path, values: Sequence[str], skip_missing: bool) -> tuple[list[int], list[Path]]:
-    """Find the image of each row: below the root, beside the table, or by a name that only one image below the root has.
+def locate(path: Path, root: Path, values: Sequence[str], skip_missing: bool) -> dict[int, Path]:
+    """Find the image of each row: below the root, beside the table, or by a name that one image below the root has alone.
 
-    Returns:
-        Which rows have an image, and their files; with `skip_missing` the others are left out.
-
-    Raises:
-        InputError: an image that is missing, listed twice, or that two files may be.
+    With `skip_missing` rows without an image are left out; InputError for them otherwise, or for one listed twice.
     """
     known = {Path(os.path.relpath(file, root)).as_posix(): file for file in image_files(root, tell=False)}
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for name in known:
-        place = Path(name)
-        by_name[place.name].append(name)
-        by_name[place.stem].append(name)
-
-    def find(value: str) -> Path | list[str] | None:
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for file in known.values():
+        for name in {file.name, file.stem}:
+            by_name[name].append(file)
+    found: dict[int, Path] = {}
+    for row, value in enumerate(values):
         name = value.replace("\\", "/").removeprefix("./")
-        if name in known:
-            return known[name]
-        for base in (root, path if path.is_dir() else path.parent) if name else ():
-            if (base / name).is_file():
-                return base / name
-        same = by_name[Path(name).name]
-        same = [other for other in same if other.endswith(f"/{name}")] or same
-        return known[same[0]] if len(same) == 1 else same or None
-
-    found = [find(value) for value in values]
-    missing = [value or "an empty cell" for value, file in zip(values, found, strict=True) if file is None]
-    rivals = [
-        f"{value} may be {' or '.join(file[:2])}"
-        for value, file in zip(values, found, strict=True)
-        if isinstance(file, list)
-    ]
-    counts = Counter(file for file in found if isinstance(file, Path))
-    twice = [Path(os.path.relpath(file, root)).as_posix() for file, count in counts.items() if count > 1]
-    if rivals:
-        raise InputError(f"{path}: images that two files may be: {some(rivals)}; write their folders into the table")
-    if missing and (len(missing) == len(values) or not skip_missing):
-        raise InputError(
-            f"{path}: of {len(values)} images missing below {root}: {some(missing)}; put them there, give their folder as "
-            "data.root, or leave them out by data.on_bad_image skip"
+        beside = [base / name for base in (root, path.parent) if name not in known and name and (base / name).is_file()]
+        same = [known[name]] if name in known else beside or by_name[Path(name).name]
+        same = [file for file in same if file.as_posix().endswith(f"/{name}")] or same
+        if beside or len(same) == 1:
+            found[row] = same[0]
+    if not (skip_missing and found):
+        what = (
+            f"of {len(values)} images are missing below {root}, or one of several of that name: put them there, give "
         )
-    if twice:
-        raise InputError(
-            f"{path}: images listed twice: {some(twice)}; expected a row an image, with several labels as a|b in it"
-        )
-    files = [(row, file) for row, file in enumerate(found) if isinstance(file, Path)]
-    return [row for row, _ in files], [file for _, file in files]
-
-
-def numbers(
-    path: Path, column: str, values: Sequence[str], low: float, high: float, what: str
-) -> npt.NDArray[np.float64]:
-    """Read the numbers of a column; InputError for any that is none, or not between `low` and `high`."""
-    found = np.array([_number(value) for value in values])
-    wrong = [
-        value or "an empty cell"
-        for value, good in zip(values, (low <= found) & (found <= high), strict=True)
-        if not good
-    ]
-    if wrong:
-        raise InputError(f"{path}: column {column} has {some(wrong)} that are no {what}; mend them")
+        gone = (row not in found for row in range(len(values)))
+        refuse(path, values, gone, what + "data.root, or leave them out by data.on_bad_image skip")
+    real = {row: os.path.realpath(file) for row, file in found.items()}
+    counts = Counter(real.values())
+    again = (counts[file] > 1 for file in real.values())
+    refuse(path, (values[row] for row in real), again, "are listed twice: expected each once, with two labels as a|b")
     return found
 
 
-def _number(value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        return np.nan
+def numbers(path: Path, column: str, values: Sequence[str], low: float, high: float) -> npt.NDArray[np.float64]:
+    """Read the numbers of a column; InputError for any that is none, or not between `low` and `high`."""
+    found = np.array([float(value) if is_number(value) else np.nan for value in values])
+    refuse(
+        path, values, ~((low <= found) & (found <= high)), f"in column {column} are no numbers from {low:g} to {high:g}"
+    )
+    return found
 
 
 def is_number(value: str) -> bool:
     """Return whether a cell is a finite number."""
-    return bool(np.isfinite(_number(value)))
+    with suppress(ValueError):
+        return bool(np.isfinite(float(value)))
+    return False
 
 
 def read_times(path: Path, column: str, values: Sequence[str]) -> npt.NDArray[np.float64]:
-    """Read a column of times, all numbers or all dates as ISO 8601 has them, `2024-05-31` or `2024-05-31T07:45:00+02:00`.
-
-    Raises:
-        InputError: neither, a mixture of both, or of dates with and without a time zone.
-    """
-    if is_number(values[0]):
-        return numbers(path, column, values, -np.inf, np.inf, "numbers like the first")
-    found = [_date(value) for value in values]
-    zoned = found[0] is not None and found[0].tzinfo is not None
-    wrong = [
-        value or "an empty cell" for value, date in zip(values, found, strict=True)
-        if date is None or (date.tzinfo is not None) != zoned
-    ]  # fmt: skip
-    if wrong:
-        raise InputError(
-            f"{path}: column {column} has {some(wrong)} that are no times like the others: expected all to be numbers, or "
-            "dates such as 2024-05-31 or 2024-05-31T07:45:00, with a time zone in all or in none"
-        )
-    start = datetime.fromisoformat(f"1970-01-01{'T00:00:00+00:00' if zoned else ''}")
-    return np.array([(date - start).total_seconds() for date in found if date is not None])
+    """Read numbers, or dates as ISO 8601 has them, `2024-05-31` or `2024-05-31T07:45:00+02:00`, in seconds; not both."""
+    found = [_time(value) for value in values]
+    wrong = (kind in ("", *{k for k, _ in found} - {found[0][0]}) for kind, _ in found)
+    refuse(path, values, wrong, (
+        f"in column {column} are no times like the others: expected numbers, or dates such as 2024-05-31 or "
+        "2024-05-31T07:45:00, with a time zone in all or in none"
+    ))  # fmt: skip
+    return np.array([seconds for _, seconds in found])
 
 
-def _date(value: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(re.sub(r"^(\d{4})/(\d\d)/(\d\d)", r"\1-\2-\3", value).replace("Z", "+00:00"))
-    except ValueError:
-        return None
+def _time(text: str) -> tuple[str, float]:
+    """Return the kind of a time, empty for none, and its number."""
+    if is_number(text):
+        return "number", float(text)
+    with suppress(ValueError):
+        date = datetime.fromisoformat(text.replace("/", "-").replace("Z", "+00:00"))
+        return str(date.tzinfo is None), (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp()
+    return "", 0.0
