@@ -39,7 +39,7 @@ LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": 
 # Settings of the data that leave the split as it is.
 _NOT_OF_SPLIT = {
     "root", "image_size", "channels", "batch_size", "eval_batch_size", "on_bad_image", "augmentation", "mean", "std",
-    "class_names", "transform", "labels",
+    "class_names", "transform", "labels", "label_columns",
 }  # fmt: skip
 _COMMANDS = {
     "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
@@ -132,10 +132,9 @@ class DefectCLI(LightningCLI):
         for arguments, name in ((config.data.init_args, "root"), (config.model.init_args, "teacher")):
             if arguments is not None and arguments.get(name) is not None:
                 arguments[name] = _absolute(arguments[name])
-        labels: Any = (config.data.init_args or {}).get("labels")
-        holder, key = (config.data.init_args, "labels") if isinstance(labels, str) else (labels, "path")
-        if holder is not None and Path(holder[key]).expanduser().exists():  # else it lies below the root
-            holder[key] = _absolute(holder[key])
+        labels = (config.data.init_args or {}).get("labels")
+        if labels is not None and Path(labels).expanduser().exists():  # else it lies below the root
+            config.data.init_args["labels"] = _absolute(labels)
         self._settle_callbacks(config.trainer.callbacks)
         seed = config.seed_everything
         if not isinstance(seed, bool) and not (isinstance(seed, int) and 0 <= seed < 2**32):

@@ -259,7 +259,7 @@ class ImageDataModule(ImageLoaders):
         elif self.split == TIME:
             if data.records.times is None:
                 raise InputError(
-                    "data.split is time: expected data.labels with a column of times, see data.labels.time"
+                    "data.split is time: expected data.labels with a column of times, see data.label_columns.time"
                 )
             parts = time_split(data.records.times, self.val_size, test_size, own)
         elif data.splits is not None and self.split == "auto":

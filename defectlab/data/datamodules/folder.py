@@ -17,7 +17,7 @@ from defectlab.data.sources.array_labels import read_labels
 from defectlab.data.sources.arrays import ArrayFiles, find_arrays, load_arrays
 from defectlab.data.sources.decode import peek
 from defectlab.data.sources.images import ImageSet, read_listing
-from defectlab.data.sources.label_table import LabelTable, find_labels, list_labels
+from defectlab.data.sources.label_table import LabelColumns, find_labels, list_labels
 from defectlab.data.sources.layouts import Listing, is_single, list_folders, list_labelled, list_several
 from defectlab.data.sources.reading import check_on_bad_image
 from defectlab.data.sources.tables import is_label_file
@@ -40,7 +40,9 @@ class ImageFolderDataModule(ImageDataModule):
         class_names: names of the classes, in the order that their labels get: of an array's numbers from 0, or the class
             folders' names. None takes the folders in natural order, and calls numbers by themselves.
         white_level: what is white in images of more than 8 bits, such as 4095; None takes what the brightest image needs.
-        labels: a file of labels in place of class folders, or a `LabelTable` that says what its columns are.
+        labels: a file of labels in place of class folders: .csv, .parquet, COCO's .json, or a folder of COCO's or Pascal VOC's
+            files; there, or below `root`.
+        label_columns: what the columns of such a table are.
 
     The other arguments are those of `ImageDataModule`.
     """
@@ -64,7 +66,8 @@ class ImageFolderDataModule(ImageDataModule):
         class_names: Sequence[str] | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
         white_level: float | None = None,
-        labels: str | LabelTable | None = None,
+        labels: str | None = None,
+        label_columns: LabelColumns | None = None,
         group_by: str | None = "auto",
     ) -> None:
         super().__init__(
@@ -79,7 +82,8 @@ class ImageFolderDataModule(ImageDataModule):
         self._root = root
         if labels is None and isinstance(root, str) and is_label_file(Path(root)):
             labels, self.root = root, str(Path(root).parent)
-        self._table_of_labels = LabelTable(path=labels) if isinstance(labels, str) else labels
+        self._labels_path = None if labels is None else Path(labels).expanduser()
+        self.label_columns = label_columns
         self._given_names = check_class_names(class_names)
         self._stored_channels = channels
 
@@ -149,30 +153,29 @@ class ImageFolderDataModule(ImageDataModule):
 
     def _list(self) -> Listing:
         """List the files and their classes."""
-        keep, whole, table = self.split == "auto", self.split == WHOLE, self._table_of_labels
+        keep, whole, path = self.split == "auto", self.split == WHOLE, self._labels_path
         if not is_single(self._root):
             return list_several(self._root)
         try:
-            if table is None and whole and self._given_names is not None:
+            if path is None and whole and self._given_names is not None:
                 return list_labelled(self._folder, self._given_names)
-            if table is None:
+            if path is None:
                 listing = list_folders(self._folder, keep)
-                if found := find_labels(self._folder, tables_only=True):
-                    log.warning("%s is not read, as there are class folders: give it as data.labels to take it", found)
+                if found := find_labels(self._folder):
+                    log.warning("the labels in %s are not read, as there are class folders: see data.labels", found)
                 return listing
         except InputError:
-            if (found := find_labels(self._folder)) is None:
+            if (path := find_labels(self._folder)) is None:
                 raise
-            log.info("%s has no class folders: labels are read from %s (data.labels)", self.root, found)
-            table = LabelTable(path=str(found))
+            log.info("%s has no class folders: labels are read from %s (data.labels)", self.root, path)
         return list_labels(
-            table, self._folder, self._given_names, self._aliases, keep_split=keep, timed=self.split == TIME,
+            path, self._folder, self.label_columns, self._given_names, self._aliases, keep_split=keep, timed=self.split == TIME,
             complete=not whole, skip_missing=self.on_bad_image == "skip",
         )  # fmt: skip
 
     @cached_property
     def _arrays(self) -> ArrayFiles | None:
-        if self._table_of_labels is not None or not is_single(self._root):
+        if self._labels_path is not None or not is_single(self._root):
             return None
         return find_arrays(self._folder, to_train=self.split != WHOLE)
 

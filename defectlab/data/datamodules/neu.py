@@ -15,7 +15,7 @@ from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.splits import WHOLE
 from defectlab.data.sources.fetch import NEU_URL, fetch_neu
 from defectlab.data.sources.images import ImageSet
-from defectlab.data.sources.label_table import LabelTable
+from defectlab.data.sources.label_table import LabelColumns
 from defectlab.data.sources.layouts import NEU_ALIASES, NEU_CLASSES, Listing, list_labelled, list_neu, neu_class
 from defectlab.data.synthesis.strip import strip_images
 from defectlab.errors import InputError
@@ -73,13 +73,14 @@ class NEUDataModule(ImageFolderDataModule):
         class_names: Sequence[str] | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
         white_level: float | None = None,
-        labels: str | LabelTable | None = None,
+        labels: str | None = None,
+        label_columns: LabelColumns | None = None,
         group_by: str | None = "auto",
     ) -> None:
         super().__init__(
             DEFAULT_ROOT if root is None else root, image_size, channels, batch_size, eval_batch_size, seed, val_size,
             test_size, split, on_bad_image, group_duplicates, augmentation, mean, std, _neu_names(class_names), transform,
-            white_level, labels, group_by,
+            white_level, labels, label_columns, group_by,
         )  # fmt: skip
         if synthetic_per_class < 1:
             raise InputError(f"data.synthetic_per_class is {synthetic_per_class}: expected at least 1")
@@ -141,7 +142,7 @@ class NEUDataModule(ImageFolderDataModule):
         return self._generate() if self._generated else super().load()
 
     def _list(self) -> Listing:
-        if self._table_of_labels is not None:
+        if self._labels_path is not None:
             return super()._list()
         return list_labelled(self._folder, NEU_CLASSES) if self.split == WHOLE else list_neu(self._folder)
 

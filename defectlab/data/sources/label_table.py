@@ -37,11 +37,10 @@ _PREFERRED = ("labels", "label", "train", "annotations", "metadata")  # among se
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelTable:
-    """A file of labels; a column of None is found by a usual name, and told.
+class LabelColumns:
+    """What the columns of a table of labels are; one of None is found by a usual name, and told.
 
     Args:
-        path: .csv (commas, semicolons, tabs or spaces), .parquet, a COCO .json, or a folder of COCO's or Pascal VOC's files.
         image: column of the files, relative to data.root or to the table.
         label: column of the names or numbers of classes, or of a probability of the second of two; or the columns, one a class.
         split: column of `train`, `val` and `test`, kept with data.split auto.
@@ -52,7 +51,6 @@ class LabelTable:
         soft: whether probabilities are trained on; None does where they are given a column a class.
     """
 
-    path: str
     image: str | None = None
     label: str | Sequence[str] | None = None
     split: str | None = None
@@ -63,7 +61,7 @@ class LabelTable:
     soft: bool | None = None
 
 
-def find_labels(root: Path, tables_only: bool = False) -> Path | None:
+def find_labels(root: Path) -> Path | None:
     """Return the file of labels in a folder: a table that begins with one of its images, COCO's, or Pascal VOC's; or None."""
     tables: list[Path] = []
     names: set[str] = set()
@@ -79,12 +77,13 @@ def find_labels(root: Path, tables_only: bool = False) -> Path | None:
     preferred = [path for name in _PREFERRED for path in tables if path.stem.lower() == name] or tables
     if len(tables) == 1 or preferred != tables:
         return preferred[0]
-    return root if not tables_only and not tables and is_annotated(root) else None
+    return root if not tables and is_annotated(root) else None
 
 
 def list_labels(
-    table: LabelTable,
+    path: Path,
     root: Path,
+    table: LabelColumns | None = None,
     class_names: Sequence[str] | None = None,
     aliases: Mapping[str, str] | None = None,
     keep_split: bool = True,
@@ -94,6 +93,7 @@ def list_labels(
 ) -> Listing:
     """List the images below `root` of a file of labels.
 
+    That is .csv (of commas, semicolons, tabs or spaces), .parquet, COCO's .json, or a folder of COCO's or Pascal VOC's files.
     Numbers from 0 are indices into `class_names`, names in use may be keys of `aliases`; None takes the classes that occur.
     The columns of the split and of times are read with `keep_split` and `timed`; with `complete` each class needs an image;
     with `skip_missing` images that are not there are left out.
@@ -102,8 +102,8 @@ def list_labels(
         InputError: names the first three images that are missing, listed twice, of no, an unknown or several classes; or
             columns that are missing or hold something else.
     """
-    path = Path(table.path).expanduser()
     path = path if path.exists() or path.is_absolute() else root / path
+    table = table or LabelColumns()
     found = _read(path, table, root, class_names)
     files = locate(path, root, found.images, skip_missing)
     left = len(set(without_masks(root, image_files(root, tell=False))) - set(files.values()))
@@ -156,7 +156,7 @@ def list_labels(
     )  # fmt: skip
 
 
-def _read(path: Path, table: LabelTable, root: Path, class_names: Sequence[str] | None) -> Labels:
+def _read(path: Path, table: LabelColumns, root: Path, class_names: Sequence[str] | None) -> Labels:
     """Read images and their classes from a file or a folder of any kind."""
     if path.is_dir() or path.suffix.lower() == ".json":
         return read_annotations(path, root)
@@ -170,7 +170,7 @@ def _read(path: Path, table: LabelTable, root: Path, class_names: Sequence[str] 
     else:
         label, each = None, [str(find_column(path, columns, "label", name)) for name in table.label]
     if image is None or not (label or each):
-        wanted = "image files (data.labels.image)" if image is None else "classes (data.labels.label)"
+        wanted = "image files (data.label_columns.image)" if image is None else "classes (data.label_columns.label)"
         raise InputError(f"{path} has the columns {', '.join(columns)}: expected one of {wanted}; name it")
     log.info("%s: image in column %s, class in column %s", path, image, label or " and ".join(each or ()))
     found = Labels(images=columns[image], areas=[], columns=columns)
@@ -218,7 +218,7 @@ def _one_class(
         named = (f"{image}: {', '.join(area)}" for image, area in zip(images, areas, strict=True))
         refuse(path, named, (len(area) > 1 for area in areas), (
             f"of {len(images)} images have several classes, expected one: take the first, or the largest by area, by "
-            "data.labels.several, or leave these images out"
+            "data.label_columns.several, or leave these images out"
         ))  # fmt: skip
     return [(max(area, key=area.__getitem__) if largest else next(iter(area))) if area else GOOD for area in areas]
 

@@ -95,6 +95,10 @@ def list_folders(root: Path, keep_split: bool = True) -> Listing:
     heads = {part[depth] for part in parts if len(part) > depth + 1}
     base = root.joinpath(*parts[0][:depth])
     named = {head: found for head in heads if (found := part_of(head))}
+    if "JPEGImages" in heads:
+        raise InputError(
+            f"{base / 'JPEGImages'}: a folder of Pascal VOC's, expected one a class, or .xml files in Annotations"
+        )
     if not any(part[depth] in named and len(part) > depth + 2 for part in parts):
         if len(named) > 1 and "train" in named.values():
             seen = " and ".join(sorted(named, key=natural_key))

@@ -101,7 +101,7 @@ def find_column(path: Path, columns: Iterable[str], role: str, given: str | None
     if given not in names:
         near = get_close_matches(given, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names[:12])}"
-        raise InputError(f"{path} has no column {given} (data.labels.{role}): {hint}")
+        raise InputError(f"{path} has no column {given} (data.label_columns.{role}): {hint}")
     return given
 
 
