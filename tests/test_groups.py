@@ -133,7 +133,7 @@ def test_pairs_join_groups() -> None:
 # Through a datamodule and the front door
 
 
-def surface(coil: int, index: int) -> np.ndarray:
+def surface(coil: int, index: int) -> Any:
     """A coil's own light, and stripes of its own direction and width, which say nothing of its class."""
     own, rng = np.random.default_rng(coil), np.random.default_rng((coil, index))
     angle, width, light, contrast = own.uniform((0, 3, 60, 10), (3.1, 12, 190, 60))

@@ -171,8 +171,8 @@ def test_the_split_of_a_config_is_inspected(
     assert (tmp_path / "out" / "findings.csv").read_text().count("leak: ") == leaks
     assert not (tmp_path / "runs").exists()
     words = ["data", "inspect", "--config", str(config), "--data.image_size", "64", "--data.group_duplicates", "true"]
-    assert main([*words, "--output", "grouped"]) == 1  # all images of a class show the same place
-    assert "good in 1 groups" in capsys.readouterr().err
+    assert main([*words, "--output", "grouped"]) == 0
+    assert "of all pairs 0 across parts" in capsys.readouterr().out
 
 
 def test_groups_stay_on_one_side(class_folders: Path) -> None:

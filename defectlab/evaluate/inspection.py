@@ -180,7 +180,7 @@ def _of_folder(directory: Path) -> tuple[ImageSet, "Counter[str]", Iterable[byte
         module: ImageFolderDataModule = NEUDataModule(str(directory), image_size=_SIDE, on_bad_image="skip")
         data = module.load()
     except InputError:
-        module = ImageFolderDataModule(str(directory), image_size=_SIDE, channels=1, on_bad_image="skip")
+        module = ImageFolderDataModule(str(directory), image_size=_SIDE, channels=1, on_bad_image="skip", fit="stretch")
         data = module.load()
     if find_arrays(directory) is not None:
         return data, Counter({f"arrays, read at {_SIDE} × {_SIDE}": len(data.files)}), data.contents()

@@ -52,6 +52,7 @@ class ImageSet:
         synthetic: how many of the images are generated.
         content: the bytes by which image `index` is told from another: of its file, or as its source holds it. None
             takes those of `images`.
+        aspects: width by height of each image as the camera saw it (N,) where a stretch has changed that; else None.
         records: what a table says of each image beside its class.
     """
 
@@ -64,6 +65,7 @@ class ImageSet:
     white_level: float | None = None
     synthetic: int = 0
     content: Callable[[int], bytes] | None = None
+    aspects: Tensor | None = None
     records: ImageRecords = field(default_factory=ImageRecords)
 
     def select(self, indices: npt.NDArray[np.int64]) -> ImageSet:
@@ -73,7 +75,9 @@ class ImageSet:
             self, images=self.images[torch.from_numpy(indices)], labels=self.labels[torch.from_numpy(indices)],
             files=[self.files[index] for index in chosen],
             splits=None if self.splits is None else [self.splits[index] for index in chosen],
-            content=None if content is None else lambda index: content(chosen[index]), records=self.records.select(chosen),
+            content=None if content is None else lambda index: content(chosen[index]),
+            aspects=None if self.aspects is None else self.aspects[torch.from_numpy(indices)],
+            records=self.records.select(chosen),
         )  # fmt: skip
 
     def contents(self) -> Iterator[bytes]:
