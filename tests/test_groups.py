@@ -120,7 +120,7 @@ def test_time_goes_forward_and_ties_and_groups_stay_whole() -> None:
         train, val, test = sides(split, groups)
         assert not train & val | train & test | val & test
     assert not len(time_split(times, 0.2, 0).test)
-    refusal(lambda: time_split(np.array([1.0, 1, 1, 2, 2, 2]), 0.2, 0.2), "2 times for 6 images leave 1 places")
+    refusal(lambda: time_split(np.array([1.0, 1, 1, 2, 2, 2]), 0.2, 0.2), "2 times of 6 images leave 1 places")
     over = Groups(codes=np.arange(300) % 2, names=["a", "b"], by="coil", class_names=[])
     refusal(lambda: time_split(np.arange(300.0), 0.2, 0.2, over), "leave 0 places", "coil")
 
@@ -314,7 +314,7 @@ def test_time_from_a_table(coils: Path, tmp_path: Path) -> None:
     zone = lambda coil, index: f"2024-05-01T10:{coil:02}:00{'+02:00' if coil else ''}"  # noqa: E731
     refusal(lambda: table(zone, "image,label,date,lot"), "time zone")
     refusal(lambda: table(lambda *_: 1), "column of times")
-    refusal(lambda: table(lambda *_: 1, "image,label,date,lot"), "1 times for 64 images")
+    refusal(lambda: table(lambda *_: 1, "image,label,date,lot"), "1 times of 64 images")
 
 
 @pytest.mark.parametrize(

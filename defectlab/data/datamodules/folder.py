@@ -21,7 +21,7 @@ from defectlab.data.pipeline.fitting import (
     stretch_warning,
 )
 from defectlab.data.pipeline.split_table import SplitTable
-from defectlab.data.pipeline.splits import TIME, WHOLE
+from defectlab.data.pipeline.splits import WHOLE
 from defectlab.data.sources.archive import open_root
 from defectlab.data.sources.array_labels import read_labels
 from defectlab.data.sources.arrays import ArrayFiles, array_shapes, find_arrays, load_arrays
@@ -251,14 +251,14 @@ class ImageFolderDataModule(ImageDataModule):
 
     def _list(self) -> Listing:
         """List the files and their classes."""
-        keep, whole, path = self.split == "auto", self.split == WHOLE, self._labels_path
+        path = self._labels_path
         if not is_single(self._root):
             return list_several(self._root)
         try:
-            if path is None and whole and self._given_names is not None:
+            if path is None and self.split == WHOLE and self._given_names is not None:
                 return list_labelled(self._folder, self._given_names)
             if path is None:
-                listing = list_folders(self._folder, keep)
+                listing = list_folders(self._folder, keep_split=self.split == "auto")
                 if found := find_labels(self._folder):
                     log.warning("the labels in %s are not read, as there are class folders: see data.labels", found)
                 return listing
@@ -267,9 +267,14 @@ class ImageFolderDataModule(ImageDataModule):
                 raise
             log.info("%s has no class folders: labels are read from %s (data.labels)", self.root, path)
         return list_labels(
-            path, self._folder, self.label_columns, self._given_names, self._aliases, keep_split=keep, timed=self.split == TIME,
-            complete=not whole, skip_missing=self.on_bad_image == "skip",
-        )  # fmt: skip
+            path,
+            self._folder,
+            self.label_columns,
+            self._given_names,
+            self._aliases,
+            self.split,
+            self.on_bad_image == "skip",
+        )
 
     @cached_property
     def _arrays(self) -> ArrayFiles | None:

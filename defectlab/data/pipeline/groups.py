@@ -53,9 +53,7 @@ class Groups:
 def group_names(group_by: str | None, files: Sequence[str], records: ImageRecords) -> npt.NDArray[Any] | None:
     """Return the group of each file: `auto` takes the table's own, else a column or what a pattern finds in the name.
 
-    Raises:
-        InputError: no such column, a pattern that is none, has not one group or does not match every file, an empty cell,
-            or one group that holds everything.
+    InputError for no such column nor pattern with one group in it, a file without a group, or one that holds everything.
     """
     place = f"data.group_by is {group_by}"
     found = records.groups if group_by == "auto" else records.columns.get(str(group_by))
@@ -104,18 +102,8 @@ def deal(
     """Deal images to parts, so that no group is in two and each part has its share of every class; return the parts (n,).
 
     Large groups come first, those of about one size in an order drawn by the seed; each goes where the shares of the
-    classes and of all images come nearest to those wanted.
-
-    Args:
-        labels: (n,) int64.
-        own: their groups.
-        shares: of each part, in sum 1.
-        least: groups of each class that each part has to get.
-        seed: of the orders.
-        blame: of an error: the setting that asks for this.
-
-    Raises:
-        InputError: there are too few groups of some class.
+    classes and of all images come nearest to `shares`, of sum 1. Part i gets at least `least[i]` groups of each class, or an
+    InputError blames the setting `blame`.
     """
     classes, label = np.unique(labels, return_inverse=True)
     code = np.unique(own.codes, return_inverse=True)[1]

@@ -151,10 +151,7 @@ def time_split(times: np.ndarray, val_size: int | float, test_size: int | float,
     """Split images by their times `(N,)`: the earliest train, the next validate, the latest test.
 
     Sizes are fractions of all N images, or counts; a cut is made at the nearest place that divides neither images of one
-    time nor a group.
-
-    Raises:
-        InputError: there are too few such places.
+    time nor a group; InputError if there are too few of these.
     """
     order = np.argsort(times, kind="stable")
     ordered, places = times[order], np.arange(1, len(times))
@@ -166,14 +163,10 @@ def time_split(times: np.ndarray, val_size: int | float, test_size: int | float,
         free &= np.maximum.accumulate(last[codes])[:-1] < places
     cuts, tested = places[free], test_size != 0
     if len(cuts) < 1 + tested:
-        why = (
-            ""
-            if groups is None
-            else f", most of them within a group of data.group_by {groups.by}, as groups overlap in time"
-        )
         raise InputError(
-            f"data.split is time: {len(np.unique(times))} times for {len(times)} images leave {len(cuts)} places to cut{why}; "
-            f"expected at least {1 + tested}: give finer times or other groups, or divide by data.split random"
+            f"data.split is time: {len(np.unique(times))} times of {len(times)} images leave {len(cuts)} places to cut that divide "
+            f"no time{f' and nothing of {groups.by}' if groups else ''}, expected at least {1 + tested}: give finer times or "
+            "other groups, or divide by data.split random"
         )
     test_count = _count(test_size, len(times), "data.test_size") if tested else 0
     ends = cuts[1:] if tested else np.array([len(times)])

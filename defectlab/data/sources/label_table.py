@@ -81,53 +81,33 @@ def find_labels(root: Path) -> Path | None:
 
 
 def list_labels(
-    path: Path,
-    root: Path,
-    table: LabelColumns | None = None,
-    class_names: Sequence[str] | None = None,
-    aliases: Mapping[str, str] | None = None,
-    keep_split: bool = True,
-    timed: bool = False,
-    complete: bool = True,
-    skip_missing: bool = False,
-) -> Listing:
+    path: Path, root: Path, table: LabelColumns | None = None, class_names: Sequence[str] | None = None,
+    aliases: Mapping[str, str] | None = None, split: str = "auto", skip_missing: bool = False,
+) -> Listing:  # fmt: skip
     """List the images below `root` of a file of labels.
 
     That is .csv (of commas, semicolons, tabs or spaces), .parquet, COCO's .json, or a folder of COCO's or Pascal VOC's files.
-    Numbers from 0 are indices into `class_names`, names in use may be keys of `aliases`; None takes the classes that occur.
-    The columns of the split and of times are read with `keep_split` and `timed`; with `complete` each class needs an image;
-    with `skip_missing` images that are not there are left out.
+    Numbers from 0 are indices into `class_names`, of which None takes those that occur; keys of `aliases` are other names in
+    use. The split is read with a `split` of `auto`, times with `time`; but for `test` each class needs an image.
 
     Raises:
-        InputError: names the first three images that are missing, listed twice, of no, an unknown or several classes; or
-            columns that are missing or hold something else.
+        InputError: names the first three images that are missing (unless `skip_missing` leaves them out), listed twice, of
+            no, an unknown or several classes; or columns that are missing or hold something else.
     """
-    path = path if path.exists() or path.is_absolute() else root / path
-    table = table or LabelColumns()
-    found = _read(path, table, root, class_names)
+    path, table = path if path.exists() or path.is_absolute() else root / path, table or LabelColumns()
+    found = _read(path, root, table, class_names)
     files = locate(path, root, found.images, skip_missing)
     left = len(set(without_masks(root, image_files(root, tell=False))) - set(files.values()))
     if left or len(files) < len(found.images):
         missing = len(found.images) - len(files)
         log.warning("%s: left out are %d images without a row, and %d rows without an image", path, left, missing)
-    images, areas = [found.images[row] for row in files], [found.areas[row] for row in files]
-    chosen = _one_class(path, images, areas, found, table.several)
-    labels, known = _indices(path, images, chosen, class_names, aliases or {})
-    check_names(path, known)
-    empty = sorted(set(range(len(known))) - set(labels)) if complete else []
-    if len(known) < 2 or empty:
-        what = (
-            some([known[label] for label in empty], "classes without an image")
-            if empty
-            else f"the one class {known[0]}"
-        )
-        raise InputError(f"{path}: found {what}; expected images of two or more, see data.class_names")
-    columns = {name: [values[row] for row in files] for name, values in found.columns.items()}
-    roles = {role: find_column(path, columns, role, getattr(table, role)) for role in _ROLES if columns}
-    cells = {role: columns[name] for role, name in roles.items() if name}
-    log.info("%s: %s", path, ", ".join(f"{role} in column {roles[role]}" for role in cells) or "no further columns")
-    splits = None if found.splits is None else [found.splits[row] for row in files]
-    if keep_split and "split" in cells:
+    labels, known = _indices(path, found, _one_class(path, found, table.several), class_names, aliases or {})
+    roles = {role: find_column(path, found.columns, role, getattr(table, role)) for role in _ROLES if found.columns}
+    cells = {role: found.columns[name] for role, name in roles.items() if name}
+    if cells:
+        log.info("%s: %s", path, ", ".join(f"{role} in column {roles[role]}" for role in cells))
+    splits = found.splits if split == "auto" else None
+    if split == "auto" and "split" in cells:
         splits = [part_of(value) or "" for value in cells["split"]]
         refuse(
             path,
@@ -136,27 +116,27 @@ def list_labels(
             f"in column {roles['split']} are not train, val or test",
         )
     if "group" in cells:
-        refuse(
-            path,
-            images,
-            (not value for value in cells["group"]),
-            f"have no group in column {roles['group']}; fill it in",
-        )
+        refuse(path, found.images, (not value for value in cells["group"]), f"have no group in column {roles['group']}")
     soft = found.soft if table.soft is None or found.soft is None else table.soft
     records = ImageRecords(
-        targets=np.array([[area.get(name, 0.0) for name in known] for area in areas], np.float32) if soft else None,
+        targets=np.array([[area.get(name, 0.0) for name in known] for area in found.areas], np.float32) if soft else None,
         weights=numbers(path, "of weights", cells["weight"], 1e-6, 1e6).astype(np.float32) if "weight" in cells else None,
         groups=np.array(cells["group"]) if "group" in cells else None,
-        times=read_times(path, str(roles["time"]), cells["time"]) if timed and "time" in cells else None,
-        columns={name: np.array(values) for name, values in columns.items()},
+        times=read_times(path, str(roles["time"]), cells["time"]) if split == "time" and "time" in cells else None,
+        columns={name: np.array(values) for name, values in found.columns.items()},
     )  # fmt: skip
-    return Listing(
-        root=root, files=list(files.values()), labels=labels, class_names=known, splits=splits if keep_split else None,
-        records=records,
-    )  # fmt: skip
+    places = [files.get(row, root) for row in range(len(labels))]
+    whole = Listing(root=root, files=places, labels=labels, class_names=known, splits=splits, records=records)
+    listing = whole.select(sorted(files), known)
+    check_names(path, known)
+    empty = [name for label, name in enumerate(known) if label not in set(listing.labels) and split != "test"]
+    if len(known) < 2 or empty:
+        what = some(empty, "classes without an image") if empty else f"the one class {known[0]}"
+        raise InputError(f"{path}: found {what}; expected images of two or more, see data.class_names")
+    return listing
 
 
-def _read(path: Path, table: LabelColumns, root: Path, class_names: Sequence[str] | None) -> Labels:
+def _read(path: Path, root: Path, table: LabelColumns, class_names: Sequence[str] | None) -> Labels:
     """Read images and their classes from a file or a folder of any kind."""
     if path.is_dir() or path.suffix.lower() == ".json":
         return read_annotations(path, root)
@@ -164,35 +144,34 @@ def _read(path: Path, table: LabelColumns, root: Path, class_names: Sequence[str
     if is_runs(columns):
         return read_runs(path, columns, root)
     image = find_column(path, columns, "image", table.image)
-    if table.label is None or isinstance(table.label, str):
+    label: str | None = None
+    if isinstance(table.label, str | None):
         label = find_column(path, columns, "label", table.label)
-        each = None if label else _class_columns(columns, class_names)
+        each = [] if label else _class_columns(columns, class_names)
     else:
-        label, each = None, [str(find_column(path, columns, "label", name)) for name in table.label]
+        each = [str(find_column(path, columns, "label", name)) for name in table.label]
     if image is None or not (label or each):
         wanted = "image files (data.label_columns.image)" if image is None else "classes (data.label_columns.label)"
         raise InputError(f"{path} has the columns {', '.join(columns)}: expected one of {wanted}; name it")
-    log.info("%s: image in column %s, class in column %s", path, image, label or " and ".join(each or ()))
-    found = Labels(images=columns[image], areas=[], columns=columns)
+    log.info("%s: image in column %s, class in column %s", path, image, label or " and ".join(each))
+    found, cells = Labels(images=columns[image], areas=[], columns=columns), columns[label or each[0]]
     if each:
         p = np.stack([numbers(path, name, columns[name], 0, 1) for name in each], axis=1)
-        found.soft = True if (p % 1 != 0).any() else None
+        found.soft = bool((p % 1).any()) or None
         wrong = (found.soft is not None and abs(total - 1) > 0.01 for total in p.sum(axis=1))
         refuse(path, found.images, wrong, "have probabilities that do not sum to 1; expected one class an image")
         found.areas = [{name: x for name, x in zip(each, row, strict=True) if x} for row in p.tolist()]
         return found
-    assert label is not None
-    cells = columns[label]
     refuse(path, found.images, (not cell.strip("| ") for cell in cells), f"have no label in column {label}; fill it in")
-    if all(map(is_number, cells)):
-        if any(float(cell) % 1 for cell in cells):
-            good, bad = class_names if class_names is not None and len(class_names) == 2 else (GOOD, "bad")
-            log.info("%s: column %s is a probability, from 0.5 an image is %s, else %s", path, label, bad, good)
-            found.areas = [{bad: p, good: 1 - p} for p in numbers(path, label, cells, 0, 1).tolist()]
-            found.soft = False
-            return found
-        cells = [str(int(float(cell))) for cell in cells]
-    found.areas = [dict.fromkeys(filter(None, map(str.strip, cell.split("|"))), 1.0) for cell in cells]
+    numeric = all(map(is_number, cells))
+    if numeric and any(float(cell) % 1 for cell in cells):
+        good, bad = class_names if class_names is not None and len(class_names) == 2 else (GOOD, "bad")
+        log.info("%s: column %s is a probability, from 0.5 an image is %s, else %s", path, label, bad, good)
+        found.areas = [{bad: p, good: 1 - p} for p in numbers(path, str(label), cells, 0, 1).tolist()]
+        found.soft = False
+    else:
+        texts = [str(int(float(cell))) for cell in cells] if numeric else cells
+        found.areas = [dict.fromkeys(filter(None, map(str.strip, text.split("|"))), 1.0) for text in texts]
     return found
 
 
@@ -200,39 +179,36 @@ def _class_columns(columns: Columns, class_names: Sequence[str] | None) -> list[
     """Return the columns that are one a class: those of the names given, else all of 0 to 1 where there are two or more."""
     if class_names is not None and set(class_names) <= set(columns):
         return list(class_names)
-    found = [
-        name for name, cells in columns.items() if all(is_number(cell) and 0 <= float(cell) <= 1 for cell in cells)
-    ]
+    found = [name for name, cells in columns.items() if all(is_number(x) and 0 <= float(x) <= 1 for x in cells)]
     return found if len(found) > 1 else []
 
 
-def _one_class(
-    path: Path, images: Sequence[str], areas: Sequence[dict[str, float]], found: Labels, several: str
-) -> list[str]:
+def _one_class(path: Path, found: Labels, several: str) -> list[str]:
     """Return the class of each image: the place where several of one image are refused."""
-    good = sum(not area for area in areas)
-    if good:
-        log.info("%s: %d of %d images have no defect: they are %s", path, good, len(areas), GOOD)
+    if good := sum(not area for area in found.areas):
+        log.info("%s: %d of %d images have no defect: they are %s", path, good, len(found.areas), GOOD)
     largest = several == "largest" or found.soft is not None
     if several == "error" and not largest:
-        named = (f"{image}: {', '.join(area)}" for image, area in zip(images, areas, strict=True))
-        refuse(path, named, (len(area) > 1 for area in areas), (
-            f"of {len(images)} images have several classes, expected one: take the first, or the largest by area, by "
+        named = (f"{image}: {', '.join(area)}" for image, area in zip(found.images, found.areas, strict=True))
+        refuse(path, named, (len(area) > 1 for area in found.areas), (
+            f"of {len(found.areas)} images have several classes, expected one: take the first, or the largest by area, by "
             "data.label_columns.several, or leave these images out"
         ))  # fmt: skip
-    return [(max(area, key=area.__getitem__) if largest else next(iter(area))) if area else GOOD for area in areas]
+    return [
+        (max(area, key=area.__getitem__) if largest else next(iter(area))) if area else GOOD for area in found.areas
+    ]
 
 
 def _indices(
-    path: Path, images: Sequence[str], names: Sequence[str], given: Sequence[str] | None, aliases: Mapping[str, str]
+    path: Path, found: Labels, names: Sequence[str], class_names: Sequence[str] | None, aliases: Mapping[str, str]
 ) -> tuple[list[int], list[str]]:
     """Return the index of each name in the classes, and these."""
     names = [aliases.get(re.sub(r"[^a-z]", "", name.lower()), name) for name in names]
-    known = sorted(set(names), key=natural_key) if given is None else list(given)
+    known = sorted(set(names), key=natural_key) if class_names is None else list(class_names)
     if not set(names) <= set(known) and all(name.isdecimal() and int(name) < len(known) for name in names):
         names = [known[int(name)] for name in names]
-    named = (f"{image}: {name}" for image, name in zip(images, names, strict=True))
-    expected = f"have labels that are no class; expected {', '.join(known[:20])}, see data.class_names"
-    refuse(path, named, (name not in known for name in names), expected)
     places = {name: label for label, name in enumerate(known)}
+    named = (f"{image}: {name}" for image, name in zip(found.images, names, strict=True))
+    expected = f"have labels that are no class; expected {', '.join(known[:20])}, see data.class_names"
+    refuse(path, named, (name not in places for name in names), expected)
     return [places[name] for name in names], known
