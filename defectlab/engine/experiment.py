@@ -130,8 +130,11 @@ class DefectCLI(LightningCLI):
             if config[part] is None:
                 raise InputError(f"the config has no {part}: expected a section {part} with class_path and init_args")
         # metrics.json and config.yaml are read from other folders too.
-        if (config.data.init_args or {}).get("root") in ("", []):
-            raise InputError("data.root is empty: expected the folder or the file of the images")
+        for name in ("root", "labels"):
+            if (config.data.init_args or {}).get(name) in ("", []):
+                raise InputError(
+                    f"data.{name} is empty: expected the folder or the file of the {name.replace('root', 'images')}"
+                )
         for arguments, name in ((config.data.init_args, "root"), (config.model.init_args, "teacher")):
             if arguments is not None and arguments.get(name) is not None:
                 arguments[name] = _absolute(arguments[name])

@@ -238,11 +238,13 @@ class ImageDataModule(ImageLoaders):
         if self._kept is not None:
             kept = {row.file: row.group for row in self._kept.rows}
             return np.array([kept[file] for file in data.files]) if any(kept.values()) else None
-        found = None if self.split == WHOLE else group_names(self.group_by, data.files, data.records)
-        if found is None and self.split != WHOLE and (seen := looks_grouped(data.files, data.labels.numpy())):
+        if self.split == WHOLE:
+            return None
+        found = group_names(self.group_by, data.files, data.records)
+        if found is None and self.group_by and (seen := looks_grouped(data.files, data.labels.numpy())):
             log.warning(
-                "%s: names look like %d groups of images that are alike, which a random split is too good about: to keep them "
-                "together give data.group_by '%s'", self.location, seen[1], seen[0],
+                "%s: names look like %d groups of images that are alike: a random split overstates the accuracy on new ones; "
+                "keep them together by data.group_by '%s'", self.location, seen[1], seen[0],
             )  # fmt: skip
         return found
 

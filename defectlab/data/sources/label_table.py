@@ -96,8 +96,9 @@ def list_labels(
     """
     path, table = path if path.exists() or path.is_absolute() else root / path, table or LabelColumns()
     found = _read(path, root, table, class_names)
-    files = locate(path, root, found.images, skip_missing)
-    left = len(set(without_masks(root, image_files(root, tell=False))) - set(files.values()))
+    below = image_files(root, tell=False)
+    files = locate(path, root, below, found.images, skip_missing)
+    left = len(set(without_masks(root, below)) - set(files.values()))
     if left or len(files) < len(found.images):
         missing = len(found.images) - len(files)
         log.warning("%s: left out are %d images without a row, and %d rows without an image", path, left, missing)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from defectlab.data.sources.files import SUFFIXES, image_files
+from defectlab.data.sources.files import SUFFIXES
 from defectlab.errors import InputError
 from defectlab.utils.text import read_csv
 
@@ -105,12 +105,12 @@ def find_column(path: Path, columns: Iterable[str], role: str, given: str | None
     return given
 
 
-def locate(path: Path, root: Path, values: Sequence[str], skip_missing: bool) -> dict[int, Path]:
-    """Find the image of each row: below the root, beside the table, or by a name that one image below the root has alone.
+def locate(path: Path, root: Path, below: Sequence[Path], values: Sequence[str], skip_missing: bool) -> dict[int, Path]:
+    """Find the image of each row: below the root, beside the table, or by a name that one image `below` it has alone.
 
     With `skip_missing` rows without an image are left out; InputError for them otherwise, or for one listed twice.
     """
-    known = {Path(os.path.relpath(file, root)).as_posix(): file for file in image_files(root, tell=False)}
+    known = {Path(os.path.relpath(file, root)).as_posix(): file for file in below}
     by_name: dict[str, list[Path]] = defaultdict(list)
     for file in known.values():
         for name in {file.name, file.stem}:
@@ -129,10 +129,9 @@ def locate(path: Path, root: Path, values: Sequence[str], skip_missing: bool) ->
         )
         gone = (row not in found for row in range(len(values)))
         refuse(path, values, gone, what + "data.root, or leave them out by data.on_bad_image skip")
-    real = {row: os.path.realpath(file) for row, file in found.items()}
-    counts = Counter(real.values())
-    again = (counts[file] > 1 for file in real.values())
-    refuse(path, (values[row] for row in real), again, "are listed twice: expected each once, with two labels as a|b")
+    counts = Counter(found.values())
+    again = (counts[file] > 1 for file in found.values())
+    refuse(path, (values[row] for row in found), again, "are listed twice: expected each once, with two labels as a|b")
     return found
 
 
@@ -155,7 +154,7 @@ def is_number(value: str) -> bool:
 def read_times(path: Path, column: str, values: Sequence[str]) -> npt.NDArray[np.float64]:
     """Read numbers, or dates as ISO 8601 has them, `2024-05-31` or `2024-05-31T07:45:00+02:00`, in seconds; not both."""
     found = [_time(value) for value in values]
-    wrong = (kind in ("", *{k for k, _ in found} - {found[0][0]}) for kind, _ in found)
+    wrong = (kind != found[0][0] or not kind for kind, _ in found)
     refuse(path, values, wrong, (
         f"in column {column} are no times like the others: expected numbers, or dates such as 2024-05-31 or "
         "2024-05-31T07:45:00, with a time zone in all or in none"
