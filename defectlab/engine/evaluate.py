@@ -24,6 +24,7 @@ from defectlab.runs.metrics import accuracy_text, count_correct
 from defectlab.runs.state import write_state
 from defectlab.tasks.checkpoint import check_fit, data_state, read_checkpoint
 from defectlab.utils.text import html_table
+from defectlab.utils.yamls import read_yaml
 
 _log = logging.getLogger(__name__)
 
@@ -140,6 +141,8 @@ def evaluate_run(
     best = checkpoint_of(run)
     words = ["--config", str(run.config), "--ckpt_path", str(best), *changes]
     words += [] if on is None else ["--data.root", str(on)]
+    if on is not None and ((read_yaml(run.config) or {}).get("data") or {}).get("init_args", {}).get("labels"):
+        words += ["--data.labels", "null"]  # those of the run's own images
     other = any(word.partition("=")[0] == "--data.root" for word in words)
     own = not other and not any(word.startswith(_CHANGING) for word in changes)
     with locked(run.path) if own and command == "test" else nullcontext():

@@ -3,26 +3,29 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from defectlab.data.datamodules.loaders import ON_DEVICE_BYTES, ImageLoaders, Part
 from defectlab.data.pipeline.augment import Augmentation
-from defectlab.data.pipeline.duplicates import groups, near_duplicates
+from defectlab.data.pipeline.duplicates import near_duplicates
+from defectlab.data.pipeline.groups import Groups, group_names, looks_grouped
 from defectlab.data.pipeline.split_table import PARTS, SplitTable, apply_table, listed, make_table
 from defectlab.data.pipeline.splits import (
+    TIME,
     WHOLE,
     Split,
     fixed_split,
     fold_split,
-    keep_together,
     parse_fold,
     split_hash,
     stratified_split,
+    time_split,
 )
 from defectlab.data.pipeline.statistics import channel_statistics, flat_images, given_statistics, is_grey
 from defectlab.data.sources.depth import tell_narrow
@@ -57,7 +60,11 @@ class ImageDataModule(ImageLoaders):
             source gives a split without test; null takes a fifth where it gives no split, and nothing where it gives
             train and val alone; 0 takes none. Images that are given as test are always all kept.
         split: `auto` keeps a split that the source gives, `random` divides all images anew, `2/5` takes the second of
-            five folds as test part; over all folds every image is tested once; `test` takes all images as test part.
+            five folds as test part; over all folds every image is tested once; `time` trains on the past, by the times
+            of `labels`, and tests on the latest images; `test` takes all images as test part.
+        group_by: what stays on one side of every split and fold: a column of `labels`, or a pattern on an image's name with
+            one group in parentheses, such as `coil_(\\d+)_`; `auto` takes the group of `labels` if it gives one, null
+            nothing. Sizes are then met as far as groups allow.
         group_duplicates: keep images of the same place, such as overlapping crops (`near_duplicates`), in the same part
             of the split, whose sizes then may differ from those asked for.
         augmentation: of the training images; null for none.
@@ -86,6 +93,7 @@ class ImageDataModule(ImageLoaders):
         mean: Sequence[float] | float | None,
         std: Sequence[float] | float | None,
         transform: Callable[[Tensor], Tensor] | None = None,
+        group_by: str | None = "auto",
     ) -> None:
         super().__init__()
         if augmentation is not None and not isinstance(augmentation, Augmentation):
@@ -111,6 +119,7 @@ class ImageDataModule(ImageLoaders):
         self.test_size = test_size
         self.split = split
         self.group_duplicates = group_duplicates
+        self.group_by = group_by
         self.augmentation = augmentation
         self.transform = transform
         self._kept: SplitTable | None = None
@@ -147,9 +156,10 @@ class ImageDataModule(ImageLoaders):
         if len(known) < len(data.files):
             data = data.select(np.array(known, dtype=np.int64))
         names = [data.class_names[label] for label in data.labels.tolist()]
+        data.records = replace(data.records, groups=self._group_names(data))
         if self._kept is None:
             parts = self._divide(data)
-            table = make_table(parts, names, data.files, self._content(data))
+            table = make_table(parts, names, data.files, self._content(data), data.records.groups)
         else:
             table = self._kept
             parts = apply_table(table, names, data.files, self._content(data))
@@ -231,9 +241,47 @@ class ImageDataModule(ImageLoaders):
             train = {row.file for row in self._kept.rows if row.part == "train"}
             return [index for index, file in enumerate(data.files) if file in train]
         try:
-            return list(self._divide(data.reordered(self.class_names), planned=True).train.tolist())
+            planned = data.reordered(self.class_names)
+            groups = group_names(self.group_by, planned.files, planned.records)
+            planned = replace(planned, records=replace(planned.records, groups=groups))
+            return list(self._divide(planned, planned=True).train.tolist())
         except InputError:  # it is told when they are divided
             return range(len(data.files))
+
+    def _group_names(self, data: ImageSet) -> npt.NDArray[Any] | None:
+        """Return the group of each image, of a kept split as that has it; a warning tells of names that look grouped."""
+        if self._kept is not None:
+            kept = {row.file: row.group for row in self._kept.rows}
+            return np.array([kept[file] for file in data.files]) if any(kept.values()) else None
+        if self.split == WHOLE:
+            return None
+        found = group_names(self.group_by, data.files, data.records)
+        if found is None and self.group_by and (seen := looks_grouped(data.files, data.labels.numpy())):
+            log.warning(
+                "%s: names look like %d groups of images that are alike: a random split overstates the accuracy on new ones; "
+                "keep them together by data.group_by '%s'", self.location, seen[1], seen[0],
+            )  # fmt: skip
+        return found
+
+    def _groups(self, data: ImageSet, planned: bool) -> Groups | None:
+        """Return what stays together: the groups, and images of the same place; InputError where a given split parts them."""
+        names = data.records.groups
+        duplicates = self.group_duplicates and not planned
+        if names is None and not duplicates:
+            return None
+        unique, codes = np.unique(data.files if names is None else names, return_inverse=True)
+        by = "data.group_duplicates" if names is None else f"data.group_by {self.group_by}"
+        own = Groups(codes=codes, names=unique.tolist(), by=by, class_names=self.class_names)
+        if names is not None and not planned:
+            log.info("%d images are in %d groups, which stay together (data.group_by)", len(codes), len(unique))
+        if duplicates:
+            pairs = near_duplicates(data.images)
+            count = len({index for pair in pairs for index in (pair.first, pair.second)})
+            log.info("%d images show the same place as another: they stay together", count)
+            own = own.joined(pairs)
+        if data.splits is not None and self.split == "auto":
+            own.check_given(data.splits)
+        return own
 
     def _divide(self, data: ImageSet, planned: bool = False) -> Split:
         """Split the images as the arguments say, so that there are images of every class to train on.
@@ -243,11 +291,18 @@ class ImageDataModule(ImageLoaders):
         labels = data.labels.numpy()
         if self.split == WHOLE:
             return Split(*(np.arange(count) for count in (0, 0, len(labels))))
-        grouped = ""
+        own = self._groups(data, planned)
+        test_size = _TEST_FRACTION if self.test_size is None else self.test_size
         if self._fold is not None:
-            parts = fold_split(labels, *self._fold, self.val_size, self.seed)
+            parts = fold_split(labels, *self._fold, self.val_size, self.seed, own)
+        elif self.split == TIME:
+            if data.records.times is None:
+                raise InputError(
+                    "data.split is time: expected data.labels with a column of times, see data.label_columns.time"
+                )
+            parts = time_split(data.records.times, self.val_size, test_size, own)
         elif data.splits is not None and self.split == "auto":
-            parts = fixed_split(data.splits, labels, self.val_size, self.seed, self.test_size)
+            parts = fixed_split(data.splits, labels, self.val_size, self.seed, self.test_size, own)
             given = data.splits.count("test")
             if given and self.test_size is not None and not planned:
                 what = "they are left out" if self.test_size == 0 else "they stay whole, and no others are taken"
@@ -255,31 +310,22 @@ class ImageDataModule(ImageLoaders):
                     "data.test_size is %s, %s gives %d test images: %s", self.test_size, self.location, given, what
                 )
         else:
-            test_size = _TEST_FRACTION if self.test_size is None else self.test_size
-            parts = stratified_split(labels, self.val_size, test_size, self.seed)
+            parts = stratified_split(labels, self.val_size, test_size, self.seed, own)
         if planned:
             return parts
-        if self.group_duplicates:
-            alike = groups(near_duplicates(data.images), len(labels))
-            count = sum(map(len, alike))
-            grouped = f" after {count} images of the same places were kept together (data.group_duplicates)"
-            log.info("%d images show the same place as another: they stay together", count)
-            parts = keep_together(parts, alike)
         if not self.generated:
-            self._check_classes(parts, labels, grouped)
+            self._check_classes(parts, labels)
         return parts
 
-    def _check_classes(self, parts: Split, labels: np.ndarray, why: str) -> None:
-        """Raise InputError for a class without training images, or that grouping took from a part; warn of others."""
+    def _check_classes(self, parts: Split, labels: np.ndarray) -> None:
+        """Raise InputError for a class without training images; warn of others."""
         for part in PARTS:
             indices = getattr(parts, part)
             present = set(labels[indices].tolist())
             missing = [name for label, name in enumerate(self.class_names) if label not in present]
             if not missing or (part == "test" and not len(indices)):
                 continue
-            text = f"{self.location}: no image of {listed(missing)} in the {part} part{why}"
-            if why:
-                raise InputError(f"{text}; add images of other places, take another data.seed, or change the sizes")
+            text = f"{self.location}: no image of {listed(missing)} in the {part} part"
             if part == "train":
                 raise InputError(f"{text}; add some, or leave the class out")
             log.warning("%s: its figures say nothing about them", text)
@@ -318,6 +364,8 @@ class ImageDataModule(ImageLoaders):
             "channels": self.channels,
             **{name: getattr(self.card, name) for name in READING},
             "skipped": [str(skipped) for skipped in self.data.skipped],
+            "group_by": None if self.data.records.groups is None else self.group_by,
+            "groups": {part: len(set(self.groups(part) or ())) for part in parts},
         }
 
     def state_dict(self) -> dict[str, Any]:

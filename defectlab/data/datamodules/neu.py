@@ -17,6 +17,7 @@ from defectlab.data.pipeline.fitting import camera_aspects
 from defectlab.data.pipeline.splits import WHOLE
 from defectlab.data.sources.fetch import NEU_URL, fetch_neu
 from defectlab.data.sources.images import ImageSet
+from defectlab.data.sources.label_table import LabelColumns
 from defectlab.data.sources.layouts import NEU_ALIASES, NEU_CLASSES, Listing, list_labelled, list_neu, neu_class
 from defectlab.data.sources.levels import Level
 from defectlab.data.synthesis.strip import strip_images
@@ -78,11 +79,15 @@ class NEUDataModule(ImageFolderDataModule):
         white_level: Level | None = None,
         black_level: Level | None = None,
         page: int | Literal["all"] = 0,
+        labels: str | None = None,
+        label_columns: LabelColumns | None = None,
+        group_by: str | None = "auto",
     ) -> None:
         super().__init__(
             DEFAULT_ROOT if root is None else root, image_size, channels, batch_size, eval_batch_size, seed, val_size,
             test_size, split, on_bad_image, group_duplicates, augmentation, mean, std, _neu_names(class_names), transform,
-            white_level, fit="stretch", black_level=black_level, page=page,
+            white_level, fit="stretch", black_level=black_level, page=page, labels=labels, label_columns=label_columns,
+            group_by=group_by,
         )  # fmt: skip
         if synthetic_per_class < 1:
             raise InputError(f"data.synthetic_per_class is {synthetic_per_class}: expected at least 1")
@@ -144,9 +149,9 @@ class NEUDataModule(ImageFolderDataModule):
         return self._generate() if self._generated else super().load()
 
     def _list(self) -> Listing:
-        if self.split != WHOLE:
-            return list_neu(self._folder)
-        return super()._list() if self._is_table else list_labelled(self._folder, NEU_CLASSES)
+        if self._labels_path is not None:
+            return super()._list()
+        return list_labelled(self._folder, NEU_CLASSES) if self.split == WHOLE else list_neu(self._folder)
 
     @property
     def _numbered(self) -> Sequence[str] | None:

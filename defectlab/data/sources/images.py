@@ -23,6 +23,7 @@ from defectlab.data.sources.layouts import Listing
 from defectlab.data.sources.levels import Level, Levels
 from defectlab.data.sources.opening import opened
 from defectlab.data.sources.reading import Skipped, read_images
+from defectlab.data.sources.records import ImageRecords
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat, PixelType
 
@@ -45,6 +46,7 @@ class ImageSet:
         content: the bytes by which image `index` is told from another: of its file, or as its source holds it. None
             takes those of `images`.
         aspects: width by height of each image as the camera saw it (N,) where a stretch has changed that; else None.
+        records: what a table says of each image beside its class.
     """
 
     images: Tensor
@@ -57,6 +59,7 @@ class ImageSet:
     synthetic: int = 0
     content: Callable[[int], bytes] | None = None
     aspects: Tensor | None = None
+    records: ImageRecords = field(default_factory=ImageRecords)
 
     def select(self, indices: npt.NDArray[np.int64]) -> ImageSet:
         """Return the images at `indices` (n,), in that order; pixels of a mapped file are copied to memory."""
@@ -67,6 +70,7 @@ class ImageSet:
             splits=None if self.splits is None else [self.splits[index] for index in chosen],
             content=None if content is None else lambda index: content(chosen[index]),
             aspects=None if self.aspects is None else self.aspects[torch.from_numpy(indices)],
+            records=self.records.select(chosen),
         )  # fmt: skip
 
     def contents(self) -> Iterator[bytes]:
@@ -88,7 +92,8 @@ class ImageSet:
                 f"{', '.join(self.class_names)}, each once and in any order"
             )
         order = torch.tensor([list(class_names).index(name) for name in self.class_names])
-        return replace(self, labels=order[self.labels], class_names=list(class_names))
+        records = self.records.with_classes([self.class_names.index(name) for name in class_names])
+        return replace(self, labels=order[self.labels], class_names=list(class_names), records=records)
 
 
 @dataclass(frozen=True)
@@ -161,6 +166,7 @@ def read_listing(
         reading=wanted.reading,
         synthetic=sum(headers[index].generated for index in good),
         content=lambda index: _bytes_of(listing.files[good[index]]),
+        records=listing.records.select(good),
     )
 
 
