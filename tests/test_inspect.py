@@ -155,7 +155,7 @@ def test_near_duplicates_know_shifts_and_light_but_not_strangers() -> None:
 
 
 def test_exact_duplicates() -> None:
-    assert exact_duplicates([b"a", b"b", b"a", b"a"]) == [Duplicate(0, 2, 1.0), Duplicate(0, 3, 1.0)]
+    assert list(exact_duplicates([b"a", b"b", b"a", b"a"])) == [Duplicate(0, 2, 1.0), Duplicate(0, 3, 1.0)]
 
 
 def test_the_split_of_a_config_is_inspected(

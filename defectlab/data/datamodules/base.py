@@ -131,7 +131,7 @@ class ImageDataModule(ImageLoaders):
             data = data.select(np.array(known, dtype=np.int64))
         names = [data.class_names[label] for label in data.labels.tolist()]
         if self._kept is None:
-            parts = self._divide(data)
+            parts = self.divide(data)
             table = make_table(parts, names, data.files, self._content(data))
         else:
             table = self._kept
@@ -204,7 +204,7 @@ class ImageDataModule(ImageLoaders):
             )  # fmt: skip
         return [index for index, file in enumerate(files) if file in known]
 
-    def _divide(self, data: ImageSet) -> Split:
+    def divide(self, data: ImageSet) -> Split:
         """Split the images as the arguments say, so that there are images of every class to train on."""
         labels = data.labels.numpy()
         if self.split == WHOLE:

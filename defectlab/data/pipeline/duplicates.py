@@ -35,17 +35,15 @@ class Duplicate:
     similarity: float
 
 
-def exact_duplicates(contents: Iterable[bytes]) -> list[Duplicate]:
-    """Return which contents are the same, by SHA-256."""
+def exact_duplicates(contents: Iterable[bytes]) -> Iterator[Duplicate]:
+    """Yield which contents are the same as one before, the first such, by SHA-256."""
     seen: dict[str, int] = {}
-    found = []
-    for index, content in enumerate(contents):
-        digest = hashlib.sha256(content).hexdigest()
-        if digest in seen:
-            found.append(Duplicate(seen[digest], index, 1.0))
-        else:
-            seen[digest] = index
-    return found
+    with progress_bar("comparing files", None) as advance:
+        for index, content in enumerate(contents):
+            first = seen.setdefault(hashlib.sha256(content).hexdigest(), index)
+            if first != index:
+                yield Duplicate(first, index, 1.0)
+            advance(1)
 
 
 def near_duplicates(images: Tensor) -> list[Duplicate]:

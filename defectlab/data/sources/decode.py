@@ -108,10 +108,10 @@ def pixel_values(path: Path) -> list[int]:
         return [int(value) for value in np.unique(np.asarray(image))[:3]]
 
 
-def size_and_mode(path: Path) -> str:
-    """Return width, height and Pillow's mode as text; `BadImage` for what is no image."""
+def size_and_mode(path: Path) -> tuple[int, int, str]:
+    """Return width, height and Pillow's mode; `BadImage` for what is no image."""
     with _opened(path) as image:
-        return f"{image.width} × {image.height} {image.mode}"
+        return image.width, image.height, image.mode
 
 
 @contextmanager
