@@ -309,7 +309,7 @@ def test_a_str_is_a_path(finished: dl.RunFolder) -> None:
     assert isinstance(task, dl.SmallCNNTask)
     assert dl.report(str(run.path)) == run.path / "report.html"
     again = dl.ClassificationTask.load_from_checkpoint(str(run.best), weights_only=True).eval()
-    images = torch.rand(2, card.channels, card.image_size, card.image_size)
+    images = torch.rand(2, *card.shape)
     assert torch.equal(again(images), task(images))
 
 

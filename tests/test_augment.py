@@ -337,3 +337,80 @@ def test_mixing_with_both_takes_turns_and_repeats() -> None:
 def test_a_setting_out_of_range_is_named(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=rf"^data\.augmentation\.{name} is .*: expected"):
         Augmentation(**{name: value})
+
+
+def disc(height: int, width: int, radius: float) -> Tensor:
+    """One white disc in the middle, as a camera of square pixels sees it."""
+    ys, xs = (torch.arange(side) - (side - 1) / 2 for side in (height, width))
+    return (torch.hypot(xs, ys[:, None]) < radius).float()[None, None]
+
+
+def stretched(images: Tensor, height: int, width: int) -> Tensor:
+    return functional.interpolate(images, (height, width), mode="bilinear", antialias=True)
+
+
+@pytest.mark.parametrize("settings", [{"rotation": 40}, {"rotation": 40, "scale": 0.1, "shear": 20}])
+@pytest.mark.parametrize("shape", [(48, 200), (200, 48), (96, 96)])
+def test_geometry_is_the_camera_s(settings: dict[str, float], shape: tuple[int, int]) -> None:
+    """A stretch, an augmentation and the stretch undone are the augmentation of what the camera saw."""
+    ramp = torch.linspace(0, 0.4, shape[1]).expand(1, 1, *shape)
+    camera = 0.5 * disc(*shape, radius=18) + ramp
+    draws = set_draws(1, angle=0.9, shear=0.1, zoom=0.7)
+    direct = augment(camera, draws, Augmentation(**settings))  # type: ignore[arg-type]
+    aspects = torch.tensor([shape[1] / shape[0]])
+    squared = augment(stretched(camera, 96, 96), draws, Augmentation(**settings), aspects)  # type: ignore[arg-type]
+    undone = stretched(squared, *shape)
+    assert (undone - direct).abs().mean() < 0.02
+    if shape[0] != shape[1]:
+        wrong = augment(stretched(camera, 96, 96), draws, Augmentation(**settings))  # type: ignore[arg-type]
+        assert (stretched(wrong, *shape) - direct).abs().mean() > 0.04
+
+
+def test_a_circle_stays_a_circle() -> None:
+    camera, draws, settings = disc(48, 192, radius=14), set_draws(1, angle=0.9), Augmentation(rotation=30)
+    squared = stretched(camera, 96, 96)
+
+    def shape_of(turned: Tensor) -> float:
+        places = (turned[0, 0] > 0.5).nonzero().float()
+        low, high = torch.linalg.eigvalsh(torch.cov(places.T)).tolist()
+        return float(high / low)
+
+    assert shape_of(augment(camera, draws, settings)) == pytest.approx(1, abs=0.05)
+    assert shape_of(stretched(augment(squared, draws, settings, torch.tensor([4.0])), 48, 192)) == pytest.approx(
+        1, abs=0.1
+    )
+    assert shape_of(stretched(augment(squared, draws, settings), 48, 192)) > 1.5
+
+
+def test_each_image_has_its_own_aspect() -> None:
+    images, draws = noise_images(3), draw(3, (0, 0))
+    settings = Augmentation(rotation=30, illumination=0.5, erasing=1.0)
+    aspects = torch.tensor([0.5, 1.0, 3.0])
+    together = augment(images, draws, settings, aspects)
+    for index in range(3):
+        one = slice(index, index + 1)
+        torch.testing.assert_close(augment(images[one], draws[one], settings, aspects[one]), together[one])
+    assert torch.equal(augment(images, draws, settings, torch.ones(3)), augment(images, draws, settings))
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 128), (128, 16)])
+def test_what_is_erased_of_a_strip_is_no_strip(height: int, width: int) -> None:
+    images = torch.ones(200, 1, height, width)
+    images[:, :, ::2] = 0
+    erased = augment(images, draw(200, (1, 1)), Augmentation(erasing=1.0)) == 0.5
+    for mask in erased[:, 0]:
+        tall, wide = (int(mask.any(dim=dim).sum()) for dim in (1, 0))
+        assert 0.01 < tall * wide / mask.numel() < 0.26
+        assert tall == height or wide == width or 0.2 < tall / wide < 5  # a pixel more or less counts
+
+
+def test_light_of_a_strip_grows_in_its_direction() -> None:
+    """At 45° the light of a camera's image is as bright along every line at right angles to that."""
+    lit = augment(
+        torch.full((1, 1, 20, 80), 0.5),
+        set_draws(1, illumination=1.0, light_angle=0.125),
+        Augmentation(illumination=0.4),
+    )
+    plane = lit[0, 0]
+    assert float(plane[5, 20]) == pytest.approx(float(plane[6, 21]), abs=1e-5)
+    assert float(plane[0, -1]) == pytest.approx(0.7, abs=0.01)

@@ -38,6 +38,7 @@ from defectlab.networks import (
     SimpleDefectCNN,
 )
 from defectlab.runs import read_scalars
+from defectlab.utils.image_format import sides
 
 OF_IMAGES = {"probabilities.png", "filters.png", "feature_maps.png", "attribution.png"}
 OF_TESTS = {"units.png", "embedding.png"}
@@ -248,7 +249,7 @@ def test_what_explain_refuses(
 def test_every_network_can_be_looked_into(name: str) -> None:
     torch.manual_seed(0)
     network = NETWORKS[name]().eval()
-    images = torch.randn(3, 1, network.image_size, network.image_size)
+    images = torch.randn(3, 1, *sides(network.image_size))
     modules = dict(network.named_modules())
     layers = feature_maps(network, images[:1])
     assert all(layer.name in modules and layer.maps.ndim == 3 for layer in layers)

@@ -29,6 +29,7 @@ from defectlab.networks import (
 )
 from defectlab.networks.backbones import BACKBONES, Backbone, backbone_features
 from defectlab.utils import resources
+from defectlab.utils.image_format import sides
 
 NETWORKS: list[Callable[[int, int, int], Network]] = [
     SimpleDefectCNN,
@@ -254,7 +255,7 @@ def test_dropout_follows_every_hidden_dense_layer(make: Callable[..., Network], 
 
 def test_compiles_as_one_graph() -> None:
     for network in (CompactCNN(3, 1, 16), small_v2(1, stages=[2, 5])):
-        images = torch.randn(2, 1, network.image_size, network.image_size)
+        images = torch.randn(2, 1, *sides(network.image_size))
         network.eval()
         compiled = torch.compile(network, fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled(images), network(images))

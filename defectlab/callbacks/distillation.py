@@ -17,6 +17,8 @@ from defectlab.utils.card import DataCard
 
 log = logging.getLogger(__name__)
 
+_TOLERANCE = 0.02  # of the ratio of the sides
+
 
 class Distillation(pl.Callback):
     """Train a network on a teacher's predictions besides the labels (Hinton, Vinyals & Dean 2015).
@@ -66,9 +68,19 @@ class Distillation(pl.Callback):
                 "official one, images evaluated here may be among those it was trained on",
                 card.split_hash, data.card.split_hash,
             )  # fmt: skip
+        self._check_fit(path, card, data.card)
         self._task = task.to(trainer.strategy.root_device).requires_grad_(False)
         self._card, self._data = card, data
         pl_module.extra_losses.append(self._blend)
+
+    def _check_fit(self, path: Path, card: DataCard, own: DataCard) -> None:
+        """Raise InputError if the student's images, enlarged, are not what the teacher was trained on."""
+        aspects = [height / width for _, height, width in (card.shape, own.shape)]
+        if card.fit != own.fit or (own.fit != "stretch" and abs(aspects[0] / aspects[1] - 1) > _TOLERANCE):
+            raise InputError(
+                f"Distillation.teacher {path} takes images of {card.geometry}, here they are of {own.geometry}: expected the "
+                "same data.fit and ratio of the sides"
+            )
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Drop the teacher."""
@@ -86,9 +98,9 @@ class Distillation(pl.Callback):
         if self._task is None:
             raise InputError("the teacher is loaded by fit alone")
         pixels = self._card.convert_channels(self._data.card.denormalise(images))
-        side = self._card.image_size
-        if pixels.shape[-1] != side:
-            pixels = functional.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
+        size = self._card.shape[1:]
+        if pixels.shape[2:] != size:
+            pixels = functional.interpolate(pixels, size, mode="bilinear", antialias=True)
         logits: Tensor = self._task(self._card.normalise(pixels))
         return logits
 

@@ -173,13 +173,14 @@ def _augment(words: list[str]) -> int:
     if mixing:
         print(f"left out     {' and '.join(mixing)}: a folder cannot hold labels that are shares")
     note = ", of SYNTHETIC images" if data.source == "synthetic" else ""
+    size = str(data.image_size).replace(" ", "").replace("(", "[").replace(")", "]")
     print(
         f"train        {counts['train']:,} files{note}: {copies} cop{'y' if copies == 1 else 'ies'} of each of "
         f"{len(data.parts.train):,} training images"
         f"{' and the images themselves' if given.originals else ', without the images themselves'}\n"
         f"val, test    {counts['val']:,} and {counts['test']:,} files, the images as they are: nothing of them is in train\n"
         f"written to   {shown_path(output.resolve())}; to train on it without augmenting it again:\n"
-        f"             defectlab fit --config folder_mobilenet.yaml --data.root {output} --data.image_size {data.image_size} "
+        f"             defectlab fit --config folder_mobilenet.yaml --data.root {output} --data.image_size {size} "
         f"--data.channels {data.channels} --data.augmentation null"
     )
     return 0

@@ -4,6 +4,8 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +37,12 @@ jsonargparse.typing.register_type(NetworkSpec, NetworkSpec.as_dict, own_network,
 
 _log = logging.getLogger(__name__)
 
-LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size"}  # data to model
+# Of the data to the model.
+LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size", "tiles": "tiles"}
 # Settings of the data that leave the split as it is.
 _NOT_OF_SPLIT = {
     "root", "image_size", "channels", "batch_size", "eval_batch_size", "on_bad_image", "augmentation", "mean", "std",
-    "class_names", "transform",
+    "class_names", "transform", "fit", "scale", "pad_value", "tiles",
 }  # fmt: skip
 _COMMANDS = {
     "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
@@ -133,6 +136,10 @@ class DefectCLI(LightningCLI):
             if arguments is not None and arguments.get(name) is not None:
                 arguments[name] = str(Path(arguments[name]).expanduser().absolute())
         self._settle_callbacks(config.trainer.callbacks)
+        saved = (self._arguments.sections or [{}])[0].get("data", {}).get("init_args") or {}
+        is_auto = (config.data.init_args or {}).get("fit") == "auto"
+        if is_auto and self.run is not None and RunFolder(self.run).config.is_file() and "fit" not in saved:
+            config.data.init_args.fit = "stretch"  # a run of before there was a choice
         seed = config.seed_everything
         if not isinstance(seed, bool) and not (isinstance(seed, int) and 0 <= seed < 2**32):
             raise InputError(f"seed_everything is {seed}: expected a whole number from 0 to {2**32 - 1}, or true")
@@ -173,6 +180,9 @@ class DefectCLI(LightningCLI):
         """Build everything; what a constructor refuses comes wrapped in jsonargparse's text."""
         try:
             super().instantiate_classes()
+            tiled = self.model is not None and getattr(self.datamodule, "tiles", None) is not None
+            if tiled and "tiles" not in signature(type(self.model)).parameters:
+                self.datamodule.drop_tiles(type(self.model).__name__)
         except BaseException as error:
             self.discard()
             if "can't allocate memory" in str(error):
@@ -244,6 +254,11 @@ class DefectCLI(LightningCLI):
             model.weights = str(Path(self.weights).expanduser().absolute()) if is_file else self.weights
         if "source" in data:  # what `auto` came to
             data.source = "synthetic" if self.datamodule.generated else "real"
+        if "fit" in data:
+            fitting = self.datamodule.fitting
+            data.image_size = fitting.image_size if isinstance(fitting.image_size, int) else list(fitting.image_size)
+            data.fit, data.scale = fitting.fit, fitting.scale
+            data.tiles = None if fitting.tiles is None else asdict(fitting.tiles)
         if "root" in data and not self.datamodule.generated:
             data.root = str(Path(self.datamodule.location).expanduser().absolute())
         return config

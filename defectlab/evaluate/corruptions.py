@@ -57,23 +57,23 @@ def _jpeg(images: Tensor, quality: float) -> Tensor:
 
 def _rotation(images: Tensor, degrees: float) -> Tensor:
     """Rotate; corners show the mirrored surface."""
-    border = math.ceil(0.21 * images.shape[-1])  # (√2 - 1) / 2 of the side
-    turned = transforms.rotate(_mirrored(images, border), degrees, interpolation=transforms.InterpolationMode.BILINEAR)
-    return _inside(turned, border)
+    shape = images.shape[2:]
+    reach = math.hypot(*shape) if shape[0] != shape[1] else 1.42 * shape[0]
+    high, wide = (math.ceil((reach - side) / 2) for side in shape)
+    rows, columns = (
+        _mirrored(side, border).to(images.device) for side, border in zip(shape, (high, wide), strict=True)
+    )
+    turned = images[..., rows, :][..., columns]
+    turned = transforms.rotate(turned, degrees, interpolation=transforms.InterpolationMode.BILINEAR)
+    inside: Tensor = turned[..., high : high + shape[0], wide : wide + shape[1]]
+    return inside
 
 
-def _mirrored(images: Tensor, border: int) -> Tensor:
-    """Continue square images beyond their edges by mirror images of them, again and again where they are small."""
-    side = images.shape[-1]
+def _mirrored(side: int, border: int) -> Tensor:
+    """Return the places of a line that is continued by its mirror images, again and again where it is short."""
     period = max(1, 2 * (side - 1))
-    places = torch.arange(-border, side + border, device=images.device).remainder(period)
-    places = torch.minimum(places, period - places)
-    return images[..., places, :][..., places]
-
-
-def _inside(images: Tensor, border: int) -> Tensor:
-    side = images.shape[-1]
-    return images[..., border : side - border, border : side - border]
+    places = torch.arange(-border, side + border).remainder(period)
+    return torch.minimum(places, period - places)
 
 
 CORRUPTIONS: tuple[Corruption, ...] = (
@@ -89,7 +89,7 @@ CORRUPTIONS: tuple[Corruption, ...] = (
     Corruption("brighter", "of full scale", (0.05, 0.1, 0.2, 0.3), _brightness),
     Corruption(
         "light from one side", "± share", (0.1, 0.2, 0.4, 0.6),
-        lambda x, a: imaging.tilt_light(x, _each(x, a), _each(x, _ANGLE)).clamp(0, 1),
+        lambda x, a: imaging.tilt_light(x, _each(x, a), _each(x, _ANGLE), _each(x, x.shape[3] / x.shape[2])).clamp(0, 1),
     ),
     Corruption("gamma", "exponent", (1.2, 1.5, 2, 3), lambda x, g: imaging.adjust_gamma(x, _each(x, g))),
     Corruption(

@@ -242,7 +242,7 @@ def _of_folder(directory: Path) -> _Read:
         module: ImageFolderDataModule = NEUDataModule(str(directory), image_size=_SIDE, on_bad_image="skip")
         data = module.load()
     except InputError:
-        module = ImageFolderDataModule(str(directory), image_size=_SIDE, channels=1, on_bad_image="skip")
+        module = ImageFolderDataModule(str(directory), image_size=_SIDE, channels=1, on_bad_image="skip", fit="stretch")
         data = module.load()
     test = None
     with suppress(InputError):  # too few images of a class

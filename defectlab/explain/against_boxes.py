@@ -14,7 +14,7 @@ from torch import Tensor
 from defectlab.data import ImageDataModule
 from defectlab.errors import InputError
 from defectlab.explain.attribution import Method, attribute
-from defectlab.explain.boxes import box_mask, class_key, find_boxes, read_boxes
+from defectlab.explain.boxes import box_mask, class_key, find_boxes, placed, read_boxes
 from defectlab.explain.pointing import ALL, Pointing, boxes_figure, pointing_game
 from defectlab.explain.sanity import SEEDS, CascadeStep, Sanity, cascade, sanity_check
 from defectlab.metrics.statistics import holm
@@ -64,17 +64,17 @@ def evaluate_attributions(
     """
     files, names = data.files("test"), list(data.class_names)
     labels = data.labels("test")
-    side = card.image_size
     found = find_boxes(folder, files)
     masks, kept, others = [], [], 0
     for index, file in enumerate(files):
         if file in found:
             boxes = read_boxes(found[file])
             own = [box for box in boxes if class_key(box.label) == class_key(names[int(labels[index])])]
+            shown = placed(own, card)
             others += 0 < len(own) < len(boxes)
-            if own:
+            if shown:
                 kept.append(index)
-                masks.append(box_mask(own, side, side))
+                masks.append(box_mask(shown, *card.shape[1:]))
     if not kept:
         raise InputError(
             f"{folder} has boxes for {len(found)} of {len(files)} {part} images, none of them of the image's class: expected "

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 from xml.parsers import expat
@@ -12,19 +12,25 @@ import numpy as np
 import numpy.typing as npt
 
 from defectlab.errors import InputError
+from defectlab.utils.image_format import ImageFormat
 
 _LARGEST = 2**20  # bytes of a file; a thousand boxes take a quarter of it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """A rectangle and the class in it; its edges are fractions of the image's width and height, in [0, 1]."""
+    """A rectangle and the class in it; its edges are fractions of the image's width and height, in [0, 1].
+
+    `height` and `width` are those of the image, in pixels.
+    """
 
     label: str
     left: float
     top: float
     right: float
     bottom: float
+    height: float
+    width: float
 
 
 def class_key(name: str) -> str:
@@ -89,8 +95,21 @@ def read_boxes(path: Path) -> list[Box]:
                 f"{path}: the box of {label} from ({left:g}, {top:g}) to ({right:g}, {bottom:g}) holds no pixel of "
                 f"{width:g} × {height:g}; expected xmin below xmax and ymin below ymax, inside the image"
             )
-        boxes.append(Box(label=label, left=x0, top=y0, right=x1, bottom=y1))
+        boxes.append(Box(label=label, left=x0, top=y0, right=x1, bottom=y1, height=height, width=width))
     return boxes
+
+
+def placed(boxes: Sequence[Box], wanted: ImageFormat) -> list[Box]:
+    """Return the boxes in fractions of the canvas that their images are fitted to, without those that a crop cut off."""
+    _, tall, wide = wanted.shape
+    found = []
+    for box in boxes:
+        place = wanted.placement(round(box.height), round(box.width))
+        x = [min(max((place.left + edge * place.width) / wide, 0.0), 1.0) for edge in (box.left, box.right)]
+        y = [min(max((place.top + edge * place.height) / tall, 0.0), 1.0) for edge in (box.top, box.bottom)]
+        if x[0] < x[1] and y[0] < y[1]:
+            found.append(replace(box, left=x[0], right=x[1], top=y[0], bottom=y[1], height=tall, width=wide))
+    return found
 
 
 def box_mask(boxes: Sequence[Box], height: int, width: int) -> npt.NDArray[np.bool_]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from defectlab.errors import InputError
 from defectlab.networks.scaler import StandardScaler
+from defectlab.utils.image_format import Size, checked_size, sides
 from defectlab.utils.text import first_line
 
 
@@ -20,26 +21,26 @@ class Network(nn.Module):
     Args:
         num_classes: Number of logits, at least 2.
         in_channels: Channels of the images, 1 for grey and 3 for colour.
-        image_size: Height and width of the square images, in pixels.
-        smallest: The smallest image size that leaves at least one pixel after all pools.
+        image_size: Side of square images in pixels, or `(height, width)`.
+        smallest: The shortest side that leaves at least one pixel after all pools.
     """
 
     features: nn.Sequential
     head: nn.Sequential
     scaler: StandardScaler | None
 
-    def __init__(self, num_classes: int, in_channels: int, image_size: int, smallest: int = 1) -> None:
+    def __init__(self, num_classes: int, in_channels: int, image_size: Size, smallest: int = 1) -> None:
         super().__init__()
         check_at_least("num_classes", num_classes, 2)
         check_at_least("in_channels", in_channels, 1)
-        if image_size < smallest:
+        if min(sides(image_size)) < smallest:
             raise InputError(
                 f"image_size is {image_size}: {type(self).__name__} with these settings needs at least "
                 f"{smallest} pixels; give larger images or a network with fewer pools"
             )
         self.num_classes = num_classes
         self.in_channels = in_channels
-        self.image_size = image_size
+        self.image_size = checked_size(image_size)
         self.scaler = None
 
     def standardise_pixels(self) -> StandardScaler:
@@ -48,7 +49,7 @@ class Network(nn.Module):
         return self.scaler
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Turn images (N, in_channels, image_size, image_size) into the last feature map (N, D, h, w)."""
+        """Turn images (N, in_channels, H, W) into the last feature map (N, D, h, w)."""
         features: Tensor = self.features(images if self.scaler is None else self.scaler(images))
         return features
 
@@ -58,7 +59,7 @@ class Network(nn.Module):
         return logits
 
     def forward(self, images: Tensor) -> Tensor:
-        """Turn images (N, in_channels, image_size, image_size) into logits (N, num_classes)."""
+        """Turn images (N, in_channels, H, W) into logits (N, num_classes)."""
         return self.forward_head(self.forward_features(images))
 
 
@@ -66,7 +67,7 @@ def build_network(
     network: nn.Module | Callable[..., nn.Module],
     num_classes: int,
     in_channels: int | None = None,
-    image_size: int | None = None,
+    image_size: Size | None = None,
 ) -> nn.Module:
     """Build a network from its class, or from a function that returns it; a ready one is returned as it is.
 
@@ -77,15 +78,20 @@ def build_network(
         network: a module, class or function.
         num_classes: number of logits.
         in_channels: channels of the images, None if they are not known.
-        image_size: side in pixels, None if it is not known.
+        image_size: side in pixels, or (height, width); None if it is not known.
 
     Raises:
         InputError: it takes other arguments, or its logits of two black images are not of shape (2, num_classes).
     """
+    image_size = None if image_size is None else checked_size(image_size)
     if isinstance(network, nn.Module):
         module = network
     else:
-        offered = {"num_classes": num_classes, "in_channels": in_channels, "in_chans": in_channels}
+        offered: dict[str, Size | None] = {
+            "num_classes": num_classes,
+            "in_channels": in_channels,
+            "in_chans": in_channels,
+        }
         offered |= {"image_size": image_size}
         parameters = inspect.signature(network).parameters
         kinds = {parameter.kind for parameter in parameters.values()}
@@ -104,7 +110,7 @@ def build_network(
                 "and image_size that it has arguments for, and needs a default for every other one, or init_args"
             ) from error
     if in_channels is not None and image_size is not None:
-        _check_logits(module, num_classes, (2, in_channels, image_size, image_size))
+        _check_logits(module, num_classes, (2, in_channels, *sides(image_size)))
     return module
 
 

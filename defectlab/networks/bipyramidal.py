@@ -1,11 +1,13 @@
 """The bi-pyramid: twice the feature maps at every halving of the resolution."""
 
+import math
 from itertools import pairwise
 
 from torch import nn
 
 from defectlab.networks.base import Network, check_at_least, check_dropout
 from defectlab.networks.blocks import Norm, convolution
+from defectlab.utils.image_format import Size, sides
 
 
 class BipyramidalCNN(Network):
@@ -28,7 +30,7 @@ class BipyramidalCNN(Network):
         self,
         num_classes: int,
         in_channels: int,
-        image_size: int,
+        image_size: Size,
         channels: int = 32,
         depth: int = 3,
         hidden: int = 128,
@@ -47,7 +49,7 @@ class BipyramidalCNN(Network):
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(widths[-1] * (image_size // 2**depth) ** 2, hidden),
+            nn.Linear(widths[-1] * math.prod(side // 2**depth for side in sides(image_size)), hidden),
             nn.ReLU(),
             nn.Dropout(dropout),
             nn.Linear(hidden, num_classes),

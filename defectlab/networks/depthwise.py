@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from defectlab.networks.base import Network, check_at_least, check_dropout, check_width
 from defectlab.networks.blocks import pooled_head
+from defectlab.utils.image_format import Size
 
 
 class DepthwiseSeparableConv(nn.Module):
@@ -58,7 +59,7 @@ class MobileNetV1(Network):
     """
 
     def __init__(
-        self, num_classes: int, in_channels: int, image_size: int, width: float = 0.25, dropout: float = 0.0
+        self, num_classes: int, in_channels: int, image_size: Size, width: float = 0.25, dropout: float = 0.0
     ) -> None:
         super().__init__(num_classes, in_channels, image_size)
         check_width(width)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from defectlab.errors import InputError
 from defectlab.networks.backbones import MIDDLE_STAGES, Backbone, backbone_features, layer_channels, smallest_image
 from defectlab.networks.base import Network, check_at_least, check_dropout
+from defectlab.utils.image_format import Size
 
 Stages = list[int] | Literal["last", "middle"]
 
@@ -44,7 +45,7 @@ class PretrainedNetwork(Network):
         self,
         num_classes: int,
         in_channels: int,
-        image_size: int,
+        image_size: Size,
         backbone: Backbone = "mobilenet_v3_small",
         width: float = 1.0,
         dropout: float = 0.2,

@@ -1,11 +1,13 @@
 """The small CNNs of the courses: a few convolutions and pools, then one to three linear layers."""
 
+import math
 from typing import Literal
 
 from torch import nn
 
 from defectlab.networks.base import Network, check_dropout
 from defectlab.networks.blocks import Norm, activated, convolution
+from defectlab.utils.image_format import Size, sides
 
 
 class SimpleDefectCNN(Network):
@@ -19,14 +21,14 @@ class SimpleDefectCNN(Network):
     """
 
     def __init__(
-        self, num_classes: int, in_channels: int, image_size: int, dropout: float = 0.0, norm: Norm = "none"
+        self, num_classes: int, in_channels: int, image_size: Size, dropout: float = 0.0, norm: Norm = "none"
     ) -> None:
         super().__init__(num_classes, in_channels, image_size, smallest=4)
         check_dropout(dropout)
         self.features = nn.Sequential(*_block(in_channels, 16, 3, norm), *_block(16, 32, 3, norm))
         self.head = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(32 * (image_size // 4) ** 2, 128),
+            nn.Linear(32 * _quartered(image_size), 128),
             activated(nn.ReLU, dropout),
             nn.Linear(128, num_classes),
         )
@@ -43,14 +45,14 @@ class CompactCNN(Network):
     """
 
     def __init__(
-        self, num_classes: int, in_channels: int, image_size: int, dropout: float = 0.2, norm: Norm = "none"
+        self, num_classes: int, in_channels: int, image_size: Size, dropout: float = 0.2, norm: Norm = "none"
     ) -> None:
         super().__init__(num_classes, in_channels, image_size, smallest=4)
         check_dropout(dropout)
         self.features = nn.Sequential(*_block(in_channels, 12, 3, norm), *_block(12, 24, 3, norm))
         self.head = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(24 * (image_size // 4) ** 2, 64),
+            nn.Linear(24 * _quartered(image_size), 64),
             nn.ReLU(),
             nn.Dropout(dropout),
             nn.Linear(64, num_classes),
@@ -66,10 +68,10 @@ class LabCNN(Network):
         norm: Normalisation after each convolution, which then has no bias; see `normalisation`.
     """
 
-    def __init__(self, num_classes: int, in_channels: int, image_size: int, norm: Norm = "none") -> None:
+    def __init__(self, num_classes: int, in_channels: int, image_size: Size, norm: Norm = "none") -> None:
         super().__init__(num_classes, in_channels, image_size, smallest=4)
         self.features = nn.Sequential(*_block(in_channels, 16, 5, norm), *_block(16, 32, 5, norm))
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(32 * (image_size // 4) ** 2, num_classes))
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(32 * _quartered(image_size), num_classes))
 
 
 class LeNet5(Network):
@@ -90,7 +92,7 @@ class LeNet5(Network):
         self,
         num_classes: int,
         in_channels: int,
-        image_size: int,
+        image_size: Size,
         variant: Literal["modern", "classic"] = "modern",
         dropout: float = 0.0,
         norm: Norm = "none",
@@ -106,7 +108,7 @@ class LeNet5(Network):
         )
         self.head = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(16 * ((image_size // 2 - 4) // 2) ** 2, 120),
+            nn.Linear(16 * math.prod((side // 2 - 4) // 2 for side in sides(image_size)), 120),
             activated(activation, dropout),
             nn.Linear(120, 84),
             activated(activation, dropout),
@@ -117,3 +119,8 @@ class LeNet5(Network):
 def _block(in_channels: int, out_channels: int, kernel_size: int, norm: Norm) -> list[nn.Module]:
     """Return a convolution that keeps the size, ReLU, and a pool that halves it."""
     return [*convolution(in_channels, out_channels, kernel_size, kernel_size // 2, norm), nn.MaxPool2d(2)]
+
+
+def _quartered(image_size: Size) -> int:
+    """Return the positions of a map after two pools that halve it."""
+    return math.prod(side // 4 for side in sides(image_size))

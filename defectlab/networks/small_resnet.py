@@ -8,6 +8,7 @@ from torch.nn import functional
 from defectlab.errors import InputError
 from defectlab.networks.base import Network, check_at_least, check_dropout
 from defectlab.networks.blocks import convolution, pooled_head
+from defectlab.utils.image_format import Size
 
 
 class ResidualBlock(nn.Module):
@@ -41,7 +42,7 @@ class SmallResNet(Network):
         self,
         num_classes: int,
         in_channels: int,
-        image_size: int,
+        image_size: Size,
         widths: Sequence[int] = (16, 32, 48),
         dropout: float = 0.0,
     ) -> None:

@@ -19,7 +19,8 @@ class DataFacts(TypedDict, total=False):
     split_hash: str
     mean: list[float]
     std: list[float]
-    image_size: int
+    image_size: int | list[int]
+    fit: str
     channels: int
     skipped: list[str]
 

@@ -20,8 +20,9 @@ from defectlab.summary.latency import latencies
 from defectlab.summary.layers import shape_text
 from defectlab.summary.subject import NetworkRef, is_config, resolve_network
 from defectlab.summary.trace import summarize
+from defectlab.utils.image_format import Size
 
-_STANDARD: dict[str, Callable[[int, int, int], nn.Module]] = {
+_STANDARD: dict[str, Callable[[int, int, Size], nn.Module]] = {
     "SimpleDefectCNN": SimpleDefectCNN,
     "LeNet-5": LeNet5,
     "bipyramidal, 32-64-128": BipyramidalCNN,
@@ -93,12 +94,12 @@ def compare_networks(
         named = [_named(fspath(name), overrides) for name in names]
         if not named and not standard:
             raise InputError("no network is named: name one, or set standard to true")
-        (channel, side, _), count = (named[0].image, named[0].classes) if named else ((1, 200, 200), 6)
-        side = side if image_size is None else image_size
-        image = (channel if channels is None else channels, side, side)
+        (channel, *size), count = (named[0].image, named[0].classes) if named else ((1, 200, 200), 6)
+        height, width = size if image_size is None else (image_size, image_size)
+        image = (channel if channels is None else channels, height, width)
         count = count if classes is None else classes
         known = [
-            NetworkRef(name=name, network=build(count, image[0], side), image=image, classes=count)
+            NetworkRef(name=name, network=build(count, image[0], (height, width)), image=image, classes=count)
             for name, build in (_STANDARD.items() if standard else ())
         ]
         return _measure([*named, *known], len(named), turns, progress)

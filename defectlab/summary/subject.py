@@ -43,15 +43,14 @@ def resolve_network(name: str, more: Sequence[str]) -> NetworkRef:
     if is_config(name):
         with without_run(name, more, read_weights=False) as cli:
             data = cli.datamodule
-            image = (data.channels, data.image_size, data.image_size)
+            image = data.image_format.shape
             return NetworkRef(name=Path(name).name, network=cli.model.network, image=image, classes=data.num_classes)
     if more:
         raise InputError(f"{name} has its settings already: leave {' '.join(more)} out, or name a config")
     task, card = load_task(checkpoint_of(name))
     run = Path(name).resolve() if Path(name).is_dir() else None
     shown = "/".join(run.parts[-2:]) if run is not None else Path(name).name
-    image = (card.channels, card.image_size, card.image_size)
     return NetworkRef(
-        name=shown, network=task.network, image=image, classes=len(card.class_names),
+        name=shown, network=task.network, image=card.shape, classes=len(card.class_names),
         runs=() if run is None else (RunFolder(run),),
     )  # fmt: skip

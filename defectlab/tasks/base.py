@@ -19,6 +19,7 @@ from defectlab.tasks.loss import ClassWeights, check_class_weights, class_weight
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, decayed
 from defectlab.tasks.saving import PlainCheckpoints
 from defectlab.tasks.tta import Views, check_tta, tta_logits
+from defectlab.utils.image_format import Size
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -44,14 +45,14 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
             module, if its class alone makes the same one.
         num_classes: number of logits; from the data on the command line.
         in_channels: channels of the images, for a class or function that takes it; from the data on the command line.
-        image_size: side in pixels, for a class or function that takes it; from the data on the command line.
+        image_size: side in pixels or (height, width), for a class or function that takes it; from the data on the command line.
         optimizer: see `OptimizerSettings`, or a dict of its values; null for its defaults.
         scheduler: see `SchedulerSettings`, or a dict of its values; null for its defaults.
         label_smoothing: fraction of the target spread over all classes (Szegedy et al. 2016), in [0, 1).
         class_weights: one weight per class in the loss, scaled to a mean of 1 over the training images. `balanced` takes
             the inverse of a class's number of images: all classes count alike, at the price of false alarms.
             `sqrt_balanced` takes its square root (the square-root sampling of Mahajan et al. 2018, section 2.2).
-        tta: views of every image whose probabilities are averaged in evaluation: `flip` (2), `dihedral` (8) or `shift`
+        tta: views of every image whose probabilities are averaged in evaluation: `flip` (2), `dihedral` (8, of rectangles 4) or `shift`
             (5); see `tta_logits`.
         channels_last: memory format of network and images: faster convolutions, same results.
         compile: pass the network through torch.compile; pays on GPUs and in long runs.
@@ -66,7 +67,7 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
         network: NetworkSpec | Callable[[int, int, int], nn.Module] | Callable[..., nn.Module] | nn.Module,
         num_classes: int,
         in_channels: int | None = None,
-        image_size: int | None = None,
+        image_size: Size | None = None,
         optimizer: OptimizerSettings | dict[str, Any] | None = None,
         scheduler: SchedulerSettings | dict[str, Any] | None = None,
         label_smoothing: float = 0.0,

@@ -13,6 +13,7 @@ from defectlab.networks.backbones import MIDDLE_STAGES, Backbone, backbone_featu
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
 from defectlab.tasks.pretrained import PretrainedTask
+from defectlab.utils.image_format import Size
 
 _LEVEL, _CONTRAST, _FLOOR = 0.2, 0.9, 0.15  # of a teacher's images, in units of ImageNet's standard deviation
 
@@ -51,7 +52,7 @@ class FeatureDistillationTask(PretrainedTask):
         self,
         num_classes: int,
         in_channels: int,
-        image_size: int,
+        image_size: Size,
         backbone: Backbone = "mobilenet_v3_small",
         width: float = 1.0,
         teacher: str | None = None,

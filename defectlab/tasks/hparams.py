@@ -13,6 +13,7 @@ from torch import nn
 
 from defectlab.errors import InputError
 from defectlab.networks.base import build_network
+from defectlab.utils.image_format import Size
 from defectlab.utils.typed import check_arguments
 
 NOT_PLAIN: Final = object()  # of `to_plain_values`: the value is neither plain nor a class
@@ -156,7 +157,7 @@ def is_found_again(value: Any) -> bool:
 
 
 def module_spec(
-    network: nn.Module, num_classes: int, in_channels: int | None, image_size: int | None
+    network: nn.Module, num_classes: int, in_channels: int | None, image_size: Size | None
 ) -> dict[str, Any] | None:
     """Return the class path of a module if its class alone makes one of the same tensors, else None."""
     try:

@@ -17,6 +17,7 @@ from defectlab.tasks.loss import ClassWeights
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
 from defectlab.tasks.tta import Views
 from defectlab.utils._compat import finds_unused_parameters
+from defectlab.utils.image_format import Size
 
 
 class PretrainedTask(ClassificationTask):
@@ -51,7 +52,7 @@ class PretrainedTask(ClassificationTask):
         self,
         num_classes: int,
         in_channels: int,
-        image_size: int,
+        image_size: Size,
         backbone: Backbone = "mobilenet_v3_small",
         width: float = 1.0,
         weights: str | None = None,

@@ -11,6 +11,7 @@ from defectlab.tasks.hparams import NetworkSpec
 from defectlab.tasks.loss import ClassWeights
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
 from defectlab.tasks.tta import Views
+from defectlab.utils.image_format import Size
 
 
 class SmallCNNTask(ClassificationTask):
@@ -28,7 +29,7 @@ class SmallCNNTask(ClassificationTask):
         network: NetworkSpec | Callable[[int, int, int], nn.Module] | Callable[..., nn.Module] | nn.Module,
         num_classes: int,
         in_channels: int,
-        image_size: int,
+        image_size: Size,
         standard_scaler: bool = False,
         optimizer: OptimizerSettings | None = None,
         scheduler: SchedulerSettings | None = None,

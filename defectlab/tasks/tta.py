@@ -26,10 +26,10 @@ def tta_logits(network: Callable[[Tensor], Tensor], images: Tensor, kind: Views)
 
     Args:
         network: turns images into logits.
-        images: `(N, C, H, W)` with H = W, normalised; or cached features `(N, E)`, of which there is one view.
+        images: `(N, C, H, W)`, normalised; or cached features `(N, E)`, of which there is one view.
         kind: `flip` the image and its mirror image; `dihedral` its four rotations by 90 degrees and their mirror
-            images, for surfaces without an up; `shift` the image and four copies shifted by a 28th of its side,
-            for what must not be turned.
+            images, for surfaces without an up, of a rectangle the two rotations that keep its shape; `shift` the image
+            and four copies shifted by a 28th of its shorter side, for what must not be turned.
     """
     if kind == "none" or images.ndim == 2:
         return network(images)
@@ -42,12 +42,12 @@ def _views(images: Tensor, kind: Views) -> Iterator[Tensor]:
         case "flip":
             yield from (images, images.flip(3))
         case "dihedral":
-            for quarter in range(4):
+            for quarter in range(0, 4, 1 if images.shape[2] == images.shape[3] else 2):
                 turned = images.rot90(quarter, (2, 3))
                 yield from (turned, turned.flip(3))
         case "shift":
-            side = images.shape[3]
-            step = max(1, round(side / 28))
+            height, width = images.shape[2:]
+            step = max(1, round(min(height, width) / 28))
             wide = functional.pad(images, (step,) * 4, mode="replicate")
             for y, x in ((step, step), (0, step), (2 * step, step), (step, 0), (step, 2 * step)):
-                yield wide[:, :, y : y + side, x : x + side]
+                yield wide[:, :, y : y + height, x : x + width]

@@ -3,10 +3,63 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal, NamedTuple, get_args
 
 from defectlab.errors import InputError
 
+Size = int | tuple[int, int]  # the side of a square, or height and width
+Fit = Literal["stretch", "pad", "crop"]
+
 _LARGEST = 2**14  # pixels of a side: a card from elsewhere must not ask for all memory
+
+
+def checked_size(value: object, name: str = "image_size") -> Size:
+    """Return a side, or height and width where they differ; InputError for anything else."""
+    pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
+    if len(pair) != 2 or not all(_is_whole(side, 1, _LARGEST) for side in pair):
+        raise InputError(
+            f"{name} is {value!r}: expected a whole number of at least 1, at most {_LARGEST}, or two: [height, width]"
+        )
+    height, width = pair
+    return height if height == width else (height, width)
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Return height and width."""
+    return size if isinstance(size, tuple) else (size, size)
+
+
+class Placement(NamedTuple):
+    """Where an image lies on its canvas, in pixels: height, width and upper left corner, below 0 where it is cut."""
+
+    height: int
+    width: int
+    top: int
+    left: int
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Squares of an image that a network looks at one by one.
+
+    Args:
+        size: side in pixels of the image as the network takes it.
+        overlap: pixels that neighbours share at least.
+
+    Raises:
+        InputError: a size below 1, or an overlap that is negative or not below the size.
+    """
+
+    size: int
+    overlap: int = 0
+
+    def __post_init__(self) -> None:
+        if not _is_whole(self.size, 1, _LARGEST):
+            raise InputError(f"tiles.size is {self.size!r}: expected a whole number of at least 1, at most {_LARGEST}")
+        if not _is_whole(self.overlap, 0, self.size - 1):
+            raise InputError(
+                f"tiles.overlap is {self.overlap!r}: expected a whole number from 0, below the size {self.size}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,40 +67,88 @@ class ImageFormat:
     """Size, channels and grey levels of decoded images: uint8 `(channels, height, width)`.
 
     Args:
-        image_size: side in pixels of the square that the network sees.
+        image_size: of the canvas that the network sees: the side of a square, or `(height, width)`.
         channels: 1 (grey) or 3 (RGB).
-        resize_size: of the shorter side before a centre crop; None stretches the image to the square.
+        fit: `stretch` brings the image to the canvas whatever that does to its aspect ratio; `pad` keeps that, puts the
+            image into the middle and fills the border; `crop` keeps it, covers the canvas and cuts what sticks out.
+        scale: by which `pad` resizes every image, so that a pixel is as long in all; what sticks out of the canvas even so is
+            made to fit. None makes each image as large as the canvas.
+        pad_value: grey level of the border, from 0 to 255; None mirrors the image.
+        resize_size: of the shorter side before `crop` cuts, which it implies; None just covers the canvas.
         white_level: what is white in images of more than 8 bits, such as 4095; None where nothing is known.
 
     Raises:
         InputError: a value out of range.
     """
 
-    image_size: int
+    image_size: Size
     channels: int
+    fit: Fit = "stretch"
+    scale: float | None = None
+    pad_value: int | None = None
     resize_size: int | None = None
     white_level: float | None = None
 
     def __post_init__(self) -> None:
-        for name, low in (("image_size", 1), ("channels", 1), ("resize_size", self.image_size)):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not (whole and low <= value <= _LARGEST) and not (name == "resize_size" and value is None):
-                raise InputError(f"{name} is {value!r}, expected a whole number of at least {low}, at most {_LARGEST}")
-        if self.channels not in (1, 3):
+        object.__setattr__(self, "image_size", checked_size(self.image_size))
+        shorter = min(self.shape[1:])
+        if not _is_whole(self.channels, 1, 3) or self.channels == 2:
             raise InputError(f"channels is {self.channels}, expected 1 (grey) or 3 (RGB)")
+        if self.resize_size is not None:
+            if not _is_whole(self.resize_size, shorter, _LARGEST):
+                raise InputError(f"resize_size is {self.resize_size!r}, expected a whole number of at least {shorter}")
+            object.__setattr__(self, "fit", "crop")
+        if self.fit not in get_args(Fit):
+            raise InputError(f"fit is {self.fit!r}, expected {', '.join(get_args(Fit))}")
+        if self.fit != "pad" and (self.scale, self.pad_value) != (None, None):
+            raise InputError(f"fit is {self.fit}, expected pad, which alone has a scale and a pad_value")
+        if self.scale is not None and not (_is_number(self.scale) and 1e-4 <= self.scale <= 1e4):
+            raise InputError(f"scale is {self.scale!r}, expected a factor above 0, such as 0.5")
+        if self.pad_value is not None and not _is_whole(self.pad_value, 0, 255):
+            raise InputError(f"pad_value is {self.pad_value!r}, expected a grey level from 0 to 255")
         white = self.white_level
-        if white is not None and (
-            isinstance(white, bool) or not isinstance(white, int | float) or not 0 < white < 2**32
-        ):
+        if white is not None and not (_is_number(white) and 0 < white < 2**32):
             raise InputError(f"white_level is {white!r}, expected a number above 0, such as 4095")
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Return channels, height and width of a decoded image."""
-        return self.channels, self.image_size, self.image_size
+        return self.channels, *sides(self.image_size)
+
+    @property
+    def geometry(self) -> str:
+        """Return size and fit in words."""
+        _, height, width = self.shape
+        scale = "" if self.scale is None else f" at a scale of {self.scale:.4g}"
+        return f"{height} × {width} px by {self.fit}{scale}"
 
     @property
     def image_format(self) -> ImageFormat:
         """Return the fields of this class alone, to compare two by."""
         return ImageFormat(**{field.name: getattr(self, field.name) for field in fields(ImageFormat)})
+
+    def placement(self, height: int, width: int) -> Placement:
+        """Return where an upright image of `height` and `width` pixels comes to lie."""
+        _, tall, wide = self.shape
+        if self.fit == "stretch":
+            return Placement(tall, wide, 0, 0)
+        if self.fit == "pad":
+            factor = min(self.scale or float("inf"), tall / height, wide / width)
+            high, broad = (max(1, round(side * factor)) for side in (height, width))
+        else:  # of a square exactly as torchvision does
+            margin = self.resize_size or min(tall, wide)
+            if tall * width >= wide * height:
+                high = round(tall * margin / min(tall, wide))
+                broad = int(high * width / height)
+            else:
+                broad = round(wide * margin / min(tall, wide))
+                high = int(broad * height / width)
+        return Placement(high, broad, -round((high - tall) / 2), -round((broad - wide) / 2))
+
+
+def _is_whole(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -3,6 +3,8 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -24,10 +26,12 @@ from defectlab.data.pipeline.splits import (
     stratified_split,
 )
 from defectlab.data.pipeline.statistics import channel_statistics, flat_images, given_statistics, is_grey
+from defectlab.data.sources.decode import decode_array
 from defectlab.data.sources.files import check_names
 from defectlab.data.sources.images import ImageSet
 from defectlab.errors import InputError
 from defectlab.utils.card import DataCard
+from defectlab.utils.image_format import ImageFormat, Size, Tiles, checked_size
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +47,7 @@ class ImageDataModule(ImageLoaders):
     the images in `load`; its docstring names the arguments that it adds or takes otherwise.
 
     Args:
-        image_size: side in pixels; images are stretched to this square, nothing is cut off.
+        image_size: side in pixels of the square that images are stretched to, or [height, width]; nothing is cut off.
         channels: 1 (grey) or 3 (RGB).
         batch_size: images per step and process in training.
         eval_batch_size: images per step and process in evaluation.
@@ -70,7 +74,7 @@ class ImageDataModule(ImageLoaders):
     def __init__(
         self,
         *,
-        image_size: int,
+        image_size: Size,
         channels: Literal[1, 3],
         batch_size: int,
         eval_batch_size: int,
@@ -90,7 +94,7 @@ class ImageDataModule(ImageLoaders):
                 f"data.augmentation is a {type(augmentation).__name__}: expected an Augmentation; give a transform of the "
                 "batch, such as one of torchvision's v2, as data.transform"
             )
-        sizes = {"image_size": image_size, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
+        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
         for name, value in sizes.items():
             if value < 1:
                 raise InputError(f"data.{name} is {value}: expected a whole number of at least 1")
@@ -100,7 +104,7 @@ class ImageDataModule(ImageLoaders):
             raise InputError(f"data.seed is {seed}: expected a whole number from 0 to {_MAX_SEED}")
         self._fold = parse_fold(split)
         self._statistics = given_statistics(mean, std, channels)
-        self.image_size = image_size
+        self._size = checked_size(image_size, "data.image_size")
         self.channels = channels
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -115,6 +119,21 @@ class ImageDataModule(ImageLoaders):
         self._table: SplitTable | None = None
         self._old_hash = ""
         self._trained_white: float | None = None
+
+    @cached_property
+    def image_format(self) -> ImageFormat:
+        """Return how an image becomes pixels, as far as that is known before any is read."""
+        return ImageFormat(image_size=self._size, channels=self.channels)
+
+    @property
+    def image_size(self) -> Size:
+        """Return the side of the images in pixels, or height and width."""
+        return self.image_format.image_size
+
+    @property
+    def tiles(self) -> Tiles | None:
+        """Return the tiles of the images that a network is to look at, None where it looks at whole images."""
+        return None
 
     @abstractmethod
     def load(self) -> ImageSet:
@@ -143,7 +162,7 @@ class ImageDataModule(ImageLoaders):
         # Grey images stored as RGB: a third of the memory, and of the work to augment them.
         if data.images.shape[1] > 1 and data.images.nbytes <= ON_DEVICE_BYTES and is_grey(data.images):
             data.images = data.images[:, :1].contiguous()
-        if self.image_size > 1 and (flat := flat_images(data.images)):
+        if self.image_size != 1 and (flat := flat_images(data.images)):
             log.warning(
                 "%s: %d of %d images are of one grey value and show nothing (%s)",
                 self.location, len(flat), len(data.files), listed([data.files[index] for index in flat]),
@@ -255,6 +274,9 @@ class ImageDataModule(ImageLoaders):
             std=tuple(float(value) for value in std),
             image_size=self.image_size,
             channels=self.channels,
+            fit=self.image_format.fit,
+            scale=self.image_format.scale,
+            pad_value=self.image_format.pad_value,
             source=self.source,
             split_hash=self.split_table().hash,
             white_level=self.data.white_level,
@@ -271,7 +293,11 @@ class ImageDataModule(ImageLoaders):
             "split_hash": self.card.split_hash,
             "mean": list(self.card.mean),
             "std": list(self.card.std),
-            "image_size": self.image_size,
+            "image_size": self.image_size if isinstance(self.image_size, int) else list(self.image_size),
+            "fit": self.image_format.fit,
+            "scale": self.image_format.scale,
+            "pad_value": self.image_format.pad_value,
+            "tiles": None if self.tiles is None else asdict(self.tiles),
             "channels": self.channels,
             "white_level": self.data.white_level,
             "skipped": [str(skipped) for skipped in self.data.skipped],
@@ -297,6 +323,10 @@ class ImageDataModule(ImageLoaders):
             raise InputError(
                 f"data.channels is {self.channels}, the checkpoint was trained with {channels}: use the same"
             )
+        trained = {field.name: state_dict[field.name] for field in fields(ImageFormat) if field.name in state_dict}
+        trained_on, here_on = ImageFormat(**trained).geometry, self.image_format.geometry
+        if trained_on != here_on:
+            log.warning("the checkpoint was trained on images of %s, here they are of %s", trained_on, here_on)
         self._statistics = state_dict["mean"], state_dict["std"]
         self._trained_white = state_dict.get("white_level")
         if self._data is None:
@@ -310,20 +340,23 @@ class ImageDataModule(ImageLoaders):
                 "convert them"
             )
         self._card = self._make_card(*self._statistics)
-        trained = state_dict["split_hash"]
-        split = self._old_hash if len(trained) == len(self._old_hash) else self._card.split_hash
-        if trained != split and self.split != WHOLE:
+        trained_split = state_dict["split_hash"]
+        split = self._old_hash if len(trained_split) == len(self._old_hash) else self._card.split_hash
+        if trained_split != split and self.split != WHOLE:
             log.warning(
                 "the checkpoint was trained with another split of the data (%s, here %s): images evaluated "
-                "here may be among those it was trained on", trained, split,
+                "here may be among those it was trained on", trained_split, split,
             )  # fmt: skip
 
 
-def resized(images: Tensor, size: int) -> Tensor:
-    """Return images `(N, C, H, W)` stretched to `(N, C, size, size)`, of the same type."""
-    if images.shape[2:] == (size, size):
+def resized(images: Tensor, wanted: ImageFormat) -> Tensor:
+    """Return images `(N, C, H, W)` fitted to their canvas, of the same type; those of another fit than stretch in uint8."""
+    if images.shape[1:] == wanted.shape:
         return images
-    return torch.nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    if wanted.fit != "stretch":
+        return torch.from_numpy(np.stack([decode_array(image.permute(1, 2, 0).numpy(), wanted) for image in images]))
+    size = wanted.shape[1:]
+    return torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
 
 
 def check_class_names(names: Sequence[str] | None) -> tuple[str, ...] | None:

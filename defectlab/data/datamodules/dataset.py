@@ -12,10 +12,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from defectlab.data.datamodules.base import ImageDataModule, check_class_names, resized
 from defectlab.data.pipeline.augment import Augmentation
+from defectlab.data.pipeline.fitting import camera_aspects
 from defectlab.data.sources.decode import planes
 from defectlab.data.sources.images import ImageSet
 from defectlab.data.sources.levels import BadImage
 from defectlab.errors import InputError
+from defectlab.utils.image_format import Size
 
 Source = Dataset[Any] | DataLoader[Any]
 
@@ -31,7 +33,8 @@ class DatasetDataModule(ImageDataModule):
         val: a Dataset or DataLoader; None holds `val_size` of the training images out.
         test: a Dataset or DataLoader; None holds `test_size` of them out, a fifth if that is None and there is no `val`.
         class_names: in the order of the labels; None takes the `classes` of the training set, else numbers.
-        image_size: side in pixels of the square that images are stretched to; None takes that of the first image.
+        image_size: side in pixels of the square that images are stretched to, or [height, width]; None takes those of the
+            first image.
         channels: 1 (grey) or 3 (RGB); None takes those of the first image.
 
     The other arguments are those of `ImageDataModule`.
@@ -46,7 +49,7 @@ class DatasetDataModule(ImageDataModule):
         val: Source | None = None,
         test: Source | None = None,
         class_names: Sequence[str] | None = None,
-        image_size: int | None = None,
+        image_size: Size | None = None,
         channels: Literal[1, 3] | None = None,
         batch_size: int = 32,
         eval_batch_size: int = 128,
@@ -70,7 +73,7 @@ class DatasetDataModule(ImageDataModule):
         first = _pixels(self._sets["train"][0], "data.train[0]")
         found: Literal[1, 3] = 3 if len(first) == 3 else 1
         super().__init__(
-            image_size=first.shape[-1] if image_size is None else image_size,
+            image_size=(first.shape[1], first.shape[2]) if image_size is None else image_size,
             channels=found if channels is None else channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
             seed=seed, val_size=val_size, test_size=test_size, split="auto", group_duplicates=False,
             augmentation=augmentation, mean=mean, std=std, transform=transform,
@@ -82,7 +85,7 @@ class DatasetDataModule(ImageDataModule):
     def class_names(self) -> Sequence[str]:
         """Return the names given, else the data set's own, else numbers."""
         if self._given_names is None:
-            return [str(label) for label in range(max(int(label) for _, _, label in self._items) + 1)]
+            return [str(label) for label in range(max(int(label) for _, _, label, _ in self._items) + 1)]
         return self._given_names
 
     @property
@@ -92,32 +95,36 @@ class DatasetDataModule(ImageDataModule):
 
     def load(self) -> ImageSet:
         """Read every item."""
-        images = torch.stack([image for _, image, _ in self._items])
-        labels = torch.stack([label for _, _, label in self._items])
+        names, images, kinds, shapes = zip(*self._items, strict=True)
+        labels = torch.stack(kinds)
         if labels.max() >= self.num_classes:
             raise InputError(
                 f"data.train has the label {labels.max()}: expected at most {self.num_classes - 1}, see data.class_names"
             )
-        files = [name for name, _, _ in self._items]
+        files = list(names)
         splits = [name.partition("[")[0] for name in files] if len(self._sets) > 1 else None
-        return ImageSet(images=images, labels=labels, class_names=list(self.class_names), files=files, splits=splits)
+        return ImageSet(
+            images=torch.stack(images), labels=labels, class_names=list(self.class_names), files=files, splits=splits,
+            aspects=camera_aspects(np.array(shapes), len(files), self.image_format),
+        )  # fmt: skip
 
     @cached_property
-    def _items(self) -> list[tuple[str, Tensor, Tensor]]:
-        """Return name, image and label of every item."""
+    def _items(self) -> list[tuple[str, Tensor, Tensor, tuple[int, int]]]:
+        """Return name, image, label, and height and width before the stretch of every item."""
         items = []
         for part, source in self._sets.items():
             for index in range(len(source)):
                 item, name = source[index], f"{part}[{index}]"
-                items.append((name, self._fitted(_pixels(item, f"data.{name}")), _label(item, f"data.{name}")))
+                image, label = _pixels(item, f"data.{name}"), _label(item, f"data.{name}")
+                items.append((name, self._fitted(image), label, (image.shape[1], image.shape[2])))
         return items
 
     def _fitted(self, image: Tensor) -> Tensor:
-        """Return it as uint8 `(channels, image_size, image_size)`."""
+        """Return it as uint8 `(channels, H, W)` of `image_size`."""
         if len(image) != self.channels:
             grey = (image.float() * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
             image = grey.round().to(torch.uint8) if self.channels == 1 else image.expand(3, -1, -1)
-        return resized(image[None].float(), self.image_size)[0].round().clamp(0, 255).to(torch.uint8)
+        return resized(image[None].float(), self.image_format)[0].round().clamp(0, 255).to(torch.uint8)
 
 
 def _pixels(item: Any, name: str) -> Tensor:

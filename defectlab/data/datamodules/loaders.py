@@ -134,7 +134,7 @@ class ImageLoaders(pl.LightningDataModule):
         self._train_loader = TrainLoader(
             images=images, labels=self.data.labels, indices=torch.from_numpy(self.parts.train),
             batch_size=self.batch_size, normalise=self.card.normalise, device=device, rank=rank, world_size=world_size,
-            seed=self.seed, num_classes=self.num_classes, augmentation=self.augmentation,
+            seed=self.seed, num_classes=self.num_classes, augmentation=self.augmentation, aspects=self.data.aspects,
             transform=self._transform_channels if self.transform else None, epoch=self._next_epoch(),
             same_order=self.trainer is not None and bool(getattr(self.trainer, "overfit_batches", 0)),
         )  # fmt: skip

@@ -13,6 +13,7 @@ from torchvision import datasets
 
 from defectlab.data.datamodules.base import ImageDataModule, resized
 from defectlab.data.pipeline.augment import Augmentation
+from defectlab.data.pipeline.fitting import camera_aspects
 from defectlab.data.pipeline.splits import hold_out
 from defectlab.data.sources.archive import open_root
 from defectlab.data.sources.array_labels import read_labels
@@ -21,7 +22,7 @@ from defectlab.data.sources.fetch import fetch_by_torchvision
 from defectlab.data.sources.idx import find_idx, read_idx_pair
 from defectlab.data.sources.images import ImageSet
 from defectlab.errors import InputError
-from defectlab.utils.image_format import ImageFormat
+from defectlab.utils.image_format import Size
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class MNISTDataModule(ImageDataModule):
         train_size: int | None = None,
         val_size: int | float = 5000,
         test_size: int | None = None,
-        image_size: int = 28,
+        image_size: Size = 28,
         channels: Literal[1, 3] = 1,
         batch_size: int = 64,
         eval_batch_size: int = 1000,
@@ -123,14 +124,15 @@ class MNISTDataModule(ImageDataModule):
         whole = torch.cat((train_images[train], test_images[test])).unsqueeze(1)
         files = [f"train[{i}]" for i in train.tolist()] + [f"t10k[{i}]" for i in test.tolist()]
         return ImageSet(
-            images=resized(whole, self.image_size), labels=torch.cat((train_labels[train], test_labels[test])), class_names=list(self._names),
+            images=resized(whole, replace(self.image_format, channels=1)), labels=torch.cat((train_labels[train], test_labels[test])), class_names=list(self._names),
             files=files, splits=["train"] * len(train) + ["test"] * len(test),
             content=lambda index: whole[index].numpy().tobytes(),
+            aspects=camera_aspects(np.array([whole.shape[2:]]), len(whole), self.image_format),
         )  # fmt: skip
 
     def _load_arrays(self, arrays: ArrayFiles) -> ImageSet:
         known, names = read_labels(arrays, self._names)
-        data = load_arrays(arrays, names, known, ImageFormat(image_size=self.image_size, channels=1))
+        data = load_arrays(arrays, names, known, replace(self.image_format, channels=1))
         splits = np.array(data.splits or ["train"] * len(data.files))
         train, val, test = (np.flatnonzero(splits == part) for part in ("train", "val", "test"))
         if not len(val):

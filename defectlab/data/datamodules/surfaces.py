@@ -88,6 +88,7 @@ class SurfacesDataModule(ImageDataModule):
             raise InputError(f"data.group is {group}: expected a divisor of data.batch_size, {batch_size}")
         if not 0 <= jitter <= 0.5:
             raise InputError(f"data.jitter is {jitter}: expected a number from 0 to 0.5")
+        self.side = image_size
         self.surfaces = surfaces
         self.strip_share = strip_share
         self.scene_share = scene_share
@@ -146,7 +147,7 @@ class SurfacesDataModule(ImageDataModule):
 
     def _painter(self) -> "SurfacePainter":
         points = torch.rand(self.surfaces, DIMENSIONS, generator=random_generator(self.seed, 0))
-        return SurfacePainter(points, self.strip_share, self.jitter, self.image_size, self.scene_share, self.group)
+        return SurfacePainter(points, self.strip_share, self.jitter, self.side, self.scene_share, self.group)
 
 
 @dataclass(frozen=True, eq=False)

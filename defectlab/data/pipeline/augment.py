@@ -46,10 +46,10 @@ class Augmentation:
         horizontal_flip: probability of exchanging left and right.
         vertical_flip: probability of exchanging top and bottom.
         rotation: degrees; the angle is uniform in ±rotation.
-        translation: fraction of the side; the shift is uniform in ±translation, along x and y each.
+        translation: fraction of width and height; the shift is uniform in ±translation, along x and y each.
         scale: the zoom is log-uniform in [1 / (1 + scale), 1 + scale].
         shear: degrees; uniform in ±shear.
-        crop: smallest fraction of the side that a random square crop keeps, in [0.05, 1]; 1 keeps everything.
+        crop: smallest fraction of the sides that a random crop of the image's own shape keeps, in [0.05, 1]; 1 keeps everything.
         brightness: added to pixels in [0, 1], uniform in ±brightness.
         contrast: factor about the image's mean, uniform in 1 ± contrast.
         noise: largest standard deviation of Gaussian noise on [0, 1]; each image draws its own below it.
@@ -143,22 +143,27 @@ def draw(count: int, seed: Sequence[int]) -> Tensor:
     return torch.cat((first, others), dim=1)
 
 
-def augment(images: Tensor, draws: Tensor, settings: Augmentation) -> Tensor:
-    """Augment square images `(N, C, S, S)` in [0, 1] by the rows `(N, 29)` of `draw`, in the same range.
+def augment(images: Tensor, draws: Tensor, settings: Augmentation, aspects: Tensor | None = None) -> Tensor:
+    """Augment images `(N, C, H, W)` in [0, 1] by the rows `(N, 29)` of `draw`, in the same range.
 
-    MixUp and CutMix are done by `mix`. The given tensor is not changed.
+    `aspects` `(N,)` are width by height of what the camera saw, where images were stretched: a rotation, a shear, a
+    direction of light and an erased rectangle are then those of the camera. None takes H and W. MixUp and CutMix are done
+    by `mix`. The given tensor is not changed.
     """
     if not len(images):
         return images
+    if aspects is None:
+        aspects = torch.full((len(images),), images.shape[3] / images.shape[2])
+    aspects = aspects.to(images)
     u = dict(zip(COLUMNS, draws.to(images.device).unbind(dim=1), strict=True))
     if settings.chance < 1:
         u |= _seldom(u, settings)
     given = images
     if settings.resamples:
-        images = imaging.resample(images, _matrices(u, settings), settings.interpolation)
+        images = imaging.resample(images, _matrices(u, settings, aspects), settings.interpolation)
     else:
         images = _flip(images, u, settings)
-    images = _expose(images, u, settings)
+    images = _expose(images, u, settings, aspects)
     if settings.noise or settings.snr is not None or settings.shot_snr is not None:
         deviation = imaging.per_image(settings.noise * u["noise"])
         if settings.snr is not None:
@@ -173,7 +178,7 @@ def augment(images: Tensor, draws: Tensor, settings: Augmentation) -> Tensor:
     if settings.jpeg is not None:
         images = imaging.jpeg(images, (100 - (100 - settings.jpeg) * u["jpeg"]).round())
     if settings.erasing:
-        images = _erase(images, u, settings.erasing)
+        images = _erase(images, u, settings.erasing, aspects)
     return images if images is given else images.clamp_(0, 1)
 
 
@@ -193,10 +198,11 @@ def _seldom(u: dict[str, Tensor], settings: Augmentation) -> dict[str, Tensor]:
     }
 
 
-def _expose(images: Tensor, u: dict[str, Tensor], settings: Augmentation) -> Tensor:
+def _expose(images: Tensor, u: dict[str, Tensor], settings: Augmentation, aspects: Tensor) -> Tensor:
     """Apply what happens before the sensor's noise: the light, the lens, then the sensor's response."""
     if settings.illumination:
-        images = imaging.tilt_light(images, settings.illumination * u["illumination"], 2 * math.pi * u["light_angle"])
+        slope, angle = settings.illumination * u["illumination"], 2 * math.pi * u["light_angle"]
+        images = imaging.tilt_light(images, slope, angle, aspects)
     if settings.blur:
         images = imaging.gaussian_blur(images, settings.blur * u["blur"], settings.blur)
     if settings.defocus:
@@ -213,10 +219,11 @@ def _expose(images: Tensor, u: dict[str, Tensor], settings: Augmentation) -> Ten
     return images
 
 
-def _matrices(u: dict[str, Tensor], settings: Augmentation) -> Tensor:
+def _matrices(u: dict[str, Tensor], settings: Augmentation, aspects: Tensor) -> Tensor:
     """Return output-to-input maps in coordinates of [-1, 1], y downwards, `(N, 2, 3)`.
 
-    They flip, then shear, then zoom, then rotate; positive angles are anticlockwise.
+    They flip, then shear, then zoom, then rotate; positive angles are anticlockwise. 1 along x is `aspects` times as long
+    as 1 along y.
     """
     angle = math.radians(settings.rotation) * (2 * u["angle"] - 1)
     shear = torch.tan(math.radians(settings.shear) * (2 * u["shear"] - 1))
@@ -229,8 +236,8 @@ def _matrices(u: dict[str, Tensor], settings: Augmentation) -> Tensor:
         for crop, shift in (("crop_x", "shift_x"), ("crop_y", "shift_y"))
     )
     cos, sin = torch.cos(angle) * zoom * side, torch.sin(angle) * zoom * side
-    row_x = torch.stack((cos * flip_x, (shear * cos - sin) * flip_y, centre_x), dim=1)
-    row_y = torch.stack((sin * flip_x, (shear * sin + cos) * flip_y, centre_y), dim=1)
+    row_x = torch.stack((cos * flip_x, (shear * cos - sin) * flip_y / aspects, centre_x), dim=1)
+    row_y = torch.stack((sin * flip_x * aspects, (shear * sin + cos) * flip_y, centre_y), dim=1)
     return torch.stack((row_x, row_y), dim=1)
 
 
@@ -243,9 +250,10 @@ def _flip(images: Tensor, u: dict[str, Tensor], settings: Augmentation) -> Tenso
     return images
 
 
-def _erase(images: Tensor, u: dict[str, Tensor], probability: float) -> Tensor:
+def _erase(images: Tensor, u: dict[str, Tensor], probability: float, aspects: Tensor) -> Tensor:
     area = 0.02 + 0.18 * u["area"]
-    ratio = torch.exp(math.log(3.0) * (2 * u["ratio"] - 1))
+    ratio = torch.exp(math.log(3.0) * (2 * u["ratio"] - 1)) * aspects
+    ratio = ratio.clamp(area, 1 / area)  # no side is longer than the image's
     tall, wide = (area * ratio).sqrt(), (area / ratio).sqrt()
     top, left = u["top"] * (1 - tall), u["left"] * (1 - wide)
     return imaging.fill_rectangle(images, u["erase"] < probability, (top, top + tall), (left, left + wide))

@@ -50,13 +50,14 @@ def adjust_gamma(images: Tensor, exponent: Tensor) -> Tensor:
     return images.clamp(0, 1).pow_(per_image(exponent))
 
 
-def tilt_light(images: Tensor, slope: Tensor, angle: Tensor) -> Tensor:
+def tilt_light(images: Tensor, slope: Tensor, angle: Tensor, aspects: Tensor) -> Tensor:
     """Multiply by a linear ramp, from 1 - `slope` at one corner or side to 1 + `slope` at the opposite one.
 
-    The light grows towards `angle`, in radians, anticlockwise from the right. A constant image keeps its mean.
+    The light grows towards `angle`, in radians, anticlockwise from the right, in an image `aspects` times as wide as high.
+    A constant image keeps its mean.
     """
     ys, xs = (_pixels(side, images.device) * 2 / side for side in images.shape[-2:])
-    cos, sin = torch.cos(angle), torch.sin(angle)
+    cos, sin = torch.cos(angle) * aspects, torch.sin(angle)
     slope = slope / (cos.abs() + sin.abs())
     ramp = (1 + (slope * cos)[:, None, None] * xs) - (slope * sin)[:, None, None] * ys[:, None]
     return images * ramp[:, None]

@@ -106,6 +106,7 @@ class TrainLoader(ArrayLoader, EpochLoader):
         augmentation: None for none.
         transform: applied to a batch `(N, C, H, W)` of floats in [0, 1], after `augmentation`, with torch's random numbers
             seeded by the batch; None for none.
+        aspects: width by height of each of the images as the camera saw it `(N,)`, see `augment`; None for that of the pixels.
         epoch: of the next pass; each pass increases it by one.
         same_order: every epoch has the order of the first, so that its first batches are of the same images.
     """
@@ -114,6 +115,7 @@ class TrainLoader(ArrayLoader, EpochLoader):
     num_classes: int
     augmentation: Augmentation | None
     transform: Callable[[Tensor], Tensor] | None = None
+    aspects: Tensor | None = None
     epoch: int = 0
     same_order: bool = False
 
@@ -146,7 +148,8 @@ class TrainLoader(ArrayLoader, EpochLoader):
             images, labels = self._fetch(batch)
             if images.dtype == torch.uint8:
                 if settings:
-                    images = augment(images.float().div_(255), draws.index_select(0, batch), settings)
+                    aspects = None if self.aspects is None else self.aspects.index_select(0, batch)
+                    images = augment(images.float().div_(255), draws.index_select(0, batch), settings, aspects)
                 if self.transform:
                     images = self._transformed(images, (self.seed, epoch, step, self.rank))
                 images = self.normalise(images)

@@ -108,6 +108,11 @@ def load_arrays(
     )
 
 
+def array_shapes(files: ArrayFiles) -> npt.NDArray[np.int64]:
+    """Return height and width of the images of each part (P, 2)."""
+    return np.array([channels_last(path, load_array(path)).shape[1:3] for path, _ in files.pairs.values()])
+
+
 def load_array(path: Path) -> Array:
     """Map the array of an .npy file; InputError if it is not whole, is empty, or holds Python's objects."""
     try:

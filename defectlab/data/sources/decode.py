@@ -45,21 +45,24 @@ _REASONS = {
 def decode(path: Path, wanted: ImageFormat) -> Pixels:
     """Decode the file's first image, upright, to `wanted.shape`; `BadImage` if there is none.
 
-    Stretched by `to_square`, or with `resize_size` cropped by `to_centre_crop`. `white_level` is as of `scaled`.
+    It is brought there as `fitted` does. `white_level` is as of `scaled`.
     """
     with _opened(path) as image:
-        if wanted.resize_size is None:  # else the pixels have to equal torchvision's
+        shape, stored = _upright_shape(image), image.size
+        if wanted.fit != "crop":  # else the pixels have to equal torchvision's
             # Decodes a JPEG as grey, and a large one at 1/2, 1/4 or 1/8: faster. At three times the final size or more
             # pixels stay within 3 of 255 of a full decode.
-            _, height, width = wanted.shape
-            image.draft("L" if wanted.channels == 1 else "RGB", (3 * width, 3 * height))
-        return _fitted(_eight_bit(image, wanted.white_level), wanted)
+            place = wanted.placement(*shape)
+            least = (3 * place.width, 3 * place.height)
+            image.draft("L" if wanted.channels == 1 else "RGB", least if shape[::-1] == stored else least[::-1])
+        is_whole = image.size == stored
+        return fitted(_eight_bit(image, wanted.white_level), wanted, None if is_whole else shape)
 
 
 def decode_array(pixels: Pixels, wanted: ImageFormat) -> Pixels:
     """Turn a decoded image (H, W) or (H, W, 1 or 3) into what `decode` returns."""
     grey = pixels.ndim == 3 and pixels.shape[2] == 1
-    return _fitted(Image.fromarray(pixels[:, :, 0] if grey else pixels), wanted)
+    return fitted(Image.fromarray(pixels[:, :, 0] if grey else pixels), wanted)
 
 
 def decode_grey(path: Path, longest: int) -> Pixels:
@@ -112,6 +115,12 @@ def size_and_mode(path: Path) -> tuple[int, int, str]:
     """Return width, height and Pillow's mode; `BadImage` for what is no image."""
     with _opened(path) as image:
         return image.width, image.height, image.mode
+
+
+def shape_of(path: Path) -> tuple[int, int]:
+    """Return height and width of the file's first image, upright, by its header; `BadImage` for what is no image."""
+    with _opened(path) as image:
+        return _upright_shape(image)
 
 
 @contextmanager
@@ -177,40 +186,35 @@ def _damaged(error: Exception) -> BadImage:
     return BadImage(f"damaged, truncated or of an unknown kind ({' '.join(str(error).split())})")
 
 
-def _fitted(image: Image.Image, wanted: ImageFormat) -> Pixels:
-    if wanted.resize_size is None:
-        return to_square(image, wanted.image_size, wanted.channels)
-    return to_centre_crop(image, wanted.image_size, wanted.channels, wanted.resize_size)
+def fitted(image: Image.Image, wanted: ImageFormat, shape: tuple[int, int] | None = None) -> Pixels:
+    """Return an image of 8 bits as `wanted.shape`, placed by `wanted.placement`; grey is ITU-R 601 luma.
 
+    A crop of a square is bit-equal to torchvision's `ImageClassification` before it normalises. `shape` is the height and
+    width of the image where it was decoded at less.
 
-def to_square(image: Image.Image, size: int, channels: int) -> Pixels:
-    """Stretch the whole image of 8 bits to `(channels, size, size)`: no crop, as defects occur at borders too.
-
-    Grey is ITU-R 601 luma.
+    Raises:
+        BadImage: its sides are too unequal for a crop.
     """
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)  # Pillow antialiases when it shrinks
-    return _planes(image)
-
-
-def to_centre_crop(image: Image.Image, size: int, channels: int, resize_size: int) -> Pixels:
-    """Resize the shorter side to `resize_size` pixels and crop the centre to `(channels, size, size)`.
-
-    Bit-equal to torchvision's `ImageClassification(crop_size=size, resize_size=resize_size)` before it normalises.
-    Grey as in `to_square`; `BadImage` if the sides are too unequal.
-    """
-    shorter = min(image.size)
-    wide, high = (int(resize_size * side / shorter) for side in image.size)
-    if wide * high > _MOST_RESIZED:
+    _, tall, wide = wanted.shape
+    place = wanted.placement(*(shape or (image.height, image.width)))
+    if place.height * place.width > max(_MOST_RESIZED, tall * wide):
         raise BadImage(
-            f"{image.width} × {image.height} px, sides too unequal to resize the shorter to {resize_size} px"
+            f"{image.width} × {image.height} px, sides too unequal to resize the shorter to {min(place[:2])} px"
         )
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != (wide, high):
-        image = image.resize((wide, high), Image.Resampling.BILINEAR)
-    left, top = round((wide - size) / 2), round((high - size) / 2)
-    return _planes(image.crop((left, top, left + size, top + size)))
+    image = image.convert("L" if wanted.channels == 1 else "RGB")
+    if image.size != (place.width, place.height):  # Pillow antialiases when it shrinks
+        image = image.resize((place.width, place.height), Image.Resampling.BILINEAR)
+    if place.top < 0 or place.left < 0:
+        image = image.crop((-place.left, -place.top, wide - place.left, tall - place.top))
+    pixels = _planes(image)
+    if pixels.shape[1:] == (tall, wide):
+        return pixels
+    border = [(0, 0)]
+    for begin, size, whole in zip(place[2:], place[:2], (tall, wide), strict=True):
+        border.append((begin, whole - begin - size))
+    if wanted.pad_value is not None:
+        return np.pad(pixels, border, constant_values=wanted.pad_value)
+    return np.pad(pixels, border, "symmetric")  # again and again where the image is small
 
 
 def _planes(image: Image.Image) -> Pixels:
@@ -225,6 +229,15 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # a broken EXIF block says nothing about the pixels
         return image
     return ImageOps.exif_transpose(image) if turned else image
+
+
+def _upright_shape(image: Image.Image) -> tuple[int, int]:
+    """Return height and width as `_upright` will leave them, of an image that is not decoded yet."""
+    try:
+        turned = image.format != "TIFF" and Image.Image.getexif(image).get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    except Exception:  # as in `_upright`
+        turned = False
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _eight_bit(image: Image.Image, white_level: float | None = None) -> Image.Image:

@@ -51,6 +51,7 @@ class ImageSet:
         synthetic: how many of the images are generated.
         content: the bytes by which image `index` is told from another: of its file, or as its source holds it. None
             takes those of `images`.
+        aspects: width by height of each image as the camera saw it (N,) where a stretch has changed that; else None.
     """
 
     images: Tensor
@@ -62,6 +63,7 @@ class ImageSet:
     white_level: float | None = None
     synthetic: int = 0
     content: Callable[[int], bytes] | None = None
+    aspects: Tensor | None = None
 
     def select(self, indices: npt.NDArray[np.int64]) -> ImageSet:
         """Return the images at `indices` (n,), in that order; pixels of a mapped file are copied to memory."""
@@ -71,6 +73,7 @@ class ImageSet:
             files=[self.files[index] for index in chosen],
             splits=None if self.splits is None else [self.splits[index] for index in chosen],
             content=None if content is None else lambda index: content(chosen[index]),
+            aspects=None if self.aspects is None else self.aspects[torch.from_numpy(indices)],
         )  # fmt: skip
 
     def contents(self) -> Iterator[bytes]:

@@ -99,7 +99,9 @@ def _write(
             images = data.data.images.index_select(0, block)
             if change is not None:
                 settings, draws = change
-                images = augment(images.float().div_(255), draws[block], settings).mul(255).round_().to(torch.uint8)
+                aspects = None if data.data.aspects is None else data.data.aspects[block]
+                images = augment(images.float().div_(255), draws[block], settings, aspects)
+                images = images.mul(255).round_().to(torch.uint8)
             places = [paths[index] for index in block.tolist()]
             list(pool.map(partial(save_image, synthetic=data.source == "synthetic"), images.numpy(), places))
             advance(len(block))

@@ -31,7 +31,7 @@ _TYPICAL: dict[str, float] = {
 
 @dataclass(frozen=True)
 class PreviewRow:
-    """One row: `images` (n, C, S, S) in [0, 1], the original first, with captions; `detail` describes the range."""
+    """One row: `images` (n, C, H, W) in [0, 1], the original first, with captions; `detail` describes the range."""
 
     title: str
     detail: str
@@ -108,7 +108,7 @@ _OPERATIONS: dict[str, _Operation] = {
         lambda d, u: f"{d * (2 * u - 1):+.1f}°",
     ),
     "translation": _Operation(
-        ("shift_x", "shift_y"), (), _SWEEP, lambda t: f"up to {t:.0%} of the side along x and y, each drawn alone",
+        ("shift_x", "shift_y"), (), _SWEEP, lambda t: f"up to {t:.0%} of width and height, each drawn alone",
         lambda t, u: f"{t * abs(2 * u - 1):.1%} {'right, down' if u < 0.5 else 'left, up'}",
     ),
     "scale": _Operation(
@@ -119,8 +119,8 @@ _OPERATIONS: dict[str, _Operation] = {
         ("shear",), (), _SWEEP, lambda d: f"-{d:g}° to +{d:g}°", lambda d, u: f"{d * (2 * u - 1):+.1f}°"
     ),
     "crop": _Operation(
-        ("side",), ("crop_x", "crop_y"), _SWEEP[::-1], lambda c: f"a square of {c:.0%} to 100% of the side, anywhere",
-        lambda c, u: f"{c + (1 - c) * u:.0%} of the side",
+        ("side",), ("crop_x", "crop_y"), _SWEEP[::-1], lambda c: f"a window of {c:.0%} to 100% of the sides, anywhere",
+        lambda c, u: f"{c + (1 - c) * u:.0%} of the sides",
     ),
     "brightness": _Operation(
         ("brightness",), (), _SWEEP, lambda b: f"-{b:g} to +{b:g}, added to pixels in [0, 1]",
@@ -182,15 +182,18 @@ def typical(name: str) -> Augmentation:
     return replace(Augmentation(), **{name: value})
 
 
-def operation_row(image: Tensor, name: str, settings: Augmentation, seed: int, note: str = "") -> PreviewRow:
+def operation_row(
+    image: Tensor, name: str, settings: Augmentation, seed: int, note: str = "", aspect: Tensor | None = None
+) -> PreviewRow:
     """Return the row of one argument of `settings` alone, over its range.
 
     Args:
-        image: the original (C, S, S) in [0, 1].
+        image: the original (C, H, W) in [0, 1].
         name: of an argument of Augmentation, not MixUp or CutMix.
         settings: for its value, and the interpolation.
         seed: of noise and positions.
         note: appended to the detail.
+        aspect: width by height of what the camera saw (1,), see `augment`.
     """
     operation, value = _OPERATIONS[name], getattr(settings, name)
     alone = replace(Augmentation(interpolation=settings.interpolation), **{name: value})
@@ -201,7 +204,7 @@ def operation_row(image: Tensor, name: str, settings: Augmentation, seed: int, n
         draws[:, COLUMNS.index(column)] = chance[:, COLUMNS.index(column)]
     for column in operation.columns:
         draws[:, COLUMNS.index(column)] = torch.tensor(operation.steps)
-    made = augment(image.expand(len(draws), *image.shape), draws, alone)
+    made = augment(image.expand(len(draws), *image.shape), draws, alone, aspect)
     names = Augmentation.names()
     if settings.chance < 1 and name in names[names.index("snr") : names.index("jpeg") + 1]:
         note = f", in {settings.chance:.0%} of the images{note}"
@@ -209,10 +212,12 @@ def operation_row(image: Tensor, name: str, settings: Augmentation, seed: int, n
     return PreviewRow(name, operation.detail(value) + note, torch.cat((image[None], made)), ["original", *captions])
 
 
-def training_row(image: Tensor, index: int, class_name: str, settings: Augmentation, seed: int) -> PreviewRow:
+def training_row(
+    image: Tensor, index: int, class_name: str, settings: Augmentation, seed: int, aspect: Tensor | None = None
+) -> PreviewRow:
     """Return what training shows of image `index` of the data set in its first epochs, but for MixUp and CutMix."""
     draws = torch.stack([draw(index + 1, (seed, epoch))[index] for epoch in range(STEPS)])
-    made = augment(image.expand(len(draws), *image.shape), draws, settings)
+    made = augment(image.expand(len(draws), *image.shape), draws, settings, aspect)
     captions = [f"epoch {epoch + 1}" for epoch in range(STEPS)]
     detail = f"{class_name}, as training shows it"
     return PreviewRow("all together", detail, torch.cat((image[None], made)), ["original", *captions])
@@ -224,7 +229,7 @@ def mixed_row(
     """Return the row of MixUp or CutMix of the first image with others of its batch, one per batch, with soft labels.
 
     Args:
-        images: (N, C, S, S) in [0, 1], one of each class, at least 2.
+        images: (N, C, H, W) in [0, 1], one of each class, at least 2.
         class_names: N names.
         name: `mixup` or `cutmix`.
         settings: for its alpha.
@@ -254,6 +259,8 @@ def _rows(data: ImageDataModule, settings: Augmentation, everything: bool) -> li
     """Return a row per operation, the classes taking turns; then all together; then the mixtures."""
     indices = _one_a_class(data)
     images = data.data.images[indices].float() / 255
+    known = data.data.aspects
+    aspects = [None if known is None else known[index : index + 1] for index in indices]
     names = [data.class_names[int(data.data.labels[index])] for index in indices]
     alone: list[PreviewRow] = []
     mixed: list[PreviewRow] = []
@@ -263,12 +270,13 @@ def _rows(data: ImageDataModule, settings: Augmentation, everything: bool) -> li
         if name in MIXING:
             mixed.append(mixed_row(images, names, name, used, data.seed, note))
         else:
-            alone.append(operation_row(images[len(alone) % len(images)], name, used, data.seed, note))
+            turn = len(alone) % len(images)
+            alone.append(operation_row(images[turn], name, used, data.seed, note, aspects[turn]))
     single = replace(settings, mixup=0.0, cutmix=0.0)
     together: list[PreviewRow] = []
     if single.operations:
-        shown = list(zip(images, indices, names, strict=True))[:_TOGETHER]
-        together = [training_row(image, index, name, single, data.seed) for image, index, name in shown]
+        shown = list(zip(images, indices, names, aspects, strict=True))[:_TOGETHER]
+        together = [training_row(image, index, name, single, data.seed, aspect) for image, index, name, aspect in shown]
     return [*alone, *together, *mixed]
 
 
