@@ -106,13 +106,16 @@ def _print_inspection(found: "Inspection") -> None:
     if found.accuracy is not None:
         hint = ", the most doubtful first in findings.csv: look before changing any" if doubtful else ""
         print(f"doubtful       {doubtful} labels{hint}")
-    if found.accuracy is None or found.accuracy_rest is None:
+    if found.accuracy is None:
         print(f"labels         not looked at: the smallest class has {min(found.counts.values())} images, it takes 5")
     else:
-        print(
-            f"a linear probe, five folds: {found.accuracy:.2%} of all {total}, {found.accuracy_rest:.2%} of the "
-            f"{found.rest} without doubtful labels and the second of each pair"
-        )
+        print(f"a linear probe, five folds: {found.accuracy:.2%} of all {total}", end="")
+        if found.accuracy_rest is not None:
+            print(
+                f", {found.accuracy_rest:.2%} of the {found.rest} without doubtful labels and the second of each pair",
+                end="",
+            )
+        print()
     print(f"written to     {shown_path(found.folder)}")
 
 
@@ -122,6 +125,8 @@ def _print_test_part(found: "Inspection") -> None:
     for row in found.classes:
         if row.test_images is not None and row.recall_half_width is not None:
             alike.setdefault((row.test_images, row.recall_half_width), []).append(row.name)
+    if not alike:
+        print("test part      none: too few images of a class to divide them into train, val and test")
     for (count, half), names in sorted(alike.items()):
         named = "each class" if len(names) == len(found.counts) else ", ".join(names)
         print(f"test part      {named}: {count} test images, recall known to ± {100 * half:.0f} points")

@@ -147,7 +147,8 @@ def inspect_data(
             classes = class_quality(measures, labels, data.class_names, read.test)
             write_text(folder / "quality.csv", csv_text(ClassQuality, classes))
             findings.add(
-                Finding(kind="unusual", file=data.files[index], detail=why) for index, why in unusual_images(measures)
+                Finding(kind="unusual", file=data.files[index], detail=why)
+                for index, why in unusual_images(measures, labels)
             )
             findings.add(
                 Finding(kind="shortcut", file="", score=round(auroc, 3), detail=why)

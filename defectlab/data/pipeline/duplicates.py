@@ -76,7 +76,7 @@ def iter_near_duplicates(images: Tensor) -> Iterator[Duplicate]:
             stop = min(start + _BLOCK, count)
             candidates = _nearest([query[start:stop] for query in queries], queries[0], start, most)
             scores = torch.cat([
-                _best_correlations(fine[start + row : start + row + _ROWS].float(), fine[block].float())
+                _best_correlations(fine[start + row : start + row + len(block)].float(), fine[block].float())
                 for row, block in zip(range(0, stop - start, _ROWS), torch.split(candidates, _ROWS), strict=True)
             ])  # fmt: skip
             scores[flat[start:stop, None] | flat[candidates]] = 0.0
@@ -92,7 +92,7 @@ def iter_near_duplicates(images: Tensor) -> Iterator[Duplicate]:
                     yield Duplicate(first, second, min(score, 1.0))
             advance(stop - start)
     alike = int(((usual > _ALIKE_CORR) | (typical > _TYPICAL_CORR)).sum())
-    if alike:
+    if alike > _USUAL_RANK:
         log.warning(
             "%d of %d images look like many others: they are parts in one pose, or one place over and over; of these only "
             "nearly perfect copies count as the same place", alike, count,
