@@ -72,14 +72,10 @@ def _print_inspection(found: "Inspection") -> None:
         table.add_column(name, justify="left" if name == "class" else "right", overflow="fold")
     for row in found.classes:
         size = "" if row.width is None else f"{row.width:.0f}×{row.height:.0f}"
-        told = (
-            f"{row.brightness:.0f}",
-            f"{row.black:.1%}",
-            f"{row.white:.1%}",
-            f"{row.range:.0f}",
-            f"{row.sharpness:.0f}",
-        )
-        table.add_row(escape(row.name), str(row.images), size, *told)
+        table.add_row(
+            escape(row.name), str(row.images), size, f"{row.brightness:.0f}", f"{row.black:.1%}", f"{row.white:.1%}",
+            f"{row.range:.0f}", f"{row.sharpness:.0f}",
+        )  # fmt: skip
     console = Console()
     console.print(table)
     sizes = sorted(found.sizes.items(), key=lambda item: -item[1])
@@ -88,9 +84,7 @@ def _print_inspection(found: "Inspection") -> None:
     kinds = ("unreadable", "unusual", "same bytes", "same place", "doubtful label")
     unreadable, unusual, exact, alike, doubtful = map(found.count, kinds)
     print(f"unreadable     {unreadable} files{': see findings.csv' if unreadable else ''}")
-    print(
-        f"unusual        {unusual} images{': size, exposure, sharpness or range, see findings.csv' if unusual else ''}"
-    )
+    print(f"unusual        {unusual} images{': see findings.csv' if unusual else ''}")
     for finding in found.findings:
         if finding.kind == "shortcut":
             print(f"shortcut       {finding.detail} (AUROC {finding.score:.2f}): a network could cheat by it")
@@ -109,18 +103,14 @@ def _print_inspection(found: "Inspection") -> None:
     if found.accuracy is None:
         print(f"labels         not looked at: the smallest class has {min(found.counts.values())} images, it takes 5")
     else:
-        print(f"a linear probe, five folds: {found.accuracy:.2%} of all {total}", end="")
+        print(f"a linear probe, five folds: {found.accuracy:.2%} of all {total}")
         if found.accuracy_rest is not None:
-            print(
-                f", {found.accuracy_rest:.2%} of the {found.rest} without doubtful labels and the second of each pair",
-                end="",
-            )
-        print()
+            print(f"without doubtful labels and the second of each pair: {found.accuracy_rest:.2%} of {found.rest}")
     print(f"written to     {shown_path(found.folder)}")
 
 
 def _print_test_part(found: "Inspection") -> None:
-    """Print how well the test part will know the recall of each class; one line for those with as many test images."""
+    """Print how well the test part will know the recall of each class; one line for all with as many test images."""
     alike: dict[tuple[int, float], list[str]] = {}
     for row in found.classes:
         if row.test_images is not None and row.recall_half_width is not None:

@@ -2,8 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -141,77 +141,65 @@ def inspect_data(
     with as_guest(progress):
         read = _of_folder(Path(source)) if source is not None else _of_config(str(config), overrides)
         data, labels = read.data, read.data.labels.numpy()
-        with _Findings(folder / "findings.csv") as findings:
-            findings.add(Finding(kind="unreadable", file=left.file, detail=left.reason) for left in data.skipped)
+        names, files = data.class_names, data.files
+        findings: list[Finding] = []
+        pairs: list[Duplicate] = []
+        with _rows_file(folder / "findings.csv", findings) as add:
+            add(Finding(kind="unreadable", file=left.file, detail=left.reason) for left in data.skipped)
             measures = measure_quality(data.images, read.sizes)
-            classes = class_quality(measures, labels, data.class_names, read.test)
+            classes = class_quality(measures, labels, names, read.test)
             write_text(folder / "quality.csv", csv_text(ClassQuality, classes))
-            findings.add(
-                Finding(kind="unusual", file=data.files[index], detail=why)
-                for index, why in unusual_images(measures, labels)
-            )
-            findings.add(
-                Finding(kind="shortcut", file="", score=round(auroc, 3), detail=why)
-                for why, auroc in telling_measures(measures, labels, data.class_names)
-            )
-            pairs: list[Duplicate] = []
+            add(Finding(kind="unusual", file=files[i], detail=why) for i, why in unusual_images(measures, labels))
+            told = telling_measures(measures, labels, names)
+            add(Finding(kind="shortcut", file="", score=round(auroc, 3), detail=why) for why, auroc in told)
             first_of: dict[int, int] = {}
             for pair in exact_duplicates(data.contents()):
                 first_of[pair.second] = pair.first
-                findings.add([_pair("same bytes", pair, data)])
+                add([_pair("same bytes", pair, data)])
                 pairs.append(pair)
             for pair in iter_near_duplicates(data.images):
                 if first_of.get(pair.first, pair.first) != first_of.get(pair.second, pair.second):
-                    findings.add([_pair("same place", pair, data)])
+                    add([_pair("same place", pair, data)])
                     pairs.append(pair)
-            counts = np.bincount(labels, minlength=len(data.class_names))
+            counts = np.bincount(labels, minlength=len(names))
             enough = len(counts) > 1 and counts.min() >= FOLDS
             probabilities = out_of_fold(_features(data.images), labels) if enough else None
             doubtful = suspects(probabilities, labels) if probabilities is not None else []
             for one in doubtful:
-                detail = f"labelled {data.class_names[one.label]}, looks like {data.class_names[one.suggested]}"
+                detail = f"labelled {names[one.label]}, looks like {names[one.suggested]}"
                 p = round(one.p_suggested, 3)
-                findings.add([Finding(kind="doubtful label", file=data.files[one.index], score=p, detail=detail)])
-    files = [folder / "findings.csv", folder / "quality.csv", *_draw(data, pairs, doubtful, folder)]
+                add([Finding(kind="doubtful label", file=files[one.index], score=p, detail=detail)])
+    sheets = _draw(data, pairs, doubtful, folder)
     rest = np.ones(len(labels), dtype=bool)
     rest[[suspect.index for suspect in doubtful] + [pair.second for pair in pairs]] = False
     right = None if probabilities is None else probabilities.argmax(axis=1) == labels
     return Inspection(
-        findings=tuple(findings.rows), counts=dict(zip(data.class_names, counts.tolist(), strict=True)),
+        findings=tuple(findings), counts=dict(zip(names, counts.tolist(), strict=True)),
         classes=tuple(classes), sizes=dict(read.kinds),
         accuracy=None if right is None else float(right.mean()),
         accuracy_rest=None if right is None or not rest.any() else float(right[rest].mean()),
-        rest=int(rest.sum()), folder=folder, files=tuple(files),
+        rest=int(rest.sum()), folder=folder, files=(folder / "findings.csv", folder / "quality.csv", *sheets),
     )  # fmt: skip
 
 
-class _Findings:
-    """Rows of findings.csv, each on the disk as soon as it is added."""
-
-    def __init__(self, path: Path) -> None:
-        self.rows: list[Finding] = []
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("wb", buffering=0)
-        except OSError as error:
-            raise InputError(f"output {path} cannot be written ({error.strerror}): choose another folder") from None
-        self._write(csv_text(Finding, []))
-
-    def __enter__(self) -> "_Findings":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def add(self, findings: Iterable[Finding]) -> None:
-        """Write findings, and keep them."""
-        new = list(findings)
-        self.rows += new
-        self._write(csv_rows(map(astuple, new)))
-
-    def _write(self, text: str) -> None:
+@contextmanager
+def _rows_file(path: Path, rows: list[Finding]) -> Iterator[Callable[[Iterable[Finding]], None]]:
+    """Open a CSV file, and yield a function that adds findings to it and to `rows`; they are on the disk at once."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered, so that a process that is killed leaves whole rows.
-        self._file.write(text.encode("utf-8", "surrogateescape"))
+        file = path.open("wb", buffering=0)
+    except OSError as error:
+        raise InputError(f"output {path} cannot be written ({error.strerror}): choose another folder") from None
+
+    def add(findings: Iterable[Finding]) -> None:
+        new = list(findings)
+        rows.extend(new)
+        file.write(csv_rows(map(astuple, new)).encode("utf-8", "surrogateescape"))
+
+    with file:
+        file.write(csv_text(Finding, []).encode())
+        yield add
 
 
 def _check_writable(folder: Path) -> None:

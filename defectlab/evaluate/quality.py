@@ -42,11 +42,9 @@ class ClassQuality:
         images: how many there are.
         test_images: how many of them the test part has; None where the set cannot be split.
         recall_half_width: of the 95 % Wilson interval of the recall on those at its widest, in [0, 1].
-        width: median, px; None where the files are not known. So is `height`.
-        height: median, px.
+        width, height: medians, px; None where the files are not known.
         brightness: median of the mean grey level, 0 to 255.
-        black: mean share of pixels at 0.
-        white: mean share of pixels at 255.
+        black, white: mean shares of pixels at 0 and 255.
         range: median of the grey levels from the 1st to the 99th percentile.
         sharpness: median variance of the Laplacian.
     """
@@ -143,20 +141,14 @@ def class_quality(
     rows = []
     for name, inside in [*((name, labels == k) for k, name in enumerate(names)), ("(all)", np.ones(len(labels), bool))]:
         tested = None if test is None else int(inside[test].sum())
+        low, high = accuracy_interval(tested / 2, tested) if tested else (0.0, 1.0)
         middle = {key: round(float(np.median(values[inside])), 1) for key, values in measures.items()}
         rows.append(ClassQuality(
             name=name, images=int(inside.sum()), test_images=tested,
-            recall_half_width=_half_width(tested) if tested is not None and name != "(all)" else None,
+            recall_half_width=None if tested is None or name == "(all)" else round((high - low) / 2, 4),
             width=middle.get("width"), height=middle.get("height"), brightness=middle["brightness"],
             black=round(float(measures["black"][inside].mean()), 4),
             white=round(float(measures["white"][inside].mean()), 4),
             range=middle["range"], sharpness=middle["sharpness"],
         ))  # fmt: skip
     return rows
-
-
-def _half_width(n: int) -> float:
-    if n == 0:
-        return 1.0
-    low, high = accuracy_interval(n / 2, n)
-    return round((high - low) / 2, 4)

@@ -84,8 +84,9 @@ def iter_near_duplicates(images: Tensor) -> Iterator[Duplicate]:
                 usual[start:stop] = scores.sort(dim=1, descending=True).values[:, _USUAL_RANK]
             hits = _stand_out(scores, usual[start:stop, None])
             for row, column in hits.nonzero().tolist():
-                pair = tuple(sorted((start + row, int(candidates[row, column]))))
-                open_pairs[pair[0], pair[1]] = max(float(scores[row, column]), open_pairs.get((pair[0], pair[1]), 0.0))
+                one, other = start + row, int(candidates[row, column])
+                pair = min(one, other), max(one, other)
+                open_pairs[pair] = max(float(scores[row, column]), open_pairs.get(pair, 0.0))
             for first, second in sorted(pair for pair in open_pairs if pair[1] < stop):
                 score = open_pairs.pop((first, second))
                 if bool(_stand_out(torch.tensor(score), usual[[first, second]]).all()):
