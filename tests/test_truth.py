@@ -26,7 +26,7 @@ NAMES = ("bright-spot", "dark_spot")
 
 
 def box(label: str, left: float, top: float, right: float, bottom: float) -> Box:
-    return Box(label=label, left=left, top=top, right=right, bottom=bottom, height=1, width=1)
+    return Box(label=label, left=left, top=top, right=right, bottom=bottom, height=20, width=20)
 
 
 def voc(*things: tuple[str, int, int, int, int], width: int = SIDE, height: int = SIDE) -> str:

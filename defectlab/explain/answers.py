@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from defectlab.explain.attribution import CAMS
+from defectlab.explain.attribution import COARSE
 from defectlab.figures import style
 from defectlab.figures.tiles import Tile, grey_or_colour, tile_grid
 from defectlab.utils.text import percent
@@ -19,7 +19,7 @@ _ALL, _LIKELIEST = 10, 5  # up to so many classes all have a bar, of more so man
 _HEAT = "inferno"
 _NAMES = {
     "gradient": "gradient", "smoothgrad": "SmoothGrad", "integrated_gradients": "Integrated Gradients",
-    "grad_cam": "Grad-CAM", "hires_cam": "HiResCAM",
+    "grad_cam": "Grad-CAM", "hires_cam": "HiResCAM", "tiles": "tiles",
 }  # fmt: skip
 
 
@@ -50,8 +50,10 @@ def probabilities_figure(answers: Sequence[Answer], names: Sequence[str]) -> Fig
     rows = math.ceil(len(answers) / columns)
     count = _bar_count(names)
     side = max(1.15, 0.16 * count) if len(answers) > 1 else max(2.0, 0.2 * count)
+    ratio = max(answer.image.shape[-1] / answer.image.shape[-2] for answer in answers)
+    picture = side * min(max(ratio, 1.0), 3.0)  # strips get more room
     text, bars, gap = 1.25, 1.75, 0.2
-    block, tall = side + text + bars + 2 * gap, side + 0.5
+    block, tall = picture + text + bars + 2 * gap, side + 0.5
     wide, high = columns * block + gap, 0.3 + rows * tall
     figure = Figure(figsize=(wide, high))
     for index, answer in enumerate(answers):
@@ -61,11 +63,13 @@ def probabilities_figure(answers: Sequence[Answer], names: Sequence[str]) -> Fig
             figure, left, top, style.short_label(", ".join(answer.verdict(names)), 70), style.TEXT, bold=True
         )
         top += 0.2
-        axes = style.place_axes(figure, left, top, side, side)
+        height, width = answer.image.shape[-2:]
+        scale = min(picture / width, side / height)
+        axes = style.place_axes(figure, left, top, width * scale, height * scale)
         axes.imshow(grey_or_colour(answer.image), cmap="gray", vmin=0, vmax=1, aspect="auto")
         style.frame_image(axes)
         axes.set_xlabel(style.short_label(answer.file), fontsize=style.SMALL, color=style.INK, labelpad=2, loc="left")
-        _bars(style.place_axes(figure, left + side + text, top, bars, side), answer, names)
+        _bars(style.place_axes(figure, left + picture + text, top, bars, side), answer, names)
     return figure
 
 
@@ -75,7 +79,7 @@ def attribution_figure(
     """Draw a row an image, a column a method: `maps` are names and (N, H, W), of at least 0.
 
     Every map is scaled by its own 99th percentile, so brightness can be compared within an image, not between two.
-    Grad-CAM and HiResCAM, which are coarse, lie over the image; the others, which are fine, stand alone.
+    Grad-CAM, HiResCAM and tiles, which are coarse, lie over the image; the others, which are fine, stand alone.
     """
     rows = []
     for index, answer in enumerate(answers):
@@ -85,7 +89,7 @@ def attribution_figure(
             own = values[index]
             heat = np.clip(own / max(float(np.quantile(own, 0.99)), float(own.max()) * 1e-3, 1e-12), 0, 1)
             colours = colormaps[_HEAT](heat)[..., :3]
-            if method in CAMS:
+            if method in COARSE:
                 colours = 0.45 * (image if image.ndim == 3 else image[..., None]) + 0.55 * colours
             tiles.append(Tile(colours))
         rows.append(("\n".join([answer.file.rpartition("/")[2], *answer.verdict(names)]), tiles))

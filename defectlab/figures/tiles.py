@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from defectlab.figures.style import GREY, INK, ORANGE, SMALL, TEXT, TITLE, short
 AMOUNT, SIGNED = "viridis", "RdBu_r"
 _LINE = 0.135  # inches a line of small text
 _GAP = 0.08
+_STRIP = 2.0  # sides in this ratio
+_LEAST = 4.5  # inches of a line of strips
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ def tile_grid(
     Args:
         title: of the figure.
         rows: from the top; rows may be of different length.
-        tile: width of a tile in inches; its height follows the pixels.
+        tile: width of a tile in inches; its height follows the pixels. Strips are wider, with fewer in a line, or, where
+            they stand upright, narrower.
         label: width of the column of row titles in inches; 0 for none.
         heads: titles of the columns of tiles.
 
@@ -56,10 +60,18 @@ def tile_grid(
     if not rows or not all(tiles for _, tiles in rows):
         raise InputError("rows: found none, or one without a tile; expected at least one tile a row")
     columns = max(len(tiles) for _, tiles in rows)
+    shapes = [item.pixels.shape for _, tiles in rows for item in tiles]
+    ratio = max(shape[1] / shape[0] for shape in shapes), max(shape[0] / shape[1] for shape in shapes)
+    if ratio[0] >= _STRIP:
+        fewer = max(1, round(columns / math.sqrt(ratio[0])))
+        tile = max(columns * (tile + _GAP), _LEAST) / fewer - _GAP
+        columns, rows, heads = fewer, [(text, _under(heads, tiles)) for text, tiles in rows], ()
+    elif ratio[1] >= _STRIP:
+        tile = max(tile / math.sqrt(ratio[1]), 0.5)
     wide = _GAP + label + columns * (tile + _GAP)
     wide = max(wide, 0.09 * len(title) + 2 * _GAP)
     top = 0.24 + 0.3 + (0.22 if heads else 0)  # room for a note, the title, the heads
-    heights = [_height(text, tiles, tile) for text, tiles in rows]
+    heights = [_height(text, tiles, tile, columns) for text, tiles in rows]
     high = top + sum(heights) + _GAP
     figure = Figure(figsize=(wide, high))
     # One axes for all, in inches from the upper left: one per tile takes seconds.
@@ -77,12 +89,15 @@ def tile_grid(
         for number, line in enumerate(text.split("\n") if label else ()):
             style = {"fontsize": TEXT, "fontweight": "bold"} if number == 0 else {"fontsize": 7.5}
             write(_GAP, y + number * _LINE * 1.15, short_label(line, int(label * 15)), **style)
-        for column, item in enumerate(tiles):
-            x = _GAP + label + column * (tile + _GAP)
-            bottom = y + _tall(item, tile)
-            _draw(axes, item, (x, x + tile, bottom, y))
-            for number, line in enumerate(item.caption.splitlines()):
-                write(x, bottom + 0.02 + number * _LINE, short_label(line, int(tile * 17)), fontsize=SMALL)
+        line_top = y
+        for start in range(0, len(tiles), columns):
+            for column, item in enumerate(tiles[start : start + columns]):
+                x = _GAP + label + column * (tile + _GAP)
+                bottom = line_top + _tall(item, tile)
+                _draw(axes, item, (x, x + tile, bottom, line_top))
+                for number, line in enumerate(item.caption.splitlines()):
+                    write(x, bottom + 0.02 + number * _LINE, short_label(line, int(tile * 17)), fontsize=SMALL)
+            line_top += _line_height(tiles[start : start + columns], tile)
         y += height
     axes.set(xlim=(0, wide), ylim=(high, 0), aspect="auto")
     return figure
@@ -109,9 +124,19 @@ def _tall(item: Tile, tile: float) -> float:
     return tile * int(height) / int(width)
 
 
-def _height(text: str, tiles: Sequence[Tile], tile: float) -> float:
-    images = max(_tall(item, tile) + _LINE * len(item.caption.splitlines()) for item in tiles)
-    return max(images, _LINE * 1.15 * (text.count("\n") + 1)) + _GAP + 0.04
+def _line_height(tiles: Sequence[Tile], tile: float) -> float:
+    return max(_tall(item, tile) + _LINE * len(item.caption.splitlines()) for item in tiles) + _GAP + 0.04
+
+
+def _height(text: str, tiles: Sequence[Tile], tile: float, columns: int) -> float:
+    images = sum(_line_height(tiles[start : start + columns], tile) for start in range(0, len(tiles), columns))
+    return max(images, _LINE * 1.15 * (text.count("\n") + 1) + _GAP + 0.04)
+
+
+def _under(heads: Sequence[str], tiles: Sequence[Tile]) -> list[Tile]:
+    """Return the tiles with the titles of their columns in their captions."""
+    names = [*heads, *[""] * (len(tiles) - len(heads))]
+    return [replace(item, caption=f"{name}\n{item.caption}".strip()) for name, item in zip(names, tiles, strict=True)]
 
 
 def _draw(axes: Axes, item: Tile, extent: tuple[float, float, float, float]) -> None:
@@ -121,7 +146,9 @@ def _draw(axes: Axes, item: Tile, extent: tuple[float, float, float, float]) -> 
     axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=GREY, linewidth=0.8))
     if item.mark is not None:
         centre = (left + item.mark[0] * (right - left), top + item.mark[1] * (bottom - top))
-        ring = Circle(centre, 0.09 * (right - left), fill=False, color=ORANGE, linewidth=1.6)
+        ring = Circle(
+            centre, 0.09 * math.sqrt((right - left) * (bottom - top)), fill=False, color=ORANGE, linewidth=1.6
+        )
         axes.add_patch(ring)
         ring.set_clip_path(Rectangle((left, top), right - left, bottom - top, transform=axes.transData))
 

@@ -18,8 +18,10 @@ from defectlab.data.sources.reading import NothingReadable, Skipped, check_on_ba
 from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
 from defectlab.inference.network import InferenceNetwork, load_network
-from defectlab.inference.predictions import BadImages, Predictions
+from defectlab.inference.predictions import BadImages, Box, Predictions
+from defectlab.inference.tiles import deciding_tiles, shapes_of, tiles_seen
 from defectlab.metrics.classification import probabilities_of
+from defectlab.networks.tiling import tiled_network
 from defectlab.runs.ensembles import joined_fingerprint
 from defectlab.runs.locate import checkpoints_of, imagenet_name
 from defectlab.utils.card import DataCard
@@ -86,13 +88,19 @@ class Predictor:
                 names = [str(one) if isinstance(one, Path) else f"image {start + i}" for i, one in enumerate(block)]
                 pixels, good, bad = _read(self.card, block)
                 probabilities = torch.empty(0, len(self.card.class_names), dtype=torch.float64)
+                boxes: list[Box] = []
                 if good:
+                    network = tiled_network(self.tasks[0])
                     by_want = {self.card.image_format: pixels}
                     for card in self.cards[1:]:
                         if card.image_format not in by_want:
                             by_want[card.image_format] = _read(card, [block[i] for i in good])[0]
-                    probabilities = self._mean([by_want[card.image_format] for card in self.cards])
-                yield self._predictions([names[i] for i in good], probabilities.numpy(), bad)
+                    with tiles_seen(network) as tiles:
+                        probabilities = self._mean([by_want[card.image_format] for card in self.cards])
+                    if network is not None:  # of views the first is the image as it is
+                        shapes = shapes_of([block[i] for i in good])
+                        boxes = deciding_tiles(network, tiles[0], probabilities.argmax(dim=1), shapes, self.card)
+                yield self._predictions([names[i] for i in good], probabilities.numpy(), bad, boxes)
                 advance(len(block))
 
     def joined(self, parts: Sequence[Predictions]) -> Predictions:
@@ -102,14 +110,17 @@ class Predictor:
             raise InputError(
                 f"none of {len(skipped)} images can be read, the first is {skipped[0]}: nothing was written"
             )
-        return self._predictions(files, np.concatenate([part.probabilities for part in parts]), skipped)
+        boxes = [box for part in parts for box in part.tiles or ()]
+        return self._predictions(files, np.concatenate([part.probabilities for part in parts]), skipped, boxes)
 
     def _predictions(
-        self, files: Sequence[str], probabilities: npt.NDArray[np.float64], skipped: Sequence[Skipped]
-    ) -> Predictions:
+        self, files: Sequence[str], probabilities: npt.NDArray[np.float64], skipped: Sequence[Skipped],
+        boxes: Sequence[Box],
+    ) -> Predictions:  # fmt: skip
         return Predictions(
             files=tuple(files), class_names=self.card.class_names, probabilities=probabilities, skipped=tuple(skipped),
             synthetic=any(card.source == "synthetic" for card in self.cards), checkpoint=self.fingerprint,
+            tiles=tuple(boxes) or None,
         )  # fmt: skip
 
     def _mean(self, pixels: Sequence[Tensor]) -> Tensor:

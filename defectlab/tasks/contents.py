@@ -9,6 +9,7 @@ from torch import nn
 
 from defectlab.errors import InputError
 from defectlab.utils.card import DataCard
+from defectlab.utils.image_format import sides
 from defectlab.utils.tensors import check_finite, first_mismatch, read_tensors
 from defectlab.utils.text import first_line
 
@@ -57,7 +58,7 @@ def card_of(checkpoint: dict[str, Any], path: Path) -> DataCard:
     described = {"num_classes": len(card.class_names), "in_channels": card.channels, "image_size": card.image_size}
     for name, value in described.items():
         given = checkpoint["hyper_parameters"].get(name)
-        if given is not None and given != value:
+        if given is not None and given != value and given != list(sides(card.image_size)):
             raise InputError(f"{path}: by its data card {name} is {value}, by its network {str(given)[:20]}")
     return card
 

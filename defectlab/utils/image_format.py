@@ -25,8 +25,9 @@ def checked_size(value: object, name: str = "image_size") -> Size:
 
 
 def sides(size: Size) -> tuple[int, int]:
-    """Return height and width."""
-    return size if isinstance(size, tuple) else (size, size)
+    """Return height and width, also of the list that a checkpoint has."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
 
 
 class Placement(NamedTuple):

@@ -18,13 +18,12 @@ FitChoice = Literal["auto", "stretch", "pad", "crop", "tiles"]
 
 # Rules of thumb, in one place.
 _SQUARE = 128  # the side that a set of squares is stretched to
+_MANY = 3  # times that side, beyond which a stretch loses small defects
 _CHANGE = 1.25  # by which a stretch may change an aspect ratio
 _ALIKE = 1.5  # by which the larger images of a set of one size may exceed the smaller ones
 _USUAL = 0.95  # share of the images that the canvas is as large as, and that the rules speak of
 _PIXELS = 256 * 1600  # of the largest canvas that is chosen
-_STRIP = 2.5  # sides in this ratio, or more unequal ones, are a strip
-_TILE = 256  # px, of images that are no strips
-_LEAST_TILE = 64  # px; narrower strips are seen as a whole
+_TILE = 64  # px; chosen on drawn strips and on magnetic tiles, see docs; narrower images are seen as a whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +66,8 @@ def check_fit(fit: FitChoice, scale: float | None, pad_value: int | None, tiles:
 def choose_fitting(shapes: npt.NDArray[np.int64], asked: Fitting, image_size: Size | Literal["auto"]) -> Fitting:
     """Resolve `auto` by the shapes (N, 2) of a set, or of a sample of it.
 
-    A set of squares of about one size is stretched to a square. Otherwise a pixel is as long in every image, and the
-    canvas as large as the usual image, which strips are looked at tile by tile on. A number is the side of a square;
+    A set of small squares of about one size is stretched to a square. Otherwise a pixel is as long in every image, the
+    canvas as large as the usual image, and looked at tile by tile: small defects keep their size and are not averaged away. A number is the side of a square;
     of tiles, and with a fit of `auto` of images that are no squares, the shorter side of the canvas.
 
     Args:
@@ -90,9 +89,9 @@ def choose_fitting(shapes: npt.NDArray[np.int64], asked: Fitting, image_size: Si
     stretched = alike and np.mean(_changes(shapes, target) <= _CHANGE) >= _USUAL
     fit = asked.fit
     if fit == "auto":
-        is_strip = max(tall, wide) >= _STRIP * min(tall, wide)
-        fit = "stretch" if stretched and asked.tiles is None else "pad"
-        if asked.tiles is not None or (fit == "pad" and is_strip and min(tall, wide) >= _LEAST_TILE):
+        large_squares = image_size == "auto" and min(tall, wide) > _MANY * _SQUARE
+        fit = "stretch" if stretched and not large_squares and asked.tiles is None else "pad"
+        if asked.tiles is not None or (fit == "pad" and min(tall, wide) >= _TILE):
             fit = "tiles"
     scale = asked.scale
     if canvas is None and fit == "stretch":
@@ -154,10 +153,10 @@ def _scaled(side: int, scale: float) -> int:
 
 
 def _tiles(canvas: tuple[int, int], given: Tiles | None) -> Tiles:
-    shorter, longer = sorted(canvas)
+    shorter = min(canvas)
     if given is None:
-        size = shorter if longer >= _STRIP * shorter else min(shorter, _TILE)
-        return Tiles(size, size // 8)
+        size = min(shorter, _TILE)
+        return Tiles(size, size // 2)
     if given.size > shorter:
         raise InputError(
             f"data.tiles.size is {given.size}, and the images are {canvas[0]} × {canvas[1]} px as the network takes them: "
