@@ -15,20 +15,14 @@ from defectlab.metrics.classification import accuracy_interval
 
 Measures: TypeAlias = Mapping[str, npt.NDArray[np.float64]]
 
-_BLOCK = 256
+_BLOCK_VALUES = 2**22  # pixels of all channels
 _UNUSUAL = 6.0  # robust z
 _NEAR_EMPTY = 8.0  # grey levels in use, of 256
 _TELLS, _FEWEST = 0.95, 8  # AUROC of a class, and images that it takes on either side
 # The least sd that is taken as usual, in grey levels, shares, or as the logarithm of values whose ratio counts.
 _LEAST_SD = {
-    "brightness": 2.0,
-    "black": 0.01,
-    "white": 0.01,
-    "range": 3.0,
-    "sharpness": 0.1,
-    "width": 0.02,
-    "height": 0.02,
-}
+    "brightness": 2.0, "black": 0.01, "white": 0.01, "range": 3.0, "sharpness": 0.1, "width": 0.02, "height": 0.02,
+}  # fmt: skip
 _RATIO = ("sharpness", "width", "height")
 _WORDS = {"black": "share of pixels at 0", "white": "share of pixels at 255", "range": "range of grey levels"}
 
@@ -70,9 +64,10 @@ def measure_quality(images: Tensor, sizes: Sequence[tuple[int, int]] | None = No
     """
     laplacian = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
     columns = []
-    for block in torch.split(images, _BLOCK):
+    for block in torch.split(images, max(1, _BLOCK_VALUES // images[0].numel())):
         grey = block.float().mean(dim=1, keepdim=True)
-        low, high = torch.quantile(grey.flatten(1), torch.tensor([0.01, 0.99]), dim=1)
+        ordered = grey.flatten(1).sort(dim=1).values
+        low, high = (ordered[:, round(share * (ordered.shape[1] - 1))] for share in (0.01, 0.99))
         edges = functional.conv2d(functional.pad(grey, (1, 1, 1, 1), mode="replicate"), laplacian)
         black, white = block.amax(dim=1) == 0, block.amin(dim=1) == 255
         shares = [mask.float().mean(dim=(1, 2)) for mask in (black, white)]

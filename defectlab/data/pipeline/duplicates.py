@@ -23,7 +23,7 @@ _SMOOTH = 0.25  # cycles per pixel of the fine size; finer details are noise
 _SAMPLE = 2048  # images that tell what all have in common
 _PRIOR = 8  # images: of fewer than that, little is said to be common
 _FLAT = 0.05  # grey levels of sd: without details
-_BLOCK, _ROWS, _COLUMNS = 512, 16, 2**15
+_BLOCK, _ROWS, _COLUMNS, _BLOCK_VALUES = 512, 16, 2**15, 2**23
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,9 @@ def _prepared(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     with the mean of all.
     """
     count = len(images)
-    sample = images[torch.linspace(0, count - 1, min(count, _SAMPLE)).long()]
+    sample = torch.linspace(0, count - 1, min(count, _SAMPLE)).long()
     share = count / (count + _PRIOR)
-    large, small = _details(sample, _FINE_PX), _details(sample, _COARSE_PX)
+    large, small = (_details(images, sample, side) for side in (_FINE_PX, _COARSE_PX))
     common_large, common_small = share * large.mean(dim=0), share * small.mean(dim=0)
     spread = (large - common_large).square().mean(dim=0).sqrt().clamp(min=0.1)
     power = torch.fft.rfft2((large - common_large) / spread).abs().square().mean(dim=0)
@@ -138,9 +138,9 @@ def _prepared(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     typical = torch.empty(count)
     with progress_bar("preparing images", count) as advance:
         for start in range(0, count, _BLOCK):
-            block = images[start : start + _BLOCK]
-            coarse[start : start + _BLOCK] = _details(block, _COARSE_PX) - common_small
-            detail = _details(block, _FINE_PX)
+            block = torch.arange(start, min(start + _BLOCK, count))
+            coarse[start : start + _BLOCK] = _details(images, block, _COARSE_PX) - common_small
+            detail = _details(images, block, _FINE_PX)
             typical[start : start + _BLOCK] = functional.cosine_similarity(
                 detail.flatten(1), common_large.flatten()[None], dim=1
             )
@@ -176,11 +176,11 @@ def _unit(windows: Tensor) -> Tensor:
     return functional.normalize(flat - flat.mean(dim=1, keepdim=True), dim=1)
 
 
-def _details(images: Tensor, side: int) -> Tensor:
-    """Return grey details (N, side, side) without slow changes of light, standardised; flat ones are 0."""
+def _details(images: Tensor, indices: Tensor, side: int) -> Tensor:
+    """Return grey details (n, side, side) of images at `indices`, without slow changes of light, standardised or 0."""
     blocks = []
-    for block in torch.split(images, _BLOCK):
-        grey = block.float().mean(dim=1, keepdim=True)
+    for part in torch.split(indices, max(1, _BLOCK_VALUES // images[0].numel())):
+        grey = images[part].float().mean(dim=1, keepdim=True)
         grey = functional.interpolate(grey, (side, side), mode="bilinear", antialias=True)
         window = side // 4 + 1 - side // 4 % 2
         light = functional.pad(grey, (window // 2,) * 4, mode="reflect")
