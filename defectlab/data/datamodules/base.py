@@ -158,7 +158,7 @@ class ImageDataModule(ImageLoaders):
         names = [data.class_names[label] for label in data.labels.tolist()]
         data.records = replace(data.records, groups=self._group_names(data))
         if self._kept is None:
-            parts = self._divide(data)
+            parts = self.divide(data)
             table = make_table(parts, names, data.files, self._content(data), data.records.groups)
         else:
             table = self._kept
@@ -244,7 +244,7 @@ class ImageDataModule(ImageLoaders):
             planned = data.reordered(self.class_names)
             groups = group_names(self.group_by, planned.files, planned.records)
             planned = replace(planned, records=replace(planned.records, groups=groups))
-            return list(self._divide(planned, planned=True).train.tolist())
+            return list(self.divide(planned, planned=True).train.tolist())
         except InputError:  # it is told when they are divided
             return range(len(data.files))
 
@@ -283,7 +283,7 @@ class ImageDataModule(ImageLoaders):
             own.check_given(data.splits)
         return own
 
-    def _divide(self, data: ImageSet, planned: bool = False) -> Split:
+    def divide(self, data: ImageSet, planned: bool = False) -> Split:
         """Split the images as the arguments say, so that there are images of every class to train on.
 
         With `planned` it is what can be done without pixels, and nothing is told.

@@ -87,12 +87,12 @@ def pixel_values(path: Path) -> list[int]:
         return [int(value) for value in np.unique(np.asarray(source))[:3]]
 
 
-def size_and_mode(path: Path) -> str:
-    """Return width, height and Pillow's mode, or the type of values, as text; `BadImage` for what is no image."""
+def size_and_mode(path: Path) -> tuple[int, int, str]:
+    """Return width, height, and Pillow's mode or the type of values; `BadImage` for what is no image."""
     with opened(path) as source:
         if isinstance(source, np.ndarray):
-            return f"{' × '.join(map(str, source.shape))} {source.dtype}"
-        return f"{source.width} × {source.height} {source.mode}"
+            return source.shape[1], source.shape[0], f"{source.dtype} of {source.shape[2:] or (1,)} channels"
+        return source.width, source.height, source.mode
 
 
 def shape_of(path: Path) -> tuple[int, int]:
