@@ -64,11 +64,11 @@ def test_batches_do_not_depend_on_where_the_pixels_live(backing: Backing, colour
     assert torch.equal(held.pixel_statistics()[0], other.pixel_statistics()[0])
 
 
-def test_a_second_start_reads_no_image(class_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_start_indexes_nothing(class_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = module(class_folders, "streamed")
     with monkeypatch.context() as patch:
-        patch.setattr("defectlab.data.sources.stream.decode", lambda *_: pytest.fail("decoded"))
-        patch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} is read"))
+        patch.setattr("defectlab.data.sources.index.content_hash", lambda _: pytest.fail("indexed anew"))
+        patch.setattr("defectlab.data.sources.images._bytes_of", lambda path: pytest.fail(f"{path} is read"))
         again = module(class_folders, "streamed")
         assert again.card == first.card
     # What has changed alone is read again.
@@ -127,7 +127,10 @@ def test_a_file_that_changes_while_it_is_streamed(change: str, class_folders: Pa
 
 
 def test_what_needs_all_images_says_so(class_folders: Path) -> None:
-    refusal(lambda: module(class_folders, "streamed", group_duplicates=True), "data.backing")
+    data = module(class_folders, "streamed")
+    refusal(lambda: data.data.images.float(), "data.backing")
+    duplicates = [module(class_folders, one, group_duplicates=True).split_table() for one in ("memory", "streamed")]
+    assert duplicates[0].hash == duplicates[1].hash, "in blocks"
     np.save(class_folders / "images.npy", np.zeros((4, 8, 8), np.uint8))
     np.save(class_folders / "labels.npy", np.array([0, 0, 1, 1]))
     refusal(lambda: module(class_folders, "streamed"), "data.backing", "arrays")

@@ -144,13 +144,26 @@ class ImageLoaders(pl.LightningDataModule):
         device, rank, world_size = self._device_and_rank()
         images = self._images(device) if self._features is None else self._features
         self._train_loader = TrainLoader(
-            images=images, labels=self.data.labels, indices=torch.from_numpy(self.parts.train).repeat(self._passes),
+            images=images, labels=self._targets(), indices=torch.from_numpy(self.parts.train).repeat(self._passes),
             batch_size=self.batch_size, normalise=self.card.normalise, device=device, rank=rank, world_size=world_size,
             seed=self.seed, num_classes=self.num_classes, augmentation=self.augmentation, aspects=self.data.aspects,
             transform=self._transform_channels if self.transform else None, epoch=self._next_epoch(),
             same_order=self.trainer is not None and bool(getattr(self.trainer, "overfit_batches", 0)),
         )  # fmt: skip
         return self._train_loader
+
+    def _targets(self) -> Tensor:
+        """Return what the training loader yields for labels: `(N, C)` where these are probabilities, or weighted."""
+        records, labels = self.data.records, self.data.labels
+        if records.targets is None and records.weights is None:
+            return labels
+        soft = torch.nn.functional.one_hot(labels, self.num_classes).float()
+        if records.targets is not None:
+            soft = torch.from_numpy(records.targets)
+        if records.weights is not None:
+            weights = torch.from_numpy(records.weights)
+            soft = soft * (weights / weights[torch.from_numpy(self.parts.train)].mean())[:, None]
+        return soft
 
     def _next_epoch(self) -> int:
         """Return the epoch of the next pass, also where the loader is asked for again."""
@@ -256,6 +269,11 @@ class ImageLoaders(pl.LightningDataModule):
     def files(self, part: Part) -> list[str]:
         """Return the names of a part's images, in the order of its evaluation loader."""
         return [self.data.files[index] for index in getattr(self.parts, part)]
+
+    def groups(self, part: Part) -> list[str] | None:
+        """Return the group of each image of a part, in the order of its evaluation loader; None without groups."""
+        names = self.data.records.groups
+        return None if names is None else [names[index] for index in getattr(self.parts, part)]
 
     def class_counts(self, part: Part) -> list[int]:
         """Return the number of images of each class."""

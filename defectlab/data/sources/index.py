@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from defectlab.data.pipeline.split_table import content_hash
 from defectlab.data.sources.cache import read_note, write_note
+from defectlab.data.sources.files import page_of
 from defectlab.data.sources.levels import BadImage, Pixels
 from defectlab.errors import InputError
 from defectlab.utils.files import atomic
@@ -70,7 +71,7 @@ def refused(file: Path, reason: str) -> InputError:
 def facts_of(file: Path) -> tuple[int, int, int, int]:
     """Return what changes with a file's content: size, both times in ns and inode; zeros for one that is not there."""
     try:
-        stat = os.stat(file)
+        stat = os.stat(page_of(file)[0])
     except OSError:
         return 0, 0, 0, 0
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino % 2**63
@@ -83,6 +84,7 @@ def build_index(
     key: str,
     channels: int,
     pixels: Callable[[int], Pixels],
+    content: Callable[[Path], bytes],
     strict: bool,
 ) -> ImageIndex:
     """Return the index of the files: rows of an earlier one whose files are as they were, others by `pixels(row)`.
@@ -94,6 +96,7 @@ def build_index(
         key: of all that decides about pixels.
         channels: of the pixels.
         pixels: decodes a file; called from several threads; `BadImage` where it cannot.
+        content: returns what a file is told by.
         strict: whether to stop at a file that cannot be read.
 
     Raises:
@@ -110,11 +113,11 @@ def build_index(
     def measure(rows: Sequence[int]) -> None:
         for row in rows:
             try:
-                index.hashes[row] = np.frombuffer(bytes.fromhex(content_hash(files[row].read_bytes())), np.uint8)
                 values = pixels(row).reshape(channels, -1)
-            except (BadImage, OSError) as error:
-                index.reasons[row] = getattr(error, "strerror", None) or str(error)
+            except BadImage as error:
+                index.reasons[row] = str(error)
                 continue
+            index.hashes[row] = np.frombuffer(bytes.fromhex(content_hash(content(files[row]))), np.uint8)
             index.sums[row] = values.sum(axis=1, dtype=np.int64)
             index.squares[row] = np.square(values, dtype=np.uint32).sum(axis=1, dtype=np.int64)
             index.grey[row] = channels == 1 or bool((values[1:] == values[:1]).all())

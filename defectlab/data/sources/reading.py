@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from defectlab.data.sources.cache import alone, build_cache, fingerprint, map_cache, skipped_in_cache
-from defectlab.data.sources.decode import decode, decode_grey, pillow_hushed
-from defectlab.data.sources.index import refused
+from defectlab.data.sources.decode import decode, decode_grey
+from defectlab.data.sources.depth import first_names, tell_beyond
 from defectlab.data.sources.levels import BadImage, Pixels
+from defectlab.data.sources.opening import pillow_hushed
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat
 from defectlab.utils.progress import progress_bar
@@ -61,6 +62,7 @@ def read_images(
     cache: Path | None = None,
     description: str = "reading images",
     root: Path | None = None,
+    beyond: list[Path] | None = None,
     grey: bool = False,
 ) -> tuple[Tensor, list[int], list[Skipped]]:
     """Read images in the order of `files`.
@@ -74,6 +76,7 @@ def read_images(
             makes it out of date.
         description: beside the progress bar.
         root: folder that names of images left out are relative to.
+        beyond: gets the files whose pixels were cut off; None warns of them.
         grey: keep the first channel alone of images whose channels are all equal.
 
     Returns:
@@ -89,9 +92,10 @@ def read_images(
         raise InputError("no image to read: the list of files is empty")
     strict = on_bad_image == "error"
     shape = (1 if grey else wanted.channels, *wanted.shape[1:])
+    cut_off: list[Path] = [] if beyond is None else beyond
 
     def fill(keep: Callable[[Pixels], None]) -> dict[int, str]:
-        bad = _decode_all(files, wanted, shape, strict, description, keep)
+        bad = _decode_all(files, wanted, shape, strict, description, keep, cut_off)
         if len(bad) == len(files):
             error = NothingReadable(f"none of {len(files)} images can be read, the first is {files[0]}: {bad[0]}")
             error.skipped = [
@@ -120,6 +124,8 @@ def read_images(
                 known = build_cache(cache, mark, len(files) * math.prod(shape), fill)
         bad = known
         images = map_cache(cache, (len(files) - len(bad), *shape))
+    if beyond is None:
+        tell_beyond(cut_off, wanted)
     good = [index for index in range(len(files)) if index not in bad]
     return images, good, [Skipped(_name(files[index], root), reason) for index, reason in bad.items()]
 
@@ -137,6 +143,7 @@ def _decode_all(
     strict: bool,
     description: str,
     keep: Callable[[Pixels], None],
+    beyond: list[Path],
 ) -> dict[int, str]:
     """Pass the good images to `keep` in order, block by block; return the reason for each index left out.
 
@@ -148,7 +155,7 @@ def _decode_all(
 
     def fill(slot: int, path: Path) -> str | None:
         try:
-            pixels = decode(path, wanted)
+            pixels = decode(path, wanted, beyond)
             if len(pixels) > len(buffer[slot]) and (pixels[1:] != pixels[:1]).any():
                 raise ColourFound
             buffer[slot] = pixels[: len(buffer[slot])]
@@ -165,9 +172,12 @@ def _decode_all(
                 if reason is None:
                     good.append(slot)
                     continue
-                if strict:
-                    raise refused(block[slot], reason)
                 bad[start + slot] = reason
+            if strict and bad:
+                first, *others = bad
+                also = f" ({len(bad)} of the first {start + len(block)} are bad, also {first_names([str(files[i]) for i in others])})"
+                hint = "replace or remove it, or leave bad images out with on_bad_image: skip"
+                raise InputError(f"{files[first]}: {bad[first]}{also if others else ''}; {hint}")
             keep(buffer[good])
     return bad
 

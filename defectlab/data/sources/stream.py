@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from defectlab.data.sources.decode import decode, pillow_hushed
+from defectlab.data.sources.decode import decode
 from defectlab.data.sources.index import ImageIndex, build_index, facts_of
 from defectlab.data.sources.lazy import LazyImages
 from defectlab.data.sources.levels import BadImage, Pixels
+from defectlab.data.sources.opening import pillow_hushed
 from defectlab.data.sources.reading import NothingReadable, Skipped, check_on_bad_image
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat
@@ -26,6 +27,7 @@ def open_stream(
     wanted: ImageFormat,
     on_bad_image: Literal["error", "skip"],
     place: Path,
+    content: Callable[[Path], bytes],
 ) -> tuple[Tensor, list[int], list[Skipped], ImageIndex]:
     """Index the files at `place`; return the images that can be decoded, their rows, those left out, and their index.
 
@@ -46,7 +48,8 @@ def open_stream(
             place,
             repr(wanted.image_format),
             wanted.channels,
-            lambda row: decode(files[row], wanted),
+            lambda row: decode(files[row], wanted, []),
+            content,
             strict,
         )
     warnings.filterwarnings("ignore", module=r"PIL\.")  # from here on threads decode at any time
@@ -64,7 +67,7 @@ def open_stream(
         if facts_of(file) != facts:
             raise InputError(f"{file} is gone or has changed since it was indexed: put it back, then go on by resume")
         try:
-            out[...] = decode(file, wanted)[: len(out)]
+            out[...] = decode(file, wanted, [])[: len(out)]
         except BadImage as error:
             raise InputError(
                 f"{file}: {error}, and it could be read before: put it back, then go on by resume"
@@ -75,9 +78,14 @@ def open_stream(
 
 
 def index_of_pixels(
-    files: Sequence[Path], names: Sequence[str], wanted: ImageFormat, place: Path, images: Tensor
+    files: Sequence[Path],
+    names: Sequence[str],
+    wanted: ImageFormat,
+    place: Path,
+    images: Tensor,
+    content: Callable[[Path], bytes],
 ) -> ImageIndex:
     """Return the index of images that are decoded already, in the order of their files."""
     pixels, channels = images.numpy(), images.shape[1]
     key = f"{wanted.image_format!r} {channels}"
-    return build_index(files, names, place, key, channels, lambda row: np.asarray(pixels[row]), True)
+    return build_index(files, names, place, key, channels, lambda row: np.asarray(pixels[row]), content, True)
