@@ -54,7 +54,11 @@ def test_without_weights_it_is_torchs() -> None:
     for targets in (labels, shares):
         expected = functional.cross_entropy(logits, targets, label_smoothing=0.1)
         assert torch.allclose(weighted_cross_entropy(logits, targets, ones, 0.1), expected)
-        assert torch.equal(weighted_cross_entropy(logits, targets, None, 0.1), expected)
+        assert torch.allclose(weighted_cross_entropy(logits, targets, None, 0.1), expected)
+    # Targets times a weight an image weigh its whole loss, label smoothing included.
+    each = functional.cross_entropy(logits, labels, label_smoothing=0.1, reduction="none")
+    weighted = functional.one_hot(labels, 4) * torch.arange(9.0)[:, None]
+    assert torch.allclose(weighted_cross_entropy(logits, weighted, None, 0.1), (each * torch.arange(9.0)).mean())
 
 
 def test_indices_and_one_hot_rows_are_the_same() -> None:

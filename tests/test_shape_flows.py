@@ -14,9 +14,9 @@ from test_shape import HEIGHT, WIDTH, write_strips
 
 import defectlab as dl
 from defectlab.cli.main import main
+from defectlab.data.sources.boxes import Box, box_mask, placed
 from defectlab.data.sources.decode import decode
 from defectlab.evaluate.corruptions import CORRUPTIONS
-from defectlab.explain.boxes import Box, box_mask, placed
 from defectlab.figures.tiles import image_sheet
 from defectlab.runs import read_prediction_table
 from defectlab.tasks.checkpoint import load_task

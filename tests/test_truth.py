@@ -14,9 +14,9 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from defectlab.cli.main import main
+from defectlab.data.sources.boxes import Box, box_mask, find_boxes, read_boxes
 from defectlab.errors import InputError
 from defectlab.explain.attribution import CAMS, METHODS, attribute
-from defectlab.explain.boxes import Box, box_mask, find_boxes, read_boxes
 from defectlab.explain.pointing import ALL, pointing_game
 from defectlab.explain.sanity import FLAG, cascade, sanity_check, shuffled_weights
 from defectlab.tasks.checkpoint import load_task

@@ -30,6 +30,9 @@ def run(words: list[str]) -> int:
     parser.add_argument("--train-per-class", type=int, help="of song-yan, validation included; by default half of them")
     parser.add_argument("--seed", type=int, default=0, help="of the first repeat; the next take the next numbers")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time, each with one thread if above 1")
+    parser.add_argument(
+        "--compare-groups", action="store_true", help="also without data.group_by: by how much that overstates"
+    )
     parser.add_argument("--output", type=Path, help="a new folder; by default runs/crossval-<config>/<time>")
     folder, given, more = parser.parse_with_folder(words)
     _print(cross_validate(**vars(given), overrides=more, resume=folder, progress=True))
@@ -56,6 +59,11 @@ def _print(result: CrossValidation) -> None:
         f"{len(pooled.files)} images",
         highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
+    if result.ungrouped is not None:
+        print(
+            f"ungrouped    {result.ungrouped.mean:.2%} ± {result.ungrouped.sd:.2%} with images of one group on both sides: "
+            f"{result.overstated:+.2%} is what new groups do not show"
+        )
     if result.settings.protocol == "song-yan":
         console.print(f"             {_PUBLISHED}", highlight=False, markup=False, soft_wrap=True)
     print(f"written to   {shown_path(result.folder)}")

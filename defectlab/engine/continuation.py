@@ -20,7 +20,7 @@ from defectlab.utils.yamls import parse_yaml, read_yaml
 _FREE = (
     "model.optimizer.lr", "model.optimizer.weight_decay", "model.optimizer.l1", "model.scheduler.warmup",
     "model.scheduler.factor", "model.scheduler.patience", "model.compile", "model.channels_last",
-    "data.root", "data.batch_size", "data.eval_batch_size", "data.augmentation*", "data.transform*", "data.on_bad_image",
+    "data.root", "data.labels*", "data.batch_size", "data.eval_batch_size", "data.augmentation*", "data.transform*", "data.on_bad_image",
     "cpu*", "python_path*", "trainer.max_*", "trainer.min_*", "trainer.limit_train_batches", "trainer.limit_test_batches",
     "trainer.accumulate_grad_batches", "trainer.gradient_clip_*", "trainer.check_val_every_n_epoch",
     "trainer.val_check_interval", "trainer.accelerator", "trainer.strategy*", "trainer.devices*", "trainer.num_nodes",

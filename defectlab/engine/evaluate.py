@@ -24,6 +24,7 @@ from defectlab.runs.metrics import accuracy_text, count_correct
 from defectlab.runs.state import write_state
 from defectlab.tasks.checkpoint import check_fit, data_state, read_checkpoint
 from defectlab.utils.text import html_table
+from defectlab.utils.yamls import read_yaml
 
 _log = logging.getLogger(__name__)
 
@@ -140,6 +141,8 @@ def evaluate_run(
     best = checkpoint_of(run)
     words = ["--config", str(run.config), "--ckpt_path", str(best), *changes]
     words += [] if on is None else ["--data.root", str(on)]
+    if on is not None and ((read_yaml(run.config) or {}).get("data") or {}).get("init_args", {}).get("labels"):
+        words += ["--data.labels", "null"]  # those of the run's own images
     other = any(word.partition("=")[0] == "--data.root" for word in words)
     own = not other and not any(word.startswith(_CHANGING) for word in changes)
     with locked(run.path) if own and command == "test" else nullcontext():
@@ -196,8 +199,7 @@ def _evaluate(cli: DefectCLI, validates: bool = False) -> Evaluation | None:
         raise InputError(f"{cli.command} needs trained weights: give a run folder, or --config and --ckpt_path")
     saved = read_checkpoint(Path(checkpoint))
     check_fit(task, saved, Path(checkpoint))
-    if data.split == WHOLE:  # of which nothing is measured
-        data.load_state_dict(data_state(saved, Path(checkpoint)))
+    data.load_state_dict(data_state(saved, Path(checkpoint)))  # what it brings is not measured
     tests = cli.command == "test" or data.split == WHOLE
     evaluators = [
         *([trainer.validate] if (validates and data.split != WHOLE) or not tests else []),

@@ -42,7 +42,8 @@ LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": 
 # Settings of the data that leave the split as it is.
 _NOT_OF_SPLIT = {
     "root", "image_size", "channels", "batch_size", "eval_batch_size", "on_bad_image", "augmentation", "mean", "std",
-    "class_names", "transform", "fit", "scale", "pad_value", "tiles",
+    "class_names", "transform", "labels", "label_columns", "fit", "scale", "pad_value", "tiles", "white_level", "black_level",
+    "alpha",
 }  # fmt: skip
 _COMMANDS = {
     "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
@@ -130,11 +131,17 @@ class DefectCLI(LightningCLI):
             if config[part] is None:
                 raise InputError(f"the config has no {part}: expected a section {part} with class_path and init_args")
         # metrics.json and config.yaml are read from other folders too.
-        if (config.data.init_args or {}).get("root") == "":
-            raise InputError("data.root is empty: expected the folder or the file of the images")
+        for name in ("root", "labels"):
+            if (config.data.init_args or {}).get(name) in ("", []):
+                raise InputError(
+                    f"data.{name} is empty: expected the folder or the file of the {name.replace('root', 'images')}"
+                )
         for arguments, name in ((config.data.init_args, "root"), (config.model.init_args, "teacher")):
             if arguments is not None and arguments.get(name) is not None:
-                arguments[name] = str(Path(arguments[name]).expanduser().absolute())
+                arguments[name] = _absolute(arguments[name])
+        labels = (config.data.init_args or {}).get("labels")
+        if labels is not None and Path(labels).expanduser().exists():  # else it lies below the root
+            config.data.init_args["labels"] = _absolute(labels)
         self._settle_callbacks(config.trainer.callbacks)
         saved = (self._arguments.sections or [{}])[0].get("data", {}).get("init_args") or {}
         is_auto = (config.data.init_args or {}).get("fit") == "auto"
@@ -259,12 +266,19 @@ class DefectCLI(LightningCLI):
             data.image_size, data.fit, data.scale = found.image_size, found.fit, found.image_format.scale
             data.tiles = None if found.tiles is None else asdict(found.tiles)
         if "root" in data and not self.datamodule.generated:
-            data.root = str(Path(self.datamodule.location).expanduser().absolute())
+            data.root = _absolute(self.datamodule.location if isinstance(data.root, str | None) else data.root)
         return config
 
     def dump(self) -> str:
         """Return the resolved config as YAML."""
         return str(cli_parser(self, self.command).dump(self.resolved(), skip_none=False, skip_validation=True))
+
+
+def _absolute(path: Any) -> Any:
+    """Return a path, or each of several, as an absolute one."""
+    if isinstance(path, str | Path):
+        return str(Path(path).expanduser().absolute())
+    return [str(Path(one).expanduser().absolute()) for one in path]
 
 
 @contextmanager

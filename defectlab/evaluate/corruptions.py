@@ -52,8 +52,10 @@ def _brightness(images: Tensor, change: float) -> Tensor:
 
 
 def _jpeg(images: Tensor, quality: float) -> Tensor:
-    pixels: Tensor = transforms.jpeg((images * 255).round().to(torch.uint8).cpu(), int(quality))
-    return pixels.to(images.device).float() / 255
+    """Compress; channels other than grey and RGB each by itself."""
+    one = images if images.shape[1] in (1, 3) else images.flatten(0, 1)[:, None]
+    pixels: Tensor = transforms.jpeg((one * 255).round().to(torch.uint8).cpu(), int(quality))
+    return pixels.view(images.shape).to(images.device).float() / 255
 
 
 def _rotation(images: Tensor, degrees: float) -> Tensor:

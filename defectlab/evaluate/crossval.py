@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from defectlab.data.pipeline.groups import group_names
 from defectlab.engine.configs import override_words, read_arguments
 from defectlab.engine.experiment import without_run
 from defectlab.engine.host import as_guest
@@ -51,6 +52,7 @@ def cross_validate(
     processes: int = 1,
     resume: str | Path | None = None,
     progress: bool = False,
+    compare_groups: bool = False,
 ) -> CrossValidation:
     """Train and test on every split of a plan.
 
@@ -66,6 +68,8 @@ def cross_validate(
         processes: runs at a time, each with one thread if above 1.
         resume: the folder of an earlier call, in place of a config: what that left undone is done.
         progress: whether to draw a bar on standard error.
+        compare_groups: whether to do all of it again without the groups of the data (data.group_by), as most published
+            figures do, for `CrossValidation.overstated`.
 
     Raises:
         InputError: an argument that cannot be used, or a run that failed. Without a finished run the folder is removed.
@@ -91,8 +95,8 @@ def cross_validate(
             )
         repeats = (20 if protocol == "song-yan" else 2) if repeats is None else repeats
         settings = CrossValidationSettings(
-            config=str(config), protocol=protocol, folds=folds, repeats=repeats, seed=seed
-        )
+            config=str(config), protocol=protocol, folds=folds, repeats=repeats, seed=seed, compare_groups=compare_groups
+        )  # fmt: skip
         _check_plan(settings)
         settings = replace(settings, test_size=_test_size(settings, train_per_class, words))
         folder = _new_folder(settings, output)
@@ -110,6 +114,7 @@ def cross_validate(
                 )
             )  # fmt: skip
         runs.append(run)
+    ungrouped: CrossValidation | None = None
     first: list[RunFolder] = []  # what each later one has to agree with
 
     def check(run: RunFolder) -> None:
@@ -131,6 +136,12 @@ def cross_validate(
                 with suppress(OSError):  # not empty
                     above.rmdir()
         raise
+    if settings.compare_groups:
+        apart = folder / "ungrouped"
+        ungrouped = cross_validate(
+            settings.config, settings.folds, settings.repeats, protocol=settings.protocol, seed=settings.seed, output=apart,
+            overrides=[*words, "--data.group_by", "null"], processes=processes, progress=progress,
+        ) if not (apart / CROSSVAL_FILE).is_file() else cross_validate(resume=apart, processes=processes, progress=progress)  # fmt: skip
     summary = _summarise(runs)
     pooled = pool([read_own_table(run) for run in runs])
     _save(folder, settings, words, summary)
@@ -139,7 +150,7 @@ def cross_validate(
     write_text(folder / "runs.csv", csv_rows([columns, *([row[name] for name in columns] for row in summary["runs"])]))
     return CrossValidation(
         folder=folder, settings=settings, rows=summary["runs"], mean=summary["accuracy"], sd=summary["sd"],
-        interval=(summary["low"], summary["high"]), pooled=pooled,
+        interval=(summary["low"], summary["high"]), pooled=pooled, ungrouped=ungrouped,
     )  # fmt: skip
 
 
@@ -174,17 +185,23 @@ def _test_size(settings: CrossValidationSettings, train_per_class: int | None, w
     """Check the arguments of fit; return how many images are left for the test when so many of each class train."""
     own = ("data.split", "data.seed", "seed_everything", "data.test_size", "ckpt_path")
     check_own_settings("crossval", words, own, "seed moves all of them")
-    if train_per_class is None:
+    if train_per_class is None and not settings.compare_groups:
         return None
-    if settings.protocol != "song-yan":
+    if train_per_class is not None and settings.protocol != "song-yan":
         raise InputError("train_per_class is for the protocol song-yan: leave it out, or take that protocol")
     with without_run(settings.config, words) as cli:
         cli.datamodule.prepare_data()
-        counts = np.bincount(cli.datamodule.load().labels.numpy())
-    if len(set(counts.tolist())) > 1 or not 2 <= train_per_class < counts[0]:
+        data = cli.datamodule.load()
+        grouped = group_names(cli.datamodule.group_by, data.files, data.records) is not None
+        counts = np.bincount(data.labels.numpy())
+    if settings.compare_groups and not grouped:
+        raise InputError("compare_groups is for data with groups: give data.group_by, a column or a pattern")
+    if train_per_class is None:
+        return None
+    if grouped or len(set(counts.tolist())) > 1 or not 2 <= train_per_class < counts[0]:
         raise InputError(
             f"train_per_class is {train_per_class}, the classes have {counts.min()} to {counts.max()} images: expected "
-            "classes of the same size, and at least 2 and fewer than that; leave it out to take half of each"
+            "classes of the same size, no groups, and at least 2 and fewer than that; leave it out to take half of each"
         )
     return int(counts.sum() - train_per_class * len(counts))
 

@@ -26,6 +26,7 @@ class CrossValidationSettings:
     repeats: int
     seed: int
     test_size: int | None = None
+    compare_groups: bool = False
 
     def __str__(self) -> str:
         return f"{self.folds} folds × {self.repeats}" if self.protocol == "kfold" else f"{self.repeats} random halves"
@@ -43,6 +44,7 @@ class CrossValidation:
         sd: its sample standard deviation.
         interval: of the mean, 95 %, corrected for overlapping training sets (Nadeau & Bengio 2003).
         pooled: every image that was tested once, its probabilities averaged over the runs that tested it.
+        ungrouped: the same without the groups of the data, in `ungrouped` of the folder, where that was asked for.
     """
 
     folder: Path
@@ -52,6 +54,7 @@ class CrossValidation:
     sd: float
     interval: tuple[float, float]
     pooled: PredictionTable
+    ungrouped: "CrossValidation | None" = None
 
     def __fspath__(self) -> str:
         return str(self.folder)
@@ -66,6 +69,11 @@ class CrossValidation:
             f"CrossValidation: accuracy {self.mean:.2%} ± {self.sd:.2%} (mean ± sd of {len(self.rows)} runs, "
             f"{self.settings}), 95 % interval {low:.2%} to {high:.2%}, in {self.folder}"
         )
+
+    @property
+    def overstated(self) -> float | None:
+        """Return by how much the accuracy is higher where groups are not kept together; None if that was not asked for."""
+        return None if self.ungrouped is None else self.ungrouped.mean - self.mean
 
     @property
     def accuracies(self) -> list[float]:

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from defectlab.data import ImageDataModule
+from defectlab.data.sources.boxes import box_mask, class_key, find_boxes, placed, read_boxes
 from defectlab.errors import InputError
 from defectlab.explain.attribution import Method, attribute
-from defectlab.explain.boxes import box_mask, class_key, find_boxes, placed, read_boxes
 from defectlab.explain.pointing import ALL, Pointing, boxes_figure, pointing_game
 from defectlab.explain.sanity import SEEDS, CascadeStep, Sanity, cascade, sanity_check
 from defectlab.metrics.statistics import holm

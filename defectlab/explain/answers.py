@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from defectlab.explain.attribution import CAMS
+from defectlab.explain.attribution import COARSE
 from defectlab.figures import style
 from defectlab.figures.tiles import Tile, grey_or_colour, tile_grid
 from defectlab.utils.text import percent
@@ -19,7 +19,7 @@ _ALL, _LIKELIEST = 10, 5  # up to so many classes all have a bar, of more so man
 _HEAT = "inferno"
 _NAMES = {
     "gradient": "gradient", "smoothgrad": "SmoothGrad", "integrated_gradients": "Integrated Gradients",
-    "grad_cam": "Grad-CAM", "hires_cam": "HiResCAM",
+    "grad_cam": "Grad-CAM", "hires_cam": "HiResCAM", "tiles": "tiles",
 }  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def attribution_figure(
     """Draw a row an image, a column a method: `maps` are names and (N, H, W), of at least 0.
 
     Every map is scaled by its own 99th percentile, so brightness can be compared within an image, not between two.
-    Grad-CAM and HiResCAM, which are coarse, lie over the image; the others, which are fine, stand alone.
+    Grad-CAM, HiResCAM and tiles, which are coarse, lie over the image; the others, which are fine, stand alone.
     """
     rows = []
     for index, answer in enumerate(answers):
@@ -89,7 +89,7 @@ def attribution_figure(
             own = values[index]
             heat = np.clip(own / max(float(np.quantile(own, 0.99)), float(own.max()) * 1e-3, 1e-12), 0, 1)
             colours = colormaps[_HEAT](heat)[..., :3]
-            if method in CAMS:
+            if method in COARSE:
                 colours = 0.45 * (image if image.ndim == 3 else image[..., None]) + 0.55 * colours
             tiles.append(Tile(colours))
         rows.append(("\n".join([answer.file.rpartition("/")[2], *answer.verdict(names)]), tiles))

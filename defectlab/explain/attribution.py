@@ -12,10 +12,12 @@ from torch.nn import functional
 from defectlab.engine.host import evaluating
 from defectlab.errors import InputError
 from defectlab.networks.base import Network
+from defectlab.networks.tiling import tiled_network
 
-Method = Literal["gradient", "smoothgrad", "integrated_gradients", "grad_cam", "hires_cam"]
-METHODS: tuple[Method, ...] = get_args(Method)
+Method = Literal["gradient", "smoothgrad", "integrated_gradients", "grad_cam", "hires_cam", "tiles"]
+METHODS: tuple[Method, ...] = get_args(Method)[:-1]  # of any network
 CAMS: tuple[Method, ...] = ("grad_cam", "hires_cam")  # need feature maps, and are as coarse as these
+COARSE: tuple[Method, ...] = (*CAMS, "tiles")
 _BLOCK = 32  # images at a time
 _SAMPLES = 32  # noisy copies of an image in SmoothGrad; the paper sees little gain above 50
 _NOISE = 0.15  # their sd as a share of the image's range; the paper recommends 0.1 to 0.2
@@ -37,21 +39,24 @@ def attribute(task: nn.Module, images: Tensor, targets: Tensor, method: Method, 
     - `hires_cam`: the same, but each value of a map times its own gradient (Draelos & Carin 2020): what each place adds
       to the logit, exactly so for heads that are linear in means, spreads or the flattened maps.
 
-    The maps of both are those of `forward_features`; of another network than `defectlab.networks` has, those of its last
+    - `tiles`: what each tile adds to the logit against the mean tile, where it is positive: see
+      `PretrainedNetwork.tile_contributions`. Of networks with tiles alone.
+
+    The maps of both CAMs are those of `forward_features`; of another network than `defectlab.networks` has, those of its last
     layer that gives maps. Weights, modes, gradients, hooks and the random state are left as they were.
 
     Args:
         task: returns logits (N, num_classes).
         images: normalised, (N, C, H, W), on any device.
         targets: class indices, int64 (N,).
-        method: one of `METHODS`.
+        method: one of `METHODS`, or `tiles`.
         seed: of SmoothGrad's noise.
 
     Returns:
         Maps (N, H, W), at least 0, on the CPU. Their scale means nothing across images.
     """
-    if method not in METHODS:
-        raise InputError(f"method is {method!r}: expected one of {', '.join(METHODS)}")
+    if method not in get_args(Method):
+        raise InputError(f"method is {method!r}: expected one of {', '.join(get_args(Method))}")
     if images.ndim != 4 or targets.shape != images.shape[:1]:
         raise InputError(
             f"images of shape {tuple(images.shape)} with targets of shape {tuple(targets.shape)}: "
@@ -95,10 +100,24 @@ def _explainer(task: nn.Module, method: Method, seed: int) -> Callable[[Tensor, 
         case "integrated_gradients":
             path = IntegratedGradients(task)
             return lambda images, targets: path.attribute(images, target=targets, n_steps=_STEPS).sum(dim=1).abs()
+        case "tiles":
+            return _tile_map(task)
         case "grad_cam":
             return _class_activation(task, LayerGradCam)
         case "hires_cam":
             return _class_activation(task, LayerGradientXActivation)
+
+
+def _tile_map(task: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    network = tiled_network(task)
+    if network is None:
+        raise InputError("method tiles needs a network with tiles, and this one has none: take hires_cam")
+
+    def tile_map(images: Tensor, targets: Tensor) -> Tensor:
+        added = network.tile_contributions(network.embed_tiles(images).detach(), targets).relu()
+        return functional.interpolate(added[:, None], size=images.shape[-2:])[:, 0]
+
+    return tile_map
 
 
 def _class_activation(

@@ -29,6 +29,7 @@ from defectlab.explain.page import SHEETS, write_sheets
 from defectlab.explain.units import choose_units, units_figure
 from defectlab.inference.predictor import list_files, read_images_for
 from defectlab.metrics.classification import probabilities_of
+from defectlab.networks.tiling import tiled_network
 from defectlab.runs import RunFolder
 from defectlab.runs.locate import checkpoint_of, imagenet_name
 from defectlab.tasks import ClassificationTask
@@ -115,7 +116,7 @@ def explain(
         if not images:
             raise InputError(f"{name} has no images of its own: defectlab explain {name} IMAGES, or give a run folder")
         task, card = load_task(checkpoint) if network is None else load_imagenet_classifier(network, file)
-        files = list_files(images)
+        files = list_files(images, card.page)
         shown = _classify(task, card, files)
         layers = feature_maps(task.network, shown.images[:1])
         sheets, notes = _sheets(task, card, shown, layers, layer)
@@ -141,12 +142,13 @@ def _explain_run(
 ) -> Explanation:  # fmt: skip
     restored = restore(RunFolder(run.path.resolve()), [] if root is None else ["--data.root", fspath(root)], given)
     task, card, data = restored.task, restored.card, restored.data
+    files = list_files(files, card.page) if files else files
     part = "validation" if data.test_on_validation() else "test"
     labels, names = data.labels("test").numpy(), data.class_names
     layers = feature_maps(task.network, card.normalise(data.pixels("test", [0]).to(task.device)))
     result = None
     if boxes is not None:
-        result = evaluate_attributions(task, card, data, Path(boxes), _methods(layers), True, part)
+        result = evaluate_attributions(task, card, data, Path(boxes), _methods(task, layers), True, part)
     watched = convolution(task.network, layer)[0] if layer is not None else layers[-1].name if layers else None
     batches = (images.to(task.device) for images, _ in data.test_dataloader())
     found = collect_activations(task.network, batches, len(labels), watched, True)
@@ -221,7 +223,7 @@ def _sheets(
     if layers:
         title = f"{Path(answers[0].file).name} on its way through {type(network).__name__}"
         sheets["feature_maps"] = feature_maps_figure(answers[0].image, layers, title)
-    methods = _methods(layers)
+    methods = _methods(task, layers)
     predicted = torch.tensor([answer.predicted for answer in answers])
     maps = []
     with progress_bar("computing attributions", len(methods)) as advance:
@@ -232,9 +234,10 @@ def _sheets(
     return sheets, notes
 
 
-def _methods(layers: Sequence[LayerMaps]) -> list[Method]:
-    """Return the methods that a network allows: some need maps."""
-    return [method for method in METHODS if method not in CAMS or layers]
+def _methods(task: ClassificationTask, layers: Sequence[LayerMaps]) -> list[Method]:
+    """Return the methods that a network allows: some need maps, or tiles."""
+    methods = [method for method in METHODS if method not in CAMS or layers]
+    return methods if tiled_network(task) is None else [*methods, "tiles"]
 
 
 def _add_projector(writer: SummaryWriter, found: TestSetActivations, data: ImageDataModule, labels: np.ndarray) -> None:

@@ -100,9 +100,10 @@ def tile_grid(
 
 
 def grey_or_colour(image: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-    """Turn pixels `(1 or 3, H, W)` into those of a tile: `(H, W)` or `(H, W, 3)` in [0, 1]."""
+    """Turn pixels `(C, H, W)` into those of a tile, `(H, W)` or `(H, W, 3)` in [0, 1]: of two channels the mean, of more the
+    first three."""
     pixels = image.astype(np.float32) / 255
-    shown: npt.NDArray[Any] = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
+    shown: npt.NDArray[Any] = pixels.mean(axis=0) if len(pixels) < 3 else pixels[:3].transpose(1, 2, 0)
     return shown
 
 
@@ -157,7 +158,7 @@ def image_sheet(images: npt.ArrayLike, titles: Sequence[str] | None = None, colu
     """Draw images side by side, each with a caption below it.
 
     Args:
-        images: `(N, C, H, W)` with one or three channels, uint8 or float in [0, 1], array or CPU tensor.
+        images: `(N, C, H, W)`, uint8 or float in [0, 1], array or CPU tensor.
         titles: N captions.
         columns: images in a row.
 
@@ -165,8 +166,8 @@ def image_sheet(images: npt.ArrayLike, titles: Sequence[str] | None = None, colu
         InputError: no images, another shape, or another number of captions.
     """
     pixels = np.asarray(images)
-    if pixels.ndim != 4 or len(pixels) == 0 or pixels.shape[1] not in (1, 3):
-        raise InputError(f"images of shape {pixels.shape}: expected (N, 1 or 3, H, W) with N of 1 or more")
+    if pixels.ndim != 4 or len(pixels) == 0:
+        raise InputError(f"images of shape {pixels.shape}: expected (N, C, H, W) with N of 1 or more")
     if titles is not None and len(titles) != len(pixels):
         raise InputError(f"titles: {len(titles)} given for {len(pixels)} images; expected one an image")
     if pixels.dtype != np.uint8:

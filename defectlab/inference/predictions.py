@@ -16,6 +16,7 @@ from defectlab.inference.decision import Flagged, Threshold
 from defectlab.runs import write_prediction_table
 from defectlab.utils.text import html_table
 
+Box = tuple[int, int, int, int]  # left, top, width and height
 REVIEW = "review"  # the decision that leaves an image to a person
 _SHOWN = 10  # rows of a repr
 
@@ -35,6 +36,8 @@ class Predictions:
         decision: N class names, or `review` for what is left to a person; None where nothing was asked.
         flagged: operating point, and which images are flagged; None where nothing was to be flagged.
         sets: N sets of class names, the likeliest first, which hold the true one as often as promised; None without.
+        tiles: N boxes (left, top, width, height) in pixels of the image, of the tile that spoke most for the class; None
+            of a network without tiles.
     """
 
     files: tuple[str, ...]
@@ -47,6 +50,7 @@ class Predictions:
     flagged: Flagged | None = None
     decision: tuple[str, ...] | None = None
     sets: tuple[tuple[str, ...], ...] | None = None
+    tiles: tuple[Box, ...] | None = None
 
     @property
     def predicted(self) -> list[str]:
@@ -61,8 +65,10 @@ class Predictions:
 
     @property
     def extra(self) -> dict[str, list[str]]:
-        """Columns of N texts that were asked for: `decision`, and `set` with its classes joined by `|`."""
+        """Columns of N texts: `decision`, `set` with its classes joined by `|`, and `tile` with its four numbers."""
         columns = {} if self.decision is None else {"decision": list(self.decision)}
+        if self.tiles is not None:
+            columns["tile"] = [" ".join(map(str, box)) for box in self.tiles]
         if self.sets is None:
             return columns
         # A class of that name has a backslash before it.
@@ -82,7 +88,7 @@ class Predictions:
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def write_csv(self, path: str | PathLike[str]) -> None:
-        """Write `file,predicted,confidence,p_<class>...`, then `decision` and `set` where there are any."""
+        """Write `file,predicted,confidence,p_<class>...`, then `decision`, `tile` and `set` where there are any."""
         write_prediction_table(Path(path), self.files, None, self.probabilities, self.class_names, self.extra)
 
     def __len__(self) -> int:

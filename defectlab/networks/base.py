@@ -33,6 +33,7 @@ class Network(nn.Module):
         super().__init__()
         check_at_least("num_classes", num_classes, 2)
         check_at_least("in_channels", in_channels, 1)
+        image_size = checked_size(image_size)  # a checkpoint has a list
         if min(sides(image_size)) < smallest:
             raise InputError(
                 f"image_size is {image_size}: {type(self).__name__} with these settings needs at least "
@@ -40,7 +41,7 @@ class Network(nn.Module):
             )
         self.num_classes = num_classes
         self.in_channels = in_channels
-        self.image_size = checked_size(image_size)
+        self.image_size = image_size
         self.scaler = None
 
     def standardise_pixels(self) -> StandardScaler:

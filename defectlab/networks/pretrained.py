@@ -9,8 +9,10 @@ from torch.nn import functional as F
 from defectlab.errors import InputError
 from defectlab.networks.backbones import MIDDLE_STAGES, Backbone, backbone_features, layer_channels, smallest_image
 from defectlab.networks.base import Network, check_at_least, check_dropout
-from defectlab.utils.image_format import Size
+from defectlab.networks.tiling import Pooling, Standardise, TilePooling
+from defectlab.utils.image_format import Size, Tiles, sides
 
+_BORDER = 16  # pixels that images are mirrored by before tiles are read
 Stages = list[int] | Literal["last", "middle"]
 
 
@@ -36,6 +38,8 @@ class PretrainedNetwork(Network):
             these indices, ascending. Layers after the deepest one are left out. Middle layers separate
             surfaces better than the last.
         freeze_batch_norm: Keep the running statistics of the backbone's BatchNorm in training.
+        tiles: What the maps are pooled over, see `TilePooling`; None for the whole image.
+        pooling: How the embeddings of the tiles become one.
 
     Attributes:
         embedding_size: Length E of an embedding.
@@ -53,6 +57,8 @@ class PretrainedNetwork(Network):
         hidden: int = 0,
         stages: Stages = "last",
         freeze_batch_norm: bool = False,
+        tiles: Tiles | dict[str, int] | None = None,
+        pooling: Pooling = "mean_max",
     ) -> None:
         check_dropout(dropout)
         check_at_least("hidden", hidden, 0)
@@ -75,6 +81,11 @@ class PretrainedNetwork(Network):
         self.freeze_batch_norm = freeze_batch_norm
         self.features = features
         self.embedding_size = channels[-1] if self.stages is None else 2 * sum(channels[stage] for stage in self.stages)
+        self.tiling: TilePooling | None = None
+        if tiles is not None:
+            tiles = Tiles(**tiles) if isinstance(tiles, dict) else tiles
+            self.tiling = TilePooling(tiles, sides(self.image_size), self.embedding_size, pooling)
+            self.embedding_size = self.tiling.embedding_size
         units = self.embedding_size
         layers: list[nn.Module] = [Standardise(units, batch_norm_momentum)]
         if hidden > 0:
@@ -89,11 +100,20 @@ class PretrainedNetwork(Network):
 
         With `stages`, their maps are brought to the size of the first of them and joined, D in all.
         """
+        if self.tiling is not None:
+            # What a convolution makes of the zeros beyond the border would be the largest of many tiles.
+            border = min(_BORDER, min(images.shape[-2:]) - 1)
+            images = F.pad(images, (border,) * 4, mode="reflect")
         if self.stages is None:
-            return super().forward_features(images)
-        maps = self.stage_maps(images)
-        # Nearest keeps the values, so that mean and spread stay those of the small map.
-        return torch.cat([F.interpolate(map_, size=maps[0].shape[-2:]) for map_ in maps], dim=1)
+            features = super().forward_features(images)
+        else:
+            maps = self.stage_maps(images)
+            # Nearest keeps the values, so that mean and spread stay those of the small map.
+            features = torch.cat([F.interpolate(map_, size=maps[0].shape[-2:]) for map_ in maps], dim=1)
+        if self.tiling is None:
+            return features
+        top, left = (round(border * n / size) for n, size in zip(features.shape[-2:], images.shape[-2:], strict=True))
+        return features[:, :, top : features.shape[2] - top, left : features.shape[3] - left]
 
     def stage_maps(self, images: Tensor) -> list[Tensor]:
         """Turn images (N, in_channels, H, W) into the maps (N, D, h, w) of the layers in `stages`."""
@@ -106,15 +126,40 @@ class PretrainedNetwork(Network):
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Turn the last feature map (N, D, h, w) into logits (N, num_classes)."""
-        return self.classify(self._pool(features))
+        return super().forward_head(self._pool(features))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Turn images (N, in_channels, H, W) into embeddings (N, E): what a frozen backbone's cache holds."""
-        return self._pool(self.forward_features(images))
+        """Turn images (N, in_channels, H, W) into embeddings (N, E): what a frozen backbone's cache holds.
+
+        Those of all tiles (N, T, E) where their weights are learned.
+        """
+        features = self.forward_features(images)
+        if self.tiling is not None and self.tiling.learns:
+            return self._tiles(features).flatten(1, 2)
+        return self._pool(features)
 
     def classify(self, embeddings: Tensor) -> Tensor:
-        """Turn embeddings (N, E) into logits (N, num_classes)."""
+        """Turn what `embed` returns into logits (N, num_classes)."""
+        if self.tiling is not None and embeddings.ndim == 3:
+            embeddings = self.tiling(embeddings[:, None])
         return super().forward_head(embeddings)
+
+    def embed_tiles(self, images: Tensor) -> Tensor:
+        """Turn images (N, in_channels, H, W) into the embeddings of their tiles (N, rows, columns, E)."""
+        return self._tiles(self.forward_features(images))
+
+    def tile_contributions(self, tiles: Tensor, classes: Tensor) -> Tensor:
+        """Compute what each tile adds to the logits of the classes (N,): (N, rows, columns).
+
+        Gradient times the difference from the mean tile. With the largest or the mean of the tiles and a linear head it
+        adds up to how far the logit is above that of an image whose tiles are all the mean one.
+        """
+        assert self.tiling is not None
+        with torch.inference_mode(False), torch.enable_grad():
+            tiles = tiles.clone().requires_grad_()
+            logits = super().forward_head(self.tiling(tiles))
+            (gradient,) = torch.autograd.grad(logits.gather(1, classes.clone()[:, None]).sum(), tiles)
+        return (gradient * (tiles - tiles.mean(dim=(1, 2), keepdim=True))).sum(dim=3).detach()
 
     def freeze_backbone(self) -> None:
         """Stop the backbone from learning, its BatchNorm statistics included, until `unfreeze_backbone`."""
@@ -135,6 +180,9 @@ class PretrainedNetwork(Network):
         return self
 
     def _pool(self, features: Tensor) -> Tensor:
+        if self.tiling is not None:
+            pooled: Tensor = self.tiling(self._tiles(features))
+            return pooled
         mean = features.mean(dim=(2, 3))
         if self.stages is None:
             return mean
@@ -142,21 +190,9 @@ class PretrainedNetwork(Network):
         # The small number keeps the root's gradient finite where a map is constant.
         return torch.cat([mean, (variance + 1e-6).sqrt()], dim=1)
 
-
-class Standardise(nn.BatchNorm1d):
-    """Subtract each feature's mean and divide by its standard deviation: a BatchNorm without parameters.
-
-    A training batch of one image, which has no deviation, is standardised with the running statistics.
-    """
-
-    def __init__(self, num_features: int, momentum: float = 0.1) -> None:
-        super().__init__(num_features, momentum=momentum, affine=False)
-
-    def forward(self, embeddings: Tensor) -> Tensor:
-        """Standardise embeddings (N, E)."""
-        if self.training and embeddings.shape[0] == 1:
-            return F.batch_norm(embeddings, self.running_mean, self.running_var, eps=self.eps)
-        return super().forward(embeddings)
+    def _tiles(self, features: Tensor) -> Tensor:
+        assert self.tiling is not None
+        return self.tiling.statistics(features, deviation=self.stages is not None)
 
 
 def _check_stages(stages: list[int], layers: int) -> None:

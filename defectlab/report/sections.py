@@ -143,7 +143,19 @@ def images(predictions: PredictionTable, labels: npt.NDArray[np.int64], file: st
 
 def data_facts(data: dict[str, Any]) -> list[tuple[str, Any]]:
     """List what metrics.json says of the data."""
-    keys = ("source", "root", "split_hash", "image_size", "fit", "scale", "channels", "mean", "std")
+    keys = (
+        "source",
+        "root",
+        "split_hash",
+        "group_by",
+        "groups",
+        "image_size",
+        "fit",
+        "scale",
+        "channels",
+        "mean",
+        "std",
+    )
     skipped = [str(reason) for reason in data.get("skipped") or []]
     shown = "; ".join(skipped[:SKIPPED_FILES] + ["…"] * (len(skipped) > SKIPPED_FILES))
     return [

@@ -24,12 +24,13 @@ def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | No
 
     Args:
         logits: `(N, C)`.
-        targets: class indices `(N,)`, or probabilities `(N, C)` as MixUp and CutMix give them.
+        targets: class indices `(N,)`, or probabilities `(N, C)` as MixUp and CutMix give them, times a weight of the image.
         weights: `(C,)`, of mean 1 over the training images; None for 1 each.
         label_smoothing: fraction of the target spread evenly over all classes (Szegedy et al. 2016), in [0, 1).
     """
-    if weights is None:
+    if weights is None and targets.ndim == 1:
         return functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    weights = logits.new_ones(logits.shape[1]) if weights is None else weights
     if targets.ndim == 1:
         losses = functional.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
         return (weights[targets] * losses).mean()

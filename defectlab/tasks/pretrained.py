@@ -11,13 +11,16 @@ from defectlab.errors import InputError
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.backbones import Backbone
 from defectlab.networks.pretrained import Stages
+from defectlab.networks.tiling import Pooling
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.tasks.base import ClassificationTask
 from defectlab.tasks.loss import ClassWeights
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
 from defectlab.tasks.tta import Views
 from defectlab.utils._compat import finds_unused_parameters
-from defectlab.utils.image_format import Size
+from defectlab.utils.image_format import Size, Tiles
+
+_PASSES = 4  # over cached features in an epoch: a head alone learns in passes of milliseconds
 
 
 class PretrainedTask(ClassificationTask):
@@ -33,7 +36,8 @@ class PretrainedTask(ClassificationTask):
         unfreeze_epoch: first epoch in which the backbone learns, for `head_then_all`.
         backbone_lr_factor: the backbone's learning rate as a factor of the head's.
         cache_features: compute the frozen backbone's features once and train the head on them, which implies
-            `trainable: head` and no augmentation: seconds in place of minutes on a CPU.
+            `trainable: head` and no augmentation: seconds in place of minutes on a CPU. An epoch is four passes over them.
+            `auto` does so for tiles and pretrained weights.
         stages: `last` embeds the mean over space of the last layer, `middle` the mean and sd of middle layers;
             or a list of layers. Middle layers separate textures better.
         hidden: units of a hidden layer in the head, 0 for none.
@@ -41,6 +45,9 @@ class PretrainedTask(ClassificationTask):
         batch_norm_momentum: weight of the newest batch in the running statistics; torchvision's 0.01 for V3
             leaves validation at chance for ten epochs of a set of 1,500.
         freeze_batch_norm: the backbone's BatchNorm keeps its running statistics while its layers learn.
+        tiles: what an image's embedding is made of, from the data on the command line; null for the whole image.
+        pooling: how the embeddings of tiles become one: their `mean`, `max`, both (`mean_max`), or `attention`, a mean
+            whose weights are learned.
 
     The other arguments are those of `ClassificationTask`.
     """
@@ -59,12 +66,14 @@ class PretrainedTask(ClassificationTask):
         trainable: Literal["all", "head", "head_then_all"] = "all",
         unfreeze_epoch: int = 3,
         backbone_lr_factor: float = 1.0,
-        cache_features: bool = False,
+        cache_features: bool | Literal["auto"] = False,
         stages: Stages = "middle",
         hidden: int = 0,
         dropout: float = 0.2,
         batch_norm_momentum: float = 0.1,
         freeze_batch_norm: bool = False,
+        tiles: Tiles | dict[str, int] | None = None,
+        pooling: Pooling = "mean_max",
         optimizer: OptimizerSettings | None = None,
         scheduler: SchedulerSettings | None = None,
         label_smoothing: float = 0.0,
@@ -73,6 +82,8 @@ class PretrainedTask(ClassificationTask):
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002
     ) -> None:
+        if cache_features == "auto":
+            cache_features = tiles is not None and weights is not None
         if cache_features and trainable == "head_then_all":
             raise InputError("model.cache_features needs a frozen backbone: set model.trainable to head")
         if unfreeze_epoch < 0:
@@ -82,6 +93,7 @@ class PretrainedTask(ClassificationTask):
         network = PretrainedNetwork(
             num_classes, in_channels, image_size, backbone, width=width, dropout=dropout,
             batch_norm_momentum=batch_norm_momentum, hidden=hidden, stages=stages, freeze_batch_norm=freeze_batch_norm,
+            tiles=tiles, pooling=pooling,
         )  # fmt: skip
         super().__init__(
             network, num_classes, optimizer=optimizer, scheduler=scheduler, label_smoothing=label_smoothing,
@@ -97,8 +109,8 @@ class PretrainedTask(ClassificationTask):
             network.freeze_backbone()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute the logits `(N, num_classes)` of images `(N, C, H, W)`, or of cached features `(N, E)`."""
-        return self.network.classify(images) if images.ndim == 2 else super().forward(images)
+        """Compute the logits `(N, num_classes)` of images `(N, C, H, W)`, or of cached features `(N, E)` or `(N, T, E)`."""
+        return self.network.classify(images) if images.ndim < 4 else super().forward(images)
 
     def parameter_modules(self) -> list[tuple[nn.Module, float]]:
         """Return the head, and the backbone with its own rate unless it stays frozen."""
@@ -136,7 +148,7 @@ class PretrainedTask(ClassificationTask):
                 )
             if not data.has_features:  # a rate finder asks for the optimiser twice
                 self.network.eval()
-                data.cache_features(self.embed)
+                data.cache_features(self.embed, _PASSES)
                 self.network.train()
         return super().configure_optimizers()
 

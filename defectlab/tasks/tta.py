@@ -26,12 +26,12 @@ def tta_logits(network: Callable[[Tensor], Tensor], images: Tensor, kind: Views)
 
     Args:
         network: turns images into logits.
-        images: `(N, C, H, W)`, normalised; or cached features `(N, E)`, of which there is one view.
+        images: `(N, C, H, W)`, normalised; or cached features, of which there is one view.
         kind: `flip` the image and its mirror image; `dihedral` its four rotations by 90 degrees and their mirror
             images, for surfaces without an up, of a rectangle the two rotations that keep its shape; `shift` the image
             and four copies shifted by a 28th of its shorter side, for what must not be turned.
     """
-    if kind == "none" or images.ndim == 2:
+    if kind == "none" or images.ndim < 4:
         return network(images)
     log_probabilities = torch.stack([network(view).float().log_softmax(dim=1) for view in _views(images, kind)])
     return log_probabilities.logsumexp(dim=0) - math.log(len(log_probabilities))

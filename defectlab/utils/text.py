@@ -76,13 +76,20 @@ def _cell(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def read_csv(path: Path, advice: str) -> list[list[str]]:
-    """Read the rows of a CSV file that are not empty; InputError, which ends in `advice`, where there are none to read."""
+def read_csv(path: Path, advice: str, delimiter: str | None = ",") -> list[list[str]]:
+    """Read the rows of a CSV file that are not empty; InputError, which ends in `advice`, where there are none to read.
+
+    A `delimiter` of None is told by the first line: what it has most of, of comma, semicolon and tab, else runs of spaces.
+    """
     try:
         if not path.is_file():  # a pipe would be waited for
             raise FileNotFoundError(None, "there is no such file")
         text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
-        rows = [row for row in csv.reader(StringIO(text, newline="")) if row]
+        first = text.lstrip().partition("\n")[0]
+        mark = delimiter or max(",;\t", key=first.count)
+        mark = mark if delimiter or mark in first else " "
+        rows = [row for row in csv.reader(StringIO(text, newline=""), delimiter=mark) if row]
+        rows = rows if mark != " " else [[cell for cell in row if cell] for row in rows]
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); {advice}") from None
     except csv.Error as error:  # such as a cell of more than 128 kB

@@ -66,7 +66,7 @@ class FlowersDataModule(ImageFolderDataModule):
         root: str = "data",
         classes: Sequence[str] | None = None,
         image_size: Size = 128,
-        channels: Literal[1, 3] = 3,
+        channels: int = 3,
         batch_size: int = 32,
         eval_batch_size: int = 128,
         seed: int = 0,

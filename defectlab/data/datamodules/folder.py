@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -26,31 +26,40 @@ from defectlab.data.pipeline.splits import WHOLE
 from defectlab.data.sources.archive import open_root
 from defectlab.data.sources.array_labels import read_labels
 from defectlab.data.sources.arrays import ArrayFiles, array_shapes, find_arrays, load_arrays
-from defectlab.data.sources.decode import peek
-from defectlab.data.sources.images import ImageSet, read_listing
-from defectlab.data.sources.layouts import Listing, list_folders, list_labelled, list_table
+from defectlab.data.sources.images import ImageSet, LevelRule, read_listing
+from defectlab.data.sources.label_table import LabelColumns, find_labels, list_labels
+from defectlab.data.sources.layouts import Listing, is_single, list_folders, list_labelled, list_several
+from defectlab.data.sources.levels import Level
+from defectlab.data.sources.opening import expand_pages, peek
 from defectlab.data.sources.reading import check_on_bad_image
 from defectlab.data.sources.shapes import file_shapes, sample_shapes
+from defectlab.data.sources.tables import is_label_file
 from defectlab.errors import InputError
-from defectlab.utils.image_format import ImageFormat, Size, Tiles
+from defectlab.utils.image_format import Alpha, ImageFormat, Size, Tiles
 
 log = logging.getLogger(__name__)
 
 
 class ImageFolderDataModule(ImageDataModule):
-    """Class folders, or train/val/test folders of class folders, or .npy arrays, or a .zip of any of them.
+    """Class folders, or train/val/test folders of class folders, a table of labels, .npy arrays, or a .zip of any of them.
 
     A set that would need more than 4 GiB as pixels lives in a memory-mapped file under `~/.cache/defectlab`.
 
     Args:
-        root: folder or .zip; with `split` of `test` and `class_names` also a .csv table with the columns file and label, and
-            an image's class is the nearest folder above it that is named like one, of which some may be absent.
+        root: folder or .zip, several of them or a glob pattern, or the table of labels itself. A table, COCO's or Pascal
+            VOC's files in a folder that has no class folders are found. With `split` of `test` and `class_names` an
+            image's class is the nearest folder above it that is named like one, of which some may be absent.
         image_size: side in pixels of a square, or [height, width]; `auto` looks at the shapes of the set: squares are
             brought to 128, others keep their pixels up to the size of 256 × 1600.
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
         class_names: names of the classes, in the order that their labels get: of an array's numbers from 0, or the class
             folders' names. None takes the folders in natural order, and calls numbers by themselves.
-        white_level: what is white in images of more than 8 bits, such as 4095; None takes what the brightest image needs.
+        white_level: what is white: a number such as 4095, `file` for the most that the format can hold (65535; 1 for floats), or
+            `auto` for the usual range of the training images. None leaves 8 bits as they are, and takes what the camera's 10,
+            12, 14 or 16 bits hold, or `auto` where less than half of that is used.
+        labels: a file of labels in place of class folders: .csv, .parquet, COCO's .json, or a folder of COCO's or Pascal VOC's
+            files; there, or below `root`.
+        label_columns: what the columns of such a table are.
         fit: `stretch` brings every image to image_size; `pad` keeps its aspect ratio and mirrors the border; `crop` keeps
             it and cuts off what sticks out; `tiles` is `pad` for a network that looks at parts, a number as image_size is
             then the shorter side. `auto` stretches a set of squares, takes tiles for strips and pads the rest, image_size
@@ -58,15 +67,18 @@ class ImageFolderDataModule(ImageDataModule):
         scale: by which `pad` and `tiles` resize every image; None takes what makes the usual one as large as image_size.
         pad_value: grey level, from 0 to 255, of the border of `pad` and `tiles`; None mirrors the image.
         tiles: size and overlap of the tiles in pixels of the resized image; None takes the shorter side of strips.
+        black_level: what is black; None is 0, or `auto` where white is measured and values are negative or all bright.
+        page: which image of a file that holds several, from 0; `all` takes each as an image, `a.tif[2]`.
+        alpha: transparency is put on black (`compose`), left out (`ignore`), or the last of 2 or 4 channels (`channel`).
 
     The other arguments are those of `ImageDataModule`.
     """
 
     def __init__(
         self,
-        root: str,
+        root: str | Sequence[str],
         image_size: Size | Literal["auto"] = "auto",
-        channels: Literal[1, 3] = 3,
+        channels: int = 3,
         batch_size: int = 32,
         eval_batch_size: int = 128,
         seed: int = 0,
@@ -80,21 +92,38 @@ class ImageFolderDataModule(ImageDataModule):
         std: Sequence[float] | float | None = None,
         class_names: Sequence[str] | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
-        white_level: float | None = None,
+        white_level: Level | None = None,
         fit: FitChoice = "auto",
         scale: float | None = None,
         pad_value: int | None = None,
         tiles: Tiles | None = None,
+        black_level: Level | None = None,
+        page: int | Literal["all"] = 0,
+        alpha: Alpha = "compose",
+        labels: str | None = None,
+        label_columns: LabelColumns | None = None,
+        group_by: str | None = "auto",
     ) -> None:
         super().__init__(
             image_size=1 if image_size == "auto" else image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
             seed=seed, val_size=val_size, test_size=test_size, split=split, group_duplicates=group_duplicates,
-            augmentation=augmentation, mean=mean, std=std, transform=transform,
+            augmentation=augmentation, mean=mean, std=std, transform=transform, group_by=group_by,
         )  # fmt: skip
         check_on_bad_image(on_bad_image)
-        self.root = root
+        self.root = root if isinstance(root, str) else ", ".join(root)
         self.on_bad_image: Literal["error", "skip"] = on_bad_image
+        given = {"white_level": white_level, "black_level": black_level}
+        self._numbers: dict[str, Any] = {k: level for k, level in given.items() if level not in (None, "file", "auto")}
+        ImageFormat(image_size=1, channels=channels, page=page, alpha=alpha, **self._numbers)  # it refuses what is none
         self.white_level = white_level
+        self.black_level = black_level
+        self.page = page
+        self.alpha = alpha
+        self._root = root
+        if labels is None and isinstance(root, str) and is_label_file(Path(root)):
+            labels, self.root = root, str(Path(root).parent)
+        self._labels_path = None if labels is None else Path(labels).expanduser()
+        self.label_columns = label_columns
         self._given_names = check_class_names(class_names)
         self._stored_channels = channels
         check_fit(fit, scale, pad_value, tiles)
@@ -147,7 +176,7 @@ class ImageFolderDataModule(ImageDataModule):
         """Return heights and widths of the images, or of a sample of them."""
         if self._arrays is None:
             return sample_shapes(self._listing.files)
-        return array_shapes(self._arrays)
+        return array_shapes(self._arrays, self.channels)
 
     @property
     def location(self) -> str:
@@ -160,7 +189,7 @@ class ImageFolderDataModule(ImageDataModule):
         if self._data is not None:
             synthetic = self._data.synthetic > 0
         else:
-            synthetic = self._arrays is None and peek(self._listing.files[0])[1]
+            synthetic = self._arrays is None and peek(self._listing.files[0]).generated
         return "synthetic" if synthetic else "real"
 
     @property
@@ -175,16 +204,17 @@ class ImageFolderDataModule(ImageDataModule):
 
     def load(self) -> ImageSet:
         """Read every image."""
-        wanted = replace(
-            self.image_format, channels=self._stored_channels, white_level=self.white_level or self._trained_white
-        )
+        wanted = replace(self.image_format, channels=self._stored_channels, page=self.page, alpha=self.alpha)
+        rule: LevelRule | None = LevelRule(self.white_level, self.black_level, self._training_rows)
+        if self._trained is not None:  # numbers that are given come before those of the checkpoint
+            rule, wanted = None, replace(wanted, **{**self._trained, **self._numbers})
         if self._arrays is not None:
             known, names = self._labels
             shapes = np.repeat(self._shapes, [len(part) for part in names.values()], axis=0)
-            data = load_arrays(self._arrays, names, known, wanted)
+            data = load_arrays(self._arrays, names, known, wanted, rule)
             return replace(data, aspects=camera_aspects(shapes, len(shapes), wanted))
         whole = self.split == WHOLE
-        data = read_listing(self._listing, wanted, self.on_bad_image, complete=not whole)
+        data = read_listing(self._listing, wanted, self.on_bad_image, complete=not whole, rule=rule)
         if data.synthetic:
             log.warning(
                 "%s: %d of %d images are SYNTHETIC: figures say nothing about real ones",
@@ -218,23 +248,44 @@ class ImageFolderDataModule(ImageDataModule):
 
     @cached_property
     def _listed(self) -> Listing:
-        return self._list()
+        found = self._list()
+        if self.page != "all":
+            return found
+        pages = expand_pages(found.files)
+        return replace(found.select((i for i, _ in pages), found.class_names), files=[path for _, path in pages])
 
     def _list(self) -> Listing:
         """List the files and their classes."""
-        if self.split == WHOLE and self._given_names is not None:
-            if self._is_table:
-                return list_table(Path(self.root).expanduser(), self._given_names)
-            return list_labelled(self._folder, self._given_names)
-        return list_folders(self._folder, keep_split=self.split == "auto")
-
-    @property
-    def _is_table(self) -> bool:
-        return self.split == WHOLE and Path(self.root).suffix.lower() == ".csv"
+        path = self._labels_path
+        if not is_single(self._root):
+            return list_several(self._root)
+        try:
+            if path is None and self.split == WHOLE and self._given_names is not None:
+                return list_labelled(self._folder, self._given_names)
+            if path is None:
+                listing = list_folders(self._folder, keep_split=self.split == "auto")
+                if found := find_labels(self._folder):
+                    log.warning("the labels in %s are not read, as there are class folders: see data.labels", found)
+                return listing
+        except InputError:
+            if (path := find_labels(self._folder)) is None:
+                raise
+            log.info("%s has no class folders: labels are read from %s (data.labels)", self.root, path)
+        return list_labels(
+            path,
+            self._folder,
+            self.label_columns,
+            self._given_names,
+            self._aliases,
+            self.split,
+            self.on_bad_image == "skip",
+        )
 
     @cached_property
     def _arrays(self) -> ArrayFiles | None:
-        return None if self._is_table else find_arrays(self._folder, to_train=self.split != WHOLE)
+        if self._labels_path is not None or not is_single(self._root):
+            return None
+        return find_arrays(self._folder, to_train=self.split != WHOLE)
 
     @cached_property
     def _labels(self) -> tuple[list[str], dict[str, list[str]]]:

@@ -41,6 +41,7 @@ class ImageLoaders(pl.LightningDataModule):
         self._parts: Split | None = None
         self._on_device: Tensor | None = None
         self._features: Tensor | None = None
+        self._passes = 1
         self._train_loader: EpochLoader | None = None
 
     @property
@@ -132,13 +133,26 @@ class ImageLoaders(pl.LightningDataModule):
         device, rank, world_size = self._device_and_rank()
         images = self._images(device) if self._features is None else self._features
         self._train_loader = TrainLoader(
-            images=images, labels=self.data.labels, indices=torch.from_numpy(self.parts.train),
+            images=images, labels=self._targets(), indices=torch.from_numpy(self.parts.train).repeat(self._passes),
             batch_size=self.batch_size, normalise=self.card.normalise, device=device, rank=rank, world_size=world_size,
             seed=self.seed, num_classes=self.num_classes, augmentation=self.augmentation, aspects=self.data.aspects,
             transform=self._transform_channels if self.transform else None, epoch=self._next_epoch(),
             same_order=self.trainer is not None and bool(getattr(self.trainer, "overfit_batches", 0)),
         )  # fmt: skip
         return self._train_loader
+
+    def _targets(self) -> Tensor:
+        """Return what the training loader yields for labels: `(N, C)` where these are probabilities, or weighted."""
+        records, labels = self.data.records, self.data.labels
+        if records.targets is None and records.weights is None:
+            return labels
+        soft = torch.nn.functional.one_hot(labels, self.num_classes).float()
+        if records.targets is not None:
+            soft = torch.from_numpy(records.targets)
+        if records.weights is not None:
+            weights = torch.from_numpy(records.weights)
+            soft = soft * (weights / weights[torch.from_numpy(self.parts.train)].mean())[:, None]
+        return soft
 
     def _next_epoch(self) -> int:
         """Return the epoch of the next pass, also where the loader is asked for again."""
@@ -194,10 +208,10 @@ class ImageLoaders(pl.LightningDataModule):
         return self._on_device
 
     @torch.no_grad()
-    def cache_features(self, encode: Callable[[Tensor], Tensor]) -> None:
-        """Replace images in the train and val loaders by `encode(images)` `(N, E)`, computed once in every process.
+    def cache_features(self, encode: Callable[[Tensor], Tensor], passes: int = 1) -> None:
+        """Replace images in the train and val loaders by `encode(images)` `(N, ...)`, computed once in every process.
 
-        Nothing is augmented then. `clear_features` undoes it.
+        Nothing is augmented then, and an epoch is so many `passes`. `clear_features` undoes it.
         """
         indices = torch.from_numpy(np.concatenate((self.parts.train, self.parts.val)))
         loader = self._eval_loader(indices.numpy())
@@ -207,14 +221,14 @@ class ImageLoaders(pl.LightningDataModule):
             for batch, (images, _) in zip(torch.split(indices, loader.batch_size), loader, strict=True):
                 encoded = encode(images).float()
                 if features is None:
-                    features = encoded.new_zeros(len(self.data.labels), encoded.shape[1])
+                    features = encoded.new_zeros(len(self.data.labels), *encoded.shape[1:])
                 features[batch.to(features.device)] = encoded
                 advance(len(batch))
-        self._features = features
+        self._features, self._passes = features, passes
 
     def clear_features(self) -> None:
         """Yield images again."""
-        self._features = None
+        self._features, self._passes = None, 1
 
     @property
     def has_features(self) -> bool:
@@ -233,6 +247,11 @@ class ImageLoaders(pl.LightningDataModule):
     def files(self, part: Part) -> list[str]:
         """Return the names of a part's images, in the order of its evaluation loader."""
         return [self.data.files[index] for index in getattr(self.parts, part)]
+
+    def groups(self, part: Part) -> list[str] | None:
+        """Return the group of each image of a part, in the order of its evaluation loader; None without groups."""
+        names = self.data.records.groups
+        return None if names is None else [names[index] for index in getattr(self.parts, part)]
 
     def class_counts(self, part: Part) -> list[int]:
         """Return the number of images of each class."""

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -57,7 +56,7 @@ class MNISTDataModule(ImageDataModule):
         val_size: int | float = 5000,
         test_size: int | None = None,
         image_size: Size = 28,
-        channels: Literal[1, 3] = 1,
+        channels: int = 1,
         batch_size: int = 64,
         eval_batch_size: int = 1000,
         seed: int = 0,

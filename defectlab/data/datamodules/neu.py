@@ -17,7 +17,9 @@ from defectlab.data.pipeline.fitting import camera_aspects
 from defectlab.data.pipeline.splits import WHOLE
 from defectlab.data.sources.fetch import NEU_URL, fetch_neu
 from defectlab.data.sources.images import ImageSet
+from defectlab.data.sources.label_table import LabelColumns
 from defectlab.data.sources.layouts import NEU_ALIASES, NEU_CLASSES, Listing, list_labelled, list_neu, neu_class
+from defectlab.data.sources.levels import Level
 from defectlab.data.synthesis.strip import strip_images
 from defectlab.errors import InputError
 from defectlab.utils.image_format import Size
@@ -60,7 +62,7 @@ class NEUDataModule(ImageFolderDataModule):
         url: str = NEU_URL,
         synthetic_per_class: int = 300,
         image_size: Size = 200,
-        channels: Literal[1, 3] = 1,
+        channels: int = 1,
         batch_size: int = 32,
         eval_batch_size: int = 128,
         seed: int = 0,
@@ -74,12 +76,18 @@ class NEUDataModule(ImageFolderDataModule):
         std: Sequence[float] | float | None = None,
         class_names: Sequence[str] | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
-        white_level: float | None = None,
+        white_level: Level | None = None,
+        black_level: Level | None = None,
+        page: int | Literal["all"] = 0,
+        labels: str | None = None,
+        label_columns: LabelColumns | None = None,
+        group_by: str | None = "auto",
     ) -> None:
         super().__init__(
             DEFAULT_ROOT if root is None else root, image_size, channels, batch_size, eval_batch_size, seed, val_size,
             test_size, split, on_bad_image, group_duplicates, augmentation, mean, std, _neu_names(class_names), transform,
-            white_level, fit="stretch",
+            white_level, fit="stretch", black_level=black_level, page=page, labels=labels, label_columns=label_columns,
+            group_by=group_by,
         )  # fmt: skip
         if synthetic_per_class < 1:
             raise InputError(f"data.synthetic_per_class is {synthetic_per_class}: expected at least 1")
@@ -141,9 +149,9 @@ class NEUDataModule(ImageFolderDataModule):
         return self._generate() if self._generated else super().load()
 
     def _list(self) -> Listing:
-        if self.split != WHOLE:
-            return list_neu(self._folder)
-        return super()._list() if self._is_table else list_labelled(self._folder, NEU_CLASSES)
+        if self._labels_path is not None:
+            return super()._list()
+        return list_labelled(self._folder, NEU_CLASSES) if self.split == WHOLE else list_neu(self._folder)
 
     @property
     def _numbered(self) -> Sequence[str] | None:

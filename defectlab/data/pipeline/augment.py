@@ -262,11 +262,11 @@ def _erase(images: Tensor, u: dict[str, Tensor], probability: float, aspects: Te
 def mix(
     images: Tensor, labels: Tensor, num_classes: int, settings: Augmentation, seed: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Apply MixUp or CutMix to a batch and its permutation: labels `(N,)` become probabilities `(N, num_classes)`.
+    """Apply MixUp or CutMix to a batch and its permutation: labels `(N,)`, or probabilities, become probabilities `(N, num_classes)`.
 
     `seed` is that of the batch. The given tensors are not changed.
     """
-    targets = torch.nn.functional.one_hot(labels, num_classes).to(images.dtype)
+    targets = labels if labels.ndim == 2 else torch.nn.functional.one_hot(labels, num_classes).to(images.dtype)
     rng = np.random.default_rng(list(seed))
     use_cutmix = settings.cutmix > 0 and (settings.mixup == 0 or rng.random() < 0.5)
     alpha = settings.cutmix if use_cutmix else settings.mixup

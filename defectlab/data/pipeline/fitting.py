@@ -23,9 +23,8 @@ _CHANGE = 1.25  # by which a stretch may change an aspect ratio
 _ALIKE = 1.5  # by which the larger images of a set of one size may exceed the smaller ones
 _USUAL = 0.95  # share of the images that the canvas is as large as, and that the rules speak of
 _PIXELS = 256 * 1600  # of the largest canvas that is chosen
-_STRIP = 2.5  # sides in this ratio, or more unequal ones, are a strip
-_TILE = 256  # px, of images that are no strips
-_LEAST_TILE = 64  # px; narrower strips are seen as a whole
+_MANY = 3  # times that side, beyond which squares are no longer stretched
+_TILE = 64  # px; narrower images are seen as a whole
 
 
 class Fitting(NamedTuple):
@@ -58,8 +57,8 @@ def choose_fitting(
 ) -> Fitting:
     """Resolve `auto` by the shapes (N, 2) of a set, or of a sample of it; none is a set of squares.
 
-    A set of squares of about one size is stretched to a square. Otherwise a pixel is as long in every image, and the
-    canvas as large as the usual image, which of strips is divided into tiles. A number is the side of a square; of tiles,
+    A set of small squares of about one size is stretched to a square. Otherwise a pixel is as long in every image, and the
+    canvas, as large as the usual image, is divided into tiles, in which small defects are not averaged away. A number is the side of a square; of tiles,
     and with a fit of `auto` of images that are no squares, the shorter side of the canvas. The channels, `pad_value` and
     `scale` of `wanted` stay, and so do `tiles`.
 
@@ -75,8 +74,11 @@ def choose_fitting(
     shorter = image_size if isinstance(image_size, int) else None
     if fit == "auto":
         alike = image_size != "auto" or (large <= _ALIKE * small).all()
-        stretches = tiles is None and alike and np.mean(_changes(shapes, canvas) <= _CHANGE) >= _USUAL
-        tiled = tiles is not None or (_is_strip(usual) and min(usual) >= _LEAST_TILE)
+        large_squares = image_size == "auto" and min(usual) > _MANY * _SQUARE
+        stretches = (
+            tiles is None and alike and not large_squares and np.mean(_changes(shapes, canvas) <= _CHANGE) >= _USUAL
+        )
+        tiled = tiles is not None or min(usual) >= _TILE
         fit = "stretch" if stretches else "tiles" if tiled else "pad"
     elif fit == "tiles":
         most = 1.0
@@ -125,14 +127,10 @@ def _changes(shapes: Shapes, canvas: tuple[int, int]) -> npt.NDArray[np.float64]
     return np.asarray(np.maximum(ratios, 1 / ratios))
 
 
-def _is_strip(canvas: tuple[int, int]) -> bool:
-    return max(canvas) >= _STRIP * min(canvas)
-
-
 def _tiles(canvas: tuple[int, int], given: Tiles | None) -> Tiles:
     if given is None:
-        size = min(canvas) if _is_strip(canvas) else min(*canvas, _TILE)
-        return Tiles(size, size // 8)
+        size = min(*canvas, _TILE)
+        return Tiles(size, size // 2)
     if given.size > min(canvas):
         raise InputError(
             f"data.tiles.size is {given.size}, and the images are {canvas[0]} × {canvas[1]} px as the network takes them: "

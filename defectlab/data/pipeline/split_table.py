@@ -9,14 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from defectlab.data.pipeline.splits import Split
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
-from defectlab.utils.text import csv_text, write_text
+from defectlab.utils.text import csv_rows, write_text
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -35,6 +36,7 @@ class SplitRow:
         size: bytes of the content.
         hash: `content_hash` of the file, or of the image where it is none.
         file: relative to the root of the data, with forward slashes.
+        group: what stays together in the split; empty, and no column of the table, where nothing has to.
     """
 
     part: Part
@@ -42,6 +44,7 @@ class SplitRow:
     size: int
     hash: str
     file: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class SplitTable:
         Raises:
             InputError: the place cannot be written to.
         """
-        write_text(path, csv_text(SplitRow, self.rows, quoted=True))
+        names = _COLUMNS if any(row.group for row in self.rows) else _COLUMNS[:-1]
+        write_text(path, csv_rows([names, *([getattr(row, name) for name in names] for row in self.rows)], quoted=True))
 
     @classmethod
     def read(cls, path: Path) -> "SplitTable":
@@ -80,7 +84,7 @@ class SplitTable:
             raise InputError(f"{path} cannot be read ({error.strerror}): expected the split of a run") from None
         except csv.Error as error:
             raise InputError(f"{path} is not the split of a run ({error}): put the run's own file back") from None
-        names = [field.name for field in fields(SplitRow)]
+        names = _COLUMNS if header[-1:] == _COLUMNS[-1:] else _COLUMNS[:-1]
         if header != names or not cells:
             found = f"the header {','.join(header)[:60]!r} and {len(cells)} rows"
             raise InputError(f"{path} has {found}: expected {','.join(names)} and a row an image; put the file back")
@@ -96,11 +100,15 @@ class SplitTable:
                     f"{path}, row {line}: {','.join(values)[:80]!r} is not {','.join(names)}; put the run's own file back"
                 )
             rows.append(SplitRow(
-                part=part, label=given["label"], size=int(given["size"]), hash=given["hash"], file=given["file"]
+                part=part, label=given["label"], size=int(given["size"]), hash=given["hash"], file=given["file"],
+                group=given.get("group", ""),
             ))  # fmt: skip
         if len({row.file for row in rows}) < len(rows):
             raise InputError(f"{path} names an image twice: put the run's own file back")
         return cls(tuple(rows))
+
+
+_COLUMNS = [field.name for field in fields(SplitRow)]
 
 
 def content_hash(content: bytes) -> str:
@@ -109,13 +117,17 @@ def content_hash(content: bytes) -> str:
 
 
 def make_table(
-    split: Split, labels: Sequence[str], files: Sequence[str], content: Callable[[int], bytes]
-) -> SplitTable:
+    split: Split, labels: Sequence[str], files: Sequence[str], content: Callable[[int], bytes],
+    groups: npt.NDArray[Any] | None = None,
+) -> SplitTable:  # fmt: skip
     """Return the table of a split of N images; `content(index)` is what an image is told by."""
     indices = [(part, int(index)) for part in PARTS for index in getattr(split, part)]
     told = _told([index for _, index in indices], content)
     return SplitTable(tuple(
-        SplitRow(part=part, label=labels[index], size=size, hash=digest, file=files[index])
+        SplitRow(
+            part=part, label=labels[index], size=size, hash=digest, file=files[index],
+            group="" if groups is None else str(groups[index]),
+        )
         for (part, index), (size, digest) in zip(indices, told, strict=True)
     ))  # fmt: skip
 

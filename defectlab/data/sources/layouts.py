@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
+import glob
 import os
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from defectlab.data.sources.archive import check_regular
 from defectlab.data.sources.files import SUFFIXES, check_names, image_files, is_ignored, natural_key
 from defectlab.data.sources.masks import is_mask_folder, without_masks
+from defectlab.data.sources.records import ImageRecords
 from defectlab.errors import InputError
 
 NEU_CLASSES = ("crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches")
@@ -39,7 +39,8 @@ _FILLERS = re.compile("[^a-z]|data|dataset|set|seg|images?|imgs?|folder|split") 
 class Listing:
     """Image files below `root`, each with its label (an index into `class_names`).
 
-    `splits` is "train", "val" or "test" for each file, or None where the folders give no split.
+    `splits` is "train", "val" or "test" for each file, or None where the source gives no split; `records` is what a table
+    says of each.
     """
 
     root: Path
@@ -47,6 +48,7 @@ class Listing:
     labels: list[int]
     class_names: list[str]
     splits: list[str] | None = None
+    records: ImageRecords = field(default_factory=ImageRecords)
 
     @property
     def names(self) -> list[str]:
@@ -57,11 +59,12 @@ class Listing:
         """Return the files at `indices`; of the classes those that they are of, and those in `also`."""
         chosen = list(indices)
         present = {self.labels[i] for i in chosen}
-        names = [name for label, name in enumerate(self.class_names) if label in present or name in also]
+        kept = [label for label, name in enumerate(self.class_names) if label in present or name in also]
         return Listing(
-            root=self.root, files=[self.files[i] for i in chosen], class_names=names,
-            labels=[names.index(self.class_names[self.labels[i]]) for i in chosen],
+            root=self.root, files=[self.files[i] for i in chosen], class_names=[self.class_names[label] for label in kept],
+            labels=[kept.index(self.labels[i]) for i in chosen],
             splits=None if self.splits is None else [self.splits[i] for i in chosen],
+            records=self.records.select(chosen).with_classes(kept),
         )  # fmt: skip
 
 
@@ -92,6 +95,10 @@ def list_folders(root: Path, keep_split: bool = True) -> Listing:
     heads = {part[depth] for part in parts if len(part) > depth + 1}
     base = root.joinpath(*parts[0][:depth])
     named = {head: found for head in heads if (found := part_of(head))}
+    if "JPEGImages" in heads:
+        raise InputError(
+            f"{base / 'JPEGImages'}: a folder of Pascal VOC's, expected one a class, or .xml files in Annotations"
+        )
     if not any(part[depth] in named and len(part) > depth + 2 for part in parts):
         if len(named) > 1 and "train" in named.values():
             seen = " and ".join(sorted(named, key=natural_key))
@@ -120,6 +127,45 @@ def list_folders(root: Path, keep_split: bool = True) -> Listing:
         _class_of(root, part, depth)  # no image beside the split folders either
     _check_folders(base, heads, of_split=True)
     return _listing(root, files, names, sorted(trained), splits)
+
+
+def is_single(root: str | Sequence[str]) -> bool:
+    """Return whether a root is one folder or file, neither several nor a pattern."""
+    return isinstance(root, str) and (not glob.has_magic(root) or os.path.lexists(os.path.expanduser(root)))
+
+
+def list_several(roots: str | Sequence[str]) -> Listing:
+    """List the images below several roots, or that a pattern matches, named relative to the folder that holds all.
+
+    The class of an image is the first folder below its root, or the folder that it lies in.
+
+    Raises:
+        InputError: a root that is missing, an image below two of them, folders of a split, or fewer than two classes.
+    """
+    texts = [os.path.abspath(os.path.expanduser(root)) for root in ([roots] if isinstance(roots, str) else roots)]
+    classes: dict[Path, str] = {}
+    for text in texts:
+        matches = [text] if os.path.lexists(text) else sorted(glob.glob(text, recursive=True), key=natural_key)
+        tops = [Path(match) for match in matches if os.path.isdir(match) or match.lower().endswith(SUFFIXES)]
+        if not tops:
+            raise InputError(
+                f"data.root has {text}, where nothing is: expected folders or image files, a .zip by itself"
+            )
+        for top in tops:
+            for file in without_masks(top, image_files(top)) if top.is_dir() else [top]:
+                if file in classes:
+                    raise InputError(f"data.root: {file} is below two roots; give each folder once")
+                below = file.relative_to(top).parts[:-1] if top.is_dir() else ()
+                classes[file] = below[0] if below else file.parent.name
+    names = sorted(set(classes.values()), key=natural_key)
+    parts = [name for name in names if part_of(name)]
+    if len(names) < 2 or parts:
+        what = f"folders of a split, {', '.join(parts)}" if parts else f"the classes {', '.join(names) or 'none'}"
+        raise InputError(f"data.root has several roots with {what}: expected two or more class folders below them")
+    root = Path(os.path.commonpath([file.parent for file in classes]))
+    check_names(root, names)
+    files = sorted(classes, key=lambda file: natural_key(file.as_posix()))
+    return Listing(root=root, files=files, labels=[names.index(classes[file]) for file in files], class_names=names)
 
 
 def list_neu(root: Path) -> Listing:
@@ -167,33 +213,6 @@ def list_labelled(root: Path, class_names: Sequence[str]) -> Listing:
             f"the first is {first}; expected {'names like crazing_1.jpg or Cr_1.bmp, or ' if is_neu else ''}{expected}"
         )
     return Listing(root=root, files=files, labels=labels, class_names=list(class_names))
-
-
-def list_table(path: Path, class_names: Sequence[str]) -> Listing:
-    """List the images of a CSV table with the columns file, relative to its folder, and label, the name of a class.
-
-    Raises:
-        InputError: the table cannot be read, has no such columns or rows, or a label that is no class.
-    """
-    try:
-        check_regular(path)
-        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be read ({reason}): expected a table") from None
-    files, labels = [row.get("file") for row in rows], [row.get("label") for row in rows]
-    found = [name for name in files if name]
-    if not rows or len(set(found)) < len(rows) or None in labels:
-        raise InputError(f"{path}: expected the columns file and label, and a row an image, each once")
-    unknown = [str(label) for label in labels if label not in class_names]
-    if unknown:
-        expected = ", ".join(class_names)
-        raise InputError(f"{path}: {len(unknown)} labels such as {unknown[0]!r} are no class; expected {expected}")
-    return Listing(
-        root=path.parent, files=[path.parent / name for name in found], class_names=list(class_names),
-        labels=[class_names.index(str(label)) for label in labels],
-    )  # fmt: skip
 
 
 def _images_in(root: Path) -> list[Path]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from defectlab.data.sources.decode import pillow_hushed, shape_of
+from defectlab.data.sources.decode import shape_of
 from defectlab.data.sources.levels import BadImage
+from defectlab.data.sources.opening import pillow_hushed
 
 SAMPLE = 1000  # files that tell what a set is like
 
