@@ -99,7 +99,9 @@ def compare_networks(
         image = (channel if channels is None else channels, height, width)
         count = count if classes is None else classes
         known = [
-            NetworkRef(name=name, network=build(count, image[0], checked_size((height, width))), image=image, classes=count)
+            NetworkRef(
+                name=name, network=build(count, image[0], checked_size((height, width))), image=image, classes=count
+            )
             for name, build in (_STANDARD.items() if standard else ())
         ]
         return _measure([*named, *known], len(named), turns, progress)
