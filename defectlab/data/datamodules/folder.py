@@ -252,7 +252,11 @@ class ImageFolderDataModule(ImageDataModule):
         if self.page != "all":
             return found
         pages = expand_pages(found.files)
-        return replace(found.select((i for i, _ in pages), found.class_names), files=[path for _, path in pages])
+        every = replace(found.select([i for i, _ in pages], found.class_names), files=[path for _, path in pages])
+        if every.records.groups is None and len(pages) > len(found.files):  # pages of one file stay on one side
+            names = found.names
+            every.records = replace(every.records, groups=np.array([names[i] for i, _ in pages]))
+        return every
 
     def _list(self) -> Listing:
         """List the files and their classes."""
