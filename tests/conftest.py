@@ -41,6 +41,12 @@ def write_class_folders(root: Path, per_class: int, names: tuple[str, ...] = ("g
     return root
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A cache of the tests' own."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def class_folders(tmp_path: Path) -> Path:
     """Three classes of 12 grey images."""

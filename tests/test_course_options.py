@@ -310,9 +310,9 @@ def test_features_are_computed_once_where_a_rate_is_searched(
     calls: list[int] = []
     fill = ImageFolderDataModule.cache_features
 
-    def count(data: ImageFolderDataModule, encode: Any) -> None:
+    def count(data: ImageFolderDataModule, *given: Any) -> None:
         calls.append(1)
-        fill(data, encode)
+        fill(data, *given)
 
     monkeypatch.setattr(ImageFolderDataModule, "cache_features", count)
     task = PretrainedTask(3, 1, 16, cache_features=True)

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import read, start, wait_for, write_config
+from helpers import read, start, wait_for, write_config, write_teacher
+from torch import Tensor
 
 from defectlab.cli.main import main
 from defectlab.data.pipeline.splits import fold_split
@@ -22,6 +23,7 @@ from defectlab.evaluate.comparison import compare
 from defectlab.evaluate.crossval import Fold, cross_validate, plan
 from defectlab.evaluate.crossval_result import pool
 from defectlab.metrics.statistics import corrected_interval
+from defectlab.networks import PretrainedNetwork
 from defectlab.runs import PredictionTable, RunFolder
 
 
@@ -256,3 +258,48 @@ def test_an_edited_record(
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert "crossval.json is not as it was written" in said[0]
+
+
+def test_an_image_is_embedded_once_for_all_folds(
+    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    seen: list[int] = []
+    forward = PretrainedNetwork.embed
+
+    def embed(network: PretrainedNetwork, images: Tensor) -> Tensor:
+        seen.append(len(images))
+        return forward(network, images)
+
+    monkeypatch.setattr(PretrainedNetwork, "embed", embed)
+    config = write_config(tmp_path, class_folders)
+    words = [
+        "--config",
+        str(config),
+        "--model",
+        "PretrainedTask",
+        "--model.backbone=mobilenet_v2",
+        "--model.cache_features",
+    ]
+    words += ["true", "--model.weights", str(write_teacher(tmp_path)), "--data.image_size=32", "--data.channels=3"]
+    words += ["--trainer.max_epochs=2"]
+    folder = tmp_path / "cv"
+    assert main(["crossval", "--folds=3", "--repeats=1", "--output", str(folder), *words]) == 0
+    assert sum(seen) == 36
+    runs = [RunFolder(folder / f"repeat1-fold{fold}") for fold in (1, 2, 3)]
+    assert len({str(read(run.path)["data"]["mean"]) for run in runs}) == 1
+    before = runs[0].read_predictions()
+    # The test of its checkpoint looks at images, and agrees.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    assert main(["test", str(runs[0].path)]) == 0
+    after = runs[0].read_predictions()
+    assert after.files == before.files
+    assert np.allclose(after.probabilities, before.probabilities, atol=1e-5)
+    # Another backbone, or other images, have other features.
+    seen.clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    again = ["fit", *words, "--data.mean=0.5", "--data.std=0.25", "--output"]
+    for name, more, count in (("a", [], 36), ("b", [], 0), ("c", ["--model.stages=[3,6]"], 36)):
+        assert main([*again, str(tmp_path / name), *more]) == 0
+        assert sum(seen) == count
+        seen.clear()

@@ -228,7 +228,7 @@ def test_a_killed_build_of_the_cache_leaves_nothing(class_folders: Path, tmp_pat
         time.sleep(0.05)
     process.kill()
     process.wait()
-    assert len(hidden(place)) == 1
+    assert len(list(place.glob(".defectlab-*"))) == 1
     files = sorted(class_folders.rglob("*.png"))
     assert len(read_images(files, ImageFormat(image_size=24, channels=1), cache=place / "pixels")[0]) == 36
     assert sorted(os.listdir(place)) == ["pixels", "pixels.json"]

@@ -376,7 +376,7 @@ def test_cached_features_stand_for_train_and_val_images(class_folders: Path) -> 
 
     images = {name: everything(getattr(data, f"{name}_dataloader")()) for name in ("val", "test", "train_eval")}
     data.cache_features(encode)
-    assert calls == 5  # 24 + 5 images in batches of 7
+    assert calls == 6  # 36 images in batches of 7
     for _ in range(2):
         seen, labels = everything(data.train_dataloader())
         assert labels.dtype == torch.int64

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import interrupt, read, write_config
+from helpers import interrupt, read, start, wait_for, write_config
 
 from defectlab.cli.main import main
 from defectlab.runs.state import read_state
@@ -63,6 +63,58 @@ def test_a_resumed_run_ends_like_an_unbroken_one(
         one, other = (read_checkpoint(run / "checkpoints" / name) for run in (unbroken, broken))
         assert all(torch.equal(tensor, other["state_dict"][key]) for key, tensor in one["state_dict"].items())
         assert one["optimizer_states"][0]["param_groups"] == other["optimizer_states"][0]["param_groups"]
+
+
+WITHIN = ["--trainer.callbacks+=defectlab.callbacks.LastCheckpoint", "--trainer.callbacks.minutes=0"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--model.network.dropout=0.5"],
+        ["--trainer.callbacks+=defectlab.callbacks.EMA", HALF, "--data.batch_size=3"],
+        ["--trainer.accumulate_grad_batches=2", "--data.batch_size=4"],
+        ["--model.scheduler.name=plateau", "--model.scheduler.patience=0", "--data.backing=streamed"],
+        ["--trainer.max_steps=11", "--trainer.max_epochs=-1"],
+    ],
+)
+def test_a_run_that_was_stopped_within_an_epoch_ends_like_an_unbroken_one(
+    words: list[str], class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["fit", "--config", str(write_config(tmp_path, class_folders)), "--trainer.max_epochs", "4", *words]
+    words += ["--data.augmentation", '{"rotation": 10, "mixup": 0.2}', *WITHIN]
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    assert main([*words, "--output", str(unbroken)]) == 0
+    interrupt(monkeypatch, [*words, "--output", str(broken)], batch=2)
+    last = read_checkpoint(broken / "checkpoints" / "last.ckpt")
+    assert last["callbacks"]["LastCheckpoint"]["within"][0]["batches"][0] == 2
+    before = tree(broken)
+    for changed in ("--data.batch_size=5", "--trainer.limit_train_batches=2"):
+        assert main(["resume", str(broken), changed]) == 1
+    assert tree(broken) == before
+    assert main(["resume", str(broken)]) == 0
+    assert table(unbroken) == table(broken)
+    for name in ("last.ckpt", "best.ckpt"):
+        one, other = (read_checkpoint(run / "checkpoints" / name) for run in (unbroken, broken))
+        assert one["global_step"] == other["global_step"]
+        assert all(torch.equal(tensor, other["state_dict"][key]) for key, tensor in one["state_dict"].items())
+
+
+def test_a_run_that_was_killed_within_its_first_epoch_ends_like_an_unbroken_one(
+    class_folders: Path, tmp_path: Path
+) -> None:
+    words = ["fit", "--config", str(write_config(tmp_path, class_folders)), "--model.network.dropout=0.5", *WITHIN]
+    words += ["--data.batch_size=2", "--data.backing=streamed", "--trainer.max_epochs=2"]
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    assert main([*words, "--output", str(unbroken)]) == 0
+    process = start(*words, "--output", str(broken))
+    wait_for("checkpoints/last.ckpt", broken, process)
+    process.kill()
+    process.communicate()
+    assert main(["resume", str(broken)]) == 0
+    assert table(unbroken) == table(broken)
+    one, other = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (unbroken, broken))
+    assert all(torch.equal(tensor, other["state_dict"][key]) for key, tensor in one["state_dict"].items())
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +254,7 @@ def test_steps_of_another_length_are_refused_where_the_schedule_counts_them(
 def test_a_checkpoint_of_the_middle_of_an_epoch_is_no_place_to_go_on_from(
     class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--config", str(write_config(tmp_path, class_folders)), "--trainer.limit_train_batches=3"]
+    words = ["--config", str(write_config(tmp_path, class_folders)), "--trainer.limit_train_batches=2"]
     middle = ["--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint", "--trainer.callbacks.filename=middle",
               "--trainer.callbacks.every_n_train_steps=2"]  # fmt: skip
     assert main(["fit", *words, *middle, "--output", str(tmp_path / "run")]) == 0

@@ -39,7 +39,7 @@ COMMANDS = {
     "data": "data sets:                                 data fetch|synthesize|inspect|preview|augment ...",
     "configs": "list the shipped configs, or print one:    configs [NAME]",
 }
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "can't start new thread", "failed to map segment")
 # Seconds that another process leaves to the first one: to say the same, and to end it after Ctrl-C, as an early
 # end would be taken for a failure.
 _PATIENCE, _LONG_PATIENCE = 3.0, 10.0
@@ -77,10 +77,14 @@ def _status(words: list[str]) -> int:
         return _run(words[0], words[1:])
     except InputError as error:
         return _complain(str(error))
-    except (MemoryError, RuntimeError) as error:
-        # torch has no MemoryError for the CPU.
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _OUT_OF_MEMORY):
+    except (MemoryError, RuntimeError, ImportError) as error:
+        # torch has no MemoryError for the CPU, and is itself a library that has to find room.
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _OUT_OF_MEMORY):
             raise
+        if isinstance(error, ImportError):
+            return _complain(
+                "out of memory before anything was read: raise ulimit -v, torch alone takes gigabytes of it"
+            )
         return _complain("out of memory: lower data.batch_size or data.image_size, or take a smaller network")
     except BrokenPipeError:  # the reader of a pipe, such as head, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from defectlab.callbacks import RateFinder
+from defectlab.callbacks import LastCheckpoint, RateFinder
 from defectlab.callbacks.last import stays_stopped, trained_settings
 from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.trainer import listed
@@ -92,8 +92,9 @@ def _check_place(checkpoint: Mapping[str, Any], cli: DefectCLI, changed: Mapping
         loops = checkpoint["loops"]["fit_loop"]
         progress, cut = loops["epoch_progress"]["current"], not loops["epoch_loop.batch_progress"]["is_last_batch"]
         within = progress["processed"] != progress["ready"]
-        done, steps = checkpoint["epoch"] + 1, int(checkpoint["global_step"])
-        _ = checkpoint["optimizer_states"], checkpoint["lr_schedulers"], checkpoint["callbacks"]
+        done, steps = checkpoint["epoch"] + (not within), int(checkpoint["global_step"])
+        _ = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
+        kept = checkpoint["callbacks"].get(LastCheckpoint.__name__, {}).get("within") or []
     except (KeyError, TypeError):
         raise InputError(
             f"{path} holds no state of a training: expected last.ckpt of a run, as fit writes it"
@@ -103,16 +104,24 @@ def _check_place(checkpoint: Mapping[str, Any], cli: DefectCLI, changed: Mapping
         raise InputError(f"trainer.max_epochs is {epochs}, but {done} epochs are done: give at least as many")
     if 0 <= most < steps:
         raise InputError(f"trainer.max_steps is {most}, but {steps} steps are done: give at least as many")
-    if within:
+    if within and not kept:
         raise InputError(f"{path} was written within an epoch, where none goes on exactly: give the run's last.ckpt")
     if not trained_settings(checkpoint).lr and "model.optimizer.lr" in changed:
         raise InputError(f"model.optimizer.lr was 0 in {path}, of which no schedule is a multiple: {_ANEW}")
     if most == steps or epochs == done or stays_stopped(trainer.callbacks, checkpoint):  # type: ignore[attr-defined]
         return
-    if cut:
+    if cut and not within:
         raise InputError(f"{path} is of a run that ended within an epoch, which none goes on from exactly: {_ANEW}")
-    each = math.ceil(_batches(cli.datamodule.train_dataloader(), trainer) / trainer.accumulate_grad_batches)
-    if cli.model.scheduler.needs_end and steps != done * each:
+    batches = _batches(cli.datamodule.train_dataloader(), trainer)
+    begun, of = kept[0]["batches"] if within else (0, batches)
+    accumulated = "trainer.accumulate_grad_batches" in changed
+    if (of, len(kept) or trainer.world_size) != (batches, trainer.world_size) or (within and accumulated):
+        raise InputError(
+            f"{path} was written within an epoch of {of} batches: keep data.batch_size, limits and devices until it is over, "
+            f"or {_ANEW}"
+        )
+    each = math.ceil(batches / trainer.accumulate_grad_batches)
+    if cli.model.scheduler.needs_end and steps != done * each + begun // trainer.accumulate_grad_batches:
         raise InputError(
             f"{steps} steps are done, which are not {done} epochs of {each}: model.scheduler {cli.model.scheduler.name} counts "
             f"steps, so keep data.batch_size, limits and devices, or {_ANEW}"

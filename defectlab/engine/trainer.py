@@ -179,14 +179,17 @@ def trainer_parts(
 def _with_checkpoints(callbacks: list[Any], run: Path, monitor: str | None) -> list[Any]:
     """Add what writes best.ckpt, unless one is chosen, and last.ckpt; `save_last` would leave that as old as the best."""
     folder = run / "checkpoints"
-    checkpoints = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    checkpoints = [one for one in callbacks if isinstance(one, ModelCheckpoint) and not isinstance(one, LastCheckpoint)]
     if monitor is not None and not any(callback.monitor for callback in checkpoints):
         checkpoints.append(ModelCheckpoint(folder, filename="best", monitor=monitor, enable_version_counter=False))
         callbacks = [*callbacks, checkpoints[-1]]
     for callback in checkpoints:
         callback.dirpath = os.path.abspath(callback.dirpath or folder)
         callback.save_last = None
-    last = LastCheckpoint(folder)  # the last to be called, so that it holds what the others have come to
+    # The last to be called, so that it holds what the others have come to.
+    last = next((one for one in callbacks if isinstance(one, LastCheckpoint)), None) or LastCheckpoint()
+    last.dirpath = os.path.realpath(folder)
+    callbacks = [one for one in callbacks if one is not last]
     places = [(one.dirpath, one.filename) for one in (*checkpoints, last) if one.filename is not None]
     twice = next((name for folder, name in places if places.count((folder, name)) > 1), None)
     if twice is not None:

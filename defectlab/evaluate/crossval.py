@@ -84,6 +84,7 @@ def cross_validate(
             check_arguments(CrossValidationSettings, saved["arguments"])
             settings, words = CrossValidationSettings(**saved["arguments"]), tuple(saved["fit"])
             _check_plan(settings)
+            fixed = _fixed_statistics(settings, words)
         except (InputError, TypeError) as error:
             raise InputError(
                 f"{folder / CROSSVAL_FILE} is not as it was written ({error}): put it back, or begin anew"
@@ -99,13 +100,18 @@ def cross_validate(
         )  # fmt: skip
         _check_plan(settings)
         settings = replace(settings, test_size=_test_size(settings, train_per_class, words))
+        fixed = _fixed_statistics(settings, words)
         folder = _new_folder(settings, output)
         _save(folder, settings, words, None)
     runs, jobs = [], []
     plans = plan(settings.protocol, settings.folds, settings.repeats, settings.seed, settings.test_size)
     for fold in plans:
         run = RunFolder(folder / fold.name)
-        own = {"data.split": fold.split, **({} if fold.test_size is None else {"data.test_size": fold.test_size})}
+        own = {
+            **fixed,
+            "data.split": fold.split,
+            **({} if fold.test_size is None else {"data.test_size": fold.test_size}),
+        }
         if not run.finished:
             jobs.append(
                 Job(
@@ -204,6 +210,22 @@ def _test_size(settings: CrossValidationSettings, train_per_class: int | None, w
             "classes of the same size, no groups, and at least 2 and fewer than that; leave it out to take half of each"
         )
     return int(counts.sum() - train_per_class * len(counts))
+
+
+def _fixed_statistics(settings: CrossValidationSettings, words: Sequence[str]) -> dict[str, object]:
+    """Measure mean and sd over all images, without their labels, where features are cached: they are then of all runs.
+
+    Otherwise each run measures its own training images.
+    """
+    with without_run(settings.config, words) as cli:
+        data = cli.datamodule
+        if not getattr(cli.model, "cache_features", False) or not data.measures:
+            return {}
+        data.prepare_data()
+        images = data.load()
+        mean, sd = images.statistics(np.arange(len(images.labels)))
+    copies = data.channels // len(mean)
+    return {"data.mean": mean * copies, "data.std": sd * copies}
 
 
 def _new_folder(settings: CrossValidationSettings, output: str | Path | None) -> Path:

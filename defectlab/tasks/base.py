@@ -180,6 +180,18 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
         epoch_seed = self._seed * 1_000_003 + self.current_epoch
         torch.manual_seed((epoch_seed * self.trainer.world_size + self.global_rank) % 2**63)
 
+    def epoch_state(self) -> dict[str, Any]:
+        """Return what the epoch has come to so far, for a checkpoint within it."""
+        losses, hits, sizes = zip(*self._steps, strict=True)
+        steps = {"losses": torch.stack(losses), "hits": torch.stack(hits), "sizes": torch.tensor(sizes)}
+        return {**{name: values.cpu() for name, values in steps.items()}, "validated": self._validated}
+
+    def load_epoch_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from `epoch_state`."""
+        losses, hits = (state[name].to(self.device).unbind() for name in ("losses", "hits"))
+        self._steps = list(zip(losses, hits, state["sizes"].tolist(), strict=True))
+        self._validated = bool(state["validated"])
+
     def training_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Compute the cross-entropy of a batch with class weights and smoothing, also for validation."""
         if self._weights is None:  # no training came before, or has only begun

@@ -1,5 +1,6 @@
 """Transfer learning with a MobileNet, ResNet or VGG-16: the head alone, all layers, or one after the other."""
 
+import hashlib
 from typing import Any, Literal
 
 import torch
@@ -37,7 +38,8 @@ class PretrainedTask(ClassificationTask):
         backbone_lr_factor: the backbone's learning rate as a factor of the head's.
         cache_features: compute the frozen backbone's features once and train the head on them, which implies
             `trainable: head` and no augmentation: seconds in place of minutes on a CPU. An epoch is four passes over them.
-            `auto` does so for tiles and pretrained weights.
+            `auto` does so for tiles and pretrained weights. The cache keeps them for all runs with the same backbone and
+            images, and without `tta` for the evaluation.
         stages: `last` embeds the mean over space of the last layer, `middle` the mean and sd of middle layers;
             or a list of layers. Middle layers separate textures better.
         hidden: units of a hidden layer in the head, 0 for none.
@@ -103,6 +105,7 @@ class PretrainedTask(ClassificationTask):
         self.unfreeze_epoch = unfreeze_epoch
         self.backbone_lr_factor = backbone_lr_factor
         self.cache_features = cache_features
+        self._encoder = ""  # which the features are of
         if weights is not None:
             load_backbone_weights(network, weights)
         if self.trainable == "head":
@@ -121,8 +124,30 @@ class PretrainedTask(ClassificationTask):
     def setup(self, stage: str) -> None:
         """Drop the features of an earlier fit that was stopped: they may be of other weights."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if stage == "fit" and hasattr(data, "clear_features"):
+        if not hasattr(data, "clear_features"):
+            return
+        if stage in ("fit", "validate", "test"):
             data.clear_features()
+        if stage in ("validate", "test") and self.cache_features and self.tta == "none" and self._encoder:
+            data.use_features(self._encoder)
+
+    def on_test_start(self) -> None:
+        """Refuse features of another backbone than the checkpoint's, which was loaded after they were found."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if getattr(data, "has_features", False) and self._encoder != self._tell_encoder():
+            raise InputError("the checkpoint has another backbone than the run: evaluate it by defectlab test")
+
+    on_validation_start = on_test_start
+
+    def _tell_encoder(self) -> str:
+        """Return a hash of all that decides about an embedding."""
+        network = self.network
+        pooling = None if network.tiling is None else (network.tiling.tiles, network.tiling.pooling)
+        facts = (network.backbone, network.width, network.stages, pooling, self.channels_last)
+        digest = hashlib.sha256(str(facts).encode())
+        for name, tensor in network.features.state_dict().items():
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def on_fit_start(self) -> None:
         """Refuse a strategy that DDP would hang with."""
@@ -148,7 +173,8 @@ class PretrainedTask(ClassificationTask):
                 )
             if not data.has_features:  # a rate finder asks for the optimiser twice
                 self.network.eval()
-                data.cache_features(self.embed, _PASSES)
+                self._encoder = self._tell_encoder()
+                data.cache_features(self.embed, _PASSES, self._encoder)
                 self.network.train()
         return super().configure_optimizers()
 
@@ -168,8 +194,8 @@ class PretrainedTask(ClassificationTask):
             else:
                 self.network.unfreeze_backbone()
 
-    def on_fit_end(self) -> None:
-        """Drop the cache: the test reads images."""
+    def teardown(self, stage: str) -> None:
+        """Drop the features: what comes after may be of images."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.cache_features and hasattr(data, "clear_features"):
             data.clear_features()

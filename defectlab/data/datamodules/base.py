@@ -4,6 +4,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from defectlab.data.datamodules.loaders import ON_DEVICE_BYTES, ImageLoaders, Pa
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.duplicates import near_duplicates
 from defectlab.data.pipeline.groups import Groups, group_names, looks_grouped
-from defectlab.data.pipeline.split_table import PARTS, SplitTable, apply_table, listed, make_table
+from defectlab.data.pipeline.split_table import PARTS, SplitTable, apply_table, listed, make_table, size_and_hash
 from defectlab.data.pipeline.splits import (
     TIME,
     WHOLE,
@@ -27,10 +28,12 @@ from defectlab.data.pipeline.splits import (
     stratified_split,
     time_split,
 )
-from defectlab.data.pipeline.statistics import channel_statistics, flat_images, given_statistics, is_grey
+from defectlab.data.pipeline.statistics import given_statistics, is_grey
+from defectlab.data.sources.backing import check_batch
 from defectlab.data.sources.depth import tell_narrow
 from defectlab.data.sources.files import check_names
 from defectlab.data.sources.images import ImageSet
+from defectlab.data.sources.lazy import as_lazy
 from defectlab.errors import InputError
 from defectlab.utils.card import DataCard
 from defectlab.utils.image_format import LEVELS, READING, ImageFormat, Size, Tiles, checked_size, sides
@@ -150,6 +153,7 @@ class ImageDataModule(ImageLoaders):
         """Read, split and measure the images, once."""
         if self._data is not None:
             return
+        check_batch(self.image_size, self.batch_size, prod(self.image_format.shape))
         data = self.load().reordered(self.class_names)
         check_names(self.location, data.class_names)
         known = self._known(data.files, data.splits)
@@ -159,25 +163,26 @@ class ImageDataModule(ImageLoaders):
         data.records = replace(data.records, groups=self._group_names(data))
         if self._kept is None:
             parts = self.divide(data)
-            table = make_table(parts, names, data.files, self._content(data), data.records.groups)
+            table = make_table(parts, names, data.files, self._told(data), data.records.groups)
         else:
             table = self._kept
-            parts = apply_table(table, names, data.files, self._content(data))
+            parts = apply_table(table, names, data.files, self._told(data))
         used = np.sort(np.concatenate((parts.train, parts.val, parts.test)))
         if len(used) < len(data.labels):  # what augmentation does hangs on an image's place among those used
             data = data.select(used)
             parts = Split(*(np.searchsorted(used, part) for part in (parts.train, parts.val, parts.test)))
         # Grey images stored as RGB: a third of the memory, and of the work to augment them.
-        if data.images.shape[1] > 1 and data.images.nbytes <= ON_DEVICE_BYTES and is_grey(data.images):
-            data.images = data.images[:, :1].contiguous()
-        if self.image_size != 1 and (flat := flat_images(data.images)):
+        images = data.images
+        if as_lazy(images) is None and images.shape[1] > 1 and images.nbytes <= ON_DEVICE_BYTES and is_grey(images):
+            data.images = images[:, :1].contiguous()
+        if self.image_size != 1 and (flat := data.flat()):
             log.warning(
                 "%s: %d of %d images are of one grey value and show nothing (%s)",
                 self.location, len(flat), len(data.files), listed([data.files[index] for index in flat]),
             )  # fmt: skip
         tell_narrow(data.images, parts.train, self.location)
         if self._statistics is None and len(parts.train):  # else a checkpoint brings them
-            mean, std = channel_statistics(data.images, torch.from_numpy(parts.train))
+            mean, std = data.statistics(parts.train)
             copies = self.channels // len(mean)
             self._statistics = mean * copies, std * copies
         self._data, self._parts, self._table = data, parts, table
@@ -197,19 +202,25 @@ class ImageDataModule(ImageLoaders):
             raise InputError("the data set is read already: call keep_split() before setup()")
         self._kept = table
 
+    @property
+    def measures(self) -> bool:
+        """Return whether mean and sd are measured, neither given nor of a checkpoint."""
+        return self._statistics is None
+
     def split_table(self) -> SplitTable:
         """Return the part, label, size and content of every image that is used; call `setup` first."""
         if self._table is None:
             raise InputError("the data set is not split yet: call setup() first")
         return self._table
 
-    def _content(self, data: ImageSet) -> Callable[[int], bytes]:
+    def _told(self, data: ImageSet) -> Callable[[int], tuple[int, str]]:
         """Return what tells one image from another: of generated ones the settings, as machines round differently."""
-        if data.content is not None:
-            return data.content
-        if self.source == "synthetic":
-            return lambda index: f"{self.location}\0{data.files[index]}".encode()
-        return lambda index: data.images[index].numpy().tobytes()
+        if data.index is not None:
+            return data.index.told
+        content = data.content or (lambda index: data.images[index].numpy().tobytes())
+        if data.content is None and self.source == "synthetic":
+            content = lambda index: f"{self.location}\0{data.files[index]}".encode()  # noqa: E731
+        return lambda index: size_and_hash(content(index))
 
     def _known(self, files: Sequence[str], splits: Sequence[str] | None) -> list[int]:
         """Return which files are in the split that is kept, all without one; a warning counts and names the others."""

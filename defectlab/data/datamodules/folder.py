@@ -26,6 +26,7 @@ from defectlab.data.pipeline.splits import WHOLE
 from defectlab.data.sources.archive import open_root
 from defectlab.data.sources.array_labels import read_labels
 from defectlab.data.sources.arrays import ArrayFiles, array_shapes, find_arrays, load_arrays
+from defectlab.data.sources.backing import Backing, check_backing
 from defectlab.data.sources.images import ImageSet, LevelRule, read_listing
 from defectlab.data.sources.label_table import LabelColumns, find_labels, list_labels
 from defectlab.data.sources.layouts import Listing, is_single, list_folders, list_labelled, list_several
@@ -43,8 +44,6 @@ log = logging.getLogger(__name__)
 class ImageFolderDataModule(ImageDataModule):
     """Class folders, or train/val/test folders of class folders, a table of labels, .npy arrays, or a .zip of any of them.
 
-    A set that would need more than 4 GiB as pixels lives in a memory-mapped file under `~/.cache/defectlab`.
-
     Args:
         root: folder or .zip, several of them or a glob pattern, or the table of labels itself. A table, COCO's or Pascal
             VOC's files in a folder that has no class folders are found. With `split` of `test` and `class_names` an
@@ -54,6 +53,9 @@ class ImageFolderDataModule(ImageDataModule):
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
         class_names: names of the classes, in the order that their labels get: of an array's numbers from 0, or the class
             folders' names. None takes the folders in natural order, and calls numbers by themselves.
+        backing: where pixels live: `memory`; `mapped`, a file under `~/.cache/defectlab` whose pages processes share;
+            `streamed`, decoded anew for every batch, while the step runs. `auto` takes the first that has room, memory up
+            to 4 GiB and half of what is free; what it takes, it says.
         white_level: what is white: a number such as 4095, `file` for the most that the format can hold (65535; 1 for floats), or
             `auto` for the usual range of the training images. None leaves 8 bits as they are, and takes what the camera's 10,
             12, 14 or 16 bits hold, or `auto` where less than half of that is used.
@@ -103,6 +105,7 @@ class ImageFolderDataModule(ImageDataModule):
         labels: str | None = None,
         label_columns: LabelColumns | None = None,
         group_by: str | None = "auto",
+        backing: Backing = "auto",
     ) -> None:
         super().__init__(
             image_size=1 if image_size == "auto" else image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
@@ -110,6 +113,8 @@ class ImageFolderDataModule(ImageDataModule):
             augmentation=augmentation, mean=mean, std=std, transform=transform, group_by=group_by,
         )  # fmt: skip
         check_on_bad_image(on_bad_image)
+        check_backing(backing)
+        self.backing: Backing = backing
         self.root = root if isinstance(root, str) else ", ".join(root)
         self.on_bad_image: Literal["error", "skip"] = on_bad_image
         given = {"white_level": white_level, "black_level": black_level}
@@ -210,11 +215,18 @@ class ImageFolderDataModule(ImageDataModule):
             rule, wanted = None, replace(wanted, **{**self._trained, **self._numbers})
         if self._arrays is not None:
             known, names = self._labels
+            if self.backing not in ("auto", "memory"):
+                raise InputError(
+                    f"data.backing is {self.backing}, and {self.location} holds arrays, which are read as a whole: give "
+                    "auto or memory, or store the images as files"
+                )
             shapes = np.repeat(self._shapes, [len(part) for part in names.values()], axis=0)
             data = load_arrays(self._arrays, names, known, wanted, rule)
             return replace(data, aspects=camera_aspects(shapes, len(shapes), wanted))
         whole = self.split == WHOLE
-        data = read_listing(self._listing, wanted, self.on_bad_image, complete=not whole, rule=rule)
+        data = read_listing(
+            self._listing, wanted, self.on_bad_image, complete=not whole, rule=rule, backing=self.backing
+        )
         if data.synthetic:
             log.warning(
                 "%s: %d of %d images are SYNTHETIC: figures say nothing about real ones",

@@ -1,5 +1,6 @@
 """The loaders of a set of images that is read and split, and the cache of features in their place."""
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,16 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from defectlab.data.datamodules.features import features_of, known_features
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.loader import BatchLoader, EpochLoader, EvalLoader, TrainLoader
+from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.data.pipeline.splits import Split
 from defectlab.data.pipeline.statistics import pixel_statistics
 from defectlab.data.sources.images import ImageSet
+from defectlab.data.sources.lazy import as_lazy
 from defectlab.errors import InputError
 from defectlab.utils.card import DataCard
-from defectlab.utils.progress import progress_bar
 
 Part = Literal["train", "val", "test"]
+_SAMPLED = 20_000  # streamed images by which the statistics of each pixel are measured
 ON_DEVICE_BYTES = 2 * 2**30  # a set up to this size lives on the GPU as a whole
 
 
@@ -41,6 +45,7 @@ class ImageLoaders(pl.LightningDataModule):
         self._parts: Split | None = None
         self._on_device: Tensor | None = None
         self._features: Tensor | None = None
+        self._tests_features = False
         self._passes = 1
         self._train_loader: EpochLoader | None = None
 
@@ -64,6 +69,10 @@ class ImageLoaders(pl.LightningDataModule):
     def location(self) -> str:
         """Return where the images come from, for messages and metrics.json."""
 
+    @abstractmethod
+    def split_table(self) -> SplitTable:
+        """Return the part, label, size and content of every image that is used; call `setup` first."""
+
     @property
     def num_classes(self) -> int:
         """Return the number of classes."""
@@ -86,7 +95,9 @@ class ImageLoaders(pl.LightningDataModule):
             indices: positions within the part, in the order of its evaluation loader; None for all.
         """
         chosen = getattr(self.parts, part)
-        return self.data.images[torch.from_numpy(chosen if indices is None else chosen[np.asarray(indices)])]
+        return self.data.images.index_select(
+            0, torch.from_numpy(chosen if indices is None else chosen[np.asarray(indices)])
+        )
 
     def labels(self, part: Part) -> Tensor:
         """Return the labels `(n,)` int64 of a part of the split, in the order of its evaluation loader."""
@@ -168,13 +179,13 @@ class ImageLoaders(pl.LightningDataModule):
         return self._eval_loader(self.parts.val, self._features)
 
     def test_dataloader(self) -> EvalLoader:
-        """Return the test loader: in order, not augmented, always of images.
+        """Return the test loader: in order, not augmented, of images but for `use_features`.
 
         Raises:
             InputError: there are no test images.
         """
         self.check_test_part()
-        return self._eval_loader(self.parts.test)
+        return self._eval_loader(self.parts.test, self._features if self._tests_features else None)
 
     def predict_dataloader(self) -> EvalLoader:
         """Return the test loader."""
@@ -201,34 +212,41 @@ class ImageLoaders(pl.LightningDataModule):
     def _images(self, device: torch.device) -> Tensor:
         """Return the images, on the device up to 2 GiB: one copy for all loaders."""
         images = self.data.images
-        if device.type == "cpu" or images.nbytes > ON_DEVICE_BYTES:
+        if device.type == "cpu" or images.nbytes > ON_DEVICE_BYTES or as_lazy(images) is not None:
             return images
         if self._on_device is None or self._on_device.device != device:
             self._on_device = images.to(device)
         return self._on_device
 
-    @torch.no_grad()
-    def cache_features(self, encode: Callable[[Tensor], Tensor], passes: int = 1) -> None:
-        """Replace images in the train and val loaders by `encode(images)` `(N, ...)`, computed once in every process.
+    def cache_features(self, encode: Callable[[Tensor], Tensor], passes: int = 1, encoder: str = "") -> None:
+        """Replace images in the train and val loaders by `encode(images)` `(N, ...)`, computed once for all runs.
 
-        Nothing is augmented then, and an epoch is so many `passes`. `clear_features` undoes it.
+        Nothing is augmented then, and an epoch is so many `passes`. `clear_features` undoes it. `encoder` tells what encodes
+        from all else that does: with the images and how they are prepared it is what the cache keeps features by.
         """
-        indices = torch.from_numpy(np.concatenate((self.parts.train, self.parts.val)))
-        loader = self._eval_loader(indices.numpy())
+        loader = self._eval_loader(np.arange(len(self.data.files)))
         loader.rank, loader.world_size = 0, 1
-        features: Tensor | None = None
-        with progress_bar("computing features", len(indices)) as advance:
-            for batch, (images, _) in zip(torch.split(indices, loader.batch_size), loader, strict=True):
-                encoded = encode(images).float()
-                if features is None:
-                    features = encoded.new_zeros(len(self.data.labels), *encoded.shape[1:])
-                features[batch.to(features.device)] = encoded
-                advance(len(batch))
-        self._features, self._passes = features, passes
+        features = features_of(loader, encode, self._features_key(encoder))
+        self._features = features.to(loader.device) if features.nbytes <= ON_DEVICE_BYTES else features
+        self._passes = passes
+
+    def use_features(self, encoder: str) -> None:
+        """Replace images in the val and test loaders by features, if the cache has those of the encoder."""
+        self._features = known_features(self._features_key(encoder))
+        self._tests_features = self._features is not None
+
+    def _features_key(self, encoder: str) -> str:
+        hashes = {row.file: row.hash for row in self.split_table().rows}
+        card = self.card
+        # A device and a release of torch may round otherwise.
+        facts = (encoder, card.image_format, card.mean, card.std, self._device_and_rank()[0].type, torch.__version__)
+        return hashlib.sha256(
+            "\n".join([*map(str, facts), *map(hashes.__getitem__, self.data.files)]).encode()
+        ).hexdigest()
 
     def clear_features(self) -> None:
         """Yield images again."""
-        self._features, self._passes = None, 1
+        self._features, self._tests_features, self._passes = None, False, 1
 
     @property
     def has_features(self) -> bool:
@@ -240,7 +258,11 @@ class ImageLoaders(pl.LightningDataModule):
 
         As of scikit-learn's StandardScaler on pixels in [0, 1]: the scale of a constant pixel is 1 there.
         """
-        mean, sd = pixel_statistics(self.data.images, torch.from_numpy(self.parts.train))
+        images = self.data.images
+        sample = torch.from_numpy(self.parts.train)
+        if as_lazy(images) is not None:  # of each pixel there is no index: an even sample says as much
+            sample = sample[:: -(-len(sample) // _SAMPLED)]
+        mean, sd = pixel_statistics(images, sample)
         shift, scale = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1) for v in (self.card.mean, self.card.std))
         return ((mean - shift) / scale).float(), (sd / scale).float()
 

@@ -15,6 +15,7 @@ from defectlab.data.datamodules.folder import ImageFolderDataModule
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.fitting import camera_aspects
 from defectlab.data.pipeline.splits import WHOLE
+from defectlab.data.sources.backing import Backing
 from defectlab.data.sources.fetch import NEU_URL, fetch_neu
 from defectlab.data.sources.images import ImageSet
 from defectlab.data.sources.label_table import LabelColumns
@@ -82,12 +83,13 @@ class NEUDataModule(ImageFolderDataModule):
         labels: str | None = None,
         label_columns: LabelColumns | None = None,
         group_by: str | None = "auto",
+        backing: Backing = "auto",
     ) -> None:
         super().__init__(
             DEFAULT_ROOT if root is None else root, image_size, channels, batch_size, eval_batch_size, seed, val_size,
             test_size, split, on_bad_image, group_duplicates, augmentation, mean, std, _neu_names(class_names), transform,
             white_level, fit="stretch", black_level=black_level, page=page, labels=labels, label_columns=label_columns,
-            group_by=group_by,
+            group_by=group_by, backing=backing,
         )  # fmt: skip
         if synthetic_per_class < 1:
             raise InputError(f"data.synthetic_per_class is {synthetic_per_class}: expected at least 1")

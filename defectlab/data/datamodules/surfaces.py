@@ -216,14 +216,18 @@ class SurfaceLoader(EpochLoader):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch = self.epoch
         self.epoch += 1
+        first, self._first = self._first, 0
         for step in range(0, len(self), self.draw_batches):
             batches = min(self.draw_batches, len(self) - step)
+            if step + batches <= first:
+                continue
             images, labels = self.painter.draw(
                 batches * self.batch_size, (self.seed, 2, epoch, step * self.world_size + self.rank), self.device
             )
             images, labels = self.normalise(images), labels.to(self.device)
             # Each batch takes every so-many-th group, so that all have the same shares.
             groups = torch.arange(len(images), device=self.device).view(-1, batches, self.painter.group)
-            for index in range(batches):
+            for index in range(max(0, first - step), batches):
+                self._done = step + index + 1
                 rows = groups[:, index].flatten()
                 yield (images[rows], labels[rows]) if batches > 1 else (images, labels)

@@ -1,6 +1,8 @@
 """Batches from one uint8 tensor, augmented and normalised on the device: no per-item Python, no worker processes."""
 
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor
 
 from defectlab.data.pipeline.augment import Augmentation, augment, draw, mix, random_generator
+from defectlab.data.sources.lazy import as_lazy
 from defectlab.errors import InputError
 
 
@@ -21,10 +24,12 @@ class BatchLoader(Protocol):
         """Yield images and labels."""
 
 
-class EpochLoader:
-    """A loader whose passes differ by epoch."""
+class EpochLoader(ABC):
+    """A loader whose passes differ by epoch, and can be taken up within one."""
 
     epoch: int
+    _first: int = 0  # batch that the next pass begins with
+    _done: int = 0  # batches of this pass
 
     @property
     def sampler(self) -> "EpochLoader":
@@ -35,6 +40,18 @@ class EpochLoader:
         """Set the epoch of the next pass."""
         self.epoch = epoch
 
+    def state_dict(self) -> dict[str, int]:
+        """Return the number of batches of a pass that is not over, for Lightning to keep in a checkpoint."""
+        return {"batches": self._done % len(self)}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Begin the next pass after so many batches."""
+        self._first = state["batches"]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of batches of this process."""
+
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class ArrayLoader:
@@ -44,7 +61,7 @@ class ArrayLoader:
     are `ImageDataModule.pixels(part)` and `.labels(part)`.
 
     Args:
-        images: `(N, C, H, W)` uint8, or features `(N, E)` float that are yielded as they are.
+        images: `(N, C, H, W)` uint8, held or decoded ahead; or features `(N, E)` float that are yielded as they are.
         labels: `(N,)` int64.
         indices: `(n,)` int64, the images of this part of the split.
         batch_size: images per step and process.
@@ -63,11 +80,17 @@ class ArrayLoader:
     rank: int
     world_size: int
 
-    def _fetch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        # index_select copies image by image: many times faster than indexing with a tensor.
-        images = self.images.index_select(0, indices.to(self.images.device, non_blocking=True))
-        labels = self.labels.index_select(0, indices)
-        return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+    def _fetch(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        images = self.images
+        if (lazy := as_lazy(images)) is not None:
+            found: Generator[Tensor, None, None] = lazy.ahead(batches)
+        else:
+            # index_select copies image by image: many times faster than indexing with a tensor.
+            found = (images.index_select(0, batch.to(images.device, non_blocking=True)) for batch in batches)
+        with closing(found):
+            for batch, pixels in zip(batches, found, strict=True):
+                labels = self.labels.index_select(0, batch)
+                yield pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
 
 class EvalLoader(ArrayLoader):
@@ -82,9 +105,8 @@ class EvalLoader(ArrayLoader):
         return -(-batches // self.world_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for step in range(len(self)):
-            start = (step * self.world_size + self.rank) * self.batch_size
-            images, labels = self._fetch(self.indices[start : start + self.batch_size])
+        starts = [(step * self.world_size + self.rank) * self.batch_size for step in range(len(self))]
+        for images, labels in self._fetch([self.indices[start : start + self.batch_size] for start in starts]):
             if images.dtype == torch.uint8:
                 images = self.normalise(images)
             yield images, labels
@@ -144,8 +166,10 @@ class TrainLoader(ArrayLoader, EpochLoader):
         self.epoch += 1
         settings = self.augmentation if self.images.dtype == torch.uint8 else None
         draws = draw(len(self.images), (self.seed, epoch)) if settings else torch.empty(0)
-        for step, batch in enumerate(torch.split(self._order(0 if self.same_order else epoch), self._batch_sizes())):
-            images, labels = self._fetch(batch)
+        batches = torch.split(self._order(0 if self.same_order else epoch), self._batch_sizes())
+        first, self._first = self._first, 0
+        for step, (images, labels) in enumerate(self._fetch(batches[first:]), start=first):
+            batch, self._done = batches[step], step + 1
             if images.dtype == torch.uint8:
                 if settings:
                     aspects = None if self.aspects is None else self.aspects.index_select(0, batch)

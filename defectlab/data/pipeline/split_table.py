@@ -116,24 +116,29 @@ def content_hash(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
+def size_and_hash(content: bytes) -> tuple[int, str]:
+    """Return what a `SplitRow` keeps of an image's content."""
+    return len(content), content_hash(content)
+
+
 def make_table(
-    split: Split, labels: Sequence[str], files: Sequence[str], content: Callable[[int], bytes],
+    split: Split, labels: Sequence[str], files: Sequence[str], told: Callable[[int], tuple[int, str]],
     groups: npt.NDArray[Any] | None = None,
 ) -> SplitTable:  # fmt: skip
-    """Return the table of a split of N images; `content(index)` is what an image is told by."""
+    """Return the table of a split of N images; `told(index)` is the size and the hash that an image is told by."""
     indices = [(part, int(index)) for part in PARTS for index in getattr(split, part)]
-    told = _told([index for _, index in indices], content)
+    found = _told([index for _, index in indices], told)
     return SplitTable(tuple(
         SplitRow(
             part=part, label=labels[index], size=size, hash=digest, file=files[index],
             group="" if groups is None else str(groups[index]),
         )
-        for (part, index), (size, digest) in zip(indices, told, strict=True)
+        for (part, index), (size, digest) in zip(indices, found, strict=True)
     ))  # fmt: skip
 
 
 def apply_table(
-    table: SplitTable, labels: Sequence[str], files: Sequence[str], content: Callable[[int], bytes]
+    table: SplitTable, labels: Sequence[str], files: Sequence[str], told: Callable[[int], tuple[int, str]]
 ) -> Split:
     """Divide N images as a table does: the split of those that it has; others are in no part.
 
@@ -142,9 +147,9 @@ def apply_table(
     """
     index_of = {file: index for index, file in enumerate(files)}
     here = [(row, index_of[row.file]) for row in table.rows if row.file in index_of]
-    told = _told([index for _, index in here], content)
+    hashes = _told([index for _, index in here], told)
     changed = [
-        row.file for (row, index), (_, digest) in zip(here, told, strict=True)
+        row.file for (row, index), (_, digest) in zip(here, hashes, strict=True)
         if (row.label, row.hash) != (labels[index], digest)
     ]  # fmt: skip
     missing = [row.file for row in table.rows if row.file not in index_of]
@@ -166,14 +171,14 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (" and so on" if len(names) > _NAMED else "")
 
 
-def _told(indices: Sequence[int], content: Callable[[int], bytes]) -> Iterator[tuple[int, str]]:
+def _told(indices: Sequence[int], told: Callable[[int], tuple[int, str]]) -> Iterator[tuple[int, str]]:
     """Return the size and the hash of each image's content."""
 
     def tell(block: Sequence[int]) -> list[tuple[int, str]]:
-        return [(len(found), content_hash(found)) for found in map(content, block)]
+        return list(map(told, block))
 
     blocks = [indices[start : start + _BLOCK] for start in range(0, len(indices), _BLOCK)]
     with progress_bar("comparing images", len(indices)) as advance, ThreadPoolExecutor() as pool:
-        for told in pool.map(tell, blocks):
-            advance(len(told))
-            yield from told
+        for found in pool.map(tell, blocks):
+            advance(len(found))
+            yield from found

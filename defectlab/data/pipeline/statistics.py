@@ -16,17 +16,21 @@ def channel_statistics(images: Tensor, indices: Tensor) -> tuple[list[float], li
 
     The sd of a constant channel is 1.
     """
-    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    total, squares = torch.zeros((2, images.shape[1]), dtype=torch.int64).unbind()
     for piece in _slices(images, indices):
-        for channel, values in enumerate(piece.unbind(dim=1)):
-            counts[channel] += torch.bincount(values.flatten(), minlength=256)
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    weights = counts.double() / counts.sum(dim=1, keepdim=True)
-    mean = weights @ levels
-    variance = (weights * (levels - mean[:, None]) ** 2).sum(dim=1)
-    single = (counts > 0).sum(dim=1) == 1
-    sd = [1.0 if flat else math.sqrt(value) for flat, value in zip(single, variance.tolist(), strict=True)]
-    return mean.tolist(), sd
+        total += piece.sum(dim=(0, 2, 3), dtype=torch.int64)
+        squares += piece.to(torch.int32).square().sum(dim=(0, 2, 3), dtype=torch.int64)
+    return mean_and_sd(total.tolist(), squares.tolist(), len(indices) * images[0, 0].numel())
+
+
+def mean_and_sd(totals: Sequence[int], squares: Sequence[int], count: int) -> tuple[list[float], list[float]]:
+    """Return mean and sd of each channel, on [0, 1], from its sum and its sum of squares of `count` pixels in [0, 255].
+
+    In whole numbers, so that they are the same by whatever way the sums were come by.
+    """
+    spreads = [count * square - total**2 for total, square in zip(totals, squares, strict=True)]
+    sd = [math.sqrt(spread) / (255 * count) if spread else 1.0 for spread in spreads]
+    return [total / (255 * count) for total in totals], sd
 
 
 def pixel_statistics(images: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,6 +85,6 @@ def is_grey(images: Tensor) -> bool:
 
 
 def _slices(images: Tensor, indices: Tensor) -> Iterator[Tensor]:
-    size = max(1, _SLICE_BYTES // max(1, images[0].numel()))
+    size = max(1, _SLICE_BYTES // max(1, math.prod(images.shape[1:])))
     for chosen in torch.split(indices, size):
         yield images.index_select(0, chosen)

@@ -8,8 +8,8 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from defectlab.data.sources.files import page_of
 from defectlab.data.sources.levels import Pixels
 from defectlab.errors import InputError
-from defectlab.utils.files import atomic
+from defectlab.utils.files import atomic, release, try_lock
 
 MAX_BYTES = 100 * 2**30
 _VERSION = 2  # part of every fingerprint: raise it when decoding gives other pixels
@@ -58,6 +58,24 @@ def write_note(entry: Path, facts: Mapping[str, Any], size: int, max_bytes: int 
             with suppress(OSError):  # it is another user's, or just now removed
                 path.unlink()
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
+
+
+@contextmanager
+def alone(entry: Path) -> Iterator[None]:
+    """Wait until no other process builds the entry, which is then there for this one; without locks each builds it."""
+    lock, held = entry.with_name(f".{entry.name}.lock"), []
+    with suppress(OSError):  # a folder that cannot be written is told by what is to be written
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+        while (descriptor := try_lock(lock)) is None:
+            time.sleep(0.1)
+        held.append(descriptor)
+    try:
+        yield
+    finally:
+        if held:
+            lock.unlink(missing_ok=True)  # whoever waits for it looks at the entry first
+        release(held)
 
 
 def fingerprint(files: Sequence[Path], root: Path | None, *shape: object) -> str:

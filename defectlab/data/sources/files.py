@@ -16,6 +16,7 @@ from pathlib import Path
 
 from defectlab.errors import InputError
 from defectlab.utils.files import temporary_folder
+from defectlab.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -58,33 +59,37 @@ def image_files(folder: Path, tell: bool = True) -> list[Path]:
     visited: set[str] = set()
     again, unknown = [], []
     tops = [Path(folder)]
-    for top in tops:  # links come after all that is there itself
-        real = os.path.realpath(top)
-        if top is not tops[0] and not os.path.isdir(real):
-            if real not in found:
-                found[real] = top
-                linked.add(real)
-            elif real in linked and found[real].parent != top.parent:
-                raise InputError(
-                    f"{found[real]} and {top} are links to one image: expected it in one class; remove a link"
-                )
-            else:
+    with progress_bar("listing images", None) as advance:
+        for top in tops:  # links come after all that is there itself
+            real = os.path.realpath(top)
+            if top is not tops[0] and not os.path.isdir(real):
+                if real not in found:
+                    found[real] = top
+                    linked.add(real)
+                elif real in linked and found[real].parent != top.parent:
+                    raise InputError(
+                        f"{found[real]} and {top} are links to one image: expected it in one class; remove a link"
+                    )
+                else:
+                    again.append(top)
+            elif real in visited:
                 again.append(top)
-        elif real in visited:
-            again.append(top)
-        else:
-            for parent, folders, names in os.walk(top, onerror=refuse):
-                real = os.path.realpath(parent)
-                folders[:] = [] if real in visited else sorted(name for name in folders if not is_ignored(name))
-                for name in () if real in visited else sorted({*names, *folders}):
-                    path = Path(parent, name)
-                    if os.path.islink(path) and (name in folders or _is_image_name(name)):
-                        tops.append(path)
-                    elif name in names and _is_image_name(name):
-                        found.setdefault(os.path.join(real, name), path)
-                    elif name in names and not _is_document(name):
-                        unknown.append(path)
-                visited.add(real)
+            else:
+                for parent, folders, names in os.walk(top, onerror=refuse):
+                    real = os.path.realpath(parent)
+                    folders[:] = [] if real in visited else sorted(name for name in folders if not is_ignored(name))
+                    inside = set(folders)
+                    links = set() if real in visited else _links_in(parent)
+                    for name in () if real in visited else sorted(inside.union(names)):
+                        is_image = name not in inside and _is_image_name(name)
+                        if name in links and (name in inside or is_image):
+                            tops.append(Path(parent, name))
+                        elif is_image:
+                            found.setdefault(os.path.join(real, name), Path(parent, name))
+                        elif name not in inside and not _is_document(name):
+                            unknown.append(Path(parent, name))
+                    advance(len(names))
+                    visited.add(real)
     if tell and again:
         log.warning("%s: %d links to what is there already are passed over, such as %s", folder, len(again), again[0])
     if tell and found and unknown:  # without any image the caller refuses the folder
@@ -196,6 +201,11 @@ def new_folder(directory: Path) -> Iterator[Path]:
                 whole.rename(directory)
     except OSError as error:
         raise InputError(f"{directory} cannot be written ({error.strerror or error}): choose another folder") from None
+
+
+def _links_in(folder: str) -> set[str]:
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if entry.is_symlink()}
 
 
 def _is_document(name: str) -> bool:

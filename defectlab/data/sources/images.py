@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,19 +16,24 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from defectlab.data.pipeline.statistics import channel_statistics, flat_images, mean_and_sd
+from defectlab.data.sources.backing import IN_MEMORY_BYTES, Backing, choose_backing
 from defectlab.data.sources.cache import default_cache
-from defectlab.data.sources.decode import measure
+from defectlab.data.sources.decode import decode, measure
 from defectlab.data.sources.depth import headers_of, tell_pages, with_levels
 from defectlab.data.sources.files import page_of
+from defectlab.data.sources.index import ImageIndex
 from defectlab.data.sources.layouts import Listing
-from defectlab.data.sources.levels import Level, Levels
-from defectlab.data.sources.opening import opened
-from defectlab.data.sources.reading import Skipped, read_images
+from defectlab.data.sources.lazy import select_images
+from defectlab.data.sources.levels import BadImage, Level, Levels
+from defectlab.data.sources.opening import opened, pillow_hushed
+from defectlab.data.sources.reading import ColourFound, Skipped, read_images
 from defectlab.data.sources.records import ImageRecords
+from defectlab.data.sources.stream import index_of_pixels, open_stream
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat, PixelType
 
-_IN_MEMORY_BYTES = 4 * 2**30  # a larger set lives in a memory-mapped file
+_SAMPLE = 128  # images by which a set is taken for grey, until all are read
 
 
 @dataclass(kw_only=True)
@@ -35,7 +41,7 @@ class ImageSet:
     """A labelled set of N images of one size.
 
     Args:
-        images: (N, C, H, W) uint8.
+        images: (N, C, H, W) uint8; of a streamed set `LazyImages`, which are decoded when they are asked for.
         labels: (N,) int64, indices into `class_names`.
         class_names: in the order of the labels.
         files: relative to the root, posix style, `images.npy[12]` for row 12 of an array.
@@ -47,6 +53,7 @@ class ImageSet:
             takes those of `images`.
         aspects: width by height of each image as the camera saw it (N,) where a stretch has changed that; else None.
         records: what a table says of each image beside its class.
+        index: what one pass over the files has found, of a set that is mapped or streamed.
     """
 
     images: Tensor
@@ -60,18 +67,34 @@ class ImageSet:
     content: Callable[[int], bytes] | None = None
     aspects: Tensor | None = None
     records: ImageRecords = field(default_factory=ImageRecords)
+    index: ImageIndex | None = None
 
     def select(self, indices: npt.NDArray[np.int64]) -> ImageSet:
-        """Return the images at `indices` (n,), in that order; pixels of a mapped file are copied to memory."""
+        """Return the images at `indices` (n,), in that order; pixels of more than 4 GiB are not copied."""
         chosen, content = indices.tolist(), self.content
         return replace(
-            self, images=self.images[torch.from_numpy(indices)], labels=self.labels[torch.from_numpy(indices)],
+            self, images=select_images(self.images, indices, IN_MEMORY_BYTES), labels=self.labels[torch.from_numpy(indices)],
             files=[self.files[index] for index in chosen],
             splits=None if self.splits is None else [self.splits[index] for index in chosen],
             content=None if content is None else lambda index: content(chosen[index]),
             aspects=None if self.aspects is None else self.aspects[torch.from_numpy(indices)],
             records=self.records.select(chosen),
+            index=None if self.index is None else self.index.select(indices),
         )  # fmt: skip
+
+    def statistics(self, indices: npt.NDArray[np.int64]) -> tuple[list[float], list[float]]:
+        """Return mean and sd of each channel, on [0, 1], of the images at `indices`."""
+        if self.index is None:
+            return channel_statistics(self.images, torch.from_numpy(indices))
+        totals, squares = (part[indices].sum(axis=0).tolist() for part in (self.index.sums, self.index.squares))
+        return mean_and_sd(totals, squares, len(indices) * prod(self.images.shape[2:]))
+
+    def flat(self) -> list[int]:
+        """Return which images have one value in each channel."""
+        if self.index is not None:
+            spreads = self.index.squares * prod(self.images.shape[2:]) - self.index.sums**2
+            return [int(row) for row in np.flatnonzero((spreads == 0).all(axis=1))]
+        return flat_images(self.images)
 
     def contents(self) -> Iterator[bytes]:
         """Yield the bytes of each image by which it is told from others."""
@@ -124,24 +147,25 @@ def read_listing(
     wanted: ImageFormat,
     on_bad_image: Literal["error", "skip"] = "error",
     cache_folder: Path | None = None,
-    in_memory_bytes: int = _IN_MEMORY_BYTES,
+    in_memory_bytes: int = IN_MEMORY_BYTES,
     complete: bool = True,
     rule: LevelRule | None = MEASURED,
+    backing: Backing = "auto",
 ) -> ImageSet:
-    """Read all images of a listing; a set of more than `in_memory_bytes` is mapped from `cache_folder`, else the cache.
+    """Read all images of a listing, or prepare to; what is not held in memory has files in `cache_folder`, else the cache.
 
-    Levels are measured as `rule` says; None takes those of `wanted`. With `complete`, each class has images.
+    Levels are measured as `rule` says; None takes those of `wanted`. With `complete`, each class has images. Images of three
+    channels that are all equal are kept with one. For `backing` see `choose_backing`.
 
     Raises:
-        InputError: as `read_images`, if skipping leaves a class without an image, or if nothing tells what is white.
+        InputError: as `read_images` and `choose_backing`, if skipping leaves a class without an image, or if nothing tells what is white.
     """
-    root = listing.root
-    cache = None
-    channels, height, width = wanted.shape
-    if len(listing.files) * math.prod(wanted.shape) > in_memory_bytes:
-        digest = hashlib.sha256(os.fsencode(os.path.abspath(root))).hexdigest()[:12]
-        cache = (cache_folder or default_cache()) / f"{root.name[:100]}-{digest}-{channels}x{height}x{width}.uint8"
-    headers, names = headers_of(listing.files), listing.names
+    root, files, names = listing.root, listing.files, listing.names
+    stem = f"{root.name[:100]}-{hashlib.sha256(os.fsencode(os.path.abspath(root))).hexdigest()[:12]}"
+    cache = (cache_folder or default_cache()) / f"{stem}-{'x'.join(map(str, wanted.shape))}.uint8"
+    place = cache.with_suffix(".index")
+    chosen = choose_backing(backing, root, len(files), wanted.shape, cache, in_memory_bytes)
+    headers = headers_of(listing.files)
     tell_pages(root, listing.files, headers, wanted.page)
     if rule is not None:
         planned = ImageSet(
@@ -150,7 +174,14 @@ def read_listing(
         )  # fmt: skip
         kinds, own = [header.pixel_type for header in headers], wanted
         wanted = rule.apply(root, own, kinds, planned, lambda index: measure(listing.files[index], own))
-    images, good, skipped = read_images(listing.files, wanted, on_bad_image, cache, root=root)
+    index: ImageIndex | None = None
+    if chosen == "streamed":
+        images, good, skipped, index = open_stream(files, names, wanted, on_bad_image, place, _bytes_of)
+    else:
+        images, good, skipped = _held(files, root, wanted, on_bad_image, cache if chosen == "mapped" else None)
+        if chosen == "mapped":
+            kept = [files[row] for row in good], [names[row] for row in good]
+            index = index_of_pixels(*kept, wanted, place, images, _bytes_of)
     labels = [listing.labels[index] for index in good]
     left = set(labels)
     empty = [name for label, name in enumerate(listing.class_names) if label not in left]
@@ -167,7 +198,34 @@ def read_listing(
         synthetic=sum(headers[index].generated for index in good),
         content=lambda index: _bytes_of(listing.files[good[index]]),
         records=listing.records.select(good),
+        index=index,
     )
+
+
+def _held(
+    files: Sequence[Path], root: Path, wanted: ImageFormat, on_bad_image: Literal["error", "skip"], cache: Path | None
+) -> tuple[Tensor, list[int], list[Skipped]]:
+    """Read the images to memory or to the mapped file, with one channel if all channels are equal.
+
+    A sample tells whether that may be so; an image in colour that it has missed costs a second reading, once.
+    """
+    if wanted.channels == 3 and not (cache is not None and cache.is_file()) and _looks_grey(files, wanted):
+        grey = None if cache is None else cache.with_stem(f"{cache.stem}-grey")
+        with suppress(ColourFound):
+            return read_images(files, wanted, on_bad_image, grey, root=root, grey=True)
+    return read_images(files, wanted, on_bad_image, cache, root=root)
+
+
+def _looks_grey(files: Sequence[Path], wanted: ImageFormat) -> bool:
+    """Return whether every eighth image at most, and 128 in all, has channels that are all equal."""
+    step = max(8, -(-len(files) // _SAMPLE))
+    with pillow_hushed():
+        for file in files[::step]:
+            with suppress(BadImage):  # it is told when all are read
+                pixels = decode(file, wanted)
+                if (pixels[1:] != pixels[:1]).any():
+                    return False
+    return True
 
 
 def _bytes_of(file: Path) -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from defectlab.data.sources.cache import build_cache, fingerprint, map_cache, skipped_in_cache
+from defectlab.data.sources.cache import alone, build_cache, fingerprint, map_cache, skipped_in_cache
 from defectlab.data.sources.decode import decode, decode_grey
 from defectlab.data.sources.depth import first_names, tell_beyond
 from defectlab.data.sources.levels import BadImage, Pixels
@@ -35,6 +35,10 @@ class Skipped:
 
     def __str__(self) -> str:
         return f"{self.file}: {self.reason}"
+
+
+class ColourFound(Exception):
+    """An image whose channels are not all equal, where they were expected to be."""
 
 
 class NothingReadable(InputError):
@@ -59,6 +63,7 @@ def read_images(
     description: str = "reading images",
     root: Path | None = None,
     beyond: list[Path] | None = None,
+    grey: bool = False,
 ) -> tuple[Tensor, list[int], list[Skipped]]:
     """Read images in the order of `files`.
 
@@ -72,11 +77,13 @@ def read_images(
         description: beside the progress bar.
         root: folder that names of images left out are relative to.
         beyond: gets the files whose pixels were cut off; None warns of them.
+        grey: keep the first channel alone of images whose channels are all equal.
 
     Returns:
         The images that can be read (M, *wanted.shape) uint8, their indices, and those left out.
 
     Raises:
+        ColourFound: with `grey`, an image that is not.
         InputError: the first bad image, or with "skip" if none is left (`NothingReadable`); a full disk, or an error of
             the machine.
     """
@@ -84,10 +91,11 @@ def read_images(
     if not files:
         raise InputError("no image to read: the list of files is empty")
     strict = on_bad_image == "error"
+    shape = (1 if grey else wanted.channels, *wanted.shape[1:])
     cut_off: list[Path] = [] if beyond is None else beyond
 
     def fill(keep: Callable[[Pixels], None]) -> dict[int, str]:
-        bad = _decode_all(files, wanted, strict, description, keep, cut_off)
+        bad = _decode_all(files, wanted, shape, strict, description, keep, cut_off)
         if len(bad) == len(files):
             error = NothingReadable(f"none of {len(files)} images can be read, the first is {files[0]}: {bad[0]}")
             error.skipped = [
@@ -97,7 +105,7 @@ def read_images(
         return bad
 
     if cache is None:
-        images = torch.empty((len(files), *wanted.shape), dtype=torch.uint8)
+        images = torch.empty((len(files), *shape), dtype=torch.uint8)
         filled = 0
 
         def keep(block: Pixels) -> None:
@@ -108,13 +116,14 @@ def read_images(
         bad = fill(keep)
         images = images[:filled]
     else:
-        mark = fingerprint(files, root, wanted.image_format)
-        known = skipped_in_cache(cache, mark)
-        # A file may have been out of reach for a while only: those left out are tried again.
-        if known is None or any(strict or _is_readable(files[index]) for index in known):
-            known = build_cache(cache, mark, len(files) * math.prod(wanted.shape), fill)
+        mark = fingerprint(files, root, wanted.image_format, *(["grey"] if grey else []))
+        with alone(cache):
+            known = skipped_in_cache(cache, mark)
+            # A file may have been out of reach for a while only: those left out are tried again.
+            if known is None or any(strict or _is_readable(files[index]) for index in known):
+                known = build_cache(cache, mark, len(files) * math.prod(shape), fill)
         bad = known
-        images = map_cache(cache, (len(files) - len(bad), *wanted.shape))
+        images = map_cache(cache, (len(files) - len(bad), *shape))
     if beyond is None:
         tell_beyond(cut_off, wanted)
     good = [index for index in range(len(files)) if index not in bad]
@@ -130,6 +139,7 @@ def check_on_bad_image(value: str) -> None:
 def _decode_all(
     files: Sequence[Path],
     wanted: ImageFormat,
+    shape: tuple[int, ...],
     strict: bool,
     description: str,
     keep: Callable[[Pixels], None],
@@ -139,13 +149,16 @@ def _decode_all(
 
     In threads, since Pillow decodes outside the interpreter lock; in blocks, to bound memory before a slow disk.
     """
-    per_block = max(1, min(len(files), 512, _BLOCK_BYTES // math.prod(wanted.shape)))
-    buffer = np.empty((per_block, *wanted.shape), dtype=np.uint8)
+    per_block = max(1, min(len(files), 512, _BLOCK_BYTES // math.prod(shape)))
+    buffer = np.empty((per_block, *shape), dtype=np.uint8)
     bad: dict[int, str] = {}
 
     def fill(slot: int, path: Path) -> str | None:
         try:
-            buffer[slot] = decode(path, wanted, beyond)
+            pixels = decode(path, wanted, beyond)
+            if len(pixels) > len(buffer[slot]) and (pixels[1:] != pixels[:1]).any():
+                raise ColourFound
+            buffer[slot] = pixels[: len(buffer[slot])]
         except BadImage as error:
             return str(error)
         return None

@@ -1,0 +1,179 @@
+"""The index of a large set: what one pass over its files has found, kept in the cache for all that come after."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from defectlab.data.pipeline.split_table import content_hash
+from defectlab.data.sources.cache import read_note, write_note
+from defectlab.data.sources.files import page_of
+from defectlab.data.sources.levels import BadImage, Pixels
+from defectlab.errors import InputError
+from defectlab.utils.files import atomic
+from defectlab.utils.progress import progress_bar
+
+log = logging.getLogger(__name__)
+
+_PER_TASK = 64
+_Whole = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageIndex:
+    """What is known of N image files, row by row.
+
+    Args:
+        facts: (N, 4) size, times of the content and of the file's change in ns, inode.
+        hashes: (N, 16) uint8, `content_hash` of each file.
+        sums: (N, C) of the pixels of each channel.
+        squares: (N, C) of the squares of the pixels.
+        grey: (N,) whether all channels are equal.
+        reasons: why a file cannot be read, by row.
+    """
+
+    facts: _Whole
+    hashes: npt.NDArray[np.uint8]
+    sums: _Whole
+    squares: _Whole
+    grey: npt.NDArray[np.bool_]
+    reasons: dict[int, str]
+
+    def select(self, rows: npt.NDArray[np.int64]) -> ImageIndex:
+        """Return the rows, none of which is of a file that cannot be read."""
+        return ImageIndex(**{name: getattr(self, name)[rows] for name in _ARRAYS}, reasons={})
+
+    def one_channel(self) -> ImageIndex:
+        """Return the index of the first channel alone."""
+        return replace(self, sums=self.sums[:, :1], squares=self.squares[:, :1])
+
+    def told(self, row: int) -> tuple[int, str]:
+        """Return size and `content_hash` of a file."""
+        return int(self.facts[row, 0]), self.hashes[row].tobytes().hex()
+
+
+_ARRAYS = ("facts", "hashes", "sums", "squares", "grey")
+
+
+def refused(file: Path, reason: str) -> InputError:
+    """Return the error of a set with a file that cannot be read."""
+    return InputError(f"{file}: {reason}; replace or remove it, or leave bad images out with on_bad_image: skip")
+
+
+def facts_of(file: Path) -> tuple[int, int, int, int]:
+    """Return what changes with a file's content: size, both times in ns and inode; zeros for one that is not there."""
+    try:
+        stat = os.stat(page_of(file)[0])
+    except OSError:
+        return 0, 0, 0, 0
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino % 2**63
+
+
+def build_index(
+    files: Sequence[Path],
+    names: Sequence[str],
+    place: Path,
+    key: str,
+    channels: int,
+    pixels: Callable[[int], Pixels],
+    content: Callable[[Path], bytes],
+    strict: bool,
+) -> ImageIndex:
+    """Return the index of the files: rows of an earlier one whose files are as they were, others by `pixels(row)`.
+
+    Args:
+        files: image files.
+        names: that tell them.
+        place: file that keeps the index.
+        key: of all that decides about pixels.
+        channels: of the pixels.
+        pixels: decodes a file; called from several threads; `BadImage` where it cannot.
+        content: returns what a file is told by.
+        strict: whether to stop at a file that cannot be read.
+
+    Raises:
+        InputError: a file that cannot be read.
+    """
+    count = len(files)
+    facts = np.array([facts_of(file) for file in files], dtype=np.int64).reshape(count, 4)
+    index = ImageIndex(
+        facts=facts, hashes=np.zeros((count, 16), np.uint8), sums=np.zeros((count, channels), np.int64),
+        squares=np.zeros((count, channels), np.int64), grey=np.ones(count, bool), reasons={},
+    )  # fmt: skip
+    todo = _take_over(index, names, place, key)
+
+    def measure(rows: Sequence[int]) -> None:
+        for row in rows:
+            try:
+                values = pixels(row).reshape(channels, -1)
+            except BadImage as error:
+                index.reasons[row] = str(error)
+                continue
+            index.hashes[row] = np.frombuffer(bytes.fromhex(content_hash(content(files[row]))), np.uint8)
+            index.sums[row] = values.sum(axis=1, dtype=np.int64)
+            index.squares[row] = np.square(values, dtype=np.uint32).sum(axis=1, dtype=np.int64)
+            index.grey[row] = channels == 1 or bool((values[1:] == values[:1]).all())
+
+    tasks = [todo[start : start + _PER_TASK].tolist() for start in range(0, len(todo), _PER_TASK)]
+    pool = ThreadPoolExecutor()
+    try:
+        with progress_bar("indexing images", len(todo)) as advance:
+            for task, _ in zip(tasks, pool.map(measure, tasks), strict=True):
+                advance(len(task))
+                if strict and (bad := [row for row in task if row in index.reasons]):
+                    raise refused(files[bad[0]], index.reasons[bad[0]])
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for a million files
+    if tasks:
+        _keep(index, names, place, key)
+    return index
+
+
+def _take_over(index: ImageIndex, names: Sequence[str], place: Path, key: str) -> _Whole:
+    """Fill in what an earlier index has of files that are as they were; return the rows of the others."""
+    everything = np.arange(len(names))
+    if read_note(place).get("key") != key:
+        return everything
+    try:
+        with np.load(place) as saved:
+            old = ImageIndex(
+                **{name: saved[name] for name in _ARRAYS},
+                reasons={int(k): v for k, v in json.loads(saved["reasons"].tobytes()).items()},
+            )
+            known = os.fsdecode(saved["names"].tobytes()).split("\0")
+    except (OSError, ValueError, KeyError, EOFError):
+        return everything
+    if len(known) != len(old.facts):
+        return everything
+    if len(known) == len(names) and known == list(names):
+        rows = everything
+    else:
+        row_of = {name: row for row, name in enumerate(known)}
+        rows = np.array([row_of.get(name, -1) for name in names], dtype=np.int64)
+    same = (rows >= 0) & (old.facts[rows] == index.facts).all(axis=1)
+    for name in _ARRAYS[1:]:
+        getattr(index, name)[same] = getattr(old, name)[rows[same]]
+    bad = np.isin(rows, list(old.reasons))  # what was out of reach for a while is tried again
+    return np.flatnonzero(~same | bad)
+
+
+def _keep(index: ImageIndex, names: Sequence[str], place: Path, key: str) -> None:
+    arrays = {name: getattr(index, name) for name in _ARRAYS}
+    texts = {"names": os.fsencode("\0".join(names)), "reasons": json.dumps(index.reasons).encode()}
+    arrays |= {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}
+    try:
+        with atomic(place) as part:
+            with open(part, "wb") as file:
+                np.savez(file, **arrays)
+            size = part.stat().st_size
+        write_note(place, {"key": key}, size)
+    except InputError as error:
+        log.warning("%s: the images are indexed anew at every start", error)
