@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from defectlab.explain.boxes import Box, box_mask, placed
 from helpers import read, write_config
 from matplotlib.figure import Figure
 from PIL import Image
@@ -15,6 +14,7 @@ from test_shape import HEIGHT, WIDTH, write_strips
 
 import defectlab as dl
 from defectlab.cli.main import main
+from defectlab.data.sources.boxes import Box, box_mask, placed
 from defectlab.data.sources.decode import decode
 from defectlab.evaluate.corruptions import CORRUPTIONS
 from defectlab.figures.tiles import image_sheet
