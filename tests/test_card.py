@@ -45,7 +45,7 @@ def test_a_card_survives_plain_values_and_passes_over_others() -> None:
         ("std", "abc", "could not convert"),
         ("image_size", 0, "image_size is 0"),
         ("image_size", 8.5, "image_size is 8.5"),
-        ("channels", 2, "expected 1 (grey) or 3 (RGB)"),
+        ("channels", 65, "expected 1 (grey), 3 (RGB), or up to 64"),
         ("class_names", ["good"], "expected two or more"),
         ("class_names", ["good", "good"], "expected two or more"),
         ("resize_size", 4, "at least 8"),

@@ -111,7 +111,7 @@ def test_batches_are_converted_for_the_teacher(
     """Of another size, in colour, normalised otherwise: it sees what it would have read itself."""
     own = ImageFolderDataModule(str(class_folders), image_size=16, channels=1, val_size=6, test_size=7)
     students = ImageFolderDataModule(
-        str(class_folders), image_size=size, channels=channels, val_size=6, test_size=7,  # type: ignore[arg-type]
+        str(class_folders), image_size=size, channels=channels, val_size=6, test_size=7,
         mean=[0.3] * channels, std=[0.7] * channels,
     )  # fmt: skip
     task, card = load_task(teacher / "checkpoints" / "best.ckpt")

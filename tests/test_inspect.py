@@ -3,6 +3,7 @@
 import csv
 import io
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,26 @@ from PIL import Image, ImageEnhance
 
 from defectlab.cli.main import main
 from defectlab.data import ImageFolderDataModule
+from defectlab.data.pipeline import duplicates
 from defectlab.data.pipeline.duplicates import Duplicate, exact_duplicates, groups, near_duplicates
 from defectlab.data.synthesis.strip import synthesize
 from defectlab.evaluate import inspection
 from defectlab.evaluate.inspection import inspect_data
 from defectlab.evaluate.mislabels import suspects
+from defectlab.evaluate.quality import measure_quality, unusual_images
+from defectlab.metrics.classification import accuracy_interval
 
 PLANTED = 6
+
+
+def write_image(path: Path, pixels: "np.ndarray") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+def findings_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "findings.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def altered(path: Path, rng: np.random.Generator) -> bytes:
@@ -70,8 +84,7 @@ def test_planted_trouble_is_found(
 ) -> None:
     root, truth = planted
     assert main(["data", "inspect", str(root), "--output", str(tmp_path / "out")]) == 0
-    with (tmp_path / "out" / "findings.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = findings_of(tmp_path / "out")
     found = {
         kind: {
             name for row in rows if row["kind"] == kind for name in (Path(row["file"]).name, Path(row["other"]).name)
@@ -99,15 +112,22 @@ def test_leaks_and_contradictions_are_named(tmp_path: Path, capsys: pytest.Captu
     shutil.copy(train / "patches" / "patches_2.png", train / "crazing" / "crazing_77.png")
     assert main(["data", "inspect", str(tmp_path / "set"), "--output", str(tmp_path / "out")]) == 0
     assert "of all pairs 1 across parts of the split, 1 with two labels" in capsys.readouterr().out
-    text = (tmp_path / "out" / "findings.csv").read_text()
-    assert "leak: test and train" in text or "leak: train and test" in text
-    assert "contradiction: " in text
+    leaks = [row for row in findings_of(tmp_path / "out") if row["leak"] == "True"]
+    assert [row["detail"] in ("leak: test and train", "leak: train and test") for row in leaks] == [True]
+    (other,) = [row for row in findings_of(tmp_path / "out") if row["contradiction"] == "True"]
+    assert other["detail"] == "contradiction: crazing and patches"
 
 
-def test_a_small_set_is_inspected_but_for_its_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    synthesize(tmp_path / "set", 3, seed=1)
+@pytest.mark.parametrize("side", [3, 40])
+def test_a_small_set_is_inspected_but_for_its_labels(
+    side: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("bad", "good"):
+        write_image(tmp_path / "set" / name / "1.png", np.random.default_rng(len(name)).integers(0, 255, (side, side)))
     assert main(["data", "inspect", str(tmp_path / "set"), "--output", str(tmp_path / "out")]) == 0
-    assert "not looked at: the smallest class has 3 images, it takes 5" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "not looked at: the smallest class has 1 images, it takes 5" in out
+    assert "none: too few images of a class" in out
 
 
 def test_findings_are_returned(
@@ -135,6 +155,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(inspection, "_of_folder", lambda _: pytest.fail("data was read"))
     refusal(lambda: inspect_data(class_folders, output=tmp_path / "file"), "is a file")
+    (tmp_path / "taken" / "findings.csv").mkdir(parents=True)
+    monkeypatch.undo()
+    refusal(lambda: inspect_data(class_folders, output=tmp_path / "taken"), "cannot be written")
     monkeypatch.setattr("os.access", lambda *_: False)
     refusal(lambda: inspect_data(class_folders, output=tmp_path / "out"), "cannot be written")
 
@@ -153,8 +176,116 @@ def test_near_duplicates_know_shifts_and_light_but_not_strangers() -> None:
     assert near_duplicates(flat) == [], "blank images show no place"
 
 
+def parts_in_one_pose(count: int, seed: int = 0) -> torch.Tensor:
+    """Parts of two models, each with the same edges at the same place, dust of its own, and noise."""
+    generator = torch.Generator().manual_seed(seed)
+    models = torch.nn.functional.interpolate(torch.rand(2, 1, 9, 14, generator=generator), (96, 150), mode="nearest")
+    dust = torch.rand(count, 1, 32, 50, generator=generator) < 0.03
+    dust = torch.nn.functional.interpolate(dust.float(), (96, 150), mode="bilinear")
+    noise = torch.randn(count, 1, 96, 150, generator=generator)
+    return (
+        (60 + 130 * models.repeat_interleave(count // 2, dim=0) - 40 * dust + 2 * noise).clamp(0, 255).to(torch.uint8)
+    )
+
+
+def test_parts_in_one_pose_are_told_apart_and_their_copies_found() -> None:
+    images = parts_in_one_pose(120)
+    assert near_duplicates(images) == []
+    out = io.BytesIO()
+    Image.fromarray(images[90, 0].numpy()).save(out, "JPEG", quality=60)
+    brighter, compressed = images[3] // 5 * 4 + 10, torch.from_numpy(np.array(Image.open(out)))[None]
+    planted = torch.cat([images, torch.stack([brighter, compressed])]).expand(-1, 3, -1, -1)
+    assert [(pair.first, pair.second) for pair in near_duplicates(planted)] == [(3, 120), (90, 121)]
+
+
+def test_blocks_do_not_change_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = parts_in_one_pose(40)
+    images = torch.cat([images, images[5:8] // 2 + 40])
+    pairs = near_duplicates(images)
+    assert [(pair.first, pair.second) for pair in pairs] == [(5, 40), (6, 41), (7, 42)]
+    for name, value in {"_BLOCK": 9, "_ROWS": 2, "_COLUMNS": 7}.items():
+        monkeypatch.setattr(duplicates, name, value)
+    assert [(pair.first, pair.second) for pair in near_duplicates(images)] == [(5, 40), (6, 41), (7, 42)]
+
+
+def test_one_place_over_and_over_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    noise = torch.randn(24, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    near_duplicates((parts_in_one_pose(2)[:1, :, :64, :64] + 8 * noise).clamp(0, 255).to(torch.uint8))
+    assert "24 of 24 images look like many others" in caplog.text
+
+
+def test_findings_are_on_the_disk_when_the_search_is_stopped(
+    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(images: torch.Tensor) -> Iterator[Duplicate]:
+        yield Duplicate(0, 1, 0.9)
+        raise KeyboardInterrupt
+
+    (class_folders / "good" / "a.png").write_bytes(b"no image")
+    monkeypatch.setattr(inspection, "iter_near_duplicates", stopped)
+    assert main(["data", "inspect", str(class_folders), "--output", str(tmp_path / "out")]) == 130
+    rows = findings_of(tmp_path / "out")
+    assert (rows[0]["kind"], rows[0]["file"]) == ("unreadable", "good/a.png")
+    assert (rows[-1]["kind"], rows[-1]["file"], rows[-1]["other"]) == ("same place", "good/0.png", "good/1.png")
+    assert (tmp_path / "out" / "findings.csv").read_bytes().endswith(b"\n")
+
+
+def test_what_is_unusual_and_what_tells_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(20):
+        texture = rng.integers(90, 130, (40, 60))
+        write_image(tmp_path / "set" / "good" / f"{index}.png", texture)
+        write_image(tmp_path / "set" / "bad" / f"{index}.png", np.roll(texture, 7)[:, ::-1] + 50)
+    write_image(tmp_path / "set" / "good" / "empty.png", np.full((40, 60), 110))
+    write_image(tmp_path / "set" / "good" / "large.png", np.repeat(np.repeat(texture, 3, axis=0), 3, axis=1))
+    write_image(tmp_path / "set" / "bad" / "white.png", np.where(np.arange(60) < 20, 255, texture))
+    assert main(["data", "inspect", str(tmp_path / "set"), "--output", str(tmp_path / "out")]) == 0
+    rows = findings_of(tmp_path / "out")
+    why = {Path(row["file"]).name: row["detail"] for row in rows if row["kind"] == "unusual"}
+    assert "nearly empty" in why["empty.png"]
+    assert "width 180, usual 60" in why["large.png"]
+    assert "at 255" in why["white.png"]
+    (told,) = [row for row in rows if row["kind"] == "shortcut" and "brightness" in row["detail"]]
+    assert float(told["score"]) >= 0.95
+    assert "network could cheat" in capsys.readouterr().out
+    with (tmp_path / "out" / "quality.csv").open(newline="") as file:
+        quality = {row["name"]: row for row in csv.DictReader(file)}
+    assert [quality[name]["images"] for name in ("bad", "good", "(all)")] == ["21", "22", "43"]
+    assert float(quality["bad"]["brightness"]) == pytest.approx(159.5, abs=1)
+    assert (quality["good"]["width"], quality["good"]["height"]) == ("60.0", "40.0")
+
+
+def test_measures_by_hand() -> None:
+    images = torch.full((9, 3, 8, 8), 100, dtype=torch.uint8)
+    images[:, :, ::2] = 160
+    images[0, :, :4], images[0, :, 4:] = 0, 255
+    measures = measure_quality(images)
+    assert {name: round(float(column[0]), 3) for name, column in measures.items()} == {
+        "brightness": 127.5, "black": 0.5, "white": 0.5, "range": 255, "sharpness": round(255**2 / 4, 3)
+    }  # fmt: skip
+    assert [index for index, _ in unusual_images(measures, np.zeros(9, dtype=np.int64))] == [0]
+
+
+def test_what_the_test_part_will_be_able_to_tell(
+    class_folders: Path, split_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index in range(12, 40):
+        shutil.copy(class_folders / "good" / "0.png", class_folders / "good" / f"{index}.png")
+    found = inspect_data(class_folders, output=tmp_path / "out")
+    told = {row.name: (row.test_images, row.recall_half_width) for row in found.classes}
+    module = ImageFolderDataModule(str(class_folders), image_size=16, channels=1)
+    module.setup()
+    for label, name in enumerate(module.class_names):
+        count = int((module.data.labels[module.parts.test] == label).sum())
+        low, high = accuracy_interval(count / 2, count)
+        assert told[name] == (count, round((high - low) / 2, 4))
+    assert told["(all)"] == (len(module.parts.test), None)
+    assert main(["data", "inspect", str(split_folders), "--output", str(tmp_path / "given")]) == 0
+    assert "each class: 3 test images, recall known to ± 37 points" in capsys.readouterr().out
+
+
 def test_exact_duplicates() -> None:
-    assert exact_duplicates([b"a", b"b", b"a", b"a"]) == [Duplicate(0, 2, 1.0), Duplicate(0, 3, 1.0)]
+    assert list(exact_duplicates([b"a", b"b", b"a", b"a"])) == [Duplicate(0, 2, 1.0), Duplicate(0, 3, 1.0)]
 
 
 def test_the_split_of_a_config_is_inspected(

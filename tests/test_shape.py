@@ -13,7 +13,7 @@ from PIL import Image
 
 from defectlab.cli.main import main
 from defectlab.data import ImageFolderDataModule, MNISTDataModule, NEUDataModule
-from defectlab.data.pipeline.fitting import Fitting, choose_fitting
+from defectlab.data.pipeline.fitting import FitChoice, Fitting, choose_fitting
 from defectlab.data.sources.decode import decode, shape_of
 from defectlab.networks import CompactCNN, LeNet5, PretrainedNetwork, SimpleDefectCNN, SmallResNet
 from defectlab.networks.base import build_network
@@ -137,8 +137,10 @@ def test_a_large_jpeg_is_placed_by_its_own_size(tmp_path: Path) -> None:
 # Sets
 
 
-def chosen(shapes: list[tuple[int, int]], size: Any = "auto", **asked: Any) -> Fitting:
-    return choose_fitting(np.array(shapes), Fitting(image_size=1, **{"fit": "auto", **asked}), size)
+def chosen(
+    shapes: list[tuple[int, int]], size: Any = "auto", fit: FitChoice = "auto", tiles: Tiles | None = None
+) -> Fitting:
+    return choose_fitting(np.array(shapes), size, fit, formatted(1), tiles)
 
 
 @pytest.mark.parametrize(
@@ -166,9 +168,10 @@ def chosen(shapes: list[tuple[int, int]], size: Any = "auto", **asked: Any) -> F
 )
 def test_what_auto_comes_to(found: Fitting, expected: tuple[Any, ...]) -> None:
     fit, size, scale = expected
-    assert (found.fit, found.image_size) == (fit, size)
-    assert found.scale == (None if scale is None else pytest.approx(scale))
-    assert found.image_format(1).fit == ("pad" if fit == "tiles" else fit)
+    wanted = found.image_format
+    assert (wanted.fit if found.tiles is None else "tiles", wanted.image_size) == (fit, size)
+    assert wanted.scale == (None if scale is None else pytest.approx(scale))
+    assert found.tiles is None or wanted.fit == "pad"
 
 
 def test_tiles_of_a_set() -> None:
@@ -182,11 +185,12 @@ def test_tiles_of_a_set() -> None:
 def test_auto_of_folders_and_arrays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     data = ImageFolderDataModule(str(write_strips(tmp_path / "strips")), channels=1)
-    assert (data.image_size, data.fit, data.scale) == ((HEIGHT, WIDTH), "pad", 1.0)
+    assert (data.image_size, data.fit, data.image_format.scale) == ((HEIGHT, WIDTH), "pad", 1.0)
+    data.prepare_data()
     data.setup()
     assert data.pixels("train").shape[1:] == (1, HEIGHT, WIDTH)
     (line,) = [record.message for record in caplog.records if "data.fit" in record.message]
-    assert "images of 24 × 64 px: fit is pad, image_size 24 × 64" in line
+    assert "images of 24 × 64 px: 24 × 64 px by pad at a scale of 1 (" in line
     assert data.describe()["image_size"] == [HEIGHT, WIDTH]
     assert DataCard.from_dict(dataclasses.asdict(data.card)) == data.card
     assert data.card.fit == "pad"
@@ -217,19 +221,19 @@ def test_a_stretch_that_distorts_is_told(tmp_path: Path, caplog: pytest.LogCaptu
     root = str(write_strips(tmp_path / "strips"))
     for fit, told in (("stretch", True), ("pad", False), ("crop", False)):
         caplog.clear()
-        ImageFolderDataModule(root, 32, 1, fit=fit).setup()  # type: ignore[arg-type]
+        ImageFolderDataModule(root, 32, 1, fit=fit).prepare_data()  # type: ignore[arg-type]
         assert any("2.7 times" in record.message for record in caplog.records) == told
     caplog.clear()
-    ImageFolderDataModule(root, (12, 32), 1, fit="stretch").setup()
+    ImageFolderDataModule(root, (12, 32), 1, fit="stretch").prepare_data()
     assert not caplog.records
 
 
-def test_the_stand_in_for_neu_is_fitted_too() -> None:
-    data = NEUDataModule(source="synthetic", synthetic_per_class=6, image_size=(200, 240), fit="pad", val_size=6)
+def test_generated_squares_are_stretched() -> None:
+    data = NEUDataModule(source="synthetic", synthetic_per_class=6, image_size=(50, 60), val_size=6)
     data.setup()
-    images = data.data.images
-    assert images.shape == (36, 1, 200, 240)
-    assert torch.equal(images[..., :20], images[..., 20:40].flip(3))
+    assert data.data.images.shape == (36, 1, 50, 60)
+    assert data.data.aspects is not None
+    assert data.data.aspects.tolist() == [1.0] * 36
 
 
 def test_auto_is_for_folders(tmp_path: Path) -> None:

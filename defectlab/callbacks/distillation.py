@@ -68,19 +68,15 @@ class Distillation(pl.Callback):
                 "official one, images evaluated here may be among those it was trained on",
                 card.split_hash, data.card.split_hash,
             )  # fmt: skip
-        self._check_fit(path, card, data.card)
+        ratio = card.shape[1] * data.card.shape[2] / (card.shape[2] * data.card.shape[1])
+        if card.fit != data.card.fit or (card.fit != "stretch" and abs(ratio - 1) > _TOLERANCE):
+            raise InputError(
+                f"Distillation.teacher {path} takes images of {card.geometry}, here they are of {data.card.geometry}: "
+                "expected the same data.fit and ratio of the sides"
+            )
         self._task = task.to(trainer.strategy.root_device).requires_grad_(False)
         self._card, self._data = card, data
         pl_module.extra_losses.append(self._blend)
-
-    def _check_fit(self, path: Path, card: DataCard, own: DataCard) -> None:
-        """Raise InputError if the student's images, enlarged, are not what the teacher was trained on."""
-        aspects = [height / width for _, height, width in (card.shape, own.shape)]
-        if card.fit != own.fit or (own.fit != "stretch" and abs(aspects[0] / aspects[1] - 1) > _TOLERANCE):
-            raise InputError(
-                f"Distillation.teacher {path} takes images of {card.geometry}, here they are of {own.geometry}: expected the "
-                "same data.fit and ratio of the sides"
-            )
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Drop the teacher."""

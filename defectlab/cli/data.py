@@ -67,37 +67,59 @@ def _print_inspection(found: "Inspection") -> None:
     from rich.table import Table
 
     total = sum(found.counts.values())
-    table = Table(title=f"{total} images", title_justify="left")
-    table.add_column("class")
-    table.add_column("images", justify="right")
-    for name, count in found.counts.items():
-        table.add_row(escape(name), str(count))
+    table = Table(title=f"{total} images: medians, shares of pixels at 0 and 255", title_justify="left")
+    for name in ("class", "images", "size", "bright", "at 0", "at 255", "range", "sharp"):
+        table.add_column(name, justify="left" if name == "class" else "right", overflow="fold")
+    for row in found.classes:
+        size = "" if row.width is None else f"{row.width:.0f}×{row.height:.0f}"
+        table.add_row(
+            escape(row.name), str(row.images), size, f"{row.brightness:.0f}", f"{row.black:.1%}", f"{row.white:.1%}",
+            f"{row.range:.0f}", f"{row.sharpness:.0f}",
+        )  # fmt: skip
     console = Console()
     console.print(table)
     sizes = sorted(found.sizes.items(), key=lambda item: -item[1])
     shown = ", ".join(f"{size}: {count}" for size, count in sizes[:5]) + (", …" if len(sizes) > 5 else "")
     console.print(f"size and mode  {shown}", highlight=False, markup=False)
-    unreadable, exact, alike, doubtful = map(found.count, ("unreadable", "same bytes", "same place", "doubtful label"))
+    kinds = ("unreadable", "unusual", "same bytes", "same place", "doubtful label")
+    unreadable, unusual, exact, alike, doubtful = map(found.count, kinds)
     print(f"unreadable     {unreadable} files{': see findings.csv' if unreadable else ''}")
+    print(f"unusual        {unusual} images{': see findings.csv' if unusual else ''}")
+    for finding in found.findings:
+        if finding.kind == "shortcut":
+            print(f"shortcut       {finding.detail} (AUROC {finding.score:.2f}): a network could cheat by it")
     print(f"same bytes     {exact} pairs\nsame place     {alike} pairs", end="")
-    print(": brighter, compressed or cut anew" if alike else "")
+    print(": brighter, compressed, cut anew, or another image of the same" if alike else "")
     if exact or alike:
         print(
             f"               of all pairs {found.leaks} across parts of the split, {found.contradictions} with two labels"
         )
     if found.leaks:
         print("               data.group_duplicates keeps what shows one place on one side of the split")
+    _print_test_part(found)
     if found.accuracy is not None:
         hint = ", the most doubtful first in findings.csv: look before changing any" if doubtful else ""
         print(f"doubtful       {doubtful} labels{hint}")
-    if found.accuracy is None or found.accuracy_rest is None:
+    if found.accuracy is None:
         print(f"labels         not looked at: the smallest class has {min(found.counts.values())} images, it takes 5")
     else:
-        print(
-            f"a linear probe, five folds: {found.accuracy:.2%} of all {total}, {found.accuracy_rest:.2%} of the "
-            f"{found.rest} without doubtful labels and the second of each pair"
-        )
+        print(f"a linear probe, five folds: {found.accuracy:.2%} of all {total}")
+        if found.accuracy_rest is not None:
+            print(f"without doubtful labels and the second of each pair: {found.accuracy_rest:.2%} of {found.rest}")
     print(f"written to     {shown_path(found.folder)}")
+
+
+def _print_test_part(found: "Inspection") -> None:
+    """Print how well the test part will know the recall of each class; one line for all with as many test images."""
+    alike: dict[tuple[int, float], list[str]] = {}
+    for row in found.classes:
+        if row.test_images is not None and row.recall_half_width is not None:
+            alike.setdefault((row.test_images, row.recall_half_width), []).append(row.name)
+    if not alike:
+        print("test part      none: too few images of a class to divide them into train, val and test")
+    for (count, half), names in sorted(alike.items()):
+        named = "each class" if len(names) == len(found.counts) else ", ".join(names)
+        print(f"test part      {named}: {count} test images, recall known to ± {100 * half:.0f} points")
 
 
 def _preview(words: list[str]) -> int:

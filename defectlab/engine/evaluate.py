@@ -199,8 +199,7 @@ def _evaluate(cli: DefectCLI, validates: bool = False) -> Evaluation | None:
         raise InputError(f"{cli.command} needs trained weights: give a run folder, or --config and --ckpt_path")
     saved = read_checkpoint(Path(checkpoint))
     check_fit(task, saved, Path(checkpoint))
-    if data.split == WHOLE:  # of which nothing is measured
-        data.load_state_dict(data_state(saved, Path(checkpoint)))
+    data.load_state_dict(data_state(saved, Path(checkpoint)))  # what it brings is not measured
     tests = cli.command == "test" or data.split == WHOLE
     evaluators = [
         *([trainer.validate] if (validates and data.split != WHOLE) or not tests else []),

@@ -42,7 +42,8 @@ LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": 
 # Settings of the data that leave the split as it is.
 _NOT_OF_SPLIT = {
     "root", "image_size", "channels", "batch_size", "eval_batch_size", "on_bad_image", "augmentation", "mean", "std",
-    "class_names", "transform", "labels", "label_columns", "fit", "scale", "pad_value", "tiles",
+    "class_names", "transform", "labels", "label_columns", "fit", "scale", "pad_value", "tiles", "white_level", "black_level",
+    "alpha",
 }  # fmt: skip
 _COMMANDS = {
     "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
@@ -261,10 +262,9 @@ class DefectCLI(LightningCLI):
         if "source" in data:  # what `auto` came to
             data.source = "synthetic" if self.datamodule.generated else "real"
         if "fit" in data:
-            fitting = self.datamodule.fitting
-            data.image_size = fitting.image_size if isinstance(fitting.image_size, int) else list(fitting.image_size)
-            data.fit, data.scale = fitting.fit, fitting.scale
-            data.tiles = None if fitting.tiles is None else asdict(fitting.tiles)
+            found = self.datamodule
+            data.image_size, data.fit, data.scale = found.image_size, found.fit, found.image_format.scale
+            data.tiles = None if found.tiles is None else asdict(found.tiles)
         if "root" in data and not self.datamodule.generated:
             data.root = _absolute(self.datamodule.location if isinstance(data.root, str | None) else data.root)
         return config

@@ -22,14 +22,8 @@ from defectlab.tasks import ClassificationTask
 from defectlab.utils._compat import ArgumentMessage
 from defectlab.utils.cpu import CPUSettings
 
-_WORDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "str": "text",
-    "tuple": "[height, width]",
-    "NoneType": "null",
-}
+_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null",
+          "tuple": "[height, width]"}  # fmt: skip
 _BY_NAME = "expected its arguments, each with a name: {name: value, ...}"
 _TRIED = {  # words of other programs, and what they are called here
     "epochs": "trainer.max_epochs", "max_epochs": "trainer.max_epochs", "gpus": "trainer.devices",

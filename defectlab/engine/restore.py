@@ -64,6 +64,7 @@ def restore(run: RunFolder, changes: Sequence[str] = (), data: ImageDataModule |
         if run.split_csv.is_file():
             data.keep_split(SplitTable.read(run.split_csv))
     task.to(device)
+    data.load_state_dict(asdict(card))  # its levels are those to read by
     data.prepare_data()
     data.setup("test")
     data.load_state_dict(asdict(card))

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from defectlab.data.pipeline import imaging
+from defectlab.data.pipeline.augment import COLUMNS, Augmentation, augment
 
 _ANGLE = math.pi / 6  # of motion and of the light, anticlockwise from the right
 
@@ -51,29 +52,17 @@ def _brightness(images: Tensor, change: float) -> Tensor:
 
 
 def _jpeg(images: Tensor, quality: float) -> Tensor:
-    pixels: Tensor = transforms.jpeg((images * 255).round().to(torch.uint8).cpu(), int(quality))
-    return pixels.to(images.device).float() / 255
+    """Compress; channels other than grey and RGB each by itself."""
+    one = images if images.shape[1] in (1, 3) else images.flatten(0, 1)[:, None]
+    pixels: Tensor = transforms.jpeg((one * 255).round().to(torch.uint8).cpu(), int(quality))
+    return pixels.view(images.shape).to(images.device).float() / 255
 
 
 def _rotation(images: Tensor, degrees: float) -> Tensor:
     """Rotate; corners show the mirrored surface."""
-    shape = images.shape[2:]
-    reach = math.hypot(*shape) if shape[0] != shape[1] else 1.42 * shape[0]
-    high, wide = (math.ceil((reach - side) / 2) for side in shape)
-    rows, columns = (
-        _mirrored(side, border).to(images.device) for side, border in zip(shape, (high, wide), strict=True)
-    )
-    turned = images[..., rows, :][..., columns]
-    turned = transforms.rotate(turned, degrees, interpolation=transforms.InterpolationMode.BILINEAR)
-    inside: Tensor = turned[..., high : high + shape[0], wide : wide + shape[1]]
-    return inside
-
-
-def _mirrored(side: int, border: int) -> Tensor:
-    """Return the places of a line that is continued by its mirror images, again and again where it is short."""
-    period = max(1, 2 * (side - 1))
-    places = torch.arange(-border, side + border).remainder(period)
-    return torch.minimum(places, period - places)
+    draws = torch.full((len(images), len(COLUMNS)), 0.5)
+    draws[:, COLUMNS.index("angle")] = 1
+    return augment(images, draws, Augmentation(rotation=degrees))
 
 
 CORRUPTIONS: tuple[Corruption, ...] = (

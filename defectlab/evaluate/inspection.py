@@ -1,9 +1,10 @@
-"""Inspect a set of labelled images: counts, broken files, duplicates, leaks, doubtful labels."""
+"""Inspect a set of labelled images: counts, broken files, quality, duplicates, leaks, doubtful labels, the test part."""
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import astuple, dataclass, replace
 from os import PathLike
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from defectlab.data import ImageFolderDataModule, NEUDataModule
-from defectlab.data.pipeline.duplicates import Duplicate, exact_duplicates, near_duplicates
+from defectlab.data.pipeline.duplicates import Duplicate, exact_duplicates, iter_near_duplicates
 from defectlab.data.pipeline.statistics import channel_statistics
 from defectlab.data.sources.arrays import find_arrays
 from defectlab.data.sources.decode import size_and_mode
@@ -22,18 +23,18 @@ from defectlab.engine.experiment import without_run
 from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
 from defectlab.evaluate.mislabels import FOLDS, Suspect, out_of_fold, suspects
+from defectlab.evaluate.quality import ClassQuality, class_quality, measure_quality, telling_measures, unusual_images
 from defectlab.figures.style import save_png
 from defectlab.figures.tiles import image_sheet
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.runs import csv_text, write_text
 from defectlab.utils.progress import progress_bar
-from defectlab.utils.text import html_table
+from defectlab.utils.text import csv_rows, html_table
 
 _SIDE = 128  # px; what overlaps and what is mislabelled shows at this size
 _ON_SHEET = 40
 _OUTPUT = Path("runs", "inspection")
-_LEAK, _CONTRADICTION = "leak: ", "contradiction: "  # how the detail of a pair begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +42,14 @@ class Finding:
     """One thing that is wrong with a data set, a row of findings.csv.
 
     Args:
-        kind: `unreadable`, `same bytes`, `same place` (brighter, compressed or cut anew) or `doubtful label`.
-        file: the image.
+        kind: `unreadable`, `unusual` (size, exposure, sharpness or range), `shortcut` (a class that one of these tells),
+            `same bytes`, `same place` (brighter, compressed, cut anew, or another image of the same) or `doubtful label`.
+        file: the image; empty for a class.
         other: the second image of a pair.
-        score: correlation of a pair, or probability of the class that a doubtful image looks like; in [0, 1].
-        detail: why a file cannot be read; a leak between parts of the split, two labels; both labels of a doubtful one.
+        score: correlation of a pair, AUROC of a shortcut, or probability of the class that a doubtful image looks like.
+        detail: why a file cannot be read; what is unusual; the parts of the split and the labels of a pair that differ.
+        leak: of a pair in two parts of the split.
+        contradiction: of a pair with two labels.
     """
 
     kind: str
@@ -53,6 +57,8 @@ class Finding:
     other: str = ""
     score: float | None = None
     detail: str = ""
+    leak: bool = False
+    contradiction: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,18 +66,20 @@ class Inspection:
     """The result of `inspect_data`.
 
     Args:
-        findings: the unreadable, then pairs, then doubtful labels, the most doubtful first.
+        findings: the unreadable, the unusual, shortcuts, pairs, and doubtful labels, the most doubtful first.
         counts: images of each class.
+        classes: what the images of each class are like, and how well the test part will know its recall; all at the end.
         sizes: images of each size and mode.
         accuracy: of a linear probe over five folds, in [0, 1]; None where a class is too small for it.
         accuracy_rest: the same of the `rest` images without doubtful labels and the second of each pair.
         rest: how many those are.
         folder: that was written to.
-        files: findings.csv, and the contact sheets of pairs and of doubtful labels where there are any.
+        files: findings.csv, quality.csv, and the contact sheets of pairs and of doubtful labels where there are any.
     """
 
     findings: tuple[Finding, ...]
     counts: dict[str, int]
+    classes: tuple[ClassQuality, ...]
     sizes: dict[str, int]
     accuracy: float | None
     accuracy_rest: float | None
@@ -86,13 +94,12 @@ class Inspection:
     @property
     def leaks(self) -> int:
         """Number of pairs across parts of the split."""
-        return sum(bool(finding.other) and finding.detail.startswith(_LEAK) for finding in self.findings)
+        return sum(finding.leak for finding in self.findings)
 
     @property
     def contradictions(self) -> int:
         """Number of pairs with two labels."""
-        details = [finding.detail.split("; ", 1)[-1] for finding in self.findings if finding.other]
-        return sum(detail.startswith(_CONTRADICTION) for detail in details)
+        return sum(finding.contradiction for finding in self.findings)
 
     def _repr_html_(self) -> str:
         """Return a table for a notebook."""
@@ -111,13 +118,16 @@ def inspect_data(
     output: str | PathLike[str] | None = None,
     progress: bool = False,
 ) -> Inspection:
-    """Search a data set for broken files, duplicates, leaks between parts of the split, and doubtful labels.
+    """Search a data set for broken and unusual files, shortcuts, duplicates, leaks between parts, and doubtful labels.
+
+    Findings are written as they come: an inspection that is stopped leaves those that it had.
 
     Args:
         source: folder of labelled images in any layout that `fit` reads.
         config: in its place a YAML file or the name of a shipped one, whose data and split are inspected.
         overrides: arguments of `fit` for the config, such as `("--data.root", "NEU")`.
-        output: folder for findings.csv and two contact sheets; None for `runs/inspection/` and the name of the data.
+        output: folder for findings.csv, quality.csv and two contact sheets; None for `runs/inspection/` and the name of
+            the data.
         progress: draw bars for work of more than a second.
 
     Raises:
@@ -129,36 +139,67 @@ def inspect_data(
     folder = Path(output) if output is not None else _OUTPUT / (named or "data")
     _check_writable(folder)
     with as_guest(progress):
-        data, sizes, contents = _of_folder(Path(source)) if source is not None else _of_config(str(config), overrides)
-        with progress_bar("searching duplicates", 2) as advance:
-            exact = exact_duplicates(contents)
-            advance(1)
-            twice = {(pair.first, pair.second) for pair in exact}
-            near = [pair for pair in near_duplicates(data.images) if (pair.first, pair.second) not in twice]
-            advance(1)
-        labels, pairs = data.labels.numpy(), [*exact, *near]
-        per_class = np.bincount(labels, minlength=len(data.class_names))
-        probabilities = None
-        if np.bincount(labels).min() >= FOLDS:
-            probabilities = out_of_fold(_features(data.images), labels)
-    doubtful = suspects(probabilities, labels) if probabilities is not None else []
-    findings = [Finding(kind="unreadable", file=left.file, detail=left.reason) for left in data.skipped]
-    findings += [_pair("same bytes", pair, data) for pair in exact] + [_pair("same place", pair, data) for pair in near]
-    for one in doubtful:
-        detail = f"labelled {data.class_names[one.label]}, looks like {data.class_names[one.suggested]}"
-        p = round(one.p_suggested, 3)
-        findings.append(Finding(kind="doubtful label", file=data.files[one.index], score=p, detail=detail))
-    write_text(folder / "findings.csv", csv_text(Finding, findings))
-    files = [folder / "findings.csv", *_draw(data, pairs, doubtful, folder)]
+        read = _of_folder(Path(source)) if source is not None else _of_config(str(config), overrides)
+        data, labels = read.data, read.data.labels.numpy()
+        names, files = data.class_names, data.files
+        findings: list[Finding] = []
+        pairs: list[Duplicate] = []
+        with _rows_file(folder / "findings.csv", findings) as add:
+            add(Finding(kind="unreadable", file=left.file, detail=left.reason) for left in data.skipped)
+            measures = measure_quality(data.images, read.sizes)
+            classes = class_quality(measures, labels, names, read.test)
+            write_text(folder / "quality.csv", csv_text(ClassQuality, classes))
+            add(Finding(kind="unusual", file=files[i], detail=why) for i, why in unusual_images(measures, labels))
+            told = telling_measures(measures, labels, names)
+            add(Finding(kind="shortcut", file="", score=round(auroc, 3), detail=why) for why, auroc in told)
+            first_of: dict[int, int] = {}
+            for pair in exact_duplicates(data.contents()):
+                first_of[pair.second] = pair.first
+                add([_pair("same bytes", pair, data)])
+                pairs.append(pair)
+            for pair in iter_near_duplicates(data.images):
+                if first_of.get(pair.first, pair.first) != first_of.get(pair.second, pair.second):
+                    add([_pair("same place", pair, data)])
+                    pairs.append(pair)
+            counts = np.bincount(labels, minlength=len(names))
+            enough = len(counts) > 1 and counts.min() >= FOLDS
+            probabilities = out_of_fold(_features(data.images), labels) if enough else None
+            doubtful = suspects(probabilities, labels) if probabilities is not None else []
+            for one in doubtful:
+                detail = f"labelled {names[one.label]}, looks like {names[one.suggested]}"
+                p = round(one.p_suggested, 3)
+                add([Finding(kind="doubtful label", file=files[one.index], score=p, detail=detail)])
+    sheets = _draw(data, pairs, doubtful, folder)
     rest = np.ones(len(labels), dtype=bool)
     rest[[suspect.index for suspect in doubtful] + [pair.second for pair in pairs]] = False
     right = None if probabilities is None else probabilities.argmax(axis=1) == labels
     return Inspection(
-        findings=tuple(findings), counts=dict(zip(data.class_names, per_class.tolist(), strict=True)), sizes=dict(sizes),
+        findings=tuple(findings), counts=dict(zip(names, counts.tolist(), strict=True)),
+        classes=tuple(classes), sizes=dict(read.kinds),
         accuracy=None if right is None else float(right.mean()),
-        accuracy_rest=None if right is None else float(right[rest].mean()),
-        rest=int(rest.sum()), folder=folder, files=tuple(files),
+        accuracy_rest=None if right is None or not rest.any() else float(right[rest].mean()),
+        rest=int(rest.sum()), folder=folder, files=(folder / "findings.csv", folder / "quality.csv", *sheets),
     )  # fmt: skip
+
+
+@contextmanager
+def _rows_file(path: Path, rows: list[Finding]) -> Iterator[Callable[[Iterable[Finding]], None]]:
+    """Open a CSV file, and yield a function that adds findings to it and to `rows`; they are on the disk at once."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Unbuffered, so that a process that is killed leaves whole rows.
+        file = path.open("wb", buffering=0)
+    except OSError as error:
+        raise InputError(f"output {path} cannot be written ({error.strerror}): choose another folder") from None
+
+    def add(findings: Iterable[Finding]) -> None:
+        new = list(findings)
+        rows.extend(new)
+        file.write(csv_rows(map(astuple, new)).encode("utf-8", "surrogateescape"))
+
+    with file:
+        file.write(csv_text(Finding, []).encode())
+        yield add
 
 
 def _check_writable(folder: Path) -> None:
@@ -172,8 +213,18 @@ def _check_writable(folder: Path) -> None:
         raise InputError(f"output {folder} cannot be written: choose another folder")
 
 
-def _of_folder(directory: Path) -> tuple[ImageSet, "Counter[str]", Iterable[bytes]]:
-    """Read images at 128 px, count them by size and mode, and return the bytes of their files."""
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """Images; how many of each size and mode; width and height of their files; indices of the test part."""
+
+    data: ImageSet
+    kinds: "Counter[str]"
+    sizes: list[tuple[int, int]] | None = None
+    test: npt.NDArray[np.int64] | None = None
+
+
+def _of_folder(directory: Path) -> _Read:
+    """Read images at 128 px, and divide them as `fit` would by default."""
     if not directory.is_dir():
         raise InputError(f"{directory} is no folder: expected one with labelled images")
     try:
@@ -182,14 +233,18 @@ def _of_folder(directory: Path) -> tuple[ImageSet, "Counter[str]", Iterable[byte
     except InputError:
         module = ImageFolderDataModule(str(directory), image_size=_SIDE, channels=1, on_bad_image="skip", fit="stretch")
         data = module.load()
+    test = None
+    with suppress(InputError):  # too few images of a class
+        test = module.divide(data).test
     if find_arrays(directory) is not None:
-        return data, Counter({f"arrays, read at {_SIDE} × {_SIDE}": len(data.files)}), data.contents()
-    kinds = Counter(size_and_mode(directory / name) for name in data.files)
-    return data, kinds, data.contents()
+        return _Read(data=data, kinds=Counter({f"arrays, read at {_SIDE} × {_SIDE}": len(data.files)}), test=test)
+    found = [size_and_mode(directory / name) for name in data.files]
+    kinds = Counter(f"{width} × {height} {mode}" for width, height, mode in found)
+    return _Read(data=data, kinds=kinds, sizes=[(width, height) for width, height, _ in found], test=test)
 
 
-def _of_config(config: str, overrides: Sequence[str]) -> tuple[ImageSet, "Counter[str]", Iterable[bytes]]:
-    """Read a config's data as `_of_folder` does, with the part of the split of each image, and pixels for bytes."""
+def _of_config(config: str, overrides: Sequence[str]) -> _Read:
+    """Read a config's data with the part of the split of each image."""
     with without_run(config, overrides) as cli:
         module = cli.datamodule
         module.prepare_data()
@@ -198,7 +253,7 @@ def _of_config(config: str, overrides: Sequence[str]) -> tuple[ImageSet, "Counte
     place = {int(i): name for name in ("train", "val", "test") for i in getattr(parts, name)}
     data = replace(whole, splits=[place[index] for index in range(len(whole.files))])
     kinds = Counter({f"{data.images.shape[-1]} × {data.images.shape[-2]} as read": len(data.files)})
-    return data, kinds, data.contents()
+    return _Read(data=data, kinds=kinds, test=parts.test)
 
 
 def _draw(data: ImageSet, pairs: Sequence[Duplicate], doubtful: Sequence[Suspect], folder: Path) -> list[Path]:
@@ -238,13 +293,15 @@ def _features(images: Tensor) -> npt.NDArray[np.float32]:
 def _pair(kind: str, pair: Duplicate, data: ImageSet) -> Finding:
     """Describe a pair of duplicates: in two parts of a split, or with two labels."""
     first, second = pair.first, pair.second
+    leak = data.splits is not None and data.splits[first] != data.splits[second]
+    contradiction = bool(data.labels[first] != data.labels[second])
     details = []
-    if data.splits is not None and data.splits[first] != data.splits[second]:
-        details.append(f"{_LEAK}{data.splits[first]} and {data.splits[second]}")
-    if data.labels[first] != data.labels[second]:
+    if data.splits is not None and leak:
+        details.append(f"leak: {data.splits[first]} and {data.splits[second]}")
+    if contradiction:
         names = [data.class_names[int(data.labels[index])] for index in (first, second)]
-        details.append(f"{_CONTRADICTION}{names[0]} and {names[1]}")
+        details.append(f"contradiction: {names[0]} and {names[1]}")
     return Finding(
         kind=kind, file=data.files[first], other=data.files[second], score=round(pair.similarity, 3),
-        detail="; ".join(details),
+        detail="; ".join(details), leak=leak, contradiction=contradiction,
     )  # fmt: skip

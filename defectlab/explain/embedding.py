@@ -42,13 +42,14 @@ def add_projector(
 ) -> None:  # fmt: skip
     """Write what TensorBoard's projector shows into the writer's folder, in place of what was there.
 
-    `points` (N, E), wider ones reduced to 128 principal components; `images` (N, 1 or 3, H, W) uint8 become thumbnails of
+    `points` (N, E), wider ones reduced to 128 principal components; `images` (N, C, H, W) uint8 become thumbnails of
     at most 64 px, smaller ones where the sheet of all would pass 8192 px; `rows` (N, ...) are texts under `header`.
     """
     if points.shape[1] > _DIMENSIONS:
         points, _ = principal_components(points, _DIMENSIONS)
     side = min(_THUMBNAIL, images.shape[-1], _SPRITE // math.ceil(math.sqrt(len(images))))
-    small = functional.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True)
+    shown = images[:, : 3 if images.shape[1] > 2 else 1]
+    small = functional.interpolate(shown.float(), size=(side, side), mode="bilinear", antialias=True)
     small = (small.round() + 0.25) / 255  # the writer cuts off what comes after the point
     # Else the writer remarks on standard output that the folder is there.
     shutil.rmtree(Path(writer.log_dir) / "00000" / _TAG, ignore_errors=True)

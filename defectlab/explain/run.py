@@ -116,7 +116,7 @@ def explain(
         if not images:
             raise InputError(f"{name} has no images of its own: defectlab explain {name} IMAGES, or give a run folder")
         task, card = load_task(checkpoint) if network is None else load_imagenet_classifier(network, file)
-        files = list_files(images)
+        files = list_files(images, card.page)
         shown = _classify(task, card, files)
         layers = feature_maps(task.network, shown.images[:1])
         sheets, notes = _sheets(task, card, shown, layers, layer)
@@ -142,6 +142,7 @@ def _explain_run(
 ) -> Explanation:  # fmt: skip
     restored = restore(RunFolder(run.path.resolve()), [] if root is None else ["--data.root", fspath(root)], given)
     task, card, data = restored.task, restored.card, restored.data
+    files = list_files(files, card.page) if files else files
     part = "validation" if data.test_on_validation() else "test"
     labels, names = data.labels("test").numpy(), data.class_names
     layers = feature_maps(task.network, card.normalise(data.pixels("test", [0]).to(task.device)))

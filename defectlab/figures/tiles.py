@@ -49,8 +49,8 @@ def tile_grid(
     Args:
         title: of the figure.
         rows: from the top; rows may be of different length.
-        tile: width of a tile in inches; its height follows the pixels. Strips are wider, with fewer in a line, or, where
-            they stand upright, narrower.
+        tile: width of a tile in inches; its height follows the pixels. Strips are wider, on several lines; upright ones
+            narrower.
         label: width of the column of row titles in inches; 0 for none.
         heads: titles of the columns of tiles.
 
@@ -60,18 +60,17 @@ def tile_grid(
     if not rows or not all(tiles for _, tiles in rows):
         raise InputError("rows: found none, or one without a tile; expected at least one tile a row")
     columns = max(len(tiles) for _, tiles in rows)
-    shapes = [item.pixels.shape for _, tiles in rows for item in tiles]
-    ratio = max(shape[1] / shape[0] for shape in shapes), max(shape[0] / shape[1] for shape in shapes)
-    if ratio[0] >= _STRIP:
-        fewer = max(1, round(columns / math.sqrt(ratio[0])))
+    ratios = [item.pixels.shape[1] / item.pixels.shape[0] for _, tiles in rows for item in tiles]
+    if max(ratios) >= _STRIP:
+        fewer = max(1, round(columns / math.sqrt(max(ratios))))
         tile = max(columns * (tile + _GAP), _LEAST) / fewer - _GAP
-        columns, rows, heads = fewer, [(text, _under(heads, tiles)) for text, tiles in rows], ()
-    elif ratio[1] >= _STRIP:
-        tile = max(tile / math.sqrt(ratio[1]), 0.5)
+        columns, rows, heads = fewer, _in_lines(rows, fewer, heads), ()
+    elif min(ratios) <= 1 / _STRIP:
+        tile = max(tile * math.sqrt(min(ratios)), 0.5)
     wide = _GAP + label + columns * (tile + _GAP)
     wide = max(wide, 0.09 * len(title) + 2 * _GAP)
     top = 0.24 + 0.3 + (0.22 if heads else 0)  # room for a note, the title, the heads
-    heights = [_height(text, tiles, tile, columns) for text, tiles in rows]
+    heights = [_height(text, tiles, tile) for text, tiles in rows]
     high = top + sum(heights) + _GAP
     figure = Figure(figsize=(wide, high))
     # One axes for all, in inches from the upper left: one per tile takes seconds.
@@ -89,24 +88,22 @@ def tile_grid(
         for number, line in enumerate(text.split("\n") if label else ()):
             style = {"fontsize": TEXT, "fontweight": "bold"} if number == 0 else {"fontsize": 7.5}
             write(_GAP, y + number * _LINE * 1.15, short_label(line, int(label * 15)), **style)
-        line_top = y
-        for start in range(0, len(tiles), columns):
-            for column, item in enumerate(tiles[start : start + columns]):
-                x = _GAP + label + column * (tile + _GAP)
-                bottom = line_top + _tall(item, tile)
-                _draw(axes, item, (x, x + tile, bottom, line_top))
-                for number, line in enumerate(item.caption.splitlines()):
-                    write(x, bottom + 0.02 + number * _LINE, short_label(line, int(tile * 17)), fontsize=SMALL)
-            line_top += _line_height(tiles[start : start + columns], tile)
+        for column, item in enumerate(tiles):
+            x = _GAP + label + column * (tile + _GAP)
+            bottom = y + _tall(item, tile)
+            _draw(axes, item, (x, x + tile, bottom, y))
+            for number, line in enumerate(item.caption.splitlines()):
+                write(x, bottom + 0.02 + number * _LINE, short_label(line, int(tile * 17)), fontsize=SMALL)
         y += height
     axes.set(xlim=(0, wide), ylim=(high, 0), aspect="auto")
     return figure
 
 
 def grey_or_colour(image: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-    """Turn pixels `(1 or 3, H, W)` into those of a tile: `(H, W)` or `(H, W, 3)` in [0, 1]."""
+    """Turn pixels `(C, H, W)` into those of a tile, `(H, W)` or `(H, W, 3)` in [0, 1]: of two channels the mean, of more the
+    first three."""
     pixels = image.astype(np.float32) / 255
-    shown: npt.NDArray[Any] = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
+    shown: npt.NDArray[Any] = pixels.mean(axis=0) if len(pixels) < 3 else pixels[:3].transpose(1, 2, 0)
     return shown
 
 
@@ -124,19 +121,24 @@ def _tall(item: Tile, tile: float) -> float:
     return tile * int(height) / int(width)
 
 
-def _line_height(tiles: Sequence[Tile], tile: float) -> float:
-    return max(_tall(item, tile) + _LINE * len(item.caption.splitlines()) for item in tiles) + _GAP + 0.04
+def _height(text: str, tiles: Sequence[Tile], tile: float) -> float:
+    images = max(_tall(item, tile) + _LINE * len(item.caption.splitlines()) for item in tiles)
+    return max(images, _LINE * 1.15 * (text.count("\n") + 1)) + _GAP + 0.04
 
 
-def _height(text: str, tiles: Sequence[Tile], tile: float, columns: int) -> float:
-    images = sum(_line_height(tiles[start : start + columns], tile) for start in range(0, len(tiles), columns))
-    return max(images, _LINE * 1.15 * (text.count("\n") + 1) + _GAP + 0.04)
-
-
-def _under(heads: Sequence[str], tiles: Sequence[Tile]) -> list[Tile]:
-    """Return the tiles with the titles of their columns in their captions."""
-    names = [*heads, *[""] * (len(tiles) - len(heads))]
-    return [replace(item, caption=f"{name}\n{item.caption}".strip()) for name, item in zip(names, tiles, strict=True)]
+def _in_lines(
+    rows: Sequence[tuple[str, Sequence[Tile]]], columns: int, heads: Sequence[str]
+) -> list[tuple[str, list[Tile]]]:
+    """Divide rows into lines of so many tiles, with the titles of the columns in their captions."""
+    lines = []
+    for text, tiles in rows:
+        names = [*heads, *[""] * len(tiles)]
+        named = [
+            replace(item, caption=f"{name}\n{item.caption}".strip()) for name, item in zip(names, tiles, strict=False)
+        ]
+        starts = range(0, len(named), columns)
+        lines += [("" if start else text, named[start : start + columns]) for start in starts]
+    return lines
 
 
 def _draw(axes: Axes, item: Tile, extent: tuple[float, float, float, float]) -> None:
@@ -146,9 +148,8 @@ def _draw(axes: Axes, item: Tile, extent: tuple[float, float, float, float]) -> 
     axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=GREY, linewidth=0.8))
     if item.mark is not None:
         centre = (left + item.mark[0] * (right - left), top + item.mark[1] * (bottom - top))
-        ring = Circle(
-            centre, 0.09 * math.sqrt((right - left) * (bottom - top)), fill=False, color=ORANGE, linewidth=1.6
-        )
+        radius = 0.09 * math.sqrt((right - left) * (bottom - top))
+        ring = Circle(centre, radius, fill=False, color=ORANGE, linewidth=1.6)
         axes.add_patch(ring)
         ring.set_clip_path(Rectangle((left, top), right - left, bottom - top, transform=axes.transData))
 
@@ -157,7 +158,7 @@ def image_sheet(images: npt.ArrayLike, titles: Sequence[str] | None = None, colu
     """Draw images side by side, each with a caption below it.
 
     Args:
-        images: `(N, C, H, W)` with one or three channels, uint8 or float in [0, 1], array or CPU tensor.
+        images: `(N, C, H, W)`, uint8 or float in [0, 1], array or CPU tensor.
         titles: N captions.
         columns: images in a row.
 
@@ -165,8 +166,8 @@ def image_sheet(images: npt.ArrayLike, titles: Sequence[str] | None = None, colu
         InputError: no images, another shape, or another number of captions.
     """
     pixels = np.asarray(images)
-    if pixels.ndim != 4 or len(pixels) == 0 or pixels.shape[1] not in (1, 3):
-        raise InputError(f"images of shape {pixels.shape}: expected (N, 1 or 3, H, W) with N of 1 or more")
+    if pixels.ndim != 4 or len(pixels) == 0:
+        raise InputError(f"images of shape {pixels.shape}: expected (N, C, H, W) with N of 1 or more")
     if titles is not None and len(titles) != len(pixels):
         raise InputError(f"titles: {len(titles)} given for {len(pixels)} images; expected one an image")
     if pixels.dtype != np.uint8:

@@ -79,7 +79,9 @@ def predict(
     limit = None if sets is None else conformal_quantile(*_calibration(predictor), sets)
     names = predictor.card.class_names
     matrix = None if costs is None else read_costs(costs, names)
-    found = _predicted(predictor, list_images(images), None if output is None else Path(output), progress)
+    found = _predicted(
+        predictor, list_images(images, predictor.card), None if output is None else Path(output), progress
+    )
     decision = None
     if threshold is not None:
         sure = as_kept(found.confidence) >= np.float32(threshold.confidence)

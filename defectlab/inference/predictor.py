@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from defectlab.data.sources.decode import decode_array
+from defectlab.data.sources.depth import tell_beyond
 from defectlab.data.sources.files import expand_images
 from defectlab.data.sources.levels import BadImage
+from defectlab.data.sources.opening import expand_pages
 from defectlab.data.sources.reading import NothingReadable, Skipped, check_on_bad_image, read_images
 from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
@@ -75,18 +77,19 @@ class Predictor:
             InputError: no such image, or none that can be read.
         """
         check_on_bad_image(on_bad_image)
-        found = self.joined(list(self.blocks(list_images(images), progress)))
+        found = self.joined(list(self.blocks(list_images(images, self.card), progress)))
         if found.skipped and on_bad_image == "error":
             raise BadImages(found)
         return found
 
     def blocks(self, images: Sequence[Image], progress: bool = False) -> Iterator[Predictions]:
         """Predict images of `list_images`, up to 128 at a time: a part of the table after the other."""
+        beyond: list[Any] = []
         with torch.inference_mode(), progress_bar("predicting", len(images), shown=progress) as advance:
             for start in range(0, len(images), _BLOCK):
                 block = images[start : start + _BLOCK]
                 names = [str(one) if isinstance(one, Path) else f"image {start + i}" for i, one in enumerate(block)]
-                pixels, good, bad = _read(self.card, block)
+                pixels, good, bad = _read(self.card, block, beyond)
                 probabilities = torch.empty(0, len(self.card.class_names), dtype=torch.float64)
                 boxes: list[Box] = []
                 if good:
@@ -94,7 +97,7 @@ class Predictor:
                     by_want = {self.card.image_format: pixels}
                     for card in self.cards[1:]:
                         if card.image_format not in by_want:
-                            by_want[card.image_format] = _read(card, [block[i] for i in good])[0]
+                            by_want[card.image_format] = _read(card, [block[i] for i in good], beyond)[0]
                     with tiles_seen(network) as tiles:
                         probabilities = self._mean([by_want[card.image_format] for card in self.cards])
                     if network is not None:  # of views the first is the image as it is
@@ -102,6 +105,7 @@ class Predictor:
                         boxes = deciding_tiles(network, tiles[0], probabilities.argmax(dim=1), shapes, self.card)
                 yield self._predictions([names[i] for i in good], probabilities.numpy(), bad, boxes)
                 advance(len(block))
+        tell_beyond(list(dict.fromkeys(beyond)), self.card)
 
     def joined(self, parts: Sequence[Predictions]) -> Predictions:
         """Return the table of several parts; InputError where they hold no image."""
@@ -189,58 +193,70 @@ def _load(
 
 
 def read_images_for(
-    card: DataCard, files: Sequence[Path], on_bad_image: Literal["error", "skip"] = "error"
+    card: DataCard,
+    files: Sequence[Path],
+    on_bad_image: Literal["error", "skip"] = "error",
+    beyond: list[Any] | None = None,
 ) -> tuple[Tensor, list[int], list[Skipped]]:
     """Read images (M, C, H, W) uint8 as a data card wants them, their indices, and what was skipped: see `read_images`."""
-    return read_images(files, card, on_bad_image)
+    return read_images(files, card, on_bad_image, beyond=beyond)
 
 
-def list_images(images: Images) -> Sequence[Image]:
-    """Return the files that are named, or single images (H, W) or (H, W, 1 or 3).
+def list_images(images: Images, card: DataCard) -> Sequence[Image]:
+    """Return the files that are named, or each of their pages as the card says, or single images (H, W) or (H, W, C).
 
     Raises:
         InputError: no image, arrays of another kind, or a file of a run folder, which is a figure and no image.
     """
     if not isinstance(images, np.ndarray | str | PathLike | Sequence):
         raise InputError(f"images are given as {type(images).__name__}: expected paths or uint8 arrays of NumPy")
+    counts = {1, 3, card.channels}
     if isinstance(images, np.ndarray):
-        one = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3))
+        one = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in counts)
         found = [images] if one else list(images)
     elif isinstance(images, str | PathLike) or not any(isinstance(image, np.ndarray) for image in images):
-        return list_files(images)  # type: ignore[arg-type]
+        return list_files(images, card.page)  # type: ignore[arg-type]
     else:
         found = [np.asarray(image) for image in images]
     for image in found:
-        colour = image.ndim == 3 and image.shape[2] in (1, 3)
-        if image.dtype != np.uint8 or not (image.ndim == 2 or colour) or image.size == 0:
-            raise InputError(
-                f"an image of shape {image.shape} and type {image.dtype}: expected uint8 (H, W) or (H, W, 1 or 3)"
-            )
+        colour = image.ndim == 3 and image.shape[2] in counts
+        deep = card.white_level is not None and image.dtype.kind in "uif"
+        if not (image.dtype == np.uint8 or deep) or not (image.ndim == 2 or colour) or image.size == 0:
+            expected = f"{'numbers' if card.white_level is not None else 'uint8'} (H, W) or (H, W, {card.channels})"
+            raise InputError(f"an image of shape {image.shape} and type {image.dtype}: expected {expected}")
     if not found:
         raise InputError("no image given: expected at least one")
     return found
 
 
-def list_files(images: str | PathLike[str] | Sequence[str | PathLike[str]]) -> list[Path]:
-    """Return image files as `expand_images` does; InputError for those of a run folder, which are figures."""
+def list_files(
+    images: str | PathLike[str] | Sequence[str | PathLike[str]], page: int | Literal["all"] = 0
+) -> list[Path]:
+    """Return image files as `expand_images` does, and with `all` each of their pages.
+
+    Raises:
+        InputError: those of a run folder, which are figures.
+    """
     files = expand_images(images)
+    if page == "all":
+        files = [path for _, path in expand_pages(files)]
     for folder in {parent for file in files for parent in (file.parent, file.parent.parent)}:
         if (folder / "config.yaml").is_file() and (folder / "metrics.json").is_file():
             raise InputError(f"{folder} is a run folder, whose figures are no images: name one run, then images")
     return files
 
 
-def _read(card: DataCard, block: Sequence[Image]) -> tuple[Tensor, list[int], list[Skipped]]:
+def _read(card: DataCard, block: Sequence[Image], beyond: list[Any]) -> tuple[Tensor, list[int], list[Skipped]]:
     """Read files, or convert arrays, as `read_images_for` does, and leave out what cannot be read."""
     files = [one for one in block if isinstance(one, Path)]
     if files:
         try:
-            return read_images_for(card, files, "skip")
+            return read_images_for(card, files, "skip", beyond)
         except NothingReadable as error:
             return torch.empty(0), [], list(error.skipped)
     try:
-        arrays = [one for one in block if not isinstance(one, Path)]
-        pixels = [decode_array(image, card) for image in arrays]
+        decoded = [decode_array(image, card) for image in block if not isinstance(image, Path)]
     except BadImage as error:
         raise InputError(str(error)) from None
-    return torch.from_numpy(np.stack(pixels)), list(range(len(block))), []
+    beyond += ["an array" for _, cut_off in decoded if cut_off]
+    return torch.from_numpy(np.stack([pixels for pixels, _ in decoded])), list(range(len(block))), []

@@ -34,7 +34,7 @@ def tiles_seen(network: "PretrainedNetwork | None") -> Iterator[list[Tensor]]:
 def deciding_tiles(
     network: "PretrainedNetwork", tiles: Tensor, classes: Tensor, shapes: npt.NDArray[np.int64], wanted: ImageFormat
 ) -> list[Box]:
-    """Return of each image the tile that adds most to the logit of its class, cut at the border of the image.
+    """Return of each image the tile that moves the logit of its class most, up or down, cut at the border of the image.
 
     Args:
         network: with tiles.
@@ -46,7 +46,7 @@ def deciding_tiles(
     assert network.tiling is not None
     added = network.tile_contributions(tiles, classes.to(tiles.device))
     boxes = []
-    for best, (height, width) in zip(added.flatten(1).argmax(dim=1).tolist(), shapes.tolist(), strict=True):
+    for best, (height, width) in zip(added.abs().flatten(1).argmax(dim=1).tolist(), shapes.tolist(), strict=True):
         top, left, tall, wide = network.tiling.box(*divmod(best, added.shape[2]))
         place = wanted.placement(height, width)
         x, y = (

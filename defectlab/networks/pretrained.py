@@ -12,6 +12,7 @@ from defectlab.networks.base import Network, check_at_least, check_dropout
 from defectlab.networks.tiling import Pooling, Standardise, TilePooling
 from defectlab.utils.image_format import Size, Tiles, sides
 
+_BORDER = 16  # pixels that images are mirrored by before tiles are read
 Stages = list[int] | Literal["last", "middle"]
 
 
@@ -99,11 +100,20 @@ class PretrainedNetwork(Network):
 
         With `stages`, their maps are brought to the size of the first of them and joined, D in all.
         """
+        if self.tiling is not None:
+            # What a convolution makes of the zeros beyond the border would be the largest of many tiles.
+            border = min(_BORDER, min(images.shape[-2:]) - 1)
+            images = F.pad(images, (border,) * 4, mode="reflect")
         if self.stages is None:
-            return super().forward_features(images)
-        maps = self.stage_maps(images)
-        # Nearest keeps the values, so that mean and spread stay those of the small map.
-        return torch.cat([F.interpolate(map_, size=maps[0].shape[-2:]) for map_ in maps], dim=1)
+            features = super().forward_features(images)
+        else:
+            maps = self.stage_maps(images)
+            # Nearest keeps the values, so that mean and spread stay those of the small map.
+            features = torch.cat([F.interpolate(map_, size=maps[0].shape[-2:]) for map_ in maps], dim=1)
+        if self.tiling is None:
+            return features
+        top, left = (round(border * n / size) for n, size in zip(features.shape[-2:], images.shape[-2:], strict=True))
+        return features[:, :, top : features.shape[2] - top, left : features.shape[3] - left]
 
     def stage_maps(self, images: Tensor) -> list[Tensor]:
         """Turn images (N, in_channels, H, W) into the maps (N, D, h, w) of the layers in `stages`."""

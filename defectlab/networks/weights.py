@@ -26,8 +26,8 @@ USUAL_WIDTHS = (1.0, 0.25, 0.35, 0.5, 0.75, 1.3, 1.4)
 def load_backbone_weights(network: PretrainedNetwork, weights: str) -> None:
     """Load pretrained weights into `network.features`; the head stays as it is.
 
-    A kernel for RGB is summed over its channels for grey images, a kernel for grey divided by three for RGB: the
-    response to grey images stays the same, if all channels are normalised equally.
+    A first kernel for other channels is summed over its own and shared out evenly over those of the network: the response
+    to grey images stays the same, if all channels are normalised equally.
 
     Args:
         network: The network to fill, of the backbone and width that the weights were trained with.
@@ -57,7 +57,7 @@ def load_backbone_weights(network: PretrainedNetwork, weights: str) -> None:
     own = network.features.state_dict()
     first = next(iter(own))  # the kernel of the first convolution, (D, in_channels, K, K)
     if first in features and features[first].shape[:1] == own[first].shape[:1]:
-        features[first] = _for_channels(features[first], network.in_channels, source)
+        features[first] = _for_channels(features[first], network.in_channels)
     kept = features
     if network.stages is not None:  # the layers after the last of them were left out
         kept = {key: value for key, value in features.items() if _layer(key) < len(network.features)}
@@ -176,18 +176,11 @@ def _resnet_name(key: str) -> str:
     return f"{RESNET_LAYERS.index(layer)}{dot}{rest}" if layer in RESNET_LAYERS else key
 
 
-def _for_channels(kernel: Tensor, in_channels: int, source: Path) -> Tensor:
+def _for_channels(kernel: Tensor, in_channels: int) -> Tensor:
     """Turn the first kernel (D, C, K, K) into (D, in_channels, K, K) for the same response to grey images."""
     if kernel.ndim != 4 or kernel.shape[1] == in_channels:
         return kernel
-    if kernel.shape[1] == 3 and in_channels == 1:
-        return kernel.sum(dim=1, keepdim=True)
-    if kernel.shape[1] == 1 and in_channels == 3:
-        return kernel.expand(-1, 3, -1, -1) / 3
-    raise InputError(
-        f"in_channels is {in_channels}, but {source} is for images of {kernel.shape[1]} channels: "
-        "only 1 and 3 convert into each other; change in_channels, or set weights to null for none"
-    )
+    return kernel.sum(dim=1, keepdim=True).expand(-1, in_channels, -1, -1) / in_channels
 
 
 def _layer(key: str) -> int:

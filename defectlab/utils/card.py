@@ -101,9 +101,11 @@ class DataCard(ImageFormat):
         return images / scale + mean
 
     def convert_channels(self, images: Tensor) -> Tensor:
-        """Convert floats `(N, 1 or 3, H, W)` in [0, 1] to `channels` channels: grey by luma, RGB by repetition."""
-        if images.shape[1] == 3 and self.channels == 1:
-            return (images * images.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+        """Convert floats `(N, C, H, W)` in [0, 1] to `channels` channels by their grey, which is luma of RGB."""
+        count = images.shape[1]
+        if count not in (1, self.channels):
+            share = images.new_tensor(_LUMA if count == 3 else [1 / count] * count)
+            images = (images * share.view(1, -1, 1, 1)).sum(dim=1, keepdim=True)
         return images.expand(-1, self.channels, -1, -1)
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from defectlab.errors import InputError
 
 Size = int | tuple[int, int]  # the side of a square, or height and width
 Fit = Literal["stretch", "pad", "crop"]
+PixelType = Literal["uint8", "integers", "floats"]  # kinds of numbers: of 8 bits, of more, floats
+Alpha = Literal["compose", "ignore", "channel"]
+
+LEVELS = ("white_level", "black_level", "pixel_type")
+READING = (*LEVELS, "page", "alpha")  # how a file is read
 
 _LARGEST = 2**14  # pixels of a side: a card from elsewhere must not ask for all memory
 
@@ -31,7 +37,7 @@ def sides(size: Size) -> tuple[int, int]:
 
 
 class Placement(NamedTuple):
-    """Where an image lies on its canvas, in pixels: height, width and upper left corner, below 0 where it is cut."""
+    """Where an image lies on its canvas, in pixels; top and left are below 0 where it is cut."""
 
     height: int
     width: int
@@ -55,12 +61,9 @@ class Tiles:
     overlap: int = 0
 
     def __post_init__(self) -> None:
-        if not _is_whole(self.size, 1, _LARGEST):
-            raise InputError(f"tiles.size is {self.size!r}: expected a whole number of at least 1, at most {_LARGEST}")
-        if not _is_whole(self.overlap, 0, self.size - 1):
-            raise InputError(
-                f"tiles.overlap is {self.overlap!r}: expected a whole number from 0, below the size {self.size}"
-            )
+        for name, low, high in (("size", 1, _LARGEST), ("overlap", 0, self.size - 1)):
+            if not _is_whole(getattr(self, name), low, high):
+                raise InputError(f"tiles.{name} is {getattr(self, name)!r}: expected a whole number, {low} to {high}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +72,18 @@ class ImageFormat:
 
     Args:
         image_size: of the canvas that the network sees: the side of a square, or `(height, width)`.
-        channels: 1 (grey) or 3 (RGB).
+        channels: 1 (grey), 3 (RGB), or those of images that have exactly so many, up to 64.
         fit: `stretch` brings the image to the canvas whatever that does to its aspect ratio; `pad` keeps that, puts the
             image into the middle and fills the border; `crop` keeps it, covers the canvas and cuts what sticks out.
         scale: by which `pad` resizes every image, so that a pixel is as long in all; what sticks out of the canvas even so is
             made to fit. None makes each image as large as the canvas.
         pad_value: grey level of the border, from 0 to 255; None mirrors the image.
         resize_size: of the shorter side before `crop` cuts, which it implies; None just covers the canvas.
-        white_level: what is white in images of more than 8 bits, such as 4095; None where nothing is known.
+        white_level: what is white, such as 4095; None where nothing is known.
+        black_level: what is black.
+        pixel_type: of the images that the levels are of; None for all of more than 8 bits.
+        page: which image of a file that holds several, from 0; `all` takes each as an image named `file[page]`.
+        alpha: transparency is put on black (`compose`), left out (`ignore`) or the last of 2 or 4 channels (`channel`).
 
     Raises:
         InputError: a value out of range.
@@ -89,12 +96,16 @@ class ImageFormat:
     pad_value: int | None = None
     resize_size: int | None = None
     white_level: float | None = None
+    black_level: float = 0.0
+    pixel_type: PixelType | None = None
+    page: int | Literal["all"] = 0
+    alpha: Alpha = "compose"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", checked_size(self.image_size))
         shorter = min(self.shape[1:])
-        if not _is_whole(self.channels, 1, 3) or self.channels == 2:
-            raise InputError(f"channels is {self.channels}, expected 1 (grey) or 3 (RGB)")
+        if not _is_whole(self.channels, 1, 64):
+            raise InputError(f"channels is {self.channels!r}, expected 1 (grey), 3 (RGB), or up to 64")
         if self.resize_size is not None:
             if not _is_whole(self.resize_size, shorter, _LARGEST):
                 raise InputError(f"resize_size is {self.resize_size!r}, expected a whole number of at least {shorter}")
@@ -107,9 +118,25 @@ class ImageFormat:
             raise InputError(f"scale is {self.scale!r}, expected a factor above 0, such as 0.5")
         if self.pad_value is not None and not _is_whole(self.pad_value, 0, 255):
             raise InputError(f"pad_value is {self.pad_value!r}, expected a grey level from 0 to 255")
-        white = self.white_level
-        if white is not None and not (_is_number(white) and 0 < white < 2**32):
-            raise InputError(f"white_level is {white!r}, expected a number above 0, such as 4095")
+        for name in ("white_level", "black_level"):
+            level = getattr(self, name)
+            if not (_is_number(level) and math.isfinite(level)) and (name, level) != ("white_level", None):
+                raise InputError(
+                    f"{name} is {level!r}, expected a finite number such as 4095; of data also file or auto"
+                )
+        if self.white_level is not None and self.white_level <= self.black_level:
+            raise InputError(
+                f"white_level is {self.white_level:g}, expected a number above black_level, {self.black_level:g}"
+            )
+        if self.page != "all" and not _is_whole(self.page, 0, 2**31):
+            raise InputError(f"page is {self.page!r}, expected a whole number from 0, or all")
+        for name, words in (("alpha", get_args(Alpha)), ("pixel_type", (None, *get_args(PixelType)))):
+            if getattr(self, name) not in words:
+                raise InputError(f"{name} is {getattr(self, name)!r}, expected {', '.join(map(str, words))}")
+        if self.alpha == "channel" and self.channels not in (2, 4):
+            raise InputError(
+                f"alpha is channel, and channels {self.channels}: expected 2 or 4, of which it is the last"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -122,6 +149,11 @@ class ImageFormat:
         _, height, width = self.shape
         scale = "" if self.scale is None else f" at a scale of {self.scale:.4g}"
         return f"{height} × {width} px by {self.fit}{scale}"
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Return what says how a file is read, beside its geometry."""
+        return {name: getattr(self, name) for name in READING}
 
     @property
     def image_format(self) -> ImageFormat:

@@ -4,8 +4,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +28,12 @@ from defectlab.data.pipeline.splits import (
     time_split,
 )
 from defectlab.data.pipeline.statistics import channel_statistics, flat_images, given_statistics, is_grey
-from defectlab.data.sources.decode import decode_array
+from defectlab.data.sources.depth import tell_narrow
 from defectlab.data.sources.files import check_names
 from defectlab.data.sources.images import ImageSet
 from defectlab.errors import InputError
 from defectlab.utils.card import DataCard
-from defectlab.utils.image_format import ImageFormat, Size, Tiles, checked_size
+from defectlab.utils.image_format import LEVELS, READING, ImageFormat, Size, Tiles, checked_size, sides
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ class ImageDataModule(ImageLoaders):
 
     Args:
         image_size: side in pixels of the square that images are stretched to, or [height, width]; nothing is cut off.
-        channels: 1 (grey) or 3 (RGB).
+        channels: 1 (grey), 3 (RGB), or those of images that have exactly so many.
         batch_size: images per step and process in training.
         eval_batch_size: images per step and process in evaluation.
         seed: of the split, the order and the augmentation; a whole number from 0.
@@ -82,7 +81,7 @@ class ImageDataModule(ImageLoaders):
         self,
         *,
         image_size: Size,
-        channels: Literal[1, 3],
+        channels: int,
         batch_size: int,
         eval_batch_size: int,
         seed: int,
@@ -106,8 +105,7 @@ class ImageDataModule(ImageLoaders):
         for name, value in sizes.items():
             if value < 1:
                 raise InputError(f"data.{name} is {value}: expected a whole number of at least 1")
-        if channels not in (1, 3):
-            raise InputError(f"data.channels is {channels}: expected 1 (grey) or 3 (RGB)")
+        ImageFormat(image_size=1, channels=channels)  # it refuses other numbers of channels
         if not 0 <= seed <= _MAX_SEED:
             raise InputError(f"data.seed is {seed}: expected a whole number from 0 to {_MAX_SEED}")
         self._fold = parse_fold(split)
@@ -127,9 +125,9 @@ class ImageDataModule(ImageLoaders):
         self._kept: SplitTable | None = None
         self._table: SplitTable | None = None
         self._old_hash = ""
-        self._trained_white: float | None = None
+        self._trained: dict[str, Any] | None = None  # levels of a checkpoint
 
-    @cached_property
+    @property
     def image_format(self) -> ImageFormat:
         """Return how an image becomes pixels, as far as that is known before any is read."""
         return ImageFormat(image_size=self._size, channels=self.channels)
@@ -160,7 +158,7 @@ class ImageDataModule(ImageLoaders):
         names = [data.class_names[label] for label in data.labels.tolist()]
         data.records = replace(data.records, groups=self._group_names(data))
         if self._kept is None:
-            parts = self._divide(data)
+            parts = self.divide(data)
             table = make_table(parts, names, data.files, self._content(data), data.records.groups)
         else:
             table = self._kept
@@ -177,6 +175,7 @@ class ImageDataModule(ImageLoaders):
                 "%s: %d of %d images are of one grey value and show nothing (%s)",
                 self.location, len(flat), len(data.files), listed([data.files[index] for index in flat]),
             )  # fmt: skip
+        tell_narrow(data.images, parts.train, self.location)
         if self._statistics is None and len(parts.train):  # else a checkpoint brings them
             mean, std = channel_statistics(data.images, torch.from_numpy(parts.train))
             copies = self.channels // len(mean)
@@ -233,6 +232,22 @@ class ImageDataModule(ImageLoaders):
             )  # fmt: skip
         return [index for index, file in enumerate(files) if file in known]
 
+    def _training_rows(self, data: ImageSet) -> Sequence[int]:
+        """Return which images of a set without pixels are to train on, as far as that is known before they are read.
+
+        Images that turn out to be bad, or are kept with others, may change it.
+        """
+        if self._kept is not None:
+            train = {row.file for row in self._kept.rows if row.part == "train"}
+            return [index for index, file in enumerate(data.files) if file in train]
+        try:
+            planned = data.reordered(self.class_names)
+            groups = group_names(self.group_by, planned.files, planned.records)
+            planned = replace(planned, records=replace(planned.records, groups=groups))
+            return list(self.divide(planned, planned=True).train.tolist())
+        except InputError:  # it is told when they are divided
+            return range(len(data.files))
+
     def _group_names(self, data: ImageSet) -> npt.NDArray[Any] | None:
         """Return the group of each image, of a kept split as that has it; a warning tells of names that look grouped."""
         if self._kept is not None:
@@ -248,17 +263,18 @@ class ImageDataModule(ImageLoaders):
             )  # fmt: skip
         return found
 
-    def _groups(self, data: ImageSet) -> Groups | None:
+    def _groups(self, data: ImageSet, planned: bool) -> Groups | None:
         """Return what stays together: the groups, and images of the same place; InputError where a given split parts them."""
         names = data.records.groups
-        if names is None and not self.group_duplicates:
+        duplicates = self.group_duplicates and not planned
+        if names is None and not duplicates:
             return None
         unique, codes = np.unique(data.files if names is None else names, return_inverse=True)
         by = "data.group_duplicates" if names is None else f"data.group_by {self.group_by}"
         own = Groups(codes=codes, names=unique.tolist(), by=by, class_names=self.class_names)
-        if names is not None:
+        if names is not None and not planned:
             log.info("%d images are in %d groups, which stay together (data.group_by)", len(codes), len(unique))
-        if self.group_duplicates:
+        if duplicates:
             pairs = near_duplicates(data.images)
             count = len({index for pair in pairs for index in (pair.first, pair.second)})
             log.info("%d images show the same place as another: they stay together", count)
@@ -267,12 +283,15 @@ class ImageDataModule(ImageLoaders):
             own.check_given(data.splits)
         return own
 
-    def _divide(self, data: ImageSet) -> Split:
-        """Split the images as the arguments say, so that there are images of every class to train on."""
+    def divide(self, data: ImageSet, planned: bool = False) -> Split:
+        """Split the images as the arguments say, so that there are images of every class to train on.
+
+        With `planned` it is what can be done without pixels, and nothing is told.
+        """
         labels = data.labels.numpy()
         if self.split == WHOLE:
             return Split(*(np.arange(count) for count in (0, 0, len(labels))))
-        own = self._groups(data)
+        own = self._groups(data, planned)
         test_size = _TEST_FRACTION if self.test_size is None else self.test_size
         if self._fold is not None:
             parts = fold_split(labels, *self._fold, self.val_size, self.seed, own)
@@ -285,13 +304,15 @@ class ImageDataModule(ImageLoaders):
         elif data.splits is not None and self.split == "auto":
             parts = fixed_split(data.splits, labels, self.val_size, self.seed, self.test_size, own)
             given = data.splits.count("test")
-            if given and self.test_size is not None:
+            if given and self.test_size is not None and not planned:
                 what = "they are left out" if self.test_size == 0 else "they stay whole, and no others are taken"
                 log.warning(
                     "data.test_size is %s, %s gives %d test images: %s", self.test_size, self.location, given, what
                 )
         else:
             parts = stratified_split(labels, self.val_size, test_size, self.seed, own)
+        if planned:
+            return parts
         if not self.generated:
             self._check_classes(parts, labels)
         return parts
@@ -321,7 +342,7 @@ class ImageDataModule(ImageLoaders):
             pad_value=self.image_format.pad_value,
             source=self.source,
             split_hash=self.split_table().hash,
-            white_level=self.data.white_level,
+            **self.data.reading,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -341,7 +362,7 @@ class ImageDataModule(ImageLoaders):
             "pad_value": self.image_format.pad_value,
             "tiles": None if self.tiles is None else asdict(self.tiles),
             "channels": self.channels,
-            "white_level": self.data.white_level,
+            **{name: getattr(self.card, name) for name in READING},
             "skipped": [str(skipped) for skipped in self.data.skipped],
             "group_by": None if self.data.records.groups is None else self.group_by,
             "groups": {part: len(set(self.groups(part) or ())) for part in parts},
@@ -372,16 +393,19 @@ class ImageDataModule(ImageLoaders):
         if trained_on != here_on:
             log.warning("the checkpoint was trained on images of %s, here they are of %s", trained_on, here_on)
         self._statistics = state_dict["mean"], state_dict["std"]
-        self._trained_white = state_dict.get("white_level")
+        known, self._trained = self._trained, {name: state_dict[name] for name in LEVELS if name in state_dict}
         if self._data is None:
             return
-        white, here = self._trained_white, self.data.white_level
+        levels = {"black_level": 0.0, **self._trained}
+        white, here = levels.get("white_level"), self.data.reading
+        found = here.get("white_level")
         # A network of 8 bits takes what needs no question: all 16 bits, or floats.
-        if here is not None and here != white and not (white is None and here in (1.0, 255.0, 65535.0)):
-            known = "it was trained on images of 8 bits" if white is None else f"{white:g} is for the checkpoint"
+        same = all(here.get(name, levels.get(name)) == levels.get(name) for name in ("white_level", "black_level"))
+        if known is None and found is not None and not (same or (white is None and found in (1, 255, 65535))):
+            text = "it was trained on images of 8 bits" if white is None else f"{white:g} is for the checkpoint"
             raise InputError(
-                f"{self.location}: {here:g} is white in images of more than 8 bits, {known}: give data.white_level, or "
-                "convert them"
+                f"{self.location}: {found:g} is white, and {here['black_level']:g} black, but {text}: give data.white_level "
+                "and data.black_level, or convert them"
             )
         self._card = self._make_card(*self._statistics)
         trained_split = state_dict["split_hash"]
@@ -393,14 +417,11 @@ class ImageDataModule(ImageLoaders):
             )  # fmt: skip
 
 
-def resized(images: Tensor, wanted: ImageFormat) -> Tensor:
-    """Return images `(N, C, H, W)` fitted to their canvas, of the same type; those of another fit than stretch in uint8."""
-    if images.shape[1:] == wanted.shape:
+def resized(images: Tensor, size: Size) -> Tensor:
+    """Return images `(N, C, H, W)` stretched to a size, of the same type."""
+    if images.shape[2:] == sides(size):
         return images
-    if wanted.fit != "stretch":
-        return torch.from_numpy(np.stack([decode_array(image.permute(1, 2, 0).numpy(), wanted) for image in images]))
-    size = wanted.shape[1:]
-    return torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
+    return torch.nn.functional.interpolate(images, sides(size), mode="bilinear", antialias=True)
 
 
 def check_class_names(names: Sequence[str] | None) -> tuple[str, ...] | None:

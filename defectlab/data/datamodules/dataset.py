@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class DatasetDataModule(ImageDataModule):
         test: Source | None = None,
         class_names: Sequence[str] | None = None,
         image_size: Size | None = None,
-        channels: Literal[1, 3] | None = None,
+        channels: int | None = None,
         batch_size: int = 32,
         eval_batch_size: int = 128,
         seed: int = 0,
@@ -71,10 +71,9 @@ class DatasetDataModule(ImageDataModule):
             if not hasattr(source, "__len__") or not len(source):
                 raise InputError(f"data.{part} is a {type(source).__name__} without items: expected one with a length")
         first = _pixels(self._sets["train"][0], "data.train[0]")
-        found: Literal[1, 3] = 3 if len(first) == 3 else 1
         super().__init__(
             image_size=(first.shape[1], first.shape[2]) if image_size is None else image_size,
-            channels=found if channels is None else channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
+            channels=len(first) if channels is None else channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
             seed=seed, val_size=val_size, test_size=test_size, split="auto", group_duplicates=False,
             augmentation=augmentation, mean=mean, std=std, transform=transform,
         )  # fmt: skip
@@ -124,7 +123,7 @@ class DatasetDataModule(ImageDataModule):
         if len(image) != self.channels:
             grey = (image.float() * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
             image = grey.round().to(torch.uint8) if self.channels == 1 else image.expand(3, -1, -1)
-        return resized(image[None].float(), self.image_format)[0].round().clamp(0, 255).to(torch.uint8)
+        return resized(image[None].float(), self.image_size)[0].round().clamp(0, 255).to(torch.uint8)
 
 
 def _pixels(item: Any, name: str) -> Tensor:

@@ -15,12 +15,11 @@ from torchvision import datasets
 
 from defectlab.data.datamodules.folder import ImageFolderDataModule
 from defectlab.data.pipeline.augment import Augmentation
-from defectlab.data.pipeline.fitting import FitChoice
 from defectlab.data.sources.archive import check_regular
 from defectlab.data.sources.fetch import fetch_by_torchvision
 from defectlab.data.sources.layouts import Listing
 from defectlab.errors import InputError
-from defectlab.utils.image_format import Size, Tiles
+from defectlab.utils.image_format import Size
 
 # In the order of the labels. torchvision 0.21 does not have them.
 FLOWERS = (
@@ -66,8 +65,8 @@ class FlowersDataModule(ImageFolderDataModule):
         self,
         root: str = "data",
         classes: Sequence[str] | None = None,
-        image_size: Size | Literal["auto"] = 128,
-        channels: Literal[1, 3] = 3,
+        image_size: Size = 128,
+        channels: int = 3,
         batch_size: int = 32,
         eval_batch_size: int = 128,
         seed: int = 0,
@@ -75,15 +74,10 @@ class FlowersDataModule(ImageFolderDataModule):
         augmentation: Augmentation | None = None,
         mean: Sequence[float] | float | None = None,
         std: Sequence[float] | float | None = None,
-        fit: FitChoice = "stretch",
-        scale: float | None = None,
-        pad_value: int | None = None,
-        tiles: Tiles | None = None,
     ) -> None:
         super().__init__(
             root, image_size, channels, batch_size, eval_batch_size, seed, val_size=0, on_bad_image=on_bad_image,
-            augmentation=augmentation, mean=mean, std=std, class_names=FLOWERS if classes is None else _checked(classes),
-            fit=fit, scale=scale, pad_value=pad_value, tiles=tiles,
+            augmentation=augmentation, mean=mean, std=std, class_names=FLOWERS if classes is None else _checked(classes), fit="stretch",
         )  # fmt: skip
 
     @property
@@ -108,10 +102,6 @@ class FlowersDataModule(ImageFolderDataModule):
             target = Path(self.root).expanduser() / _FOLDER
             by_hand = f"put {_CONTENT} into it, or set data.root to their folder"
             fetch_by_torchvision(lambda root: datasets.Flowers102(root, download=True), target, by_hand)
-
-    def _tell_fit(self) -> None:
-        if self._asked.fit != "stretch":  # which is usual for photographs of flowers
-            super()._tell_fit()
 
     @cached_property
     def _arrays(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -15,6 +15,7 @@ from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.fitting import (
     FitChoice,
     Fitting,
+    Shapes,
     camera_aspects,
     check_fit,
     choose_fitting,
@@ -25,15 +26,16 @@ from defectlab.data.pipeline.splits import WHOLE
 from defectlab.data.sources.archive import open_root
 from defectlab.data.sources.array_labels import read_labels
 from defectlab.data.sources.arrays import ArrayFiles, array_shapes, find_arrays, load_arrays
-from defectlab.data.sources.decode import peek
-from defectlab.data.sources.images import ImageSet, read_listing
+from defectlab.data.sources.images import ImageSet, LevelRule, read_listing
 from defectlab.data.sources.label_table import LabelColumns, find_labels, list_labels
 from defectlab.data.sources.layouts import Listing, is_single, list_folders, list_labelled, list_several
+from defectlab.data.sources.levels import Level
+from defectlab.data.sources.opening import expand_pages, peek
 from defectlab.data.sources.reading import check_on_bad_image
-from defectlab.data.sources.shapes import Shapes, file_shapes, sample_shapes
+from defectlab.data.sources.shapes import file_shapes, sample_shapes
 from defectlab.data.sources.tables import is_label_file
 from defectlab.errors import InputError
-from defectlab.utils.image_format import ImageFormat, Size, Tiles
+from defectlab.utils.image_format import Alpha, ImageFormat, Size, Tiles
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,9 @@ class ImageFolderDataModule(ImageDataModule):
         on_bad_image: `error` stops at a file that cannot be read, `skip` leaves it out and lists it.
         class_names: names of the classes, in the order that their labels get: of an array's numbers from 0, or the class
             folders' names. None takes the folders in natural order, and calls numbers by themselves.
-        white_level: what is white in images of more than 8 bits, such as 4095; None takes what the brightest image needs.
+        white_level: what is white: a number such as 4095, `file` for the most that the format can hold (65535; 1 for floats), or
+            `auto` for the usual range of the training images. None leaves 8 bits as they are, and takes what the camera's 10,
+            12, 14 or 16 bits hold, or `auto` where less than half of that is used.
         labels: a file of labels in place of class folders: .csv, .parquet, COCO's .json, or a folder of COCO's or Pascal VOC's
             files; there, or below `root`.
         label_columns: what the columns of such a table are.
@@ -63,6 +67,9 @@ class ImageFolderDataModule(ImageDataModule):
         scale: by which `pad` and `tiles` resize every image; None takes what makes the usual one as large as image_size.
         pad_value: grey level, from 0 to 255, of the border of `pad` and `tiles`; None mirrors the image.
         tiles: size and overlap of the tiles in pixels of the resized image; None takes the shorter side of strips.
+        black_level: what is black; None is 0, or `auto` where white is measured and values are negative or all bright.
+        page: which image of a file that holds several, from 0; `all` takes each as an image, `a.tif[2]`.
+        alpha: transparency is put on black (`compose`), left out (`ignore`), or the last of 2 or 4 channels (`channel`).
 
     The other arguments are those of `ImageDataModule`.
     """
@@ -71,7 +78,7 @@ class ImageFolderDataModule(ImageDataModule):
         self,
         root: str | Sequence[str],
         image_size: Size | Literal["auto"] = "auto",
-        channels: Literal[1, 3] = 3,
+        channels: int = 3,
         batch_size: int = 32,
         eval_batch_size: int = 128,
         seed: int = 0,
@@ -85,11 +92,14 @@ class ImageFolderDataModule(ImageDataModule):
         std: Sequence[float] | float | None = None,
         class_names: Sequence[str] | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
-        white_level: float | None = None,
+        white_level: Level | None = None,
         fit: FitChoice = "auto",
         scale: float | None = None,
         pad_value: int | None = None,
         tiles: Tiles | None = None,
+        black_level: Level | None = None,
+        page: int | Literal["all"] = 0,
+        alpha: Alpha = "compose",
         labels: str | None = None,
         label_columns: LabelColumns | None = None,
         group_by: str | None = "auto",
@@ -102,7 +112,13 @@ class ImageFolderDataModule(ImageDataModule):
         check_on_bad_image(on_bad_image)
         self.root = root if isinstance(root, str) else ", ".join(root)
         self.on_bad_image: Literal["error", "skip"] = on_bad_image
+        given = {"white_level": white_level, "black_level": black_level}
+        self._numbers: dict[str, Any] = {k: level for k, level in given.items() if level not in (None, "file", "auto")}
+        ImageFormat(image_size=1, channels=channels, page=page, alpha=alpha, **self._numbers)  # it refuses what is none
         self.white_level = white_level
+        self.black_level = black_level
+        self.page = page
+        self.alpha = alpha
         self._root = root
         if labels is None and isinstance(root, str) and is_label_file(Path(root)):
             labels, self.root = root, str(Path(root).parent)
@@ -111,8 +127,10 @@ class ImageFolderDataModule(ImageDataModule):
         self._given_names = check_class_names(class_names)
         self._stored_channels = channels
         check_fit(fit, scale, pad_value, tiles)
-        self._asked = Fitting(image_size=self._size, fit=fit, scale=scale, pad_value=pad_value, tiles=tiles)
-        self._asked_size: Size | Literal["auto"] = image_size if image_size == "auto" else self._size
+        self.scale, self.pad_value = scale, pad_value
+        self._asked: tuple[Size | Literal["auto"], FitChoice, Tiles | None] = (
+            "auto" if image_size == "auto" else self._size, fit, tiles,
+        )  # fmt: skip
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -122,53 +140,43 @@ class ImageFolderDataModule(ImageDataModule):
         return self._listing.class_names if self._arrays is None else self._labels[0]
 
     @cached_property
-    def fitting(self) -> Fitting:
+    def _fitting(self) -> Fitting:
         """Return what `auto` comes to; it reads the headers of some images."""
-        if self._asked.fit != "auto" and self._asked_size != "auto" and self._asked.fit in ("stretch", "crop"):
-            return self._asked
-        return choose_fitting(self._shapes, self._asked, self._asked_size)
+        size, fit, tiles = self._asked
+        wanted = ImageFormat(image_size=self._size, channels=self.channels)
+        if fit in ("pad", "tiles"):
+            wanted = replace(wanted, fit="pad", scale=self.scale, pad_value=self.pad_value)
+        if size == "auto" or fit not in ("stretch", "crop"):
+            return choose_fitting(self._shapes, size, fit, wanted, tiles)
+        return Fitting(replace(wanted, fit=fit), None, "")
 
-    @cached_property
+    @property
     def image_format(self) -> ImageFormat:
         """Return how an image becomes pixels, as far as that is known before any is read."""
-        return self.fitting.image_format(self.channels)
+        return self._fitting.image_format
 
     @property
     def fit(self) -> FitChoice:
         """Return how images are fitted; never `auto`."""
-        return self.fitting.fit
-
-    @property
-    def scale(self) -> float | None:
-        """Return by what every image is resized before it is padded."""
-        return self.fitting.scale
-
-    @property
-    def pad_value(self) -> int | None:
-        """Return the grey level of borders, None where they are mirrored."""
-        return self.fitting.pad_value
+        return self.image_format.fit if self.tiles is None else "tiles"
 
     @property
     def tiles(self) -> Tiles | None:
-        """Return the tiles of the images that a network is to look at, None where it looks at whole images."""
-        return self.fitting.tiles
+        """Return the tiles that a network is to divide the images into, None where it looks at whole images."""
+        return self._fitting.tiles
 
     def drop_tiles(self, task: str) -> None:
-        """Give whole images where `auto` chose tiles, as `task` takes none.
-
-        Raises:
-            InputError: tiles were asked for.
-        """
-        if self._asked.fit == "tiles" or self._asked.tiles is not None:
+        """Give whole images where `auto` chose tiles, as `task` takes none; InputError if they were asked for."""
+        if "tiles" in self._asked or self._asked[2] is not None:
             raise InputError(f"data.fit is tiles, and {task} has no use for tiles: expected pad, or a PretrainedTask")
-        self.fitting = replace(self.fitting, fit="pad", tiles=None)
+        self._fitting = self._fitting._replace(tiles=None)
 
     @cached_property
     def _shapes(self) -> Shapes:
         """Return heights and widths of the images, or of a sample of them."""
         if self._arrays is None:
             return sample_shapes(self._listing.files)
-        return array_shapes(self._arrays)
+        return array_shapes(self._arrays, self.channels)
 
     @property
     def location(self) -> str:
@@ -181,7 +189,7 @@ class ImageFolderDataModule(ImageDataModule):
         if self._data is not None:
             synthetic = self._data.synthetic > 0
         else:
-            synthetic = self._arrays is None and peek(self._listing.files[0])[1]
+            synthetic = self._arrays is None and peek(self._listing.files[0]).generated
         return "synthetic" if synthetic else "real"
 
     @property
@@ -194,44 +202,37 @@ class ImageFolderDataModule(ImageDataModule):
         super().keep_split(table)
         self.__dict__.pop("_listing", None)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read, split and measure the images, once."""
-        if self._data is None:
-            self._tell_fit()
-        super().setup(stage)
-
     def load(self) -> ImageSet:
         """Read every image."""
-        wanted = replace(
-            self.image_format, channels=self._stored_channels, white_level=self.white_level or self._trained_white
-        )
+        wanted = replace(self.image_format, channels=self._stored_channels, page=self.page, alpha=self.alpha)
+        rule: LevelRule | None = LevelRule(self.white_level, self.black_level, self._training_rows)
+        if self._trained is not None:  # numbers that are given come before those of the checkpoint
+            rule, wanted = None, replace(wanted, **{**self._trained, **self._numbers})
         if self._arrays is not None:
             known, names = self._labels
-            found = load_arrays(self._arrays, names, known, wanted)
             shapes = np.repeat(self._shapes, [len(part) for part in names.values()], axis=0)
-            return replace(found, aspects=camera_aspects(shapes, len(found.files), wanted))
+            data = load_arrays(self._arrays, names, known, wanted, rule)
+            return replace(data, aspects=camera_aspects(shapes, len(shapes), wanted))
         whole = self.split == WHOLE
-        data = read_listing(self._listing, wanted, self.on_bad_image, complete=not whole)
+        data = read_listing(self._listing, wanted, self.on_bad_image, complete=not whole, rule=rule)
         if data.synthetic:
             log.warning(
                 "%s: %d of %d images are SYNTHETIC: figures say nothing about real ones",
                 self.location, data.synthetic, len(data.files),
             )  # fmt: skip
-        return replace(data, aspects=self._aspects(data, wanted))
-
-    def _aspects(self, data: ImageSet, wanted: ImageFormat) -> Tensor | None:
-        if wanted.fit != "stretch" or not len(self._shapes):
-            return None
-        shapes = self._shapes[:1]
-        if len(np.unique(self._shapes[:, 1] / self._shapes[:, 0])) > 1:
+        shapes = self._shapes
+        if wanted.fit == "stretch" and len(np.unique(shapes[:, 1] / shapes[:, 0])) > 1:
             shapes = file_shapes([self._listing.root / name for name in data.files])
-        return camera_aspects(shapes, len(data.files), wanted)
+        return replace(data, aspects=camera_aspects(shapes, len(data.files), wanted))
 
-    def _tell_fit(self) -> None:
+    def prepare_data(self) -> None:
         """Tell what `auto` came to, or what a stretch does to the images."""
-        if self._asked_size == "auto" or (self._asked.fit == "auto" and self.fit != "stretch"):
-            log.info("%s: %s: %s (data.fit, data.image_size)", self.location, self.fitting.reason, self.fitting)
-        elif self._asked.fit == "stretch" and (warning := stretch_warning(self._shapes, self.image_size)):
+        size, fit, _ = self._asked
+        if self._data is not None:
+            return
+        if size == "auto" or (fit == "auto" and self.fit != "stretch"):
+            log.info("%s: %s (data.image_size, data.fit)", self.location, self._fitting.text)
+        elif fit == "stretch" and (warning := stretch_warning(self._shapes, self.image_size)):
             log.warning("%s: %s", self.location, warning)
 
     @cached_property
@@ -247,7 +248,11 @@ class ImageFolderDataModule(ImageDataModule):
 
     @cached_property
     def _listed(self) -> Listing:
-        return self._list()
+        found = self._list()
+        if self.page != "all":
+            return found
+        pages = expand_pages(found.files)
+        return replace(found.select((i for i, _ in pages), found.class_names), files=[path for _, path in pages])
 
     def _list(self) -> Listing:
         """List the files and their classes."""

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -57,7 +56,7 @@ class MNISTDataModule(ImageDataModule):
         val_size: int | float = 5000,
         test_size: int | None = None,
         image_size: Size = 28,
-        channels: Literal[1, 3] = 1,
+        channels: int = 1,
         batch_size: int = 64,
         eval_batch_size: int = 1000,
         seed: int = 0,
@@ -124,7 +123,7 @@ class MNISTDataModule(ImageDataModule):
         whole = torch.cat((train_images[train], test_images[test])).unsqueeze(1)
         files = [f"train[{i}]" for i in train.tolist()] + [f"t10k[{i}]" for i in test.tolist()]
         return ImageSet(
-            images=resized(whole, replace(self.image_format, channels=1)), labels=torch.cat((train_labels[train], test_labels[test])), class_names=list(self._names),
+            images=resized(whole, self.image_size), labels=torch.cat((train_labels[train], test_labels[test])), class_names=list(self._names),
             files=files, splits=["train"] * len(train) + ["test"] * len(test),
             content=lambda index: whole[index].numpy().tobytes(),
             aspects=camera_aspects(np.array([whole.shape[2:]]), len(whole), self.image_format),

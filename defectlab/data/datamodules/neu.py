@@ -2,8 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -14,17 +13,16 @@ from torch import Tensor
 from defectlab.data.datamodules.base import resized
 from defectlab.data.datamodules.folder import ImageFolderDataModule
 from defectlab.data.pipeline.augment import Augmentation
-from defectlab.data.pipeline.fitting import FitChoice, camera_aspects
+from defectlab.data.pipeline.fitting import camera_aspects
 from defectlab.data.pipeline.splits import WHOLE
 from defectlab.data.sources.fetch import NEU_URL, fetch_neu
 from defectlab.data.sources.images import ImageSet
 from defectlab.data.sources.label_table import LabelColumns
 from defectlab.data.sources.layouts import NEU_ALIASES, NEU_CLASSES, Listing, list_labelled, list_neu, neu_class
-from defectlab.data.sources.shapes import Shapes
+from defectlab.data.sources.levels import Level
 from defectlab.data.synthesis.strip import strip_images
-from defectlab.data.synthesis.textures import SIDE
 from defectlab.errors import InputError
-from defectlab.utils.image_format import Size, Tiles
+from defectlab.utils.image_format import Size
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +61,8 @@ class NEUDataModule(ImageFolderDataModule):
         source: Literal["auto", "real", "synthetic"] = "auto",
         url: str = NEU_URL,
         synthetic_per_class: int = 300,
-        image_size: Size | Literal["auto"] = 200,
-        channels: Literal[1, 3] = 1,
+        image_size: Size = 200,
+        channels: int = 1,
         batch_size: int = 32,
         eval_batch_size: int = 128,
         seed: int = 0,
@@ -78,11 +76,9 @@ class NEUDataModule(ImageFolderDataModule):
         std: Sequence[float] | float | None = None,
         class_names: Sequence[str] | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
-        white_level: float | None = None,
-        fit: FitChoice = "stretch",
-        scale: float | None = None,
-        pad_value: int | None = None,
-        tiles: Tiles | None = None,
+        white_level: Level | None = None,
+        black_level: Level | None = None,
+        page: int | Literal["all"] = 0,
         labels: str | None = None,
         label_columns: LabelColumns | None = None,
         group_by: str | None = "auto",
@@ -90,7 +86,8 @@ class NEUDataModule(ImageFolderDataModule):
         super().__init__(
             DEFAULT_ROOT if root is None else root, image_size, channels, batch_size, eval_batch_size, seed, val_size,
             test_size, split, on_bad_image, group_duplicates, augmentation, mean, std, _neu_names(class_names), transform,
-            white_level, fit, scale, pad_value, tiles, labels, label_columns, group_by,
+            white_level, fit="stretch", black_level=black_level, page=page, labels=labels, label_columns=label_columns,
+            group_by=group_by,
         )  # fmt: skip
         if synthetic_per_class < 1:
             raise InputError(f"data.synthetic_per_class is {synthetic_per_class}: expected at least 1")
@@ -125,10 +122,6 @@ class NEUDataModule(ImageFolderDataModule):
         """Return `real` if files are read, unless they say that they are generated, else `synthetic`."""
         exists = self._data is not None or Path(self.root).expanduser().exists()
         return "synthetic" if self.generated else super().source if exists else "real"
-
-    @cached_property
-    def _shapes(self) -> Shapes:
-        return np.array([(SIDE, SIDE)]) if self.generated else super()._shapes
 
     @property
     def location(self) -> str:
@@ -177,9 +170,9 @@ class NEUDataModule(ImageFolderDataModule):
         count = self.synthetic_per_class
         images = torch.cat([strip_images(name, count, self.seed) for name in NEU_CLASSES])
         return ImageSet(
-            images=resized(images, replace(self.image_format, channels=1)), labels=torch.arange(len(NEU_CLASSES)).repeat_interleave(count), class_names=list(NEU_CLASSES),
+            images=resized(images, self.image_size), labels=torch.arange(len(NEU_CLASSES)).repeat_interleave(count), class_names=list(NEU_CLASSES),
             files=[f"{name}/{name}_{index + 1}.png" for name in NEU_CLASSES for index in range(count)],
-            synthetic=len(images), aspects=camera_aspects(self._shapes, len(images), self.image_format),
+            synthetic=len(images), aspects=camera_aspects(np.array([images.shape[2:]]), len(images), self.image_format),
         )  # fmt: skip
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from defectlab.data.sources.arrays import Array, ArrayFiles, channels_last, load_array
+from defectlab.data.sources.arrays import ArrayFiles, load_array
 from defectlab.data.sources.files import check_names, natural_key
+from defectlab.data.sources.levels import Array
 from defectlab.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def read_labels(
     """
     names, numbers = {}, True
     for part, (image_path, path) in files.pairs.items():
-        images, labels = channels_last(image_path, load_array(image_path)), load_array(path)
+        images, labels = load_array(image_path), load_array(path)
         if len(images) != len(labels):
             raise InputError(
                 f"{image_path} holds {len(images)} images and {path} {len(labels)} labels; expected as many of both"

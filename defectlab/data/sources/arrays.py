@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from defectlab.data.sources.archive import check_regular, open_root
 from defectlab.data.sources.decode import decode_array
+from defectlab.data.sources.depth import tell_beyond
 from defectlab.data.sources.files import image_files, is_ignored, natural_key
-from defectlab.data.sources.images import ImageSet, log_white
+from defectlab.data.sources.images import MEASURED, ImageSet, LevelRule
 from defectlab.data.sources.layouts import part_of
-from defectlab.data.sources.levels import BadImage, levels_of, scaled, white_of_set
+from defectlab.data.sources.levels import Array, BadImage, levels_of, pixel_type_of
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat
 from defectlab.utils.progress import progress_bar
-
-log = logging.getLogger(__name__)
-
-Array = npt.NDArray[Any]
 
 _IMAGE_WORDS = frozenset(("x", "image", "images", "img", "imgs", "feature", "features"))
 _LABEL_WORDS = frozenset(("y", "label", "labels", "target", "targets"))
@@ -36,7 +30,6 @@ _EXPECTED = (
     "expected pairs such as images.npy and labels.npy, x_train.npy and y_train.npy, NEU_test_imgs.npy and "
     "NEU_test_labels.npy, mnist_train_features.npy and mnist_train_targets.npy"
 )
-_BLOCK = 1024  # images converted at a time
 
 
 @dataclass(frozen=True)
@@ -78,23 +71,25 @@ def find_arrays(root: Path, wrapped: bool = True, to_train: bool = True) -> Arra
 
 
 def load_arrays(
-    files: ArrayFiles, names: Mapping[str, Sequence[str]], class_names: Sequence[str], wanted: ImageFormat
+    files: ArrayFiles,
+    names: Mapping[str, Sequence[str]],
+    class_names: Sequence[str],
+    wanted: ImageFormat,
+    rule: LevelRule | None = MEASURED,
 ) -> ImageSet:
     """Read the images of arrays, whose labels are the classes `names` of each part, as `read_labels` gives them.
 
-    Images are (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1 or 3, or rows of a square's pixels (N, H * H); of uint8,
-    or others whose white is `wanted.white_level`, by `white_of_set` if that is None. Nothing pickled is ever loaded.
+    Images are (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1, 3 or `wanted.channels`, or rows of a square's pixels
+    (N, H * H). Levels are measured as `rule` says; None takes those of `wanted`. Nothing pickled is ever loaded.
 
     Raises:
         InputError: names the file that is damaged or of another form.
     """
     index = {name: label for label, name in enumerate(class_names)}
-    images = {part: channels_last(path, load_array(path)) for part, (path, _) in files.pairs.items()}
-    white = _white(files.folder, list(images.values()), wanted.white_level)
-    pixels = _resized([(files.pairs[part][0], found) for part, found in images.items()], white, wanted)
+    images = {part: channels_last(path, load_array(path), wanted.channels) for part, (path, _) in files.pairs.items()}
     rows = [image for part in images.values() for image in part]
-    return ImageSet(
-        images=pixels,
+    planned = ImageSet(
+        images=torch.empty(0),
         labels=torch.tensor([index[name] for part in names.values() for name in part], dtype=torch.int64),
         class_names=list(class_names),
         files=[
@@ -103,14 +98,17 @@ def load_arrays(
             for row in range(len(found))
         ],
         splits=[part for part, found in names.items() for _ in found] if set(files.pairs) - {""} else None,
-        white_level=None if white == 255 else white,
         content=lambda index: np.ascontiguousarray(rows[index]).tobytes(),
     )
+    if rule is not None:
+        kinds = [pixel_type_of(row) for row in rows]
+        wanted = rule.apply(files.folder, wanted, kinds, planned, lambda index: levels_of(rows[index]))
+    return replace(planned, images=_resized(rows, planned.files, wanted), reading=wanted.reading)
 
 
-def array_shapes(files: ArrayFiles) -> npt.NDArray[np.int64]:
+def array_shapes(files: ArrayFiles, channels: int) -> Array:
     """Return height and width of the images of each part (P, 2)."""
-    return np.array([channels_last(path, load_array(path)).shape[1:3] for path, _ in files.pairs.values()])
+    return np.array([channels_last(path, load_array(path), channels).shape[1:3] for path, _ in files.pairs.values()])
 
 
 def load_array(path: Path) -> Array:
@@ -139,7 +137,7 @@ def _pairs_in(folder: Path, to_train: bool) -> ArrayFiles | None:
         for what in _part_and_kind(path.stem):
             candidates.setdefault(what, []).append(path)
     whole = {part for part, _ in candidates if {(part, "images"), (part, "labels")} <= candidates.keys()}
-    if not (arrays or archives) or (not whole and image_files(folder, tell=False)):
+    if not (arrays or archives) or (not whole and _has_images(folder)):
         return None
     if not candidates and archives:
         if len(archives) > 1:
@@ -165,6 +163,11 @@ def _pairs_in(folder: Path, to_train: bool) -> ArrayFiles | None:
     return ArrayFiles(folder, pairs)
 
 
+def _has_images(folder: Path) -> bool:
+    """Return whether there are image files in and below a folder, beside arrays in itself."""
+    return any(path.suffix.lower() != ".npy" or path.parent != folder for path in image_files(folder, tell=False))
+
+
 def _with_suffix(folder: Path, suffix: str) -> list[Path]:
     paths = (path for path in folder.iterdir() if path.suffix.lower() == suffix and not is_ignored(path.name))
     return sorted(paths, key=lambda path: natural_key(path.name))
@@ -184,55 +187,39 @@ def _listed(paths: Sequence[Path], most: int = 8) -> str:
     return ", ".join([path.name for path in paths[:most]] + ["…"] * (len(paths) > most))
 
 
-def channels_last(path: Path, images: Array) -> Array:
-    """Return the images as (N, H, W, C), with C of 1 or 3."""
+def channels_last(path: Path, images: Array, channels: int) -> Array:
+    """Return the images as (N, H, W, C), with C of 1 or 3, or of `channels` where these are others."""
+    counts = (1, 3) if channels in (1, 3) else (channels,)
     if images.dtype.kind not in "uif":
         raise InputError(f"{path}: images of type {images.dtype}, expected whole numbers or floats")
     if images.ndim == 2 and math.isqrt(images.shape[1]) ** 2 == images.shape[1]:
         images = images.reshape(len(images), math.isqrt(images.shape[1]), -1)
     if images.ndim == 3:
         images = images[..., None]
-    elif images.ndim == 4 and images.shape[3] not in (1, 3) and images.shape[1] in (1, 3):
+    elif images.ndim == 4 and images.shape[3] not in counts and images.shape[1] in counts:
         images = images.transpose(0, 2, 3, 1)
-    if images.ndim != 4 or images.shape[3] not in (1, 3):
+    if images.ndim != 4 or images.shape[3] not in counts:
         raise InputError(
-            f"{path}: images of shape {images.shape}, expected (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1 or 3, "
-            "or (N, H * H)"
+            f"{path}: images of shape {images.shape}, expected (N, H, W), (N, H, W, C) or (N, C, H, W) with C of "
+            f"{' or '.join(map(str, counts))} as data.channels is {channels}, or (N, H * H)"
         )
     return images
 
 
-def _white(folder: Path, parts: Sequence[Array], white_level: float | None) -> float | None:
-    """Return what is white in the images that are not uint8; None if all are."""
-    deep = [levels_of(image) for images in parts if images.dtype != np.uint8 for image in images]
-    try:
-        white = white_of_set(deep) if white_level is None else white_level
-    except BadImage as error:
-        raise InputError(f"{folder}: {error}") from None
-    if deep and white is not None:
-        log_white(deep, white, sum(map(len, parts)))
-    return white if deep else None
-
-
-def _resized(parts: Sequence[tuple[Path, Array]], white: float | None, wanted: ImageFormat) -> Tensor:
-    """Join all parts to one (N, *wanted.shape) uint8."""
-    total = sum(len(images) for _, images in parts)
-    out = np.empty((total, *wanted.shape), dtype=np.uint8)
-    done = 0
-    with progress_bar("reading arrays", total) as advance:
-        for path, images in parts:
-            for start in range(0, len(images), _BLOCK):
-                block = images[start : start + _BLOCK]
+def _resized(rows: Sequence[Array], names: Sequence[str], wanted: ImageFormat) -> Tensor:
+    """Return images (H, W, C) as one (N, *wanted.shape) uint8."""
+    out = np.empty((len(rows), *wanted.shape), dtype=np.uint8)
+    beyond, as_is = [], wanted.white_level is None
+    with progress_bar("reading arrays", len(rows)) as advance:
+        for index, (row, name) in enumerate(zip(rows, names, strict=True)):
+            if as_is and row.dtype == np.uint8 and row.shape == (*wanted.shape[1:], wanted.channels):
+                out[index] = row.transpose(2, 0, 1)
+            else:
                 try:
-                    block = block if block.dtype == np.uint8 else scaled(block, white)
+                    out[index], cut_off = decode_array(row, wanted)
                 except BadImage as error:
-                    raise InputError(f"{path}: {error}; save the images without normalisation") from None
-                block = block.transpose(0, 3, 1, 2)
-                if block.shape[1:] == wanted.shape:
-                    out[done : done + len(block)] = block
-                else:
-                    for row, image in enumerate(block, done):
-                        out[row] = decode_array(np.ascontiguousarray(image.transpose(1, 2, 0)), wanted)
-                done += len(block)
-                advance(len(block))
+                    raise InputError(f"{name}: {error}") from None
+                beyond += [name] if cut_off else []
+            advance(1)
+    tell_beyond(beyond, wanted)
     return torch.from_numpy(out)

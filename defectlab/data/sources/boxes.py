@@ -104,12 +104,11 @@ def placed(boxes: Sequence[Box], wanted: ImageFormat) -> list[Box]:
     _, tall, wide = wanted.shape
     found = []
     for box in boxes:
-        place = wanted.placement(round(box.height), round(box.width))
-        x = [min(max((place.left + edge * place.width) / wide, 0.0), 1.0) for edge in (box.left, box.right)]
-        y = [min(max((place.top + edge * place.height) / tall, 0.0), 1.0) for edge in (box.top, box.bottom)]
-        if x[0] < x[1] and y[0] < y[1]:
-            found.append(replace(box, left=x[0], right=x[1], top=y[0], bottom=y[1], height=tall, width=wide))
-    return found
+        high, broad, top, left = wanted.placement(round(box.height), round(box.width))
+        x0, x1 = (min(max((left + edge * broad) / wide, 0.0), 1.0) for edge in (box.left, box.right))
+        y0, y1 = (min(max((top + edge * high) / tall, 0.0), 1.0) for edge in (box.top, box.bottom))
+        found.append(replace(box, left=x0, right=x1, top=y0, bottom=y1, height=tall, width=wide))
+    return [box for box in found if box.left < box.right and box.top < box.bottom]
 
 
 def box_mask(boxes: Sequence[Box], height: int, width: int) -> npt.NDArray[np.bool_]:

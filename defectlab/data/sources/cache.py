@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from defectlab.data.sources.files import page_of
 from defectlab.data.sources.levels import Pixels
 from defectlab.errors import InputError
 from defectlab.utils.files import atomic
@@ -64,7 +65,7 @@ def fingerprint(files: Sequence[Path], root: Path | None, *shape: object) -> str
     digest = hashlib.sha256(" ".join(map(str, (_VERSION, *shape))).encode())
     for path in files:
         try:
-            stat = path.stat()
+            stat = page_of(path)[0].stat()
             # A file that takes another's place may have its size and its time, but not its inode and change time, too.
             facts = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
         except OSError:

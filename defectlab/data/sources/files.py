@@ -25,13 +25,14 @@ FORMATS = {
     "PPM": ".pgm .ppm .pbm .pnm .pfm", "GIF": ".gif", "JPEG2000": ".jp2 .j2k .jpc .jpf .jpx .j2c", "AVIF": ".avif .avifs",
     "DIB": ".dib", "MPO": ".mpo", "QOI": ".qoi", "PCX": ".pcx", "DCX": ".dcx", "SGI": ".sgi .bw .rgb .rgba", "SUN": ".ras",
     "PSD": ".psd", "DDS": ".dds", "ICO": ".ico", "IM": ".im", "MSP": ".msp", "XBM": ".xbm", "XPM": ".xpm",
+    "NPY": ".npy",  # by NumPy
     "TGA": ".tga .icb .vda .vst",  # the last, as it begins with nothing that tells it
 }  # fmt: skip
 SUFFIXES = tuple(" ".join(FORMATS.values()).split())
 
 _IGNORED = ("__macosx", "thumbs.db", "desktop.ini")  # what macOS and Windows leave in folders and archives
 _BESIDE = re.compile(  # what lies beside images and is none
-    r"\.(txt|md|rst|csv|tsv|json|xml|ya?ml|toml|html?|pdf|docx?|xlsx?|zip|gz|tar|7z|rar|py|ipynb|m|mat|np[yz]|h5|pkl|log|db|ini)"
+    r"\.(txt|md|rst|csv|tsv|json|xml|ya?ml|toml|html?|pdf|docx?|xlsx?|zip|gz|tar|7z|rar|py|ipynb|m|mat|npz|h5|pkl|log|db|ini)"
 )
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}  # on Windows
 _DOCUMENTS = ("readme", "license", "licence", "copying", "notice", "changelog", "makefile")
@@ -111,7 +112,7 @@ def expand_images(patterns: str | PathLike[str] | Sequence[str | PathLike[str]])
             text = os.path.expanduser(pattern)
         except TypeError:
             raise InputError(f"an image is given as {type(pattern).__name__}: expected a path") from None
-        matches = [text] if os.path.lexists(text) else glob.glob(text, recursive=True)
+        matches = [text] if os.path.lexists(page_of(Path(text))[0]) else glob.glob(text, recursive=True)
         paths: list[Path] = []
         for match in matches:
             if os.path.isdir(match):
@@ -124,6 +125,14 @@ def expand_images(patterns: str | PathLike[str] | Sequence[str | PathLike[str]])
         for path in paths:
             found.setdefault(os.path.abspath(path), path)
     return sorted(found.values(), key=_path_key)
+
+
+def page_of(path: Path) -> tuple[Path, int | None]:
+    """Return the file and the page that a path such as `a.tif[2]` names; no page for a file of that very name."""
+    found = re.fullmatch(r"(.+)\[(\d+)\]", path.name)
+    if found is None or os.path.lexists(path):
+        return path, None
+    return path.with_name(found[1]), int(found[2])
 
 
 def natural_key(text: str) -> tuple[list[str | int], str]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,22 +16,17 @@ import torch
 from torch import Tensor
 
 from defectlab.data.sources.cache import default_cache
-from defectlab.data.sources.decode import peek, pillow_hushed
-from defectlab.data.sources.files import FORMATS
+from defectlab.data.sources.decode import measure
+from defectlab.data.sources.depth import headers_of, tell_pages, with_levels
+from defectlab.data.sources.files import page_of
 from defectlab.data.sources.layouts import Listing
-from defectlab.data.sources.levels import BadImage, Levels, white_of_set
+from defectlab.data.sources.levels import Level, Levels
+from defectlab.data.sources.opening import opened
 from defectlab.data.sources.reading import Skipped, read_images
 from defectlab.data.sources.records import ImageRecords
 from defectlab.errors import InputError
-from defectlab.utils.image_format import ImageFormat
-from defectlab.utils.progress import progress_bar
+from defectlab.utils.image_format import ImageFormat, PixelType
 
-log = logging.getLogger(__name__)
-
-_PLAIN = (
-    f"{FORMATS['JPEG']} .mpo .webp .gif .bmp".split()
-)  # these never have more than 8 bits, nor say that they are generated
-_DARK = 8  # times brighter than the usual image white may be without a warning
 _IN_MEMORY_BYTES = 4 * 2**30  # a larger set lives in a memory-mapped file
 
 
@@ -48,7 +41,7 @@ class ImageSet:
         files: relative to the root, posix style, `images.npy[12]` for row 12 of an array.
         splits: "train", "val" or "test" for each image where the source gives a split.
         skipped: images that were left out.
-        white_level: what is white in images of more than 8 bits; None where there are none.
+        reading: how the files were read, see `ImageFormat.reading`; empty for what was not in files.
         synthetic: how many of the images are generated.
         content: the bytes by which image `index` is told from another: of its file, or as its source holds it. None
             takes those of `images`.
@@ -62,7 +55,7 @@ class ImageSet:
     files: list[str]
     splits: list[str] | None = None
     skipped: Sequence[Skipped] = ()
-    white_level: float | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
     synthetic: int = 0
     content: Callable[[int], bytes] | None = None
     aspects: Tensor | None = None
@@ -103,6 +96,29 @@ class ImageSet:
         return replace(self, labels=order[self.labels], class_names=list(class_names), records=records)
 
 
+@dataclass(frozen=True)
+class LevelRule:
+    """Levels to be measured: what is asked for, see `settle`, and which images of a set are to train on; None for all."""
+
+    white: Level | None = None
+    black: Level | None = None
+    train: Callable[[ImageSet], Sequence[int]] | None = None
+
+    def apply(
+        self, place: Path, wanted: ImageFormat, kinds: Sequence[PixelType | None], planned: ImageSet,
+        measure: Callable[[int], Levels | None],
+    ) -> ImageFormat:  # fmt: skip
+        """Return `wanted` with the levels of a set whose pixels are not read yet, see `with_levels`."""
+
+        def train() -> Sequence[int]:
+            return range(len(planned.files)) if self.train is None else self.train(planned)
+
+        return with_levels(place, wanted, self.white, self.black, kinds, planned.files, train, measure)
+
+
+MEASURED = LevelRule()
+
+
 def read_listing(
     listing: Listing,
     wanted: ImageFormat,
@@ -110,10 +126,11 @@ def read_listing(
     cache_folder: Path | None = None,
     in_memory_bytes: int = _IN_MEMORY_BYTES,
     complete: bool = True,
+    rule: LevelRule | None = MEASURED,
 ) -> ImageSet:
     """Read all images of a listing; a set of more than `in_memory_bytes` is mapped from `cache_folder`, else the cache.
 
-    `wanted.white_level` is that of all images of more than 8 bits; None measures it. With `complete`, each class has images.
+    Levels are measured as `rule` says; None takes those of `wanted`. With `complete`, each class has images.
 
     Raises:
         InputError: as `read_images`, if skipping leaves a class without an image, or if nothing tells what is white.
@@ -124,11 +141,17 @@ def read_listing(
     if len(listing.files) * math.prod(wanted.shape) > in_memory_bytes:
         digest = hashlib.sha256(os.fsencode(os.path.abspath(root))).hexdigest()[:12]
         cache = (cache_folder or default_cache()) / f"{root.name[:100]}-{digest}-{channels}x{height}x{width}.uint8"
-    white, synthetic = _measured(listing.files, wanted.white_level)
-    images, good, skipped = read_images(
-        listing.files, replace(wanted, white_level=white), on_bad_image, cache, root=root
-    )
-    labels, names = [listing.labels[index] for index in good], listing.names
+    headers, names = headers_of(listing.files), listing.names
+    tell_pages(root, listing.files, headers, wanted.page)
+    if rule is not None:
+        planned = ImageSet(
+            images=torch.empty(0), labels=torch.tensor(listing.labels), class_names=list(listing.class_names), files=names,
+            splits=listing.splits,
+        )  # fmt: skip
+        kinds, own = [header.pixel_type for header in headers], wanted
+        wanted = rule.apply(root, own, kinds, planned, lambda index: measure(listing.files[index], own))
+    images, good, skipped = read_images(listing.files, wanted, on_bad_image, cache, root=root)
+    labels = [listing.labels[index] for index in good]
     left = set(labels)
     empty = [name for label, name in enumerate(listing.class_names) if label not in left]
     if empty and complete:
@@ -140,8 +163,8 @@ def read_listing(
         files=[names[index] for index in good],
         splits=None if listing.splits is None else [listing.splits[index] for index in good],
         skipped=skipped,
-        white_level=white,
-        synthetic=sum(synthetic[index] for index in good),
+        reading=wanted.reading,
+        synthetic=sum(headers[index].generated for index in good),
         content=lambda index: _bytes_of(listing.files[good[index]]),
         records=listing.records.select(good),
     )
@@ -149,40 +172,9 @@ def read_listing(
 
 def _bytes_of(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        if page_of(file)[1] is None:
+            return file.read_bytes()
+        with opened(file) as page:
+            return np.asarray(page).tobytes()
     except OSError as error:
         raise InputError(f"{file}: {error.strerror} while it was read; put it back") from None
-
-
-def _measured(files: Sequence[Path], white_level: float | None) -> tuple[float | None, list[bool]]:
-    """Return what is white in a set's images of more than 8 bits, and which images are generated."""
-    opened = [index for index, path in enumerate(files) if path.suffix.lower() not in _PLAIN]
-    synthetic = [False] * len(files)
-    deep = []
-    with progress_bar("opening images", len(opened)) as advance, pillow_hushed(), ThreadPoolExecutor() as pool:
-        for index, (levels, generated) in zip(opened, pool.map(peek, [files[i] for i in opened]), strict=True):
-            synthetic[index] = generated
-            deep += [] if levels is None else [levels]
-            advance(1)
-    try:
-        white = white_of_set(deep) if white_level is None else white_level
-    except BadImage as error:
-        raise InputError(f"{files[0].parent}: {error}") from None
-    if deep and white is not None:
-        log_white(deep, white, len(files))
-    return white if deep else None, synthetic
-
-
-def log_white(deep: Sequence[Levels], white: float, total: int) -> None:
-    """Tell what is white in images of more than 8 bits, and whether that leaves few grey levels."""
-    low, high = min(levels.low for levels in deep), max(levels.high for levels in deep)
-    log.info(
-        "%d of %d images have more than 8 bits, with values from %g to %g: %g is white (data.white_level)",
-        len(deep), total, low, high, white,
-    )  # fmt: skip
-    usual = float(np.median([levels.high for levels in deep]))
-    if usual * _DARK < white:
-        log.warning(
-            "in most images no value is above %g, and %g is white: they keep %d of 256 grey levels; say by data.white_level "
-            "what is white", usual, white, int(255 * usual / white) + 1,
-        )  # fmt: skip

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from defectlab.data.sources.cache import build_cache, fingerprint, map_cache, skipped_in_cache
-from defectlab.data.sources.decode import decode, decode_grey, pillow_hushed
+from defectlab.data.sources.decode import decode, decode_grey
+from defectlab.data.sources.depth import first_names, tell_beyond
 from defectlab.data.sources.levels import BadImage, Pixels
+from defectlab.data.sources.opening import pillow_hushed
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat
 from defectlab.utils.progress import progress_bar
@@ -56,6 +58,7 @@ def read_images(
     cache: Path | None = None,
     description: str = "reading images",
     root: Path | None = None,
+    beyond: list[Path] | None = None,
 ) -> tuple[Tensor, list[int], list[Skipped]]:
     """Read images in the order of `files`.
 
@@ -68,6 +71,7 @@ def read_images(
             makes it out of date.
         description: beside the progress bar.
         root: folder that names of images left out are relative to.
+        beyond: gets the files whose pixels were cut off; None warns of them.
 
     Returns:
         The images that can be read (M, *wanted.shape) uint8, their indices, and those left out.
@@ -80,9 +84,10 @@ def read_images(
     if not files:
         raise InputError("no image to read: the list of files is empty")
     strict = on_bad_image == "error"
+    cut_off: list[Path] = [] if beyond is None else beyond
 
     def fill(keep: Callable[[Pixels], None]) -> dict[int, str]:
-        bad = _decode_all(files, wanted, strict, description, keep)
+        bad = _decode_all(files, wanted, strict, description, keep, cut_off)
         if len(bad) == len(files):
             error = NothingReadable(f"none of {len(files)} images can be read, the first is {files[0]}: {bad[0]}")
             error.skipped = [
@@ -110,6 +115,8 @@ def read_images(
             known = build_cache(cache, mark, len(files) * math.prod(wanted.shape), fill)
         bad = known
         images = map_cache(cache, (len(files) - len(bad), *wanted.shape))
+    if beyond is None:
+        tell_beyond(cut_off, wanted)
     good = [index for index in range(len(files)) if index not in bad]
     return images, good, [Skipped(_name(files[index], root), reason) for index, reason in bad.items()]
 
@@ -126,6 +133,7 @@ def _decode_all(
     strict: bool,
     description: str,
     keep: Callable[[Pixels], None],
+    beyond: list[Path],
 ) -> dict[int, str]:
     """Pass the good images to `keep` in order, block by block; return the reason for each index left out.
 
@@ -137,7 +145,7 @@ def _decode_all(
 
     def fill(slot: int, path: Path) -> str | None:
         try:
-            buffer[slot] = decode(path, wanted)
+            buffer[slot] = decode(path, wanted, beyond)
         except BadImage as error:
             return str(error)
         return None
@@ -151,10 +159,12 @@ def _decode_all(
                 if reason is None:
                     good.append(slot)
                     continue
-                if strict:
-                    hint = "replace or remove it, or leave bad images out with on_bad_image: skip"
-                    raise InputError(f"{block[slot]}: {reason}; {hint}")
                 bad[start + slot] = reason
+            if strict and bad:
+                first, *others = bad
+                also = f" ({len(bad)} of the first {start + len(block)} are bad, also {first_names([str(files[i]) for i in others])})"
+                hint = "replace or remove it, or leave bad images out with on_bad_image: skip"
+                raise InputError(f"{files[first]}: {bad[first]}{also if others else ''}; {hint}")
             keep(buffer[good])
     return bad
 

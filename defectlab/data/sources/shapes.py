@@ -9,22 +9,21 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from defectlab.data.sources.decode import pillow_hushed, shape_of
+from defectlab.data.sources.decode import shape_of
 from defectlab.data.sources.levels import BadImage
-
-Shapes = npt.NDArray[np.int64]  # (N, 2): height and width
+from defectlab.data.sources.opening import pillow_hushed
 
 SAMPLE = 1000  # files that tell what a set is like
 
 
-def sample_shapes(files: Sequence[Path]) -> Shapes:
+def sample_shapes(files: Sequence[Path]) -> npt.NDArray[np.int64]:
     """Return the shapes (M, 2) of at most `SAMPLE` files, evenly among them; what cannot be read is left out."""
     step = max(1, -(-len(files) // SAMPLE))
     shapes = file_shapes(files[::step])
     return shapes[shapes.all(axis=1)]
 
 
-def file_shapes(files: Sequence[Path]) -> Shapes:
+def file_shapes(files: Sequence[Path]) -> npt.NDArray[np.int64]:
     """Return the shapes (N, 2) of all files, upright; 0 for what cannot be read."""
 
     def shape(path: Path) -> tuple[int, int]:
