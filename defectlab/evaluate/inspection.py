@@ -162,7 +162,7 @@ def inspect_data(
                     pairs.append(pair)
             counts = np.bincount(labels, minlength=len(names))
             enough = len(counts) > 1 and counts.min() >= FOLDS
-            probabilities = out_of_fold(_features(data.images), labels) if enough else None
+            probabilities = out_of_fold(_features(data.images), labels, groups=data.records.groups) if enough else None
             doubtful = suspects(probabilities, labels) if probabilities is not None else []
             for one in doubtful:
                 detail = f"labelled {names[one.label]}, looks like {names[one.suggested]}"
