@@ -90,7 +90,7 @@ IN_YAML = {
     "number": ("lr: 0.003", "lr: fast", "model.optimizer.lr is fast: expected a number"),
     "range": ("lr: 0.003", "lr: -1", "model.optimizer.lr is -1.0: expected a number of at least 0"),
     "whole number": ("max_epochs: 2", "max_epochs: 1.5", "trainer.max_epochs is 1.5: expected a whole number or null"),
-    "channels": ("channels: 1", "channels: 2", "data.channels is 2: expected 1 or 3"),
+    "channels": ("channels: 1", "channels: 65", "channels is 65, expected 1 (grey), 3 (RGB), or up to 64"),
     "batch size": ("batch_size: 8", "batch_size: 0", "data.batch_size is 0"),
     "too small": ("image_size: 16", "image_size: 1", "image_size is 1: CompactCNN"),
     "linked": ("optimizer:", "num_classes: 5\n    optimizer:", "model.num_classes comes from the data"),

@@ -229,6 +229,8 @@ def test_pages_of_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     assert len(every.data.files) == 108
     assert every.data.files[:4] == ["good/0.tif[0]", "good/0.tif[1]", "good/0.tif[2]", "good/1.tif[0]"]
     assert torch.equal(every.data.images[::3], first.data.images)
+    sides = [{file.partition("[")[0] for file in every.files(part)} for part in ("train", "val", "test")]
+    assert sum(map(len, sides)) == 36  # no file on two sides
     (root / "good/0.tif").write_bytes((root / "good/0.tif").read_bytes()[:-40])
     refusal(lambda: folder(root, page="all"), "good/0.tif", "damaged")
 

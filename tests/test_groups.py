@@ -18,6 +18,7 @@ from defectlab.data.pipeline.groups import Groups, looks_grouped
 from defectlab.data.pipeline.splits import Split, fixed_split, fold_split, stratified_split, time_split
 from defectlab.errors import InputError
 from defectlab.evaluate.crossval import cross_validate
+from defectlab.evaluate.mislabels import out_of_fold
 
 PATTERN = r"coil_(\d+)_"
 
@@ -252,6 +253,18 @@ def test_budget_and_folds_keep_groups_apart(coils: Path, tmp_path: Path, monkeyp
         assert main([*words, *more]) == 0
     assert len(seen) == 3
     assert all(pool and test and not pool & test for pool, test in seen)
+
+
+def test_wrong_labels_are_looked_for_across_groups() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(20), 10)
+    labels = groups % 2
+    own = rng.normal(0, 1, (20, 30)).astype(np.float32)[groups] + rng.normal(0, 0.1, (200, 30)).astype(np.float32)
+    mixed, apart = (out_of_fold(own, labels, groups=chosen).argmax(axis=1) == labels for chosen in (None, groups))
+    assert mixed.mean() > 0.95
+    assert apart.mean() < 0.8, "a group's own look says nothing of the class of others"
+    few = out_of_fold(own, labels, groups=groups // 5)
+    np.testing.assert_array_equal(few, out_of_fold(own, labels))
 
 
 def test_the_difference_that_groups_make_is_measured(

@@ -149,11 +149,13 @@ def chosen(
         (chosen([(200, 200)] * 9), ("stretch", 128, None)),
         (chosen([(200, 230)] * 9), ("stretch", 128, None)),
         (chosen([(200, 200)] * 9, 64), ("stretch", 64, None)),
-        (chosen([(100, 100), (400, 400)] * 9), ("pad", 400, 1.0)),
+        (chosen([(100, 100), (400, 400)] * 9), ("tiles", 400, 1.0)),
+        (chosen([(400, 400)] * 9), ("tiles", 400, 1.0)),
+        (chosen([(40, 90)] * 9), ("pad", (40, 90), 1.0)),
         (chosen([(100, 100), (400, 400)] * 9, 64), ("stretch", 64, None)),
-        (chosen([(300, 400)] * 9), ("pad", (300, 400), 1.0)),
-        (chosen([(300, 400)] * 9, 150), ("pad", (150, 200), 0.5)),
-        (chosen([(3000, 4000)] * 9), ("pad", (554, 739), (256 * 1600 / 12e6) ** 0.5)),
+        (chosen([(300, 400)] * 9), ("tiles", (300, 400), 1.0)),
+        (chosen([(300, 400)] * 9, 150), ("tiles", (150, 200), 0.5)),
+        (chosen([(3000, 4000)] * 9), ("tiles", (554, 739), (256 * 1600 / 12e6) ** 0.5)),
         (chosen([(256, 1600)] * 9), ("tiles", (256, 1600), 1.0)),
         (chosen([(512, 3200)] * 9), ("tiles", (256, 1600), 0.5)),
         (chosen([(512, 3200)] * 9, fit="tiles"), ("tiles", (512, 3200), 1.0)),
@@ -175,8 +177,8 @@ def test_what_auto_comes_to(found: Fitting, expected: tuple[Any, ...]) -> None:
 
 
 def test_tiles_of_a_set() -> None:
-    assert chosen([(256, 1600)] * 9).tiles == Tiles(256, 32)
-    assert chosen([(640, 700)] * 9, fit="tiles").tiles == Tiles(256, 32)
+    assert chosen([(256, 1600)] * 9).tiles == Tiles(64, 32)
+    assert chosen([(40, 700)] * 9, fit="tiles").tiles == Tiles(40, 20)
     assert chosen([(200, 200)] * 9, tiles=Tiles(100, 5)).tiles == Tiles(100, 5)
     assert chosen([(200, 200)] * 9, fit="pad").tiles is None
     refusal(lambda: chosen([(200, 900)] * 9, tiles=Tiles(201)), "data.tiles.size is 201", "at most 200")

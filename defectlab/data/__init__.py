@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from defectlab.data.datamodules.surfaces import SurfacesDataModule
     from defectlab.data.pipeline.augment import Augmentation
     from defectlab.data.pipeline.split_table import SplitTable
+    from defectlab.data.sources.label_table import LabelColumns
 
 __all__ = [
     "Augmentation", "DatasetDataModule", "FashionMNISTDataModule", "FlowersDataModule", "ImageDataModule",
-    "ImageFolderDataModule", "MNISTDataModule", "NEUDataModule", "SplitTable", "SurfacesDataModule",
+    "ImageFolderDataModule", "LabelColumns", "MNISTDataModule", "NEUDataModule", "SplitTable", "SurfacesDataModule",
 ]  # fmt: skip
 
 __getattr__ = lazy_names(globals(), name_places({
@@ -30,4 +31,5 @@ __getattr__ = lazy_names(globals(), name_places({
     "datamodules.surfaces": "SurfacesDataModule",
     "pipeline.augment": "Augmentation",
     "pipeline.split_table": "SplitTable",
+    "sources.label_table": "LabelColumns",
 }))  # fmt: skip

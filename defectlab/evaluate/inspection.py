@@ -16,7 +16,6 @@ from torch import Tensor
 from defectlab.data import ImageFolderDataModule, NEUDataModule
 from defectlab.data.pipeline.duplicates import Duplicate, exact_duplicates, iter_near_duplicates
 from defectlab.data.pipeline.statistics import channel_statistics
-from defectlab.data.sources.arrays import find_arrays
 from defectlab.data.sources.decode import size_and_mode
 from defectlab.data.sources.images import ImageSet
 from defectlab.engine.experiment import without_run
@@ -163,7 +162,7 @@ def inspect_data(
                     pairs.append(pair)
             counts = np.bincount(labels, minlength=len(names))
             enough = len(counts) > 1 and counts.min() >= FOLDS
-            probabilities = out_of_fold(_features(data.images), labels) if enough else None
+            probabilities = out_of_fold(_features(data.images), labels, groups=data.records.groups) if enough else None
             doubtful = suspects(probabilities, labels) if probabilities is not None else []
             for one in doubtful:
                 detail = f"labelled {names[one.label]}, looks like {names[one.suggested]}"
@@ -236,9 +235,10 @@ def _of_folder(directory: Path) -> _Read:
     test = None
     with suppress(InputError):  # too few images of a class
         test = module.divide(data).test
-    if find_arrays(directory) is not None:
-        return _Read(data=data, kinds=Counter({f"arrays, read at {_SIDE} × {_SIDE}": len(data.files)}), test=test)
-    found = [size_and_mode(directory / name) for name in data.files]
+    paths = [directory / name for name in data.files]
+    if not all(path.is_file() for path in paths):  # rows of arrays, pages
+        return _Read(data=data, kinds=Counter({f"read at {_SIDE} × {_SIDE}": len(data.files)}), test=test)
+    found = [size_and_mode(path) for path in paths]
     kinds = Counter(f"{width} × {height} {mode}" for width, height, mode in found)
     return _Read(data=data, kinds=kinds, sizes=[(width, height) for width, height, _ in found], test=test)
 

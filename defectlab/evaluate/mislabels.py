@@ -1,10 +1,11 @@
 """Find images whose label is likely wrong, by a model that was fitted without them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
 
 from defectlab.errors import InputError
 from defectlab.evaluate.probe import linear_probe
@@ -24,17 +25,25 @@ class Suspect:
 
 
 def out_of_fold(
-    features: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], seed: int = 0
+    features: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    seed: int = 0,
+    groups: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Compute out-of-fold probabilities (N, C) of a logistic regression on features (N, E); five images a class at least."""
+    """Compute out-of-fold probabilities (N, C) of a logistic regression on features (N, E); five images a class at least.
+
+    `groups` (N,) stay in one fold where each class is in five of them.
+    """
     smallest = np.bincount(labels).min()
     if smallest < FOLDS:
         raise InputError(
             f"the smallest class has {smallest} images: expected at least {FOLDS} to look for wrong labels"
         )
-    splitter = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    if groups is not None and min(len(set(groups[labels == k])) for k in set(labels.tolist())) < FOLDS:
+        groups = None
+    splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(FOLDS, shuffle=True, random_state=seed)
     probabilities: npt.NDArray[np.float64] = cross_val_predict(
-        linear_probe(0.1), features, labels, cv=splitter, method="predict_proba"
+        linear_probe(0.1), features, labels, groups=groups, cv=splitter, method="predict_proba"
     )
     return probabilities
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,17 +10,15 @@ from torch import Tensor
 
 from defectlab.data.sources.shapes import file_shapes
 from defectlab.inference.predictions import Box
+from defectlab.networks.tiling import TiledNetwork
 from defectlab.utils.image_format import ImageFormat
-
-if TYPE_CHECKING:
-    from defectlab.networks.pretrained import PretrainedNetwork
 
 
 @contextmanager
-def tiles_seen(network: "PretrainedNetwork | None") -> Iterator[list[Tensor]]:
+def tiles_seen(network: TiledNetwork | None) -> Iterator[list[Tensor]]:
     """Yield a list that gets the embeddings (N, rows, columns, E) of the tiles of every pass; none without tiles."""
     seen: list[Tensor] = []
-    if network is None or network.tiling is None:
+    if network is None:
         yield seen
         return
     hook = network.tiling.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -32,7 +29,7 @@ def tiles_seen(network: "PretrainedNetwork | None") -> Iterator[list[Tensor]]:
 
 
 def deciding_tiles(
-    network: "PretrainedNetwork", tiles: Tensor, classes: Tensor, shapes: npt.NDArray[np.int64], wanted: ImageFormat
+    network: TiledNetwork, tiles: Tensor, classes: Tensor, shapes: npt.NDArray[np.int64], wanted: ImageFormat
 ) -> list[Box]:
     """Return of each image the tile that moves the logit of its class most, up or down, cut at the border of the image.
 
@@ -43,7 +40,6 @@ def deciding_tiles(
         shapes: heights and widths (N, 2) of the images before they were fitted.
         wanted: what they were fitted to.
     """
-    assert network.tiling is not None
     added = network.tile_contributions(tiles, classes.to(tiles.device))
     boxes = []
     for best, (height, width) in zip(added.abs().flatten(1).argmax(dim=1).tolist(), shapes.tolist(), strict=True):

@@ -1,6 +1,6 @@
 """Multiple-instance learning: one embedding of an image from those of its tiles."""
 
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,6 @@ from torch.nn import functional as F
 
 from defectlab.errors import InputError
 from defectlab.utils.image_format import Tiles
-
-if TYPE_CHECKING:
-    from defectlab.networks.pretrained import PretrainedNetwork
 
 Pooling = Literal["mean_max", "max", "mean", "attention"]
 _ATTENTION = 64  # units of the attention's hidden layer
@@ -111,7 +108,19 @@ class TilePooling(nn.Module):
         return top, left, height, width
 
 
-def tiled_network(task: nn.Module) -> "PretrainedNetwork | None":
+class TiledNetwork(Protocol):
+    """A network with tiles: see `defectlab.networks.PretrainedNetwork`."""
+
+    tiling: TilePooling
+
+    def embed_tiles(self, images: Tensor) -> Tensor:
+        """Turn images (N, C, H, W) into the embeddings of their tiles (N, rows, columns, E)."""
+
+    def tile_contributions(self, tiles: Tensor, classes: Tensor) -> Tensor:
+        """Compute what each tile adds to the logits of the classes (N,): (N, rows, columns)."""
+
+
+def tiled_network(task: nn.Module) -> TiledNetwork | None:
     """Return the network with tiles in a task, None where there is none."""
     tiled = (module for module in task.modules() if isinstance(getattr(module, "tiling", None), TilePooling))
-    return cast("PretrainedNetwork | None", next(tiled, None))
+    return cast(TiledNetwork | None, next(tiled, None))

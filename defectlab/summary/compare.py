@@ -20,7 +20,7 @@ from defectlab.summary.latency import latencies
 from defectlab.summary.layers import shape_text
 from defectlab.summary.subject import NetworkRef, is_config, resolve_network
 from defectlab.summary.trace import summarize
-from defectlab.utils.image_format import Size
+from defectlab.utils.image_format import Size, checked_size
 
 _STANDARD: dict[str, Callable[[int, int, Size], nn.Module]] = {
     "SimpleDefectCNN": SimpleDefectCNN,
@@ -99,7 +99,9 @@ def compare_networks(
         image = (channel if channels is None else channels, height, width)
         count = count if classes is None else classes
         known = [
-            NetworkRef(name=name, network=build(count, image[0], (height, width)), image=image, classes=count)
+            NetworkRef(
+                name=name, network=build(count, image[0], checked_size((height, width))), image=image, classes=count
+            )
             for name, build in (_STANDARD.items() if standard else ())
         ]
         return _measure([*named, *known], len(named), turns, progress)

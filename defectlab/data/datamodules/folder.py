@@ -64,11 +64,11 @@ class ImageFolderDataModule(ImageDataModule):
         label_columns: what the columns of such a table are.
         fit: `stretch` brings every image to image_size; `pad` keeps its aspect ratio and mirrors the border; `crop` keeps
             it and cuts off what sticks out; `tiles` is `pad` for a network that looks at parts, a number as image_size is
-            then the shorter side. `auto` stretches a set of squares, takes tiles for strips and pads the rest, image_size
+            then the shorter side. `auto` stretches a set of small squares and takes tiles of the rest, image_size
             being the shorter side.
         scale: by which `pad` and `tiles` resize every image; None takes what makes the usual one as large as image_size.
         pad_value: grey level, from 0 to 255, of the border of `pad` and `tiles`; None mirrors the image.
-        tiles: size and overlap of the tiles in pixels of the resized image; None takes the shorter side of strips.
+        tiles: size and overlap of the tiles in pixels of the resized image; None takes 64 and 32.
         black_level: what is black; None is 0, or `auto` where white is measured and values are negative or all bright.
         page: which image of a file that holds several, from 0; `all` takes each as an image, `a.tif[2]`.
         alpha: transparency is put on black (`compose`), left out (`ignore`), or the last of 2 or 4 channels (`channel`).
@@ -264,7 +264,11 @@ class ImageFolderDataModule(ImageDataModule):
         if self.page != "all":
             return found
         pages = expand_pages(found.files)
-        return replace(found.select((i for i, _ in pages), found.class_names), files=[path for _, path in pages])
+        every = replace(found.select([i for i, _ in pages], found.class_names), files=[path for _, path in pages])
+        if every.records.groups is None and len(pages) > len(found.files):  # pages of one file stay on one side
+            names = found.names
+            every.records = replace(every.records, groups=np.array([names[i] for i, _ in pages]))
+        return every
 
     def _list(self) -> Listing:
         """List the files and their classes."""

@@ -62,7 +62,7 @@ class ArrayLoader:
 
     Args:
         images: `(N, C, H, W)` uint8, held or decoded ahead; or features `(N, E)` float that are yielded as they are.
-        labels: `(N,)` int64.
+        labels: `(N,)` int64, or in training `(N, C)` probabilities times a weight of the image.
         indices: `(n,)` int64, the images of this part of the split.
         batch_size: images per step and process.
         normalise: of uint8 images, or floats in [0, 1]: `DataCard.normalise`.
