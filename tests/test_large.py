@@ -68,7 +68,7 @@ def test_a_second_start_indexes_nothing(class_folders: Path, monkeypatch: pytest
     first = module(class_folders, "streamed")
     with monkeypatch.context() as patch:
         patch.setattr("defectlab.data.sources.index.content_hash", lambda _: pytest.fail("indexed anew"))
-        patch.setattr("defectlab.data.sources.images._bytes_of", lambda path: pytest.fail(f"{path} is read"))
+        patch.setattr("defectlab.data.sources.index.bytes_of", lambda path: pytest.fail(f"{path} is read"))
         again = module(class_folders, "streamed")
         assert again.card == first.card
     # What has changed alone is read again.

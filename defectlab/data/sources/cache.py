@@ -78,16 +78,23 @@ def alone(entry: Path) -> Iterator[None]:
         release(held)
 
 
+def facts_of(file: Path) -> tuple[int, int, int, int]:
+    """Return what changes with a file's content: size, both times in ns and inode; zeros for one that is not there.
+
+    A file that takes another's place may have its size and its time, but not its inode and change time, too.
+    """
+    try:
+        stat = os.stat(page_of(file)[0])
+    except OSError:
+        return 0, 0, 0, 0
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino % 2**63
+
+
 def fingerprint(files: Sequence[Path], root: Path | None, *shape: object) -> str:
     """Return a hash of the name (below `root`), size, times and place of every file, and of the shape."""
     digest = hashlib.sha256(" ".join(map(str, (_VERSION, *shape))).encode())
     for path in files:
-        try:
-            stat = page_of(path)[0].stat()
-            # A file that takes another's place may have its size and its time, but not its inode and change time, too.
-            facts = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
-        except OSError:
-            facts = "missing"
+        facts = " ".join(map(str, facts_of(path)))
         name = os.path.abspath(path) if root is None else os.path.relpath(path, root)
         digest.update(os.fsencode(f"\n{name}\0{facts}"))
     return digest.hexdigest()

@@ -21,15 +21,14 @@ from defectlab.data.sources.backing import IN_MEMORY_BYTES, Backing, choose_back
 from defectlab.data.sources.cache import default_cache
 from defectlab.data.sources.decode import decode, measure
 from defectlab.data.sources.depth import headers_of, tell_pages, with_levels
-from defectlab.data.sources.files import page_of
-from defectlab.data.sources.index import ImageIndex
+from defectlab.data.sources.index import ImageIndex, build_index
 from defectlab.data.sources.layouts import Listing
 from defectlab.data.sources.lazy import select_images
 from defectlab.data.sources.levels import BadImage, Level, Levels
-from defectlab.data.sources.opening import opened, pillow_hushed
+from defectlab.data.sources.opening import bytes_of, pillow_hushed
 from defectlab.data.sources.reading import ColourFound, Skipped, read_images
 from defectlab.data.sources.records import ImageRecords
-from defectlab.data.sources.stream import index_of_pixels, open_stream
+from defectlab.data.sources.stream import open_stream
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat, PixelType
 
@@ -176,12 +175,12 @@ def read_listing(
         wanted = rule.apply(root, own, kinds, planned, lambda index: measure(listing.files[index], own))
     index: ImageIndex | None = None
     if chosen == "streamed":
-        images, good, skipped, index = open_stream(files, names, wanted, on_bad_image, place, _bytes_of)
+        images, good, skipped, index = open_stream(files, names, wanted, on_bad_image == "error", place)
     else:
         images, good, skipped = _held(files, root, wanted, on_bad_image, cache if chosen == "mapped" else None)
         if chosen == "mapped":
-            kept = [files[row] for row in good], [names[row] for row in good]
-            index = index_of_pixels(*kept, wanted, place, images, _bytes_of)
+            kept, pixels = ([files[row] for row in good], [names[row] for row in good]), images.numpy()
+            index = build_index(*kept, place, wanted, images.shape[1], lambda row: pixels[row], strict=True)
     labels = [listing.labels[index] for index in good]
     left = set(labels)
     empty = [name for label, name in enumerate(listing.class_names) if label not in left]
@@ -196,7 +195,7 @@ def read_listing(
         skipped=skipped,
         reading=wanted.reading,
         synthetic=sum(headers[index].generated for index in good),
-        content=lambda index: _bytes_of(listing.files[good[index]]),
+        content=lambda index: bytes_of(listing.files[good[index]]),
         records=listing.records.select(good),
         index=index,
     )
@@ -226,13 +225,3 @@ def _looks_grey(files: Sequence[Path], wanted: ImageFormat) -> bool:
                 if (pixels[1:] != pixels[:1]).any():
                     return False
     return True
-
-
-def _bytes_of(file: Path) -> bytes:
-    try:
-        if page_of(file)[1] is None:
-            return file.read_bytes()
-        with opened(file) as page:
-            return np.asarray(page).tobytes()
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror} while it was read; put it back") from None

@@ -7,24 +7,27 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from defectlab.data.pipeline.split_table import content_hash
-from defectlab.data.sources.cache import read_note, write_note
-from defectlab.data.sources.files import page_of
+from defectlab.data.sources.cache import facts_of, read_note, write_note
 from defectlab.data.sources.levels import BadImage, Pixels
+from defectlab.data.sources.opening import bytes_of
+from defectlab.data.sources.reading import refused
 from defectlab.errors import InputError
 from defectlab.utils.files import atomic
+from defectlab.utils.image_format import ImageFormat
 from defectlab.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
 _PER_TASK = 64
 _Whole = npt.NDArray[np.int64]
+_ARRAYS = ("facts", "hashes", "sums", "squares", "grey")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,56 +54,26 @@ class ImageIndex:
         """Return the rows, none of which is of a file that cannot be read."""
         return ImageIndex(**{name: getattr(self, name)[rows] for name in _ARRAYS}, reasons={})
 
-    def one_channel(self) -> ImageIndex:
-        """Return the index of the first channel alone."""
-        return replace(self, sums=self.sums[:, :1], squares=self.squares[:, :1])
-
     def told(self, row: int) -> tuple[int, str]:
         """Return size and `content_hash` of a file."""
         return int(self.facts[row, 0]), self.hashes[row].tobytes().hex()
-
-
-_ARRAYS = ("facts", "hashes", "sums", "squares", "grey")
-
-
-def refused(file: Path, reason: str) -> InputError:
-    """Return the error of a set with a file that cannot be read."""
-    return InputError(f"{file}: {reason}; replace or remove it, or leave bad images out with on_bad_image: skip")
-
-
-def facts_of(file: Path) -> tuple[int, int, int, int]:
-    """Return what changes with a file's content: size, both times in ns and inode; zeros for one that is not there."""
-    try:
-        stat = os.stat(page_of(file)[0])
-    except OSError:
-        return 0, 0, 0, 0
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino % 2**63
 
 
 def build_index(
     files: Sequence[Path],
     names: Sequence[str],
     place: Path,
-    key: str,
+    wanted: ImageFormat,
     channels: int,
     pixels: Callable[[int], Pixels],
-    content: Callable[[Path], bytes],
     strict: bool,
 ) -> ImageIndex:
-    """Return the index of the files: rows of an earlier one whose files are as they were, others by `pixels(row)`.
+    """Return the index of the files, kept at `place`: rows of an earlier one whose files are as they were, others anew.
 
-    Args:
-        files: image files.
-        names: that tell them.
-        place: file that keeps the index.
-        key: of all that decides about pixels.
-        channels: of the pixels.
-        pixels: decodes a file; called from several threads; `BadImage` where it cannot.
-        content: returns what a file is told by.
-        strict: whether to stop at a file that cannot be read.
+    Of those `pixels(row)` gives the channels as `wanted` decides about them, or `BadImage`; several threads call it.
 
     Raises:
-        InputError: a file that cannot be read.
+        InputError: a file that cannot be read, if `strict`.
     """
     count = len(files)
     facts = np.array([facts_of(file) for file in files], dtype=np.int64).reshape(count, 4)
@@ -108,6 +81,7 @@ def build_index(
         facts=facts, hashes=np.zeros((count, 16), np.uint8), sums=np.zeros((count, channels), np.int64),
         squares=np.zeros((count, channels), np.int64), grey=np.ones(count, bool), reasons={},
     )  # fmt: skip
+    key = f"{wanted.image_format!r} {channels}"
     todo = _take_over(index, names, place, key)
 
     def measure(rows: Sequence[int]) -> None:
@@ -117,7 +91,7 @@ def build_index(
             except BadImage as error:
                 index.reasons[row] = str(error)
                 continue
-            index.hashes[row] = np.frombuffer(bytes.fromhex(content_hash(content(files[row]))), np.uint8)
+            index.hashes[row] = np.frombuffer(bytes.fromhex(content_hash(bytes_of(files[row]))), np.uint8)
             index.sums[row] = values.sum(axis=1, dtype=np.int64)
             index.squares[row] = np.square(values, dtype=np.uint32).sum(axis=1, dtype=np.int64)
             index.grey[row] = channels == 1 or bool((values[1:] == values[:1]).all())
@@ -153,11 +127,8 @@ def _take_over(index: ImageIndex, names: Sequence[str], place: Path, key: str) -
         return everything
     if len(known) != len(old.facts):
         return everything
-    if len(known) == len(names) and known == list(names):
-        rows = everything
-    else:
-        row_of = {name: row for row, name in enumerate(known)}
-        rows = np.array([row_of.get(name, -1) for name in names], dtype=np.int64)
+    row_of = {name: row for row, name in enumerate(known)}
+    rows = np.array([row_of.get(name, -1) for name in names], dtype=np.int64)
     same = (rows >= 0) & (old.facts[rows] == index.facts).all(axis=1)
     for name in _ARRAYS[1:]:
         getattr(index, name)[same] = getattr(old, name)[rows[same]]
