@@ -144,7 +144,7 @@ def test_the_backing_follows_memory_and_disk(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr(f"{backing}.free_memory", lambda: int(free))
         monkeypatch.setattr(f"{backing}.free_addresses", lambda: addresses)
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": int(disk)})())
-        return choose_backing(asked, "NEU", 1000, (1, 1024, 1024), tmp_path / "new" / "set", 2**32)  # a GiB
+        return choose_backing(asked, "NEU", 1000, (1, 1024, 1024), tmp_path / "new" / "set")  # a GiB
 
     assert chosen() == "memory"
     assert chosen(free=2**30) == "mapped"

@@ -27,7 +27,8 @@ from defectlab.data.sources.archive import open_root
 from defectlab.data.sources.array_labels import read_labels
 from defectlab.data.sources.arrays import ArrayFiles, array_shapes, find_arrays, load_arrays
 from defectlab.data.sources.backing import Backing, check_backing
-from defectlab.data.sources.images import ImageSet, LevelRule, read_listing
+from defectlab.data.sources.depth import LevelRule
+from defectlab.data.sources.images import ImageSet, read_listing
 from defectlab.data.sources.label_table import LabelColumns, find_labels, list_labels
 from defectlab.data.sources.layouts import Listing, is_single, list_folders, list_labelled, list_several
 from defectlab.data.sources.levels import Level

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -24,7 +25,6 @@ from defectlab.utils.files import atomic, release, try_lock
 MAX_BYTES = 100 * 2**30
 _VERSION = 2  # part of every fingerprint: raise it when decoding gives other pixels
 _IN_USE_SECONDS = 24 * 3600  # an entry that was used since then stays
-_CHUNK_BYTES = 2**24
 
 
 def default_cache() -> Path:
@@ -63,13 +63,16 @@ def write_note(entry: Path, facts: Mapping[str, Any], size: int, max_bytes: int 
 @contextmanager
 def alone(entry: Path) -> Iterator[None]:
     """Wait until no other process builds the entry, which is then there for this one; without locks each builds it."""
-    lock, held = entry.with_name(f".{entry.name}.lock"), []
+    lock = entry.with_name(f".{entry.name}.lock")
+    held: list[int] = []
     with suppress(OSError):  # a folder that cannot be written is told by what is to be written
         lock.parent.mkdir(parents=True, exist_ok=True)
-        lock.touch()
-        while (descriptor := try_lock(lock)) is None:
-            time.sleep(0.1)
-        held.append(descriptor)
+        while not held:
+            lock.touch()  # whoever had it has removed it
+            if (descriptor := try_lock(lock)) is None:
+                time.sleep(0.1)
+            else:
+                held.append(descriptor)
     try:
         yield
     finally:
@@ -152,11 +155,8 @@ def map_cache(cache: Path, shape: tuple[int, ...]) -> Tensor:
 
 
 def _crc_of(path: Path) -> int:
-    crc = 0
     with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            crc = zlib.crc32(chunk, crc)
-    return crc
+        return functools.reduce(lambda crc, chunk: zlib.crc32(chunk, crc), iter(lambda: file.read(2**24), b""), 0)
 
 
 def _note_path(entry: Path) -> Path:

@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from defectlab.data.sources.levels import Array, BadImage, Levels, Pixels, check_eight_bits, levels_of, scaled
 from defectlab.data.sources.opening import ORIENTATION, SYNTHETIC, Source, is_deep, is_halved, opened, upright_shape
 from defectlab.data.sources.tiff import stored_type
+from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat
 
 _MOST_RESIZED = 2**26  # of an image resized for a crop: 200 MB
@@ -47,12 +48,15 @@ def decode_array(values: Array, wanted: ImageFormat) -> tuple[Pixels, bool]:
     return _fitted_all(found, wanted, None), cut_off
 
 
-def decode_grey(path: Path, longest: int) -> Pixels:
-    """Decode the file's first image, upright and grey, to `(H, W)` of at most `longest` pixels; else `BadImage`."""
-    with opened(path) as source:
-        grey = _plain(source).convert("L")
-        grey.thumbnail((longest, longest), Image.Resampling.BILINEAR)
-        return np.array(grey)
+def read_grey(path: Path, longest: int) -> Pixels:
+    """Read the file's first image, upright, as (H, W), at most `longest` pixels a side; InputError if it cannot be read."""
+    try:
+        with opened(path) as source:
+            grey = _plain(source).convert("L")
+    except BadImage as error:
+        raise InputError(f"{path}: {error}; expected an image") from None
+    grey.thumbnail((longest, longest), Image.Resampling.BILINEAR)
+    return np.array(grey)
 
 
 def planes(image: Image.Image) -> Pixels:
@@ -78,12 +82,6 @@ def measure(path: Path, wanted: ImageFormat) -> Levels | None:
             return levels_of(_stored(source, wanted))
     except BadImage:  # it is told when all are read
         return None
-
-
-def pixel_values(path: Path) -> list[int]:
-    """Return the lowest three values of the pixels, fewer if there are no more: two for a mask; `BadImage` for no image."""
-    with opened(path) as source:
-        return [int(value) for value in np.unique(np.asarray(source))[:3]]
 
 
 def size_and_mode(path: Path) -> tuple[int, int, str]:

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from defectlab.data.sources.cache import alone, build_cache, fingerprint, map_cache, skipped_in_cache
-from defectlab.data.sources.decode import decode, decode_grey
-from defectlab.data.sources.depth import first_names, tell_beyond
+from defectlab.data.sources.decode import decode
+from defectlab.data.sources.depth import tell_beyond
 from defectlab.data.sources.levels import BadImage, Pixels
 from defectlab.data.sources.opening import pillow_hushed
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat
 from defectlab.utils.progress import progress_bar
+from defectlab.utils.text import listed
 
 _BLOCK_BYTES = 64 * 2**20  # pixels held beside the result while a set is read
 
@@ -52,14 +53,6 @@ class NothingReadable(InputError):
 def refused(file: Path, reason: str) -> InputError:
     """Return the error of a set with a file that cannot be read."""
     return InputError(f"{file}: {reason}; replace or remove it, or leave bad images out with on_bad_image: skip")
-
-
-def read_grey(path: Path, longest: int) -> Pixels:
-    """Read one image as (H, W) uint8, at most `longest` pixels a side; InputError if it cannot be read."""
-    try:
-        return decode_grey(path, longest)
-    except BadImage as error:
-        raise InputError(f"{path}: {error}; expected an image") from None
 
 
 def read_images(
@@ -179,7 +172,7 @@ def _decode_all(
                     bad[start + slot] = reason
             if strict and bad:
                 first, *others = bad
-                also = f" ({len(bad)} of the first {start + len(block)} are bad, also {first_names([str(files[i]) for i in others])})"
+                also = f" ({len(bad)} of the first {start + len(block)} are bad, also {listed([files[i] for i in others])})"
                 raise refused(files[first], f"{bad[first]}{also if others else ''}")
             keep(buffer[good])
     return bad
