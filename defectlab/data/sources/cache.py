@@ -65,9 +65,11 @@ def alone(entry: Path) -> Iterator[None]:
     """Wait until no other process builds the entry, which is then there for this one; without locks each builds it."""
     lock = entry.with_name(f".{entry.name}.lock")
     held: list[int] = []
+    made: list[Path] = []
     with suppress(OSError):  # a folder that cannot be written is told by what is to be written
-        lock.parent.mkdir(parents=True, exist_ok=True)
+        made += [folder for folder in lock.parents if not folder.exists()]
         while not held:
+            lock.parent.mkdir(parents=True, exist_ok=True)
             lock.touch()  # whoever had it has removed it
             if (descriptor := try_lock(lock)) is None:
                 time.sleep(0.1)
@@ -79,6 +81,9 @@ def alone(entry: Path) -> Iterator[None]:
         if held:
             lock.unlink(missing_ok=True)  # whoever waits for it looks at the entry first
         release(held)
+        with suppress(OSError):  # something is in it
+            for folder in made:
+                folder.rmdir()
 
 
 def facts_of(file: Path) -> tuple[int, int, int, int]:

@@ -21,14 +21,13 @@ from defectlab.data.sources.backing import IN_MEMORY_BYTES, Backing, choose_back
 from defectlab.data.sources.cache import default_cache
 from defectlab.data.sources.decode import decode, measure
 from defectlab.data.sources.depth import MEASURED, LevelRule, headers_of, tell_pages
-from defectlab.data.sources.index import ImageIndex, build_index
+from defectlab.data.sources.index import ImageIndex, build_index, open_stream
 from defectlab.data.sources.layouts import Listing
 from defectlab.data.sources.lazy import select_images
 from defectlab.data.sources.levels import BadImage
 from defectlab.data.sources.opening import bytes_of, pillow_hushed
 from defectlab.data.sources.reading import ColourFound, Skipped, read_images
 from defectlab.data.sources.records import ImageRecords
-from defectlab.data.sources.stream import open_stream
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat
 
