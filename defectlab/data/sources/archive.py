@@ -49,7 +49,7 @@ def extract_zip(archive: Path, target: Path, only: Collection[str] | None = None
         InputError: a member that leads outside the target, a link, an encrypted or damaged member, more than
             `MAX_BYTES` or `MAX_FILES`, a ratio as of a zip bomb, a full disk, a target in use; nothing is left behind.
     """
-    if target.exists() and not (target.is_dir() and _is_empty(target)):
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise InputError(f"{target}: exists, expected a new folder to unpack {archive.name} into; remove it")
     with _told(archive, f"expected a readable archive, and room in {target.parent}"):
         check_regular(archive)
@@ -120,7 +120,7 @@ def publish(finished: Path, target: Path) -> None:
     try:
         finished.rename(target)
     except OSError:
-        if not target.is_dir() or _is_empty(target):
+        if not target.is_dir() or not any(target.iterdir()):
             raise
 
 
@@ -137,10 +137,6 @@ def _told(archive: Path, expected: str) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise InputError(f"{archive}: {error.strerror or error}; {expected}") from None
-
-
-def _is_empty(folder: Path) -> bool:
-    return next(folder.iterdir(), None) is None
 
 
 def _checked(archive: Path, source: zipfile.ZipFile, only: Collection[str] | None) -> list[_Member]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -15,10 +14,9 @@ from torch import Tensor
 
 from defectlab.data.sources.files import FORMATS
 from defectlab.data.sources.levels import Level, Levels, is_full_scale, levels_of, settle
-from defectlab.data.sources.opening import Header, peek_all, pillow_hushed
+from defectlab.data.sources.opening import Header, in_threads, peek_all
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat, PixelType
-from defectlab.utils.progress import progress_bar
 from defectlab.utils.text import listed
 
 log = logging.getLogger(__name__)
@@ -80,11 +78,7 @@ class LevelRule:
             return wanted
         chosen = set(range(len(names)) if self.train is None else self.train(planned))
         sample = _sample([i for i in of[kind] if i in chosen] or of[kind], _MOST_MEASURED)
-        with progress_bar("measuring levels", len(sample)) as advance, pillow_hushed(), ThreadPoolExecutor() as pool:
-            measured = []
-            for levels in pool.map(measure, sample):
-                measured += [] if levels is None else [levels]
-                advance(1)
+        measured = [levels for levels in in_threads("measuring levels", measure, sample) if levels is not None]
         if not measured:  # it is told when all are read
             return wanted
         try:
