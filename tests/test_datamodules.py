@@ -174,7 +174,7 @@ def test_a_set_in_a_mapped_file_behaves_the_same(class_folders: Path, tmp_path: 
                 listing,
                 ImageFormat(image_size=self.image_size, channels=self.channels),
                 cache_folder=tmp_path,
-                in_memory_bytes=0,
+                backing="mapped",
             )
 
     augmentation = Augmentation(rotation=20, noise=0.1)

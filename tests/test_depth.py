@@ -159,10 +159,10 @@ def test_8_bits_beside_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
         for index in (0, 1, 2, 3):
             Image.fromarray(striped(0, index)).save(root / f"good/{index}.tif")
     assert (folder(tmp_path / "full").data.images.int() - eight(tmp_path / "eight").int()).abs().max() <= 1
-    assert "4 uint8 (good/0.tif, good/1.tif, good/2.tif, …) and 32 integers" in caplog.text
+    assert "4 uint8 (good/0.tif, good/1.tif, good/2.tif and so on) and 32 integers" in caplog.text
     refusal(
         lambda: folder(tmp_path / "half"),
-        "4 uint8 (good/0.tif, good/1.tif, good/2.tif, …) and 32 integers",
+        "4 uint8 (good/0.tif, good/1.tif, good/2.tif and so on) and 32 integers",
         "data.white_level",
     )
 
@@ -221,7 +221,7 @@ def stacks(path: Path, values: np.ndarray) -> None:
 def test_pages_of_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = write_set(tmp_path / "set", stacks)
     first = folder(root)
-    assert "36 files hold several images (0.tif, 1.tif, 2.tif, …)" in caplog.text
+    assert "36 files hold several images (0.tif, 1.tif, 2.tif and so on)" in caplog.text
     assert torch.equal(first.data.images, eight(tmp_path / "eight"))
     assert torch.equal(folder(root, page=1).data.images, (first.data.images.double() / 255 * 128).byte())
     refusal(lambda: folder(root, page=3), "3 pages", "data.page 3")

@@ -219,9 +219,10 @@ def test_a_target_with_other_content_is_left_alone(server: Server, tmp_path: Pat
     assert server.ranges == []
 
 
-def test_sizes_and_addresses_have_limits(server: Server, tmp_path: Path) -> None:
+def test_sizes_and_addresses_have_limits(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("defectlab.data.sources.fetch.MAX_BYTES", 100_000)
     with pytest.raises(InputError, match="larger than"):
-        fetch(server.url, tmp_path / "neu", MANIFEST, max_bytes=100_000)
+        fetch(server.url, tmp_path / "neu", MANIFEST)
     with pytest.raises(InputError, match="expected an http"):
         fetch("ftp://127.0.0.1/archive.zip", tmp_path / "neu", MANIFEST)
     assert os.listdir(tmp_path) == []

@@ -68,7 +68,7 @@ def test_a_second_start_indexes_nothing(class_folders: Path, monkeypatch: pytest
     first = module(class_folders, "streamed")
     with monkeypatch.context() as patch:
         patch.setattr("defectlab.data.sources.index.content_hash", lambda _: pytest.fail("indexed anew"))
-        patch.setattr("defectlab.data.sources.images._bytes_of", lambda path: pytest.fail(f"{path} is read"))
+        patch.setattr("defectlab.data.sources.index.bytes_of", lambda path: pytest.fail(f"{path} is read"))
         again = module(class_folders, "streamed")
         assert again.card == first.card
     # What has changed alone is read again.
@@ -144,7 +144,7 @@ def test_the_backing_follows_memory_and_disk(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr(f"{backing}.free_memory", lambda: int(free))
         monkeypatch.setattr(f"{backing}.free_addresses", lambda: addresses)
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": int(disk)})())
-        return choose_backing(asked, "NEU", 1000, (1, 1024, 1024), tmp_path / "new" / "set", 2**32)  # a GiB
+        return choose_backing(asked, "NEU", 1000, (1, 1024, 1024), tmp_path / "new" / "set")  # a GiB
 
     assert chosen() == "memory"
     assert chosen(free=2**30) == "mapped"

@@ -14,7 +14,8 @@ from PIL import Image
 from defectlab.cli.main import main
 from defectlab.data import ImageFolderDataModule, MNISTDataModule, NEUDataModule
 from defectlab.data.pipeline.fitting import FitChoice, Fitting, choose_fitting
-from defectlab.data.sources.decode import decode, shape_of
+from defectlab.data.sources.decode import decode
+from defectlab.data.sources.opening import peek
 from defectlab.networks import CompactCNN, LeNet5, PretrainedNetwork, SimpleDefectCNN, SmallResNet
 from defectlab.networks.base import build_network
 from defectlab.utils.card import DataCard
@@ -119,7 +120,7 @@ def test_an_upright_image_is_fitted(tmp_path: Path) -> None:
     for suffix in ("jpg", "png", "tif"):
         path = tmp_path / f"a.{suffix}"
         Image.new("L", (400, 100), 50).save(path, exif=exif)
-        assert shape_of(path) == (400, 100), suffix
+        assert peek(path).shape == (400, 100), suffix
         padded = pixels(path, size=(40, 40), fit="pad", pad_value=200)
         assert (padded[:, 15:25] == 50).all()
         assert (padded[:, :14] == 200).all()

@@ -97,9 +97,8 @@ class LastCheckpoint(ModelCheckpoint):
         if isinstance(pl_module, ClassificationTask):
             (optimizer,) = trainer.optimizers
             _apply(pl_module, self._rate, optimizer, [config.scheduler for config in trainer.lr_scheduler_configs])
-        if (
-            self._within
-        ):  # Lightning takes up an epoch without its beginning, and a loader that a schedule asked for too late
+        if self._within:
+            # Lightning takes up an epoch without its beginning, and a loader that a schedule asked for too late.
             loader: Any = trainer.train_dataloader
             loader.load_state_dict(self._within[trainer.global_rank]["loader"])
             for callback in trainer.callbacks:  # type: ignore[attr-defined]

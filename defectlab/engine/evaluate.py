@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from defectlab.data.pipeline.split_table import SplitTable, listed
+from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.data.pipeline.splits import WHOLE
 from defectlab.engine.configs import override_words
 from defectlab.engine.experiment import DefectCLI
@@ -23,7 +23,7 @@ from defectlab.runs.lock import locked
 from defectlab.runs.metrics import accuracy_text, count_correct
 from defectlab.runs.state import write_state
 from defectlab.tasks.checkpoint import check_fit, data_state, read_checkpoint
-from defectlab.utils.text import html_table
+from defectlab.utils.text import html_table, listed
 from defectlab.utils.yamls import read_yaml
 
 _log = logging.getLogger(__name__)

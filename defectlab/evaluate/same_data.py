@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from defectlab.data.pipeline.split_table import SplitTable, listed
+from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder
+from defectlab.utils.text import listed
 
 
 def image_contents(run: RunFolder) -> dict[str, str] | None:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.lib.stride_tricks import sliding_window_view
 
-from defectlab.data.sources.reading import read_grey
+from defectlab.data.sources.decode import read_grey
 from defectlab.errors import InputError
 from defectlab.figures.style import INK, SMALL, TITLE, frame_image, place_axes, place_text, short_label
 from defectlab.figures.tiles import SIGNED

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from defectlab.data.sources.shapes import file_shapes
+from defectlab.data.sources.opening import file_shapes
 from defectlab.inference.predictions import Box
 from defectlab.networks.tiling import TiledNetwork
 from defectlab.utils.image_format import ImageFormat

@@ -110,8 +110,10 @@ class ImageFormat:
             if not _is_whole(self.resize_size, shorter, _LARGEST):
                 raise InputError(f"resize_size is {self.resize_size!r}, expected a whole number of at least {shorter}")
             object.__setattr__(self, "fit", "crop")
-        if self.fit not in get_args(Fit):
-            raise InputError(f"fit is {self.fit!r}, expected {', '.join(get_args(Fit))}")
+        choices = {"fit": get_args(Fit), "alpha": get_args(Alpha), "pixel_type": (None, *get_args(PixelType))}
+        for name, words in choices.items():
+            if getattr(self, name) not in words:
+                raise InputError(f"{name} is {getattr(self, name)!r}, expected {', '.join(map(str, words))}")
         if self.fit != "pad" and (self.scale, self.pad_value) != (None, None):
             raise InputError(f"fit is {self.fit}, expected pad, which alone has a scale and a pad_value")
         if self.scale is not None and not (_is_number(self.scale) and 1e-4 <= self.scale <= 1e4):
@@ -130,9 +132,6 @@ class ImageFormat:
             )
         if self.page != "all" and not _is_whole(self.page, 0, 2**31):
             raise InputError(f"page is {self.page!r}, expected a whole number from 0, or all")
-        for name, words in (("alpha", get_args(Alpha)), ("pixel_type", (None, *get_args(PixelType)))):
-            if getattr(self, name) not in words:
-                raise InputError(f"{name} is {getattr(self, name)!r}, expected {', '.join(map(str, words))}")
         if self.alpha == "channel" and self.channels not in (2, 4):
             raise InputError(
                 f"alpha is channel, and channels {self.channels}: expected 2 or 4, of which it is the last"

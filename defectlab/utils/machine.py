@@ -5,6 +5,7 @@ import platform
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,9 @@ def _version(distribution: str) -> str | None:
 
 
 def _cpu_model() -> str | None:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+    with suppress(OSError):
+        if found := re.search("^model name.*?:(.*)", Path("/proc/cpuinfo").read_text("utf-8", "replace"), re.MULTILINE):
+            return found[1].strip()
     return platform.processor() or platform.machine() or None
 
 

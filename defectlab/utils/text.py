@@ -35,6 +35,11 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def listed(names: Sequence[object], most: int = 3) -> str:
+    """Return the first names as text."""
+    return ", ".join(map(str, names[:most])) + " and so on" * (len(names) > most)
+
+
 class _Lines(list[str]):
     """Collects the rows of a CSV writer whose lines end in a carriage return, so that one in a cell is quoted."""
 

@@ -16,7 +16,7 @@ from defectlab.data.datamodules.loaders import ON_DEVICE_BYTES, ImageLoaders, Pa
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.duplicates import near_duplicates
 from defectlab.data.pipeline.groups import Groups, group_names, looks_grouped
-from defectlab.data.pipeline.split_table import PARTS, SplitTable, apply_table, listed, make_table, size_and_hash
+from defectlab.data.pipeline.split_table import PARTS, SplitTable, apply_table, make_table, size_and_hash
 from defectlab.data.pipeline.splits import (
     TIME,
     WHOLE,
@@ -37,6 +37,7 @@ from defectlab.data.sources.lazy import as_lazy
 from defectlab.errors import InputError
 from defectlab.utils.card import DataCard
 from defectlab.utils.image_format import LEVELS, READING, ImageFormat, Size, Tiles, checked_size, sides
+from defectlab.utils.text import listed
 
 log = logging.getLogger(__name__)
 

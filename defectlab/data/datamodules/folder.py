@@ -27,18 +27,20 @@ from defectlab.data.sources.archive import open_root
 from defectlab.data.sources.array_labels import read_labels
 from defectlab.data.sources.arrays import ArrayFiles, array_shapes, find_arrays, load_arrays
 from defectlab.data.sources.backing import Backing, check_backing
-from defectlab.data.sources.images import ImageSet, LevelRule, read_listing
+from defectlab.data.sources.depth import LevelRule
+from defectlab.data.sources.images import ImageSet, read_listing
 from defectlab.data.sources.label_table import LabelColumns, find_labels, list_labels
 from defectlab.data.sources.layouts import Listing, is_single, list_folders, list_labelled, list_several
 from defectlab.data.sources.levels import Level
-from defectlab.data.sources.opening import expand_pages, peek
+from defectlab.data.sources.opening import expand_pages, file_shapes, peek
 from defectlab.data.sources.reading import check_on_bad_image
-from defectlab.data.sources.shapes import file_shapes, sample_shapes
 from defectlab.data.sources.tables import is_label_file
 from defectlab.errors import InputError
 from defectlab.utils.image_format import Alpha, ImageFormat, Size, Tiles
 
 log = logging.getLogger(__name__)
+
+_SAMPLE = 1000  # files that tell what a set is like
 
 
 class ImageFolderDataModule(ImageDataModule):
@@ -180,7 +182,9 @@ class ImageFolderDataModule(ImageDataModule):
     def _shapes(self) -> Shapes:
         """Return heights and widths of the images, or of a sample of them."""
         if self._arrays is None:
-            return sample_shapes(self._listing.files)
+            files = self._listing.files
+            shapes = file_shapes(files[:: max(1, -(-len(files) // _SAMPLE))])
+            return shapes[shapes.all(axis=1)]
         return array_shapes(self._arrays, self.channels)
 
     @property

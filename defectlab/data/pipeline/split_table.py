@@ -17,12 +17,11 @@ import numpy.typing as npt
 from defectlab.data.pipeline.splits import Split
 from defectlab.errors import InputError
 from defectlab.utils.progress import progress_bar
-from defectlab.utils.text import csv_rows, write_text
+from defectlab.utils.text import csv_rows, listed, write_text
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
-_NAMED = 3  # images in a message
 _BLOCK = 256  # images that a thread reads at a time
 
 
@@ -164,11 +163,6 @@ def apply_table(
             "put them back, or fit anew"
         )
     return Split(*(np.array(sorted(i for row, i in here if row.part == part), dtype=np.int64) for part in PARTS))
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return the first three names as text."""
-    return ", ".join(names[:_NAMED]) + (" and so on" if len(names) > _NAMED else "")
 
 
 def _told(indices: Sequence[int], told: Callable[[int], tuple[int, str]]) -> Iterator[tuple[int, str]]:

@@ -10,14 +10,15 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from defectlab.data.sources.cache import default_cache, read_note, write_note
 from defectlab.errors import InputError
 from defectlab.utils.files import temporary_folder
+from defectlab.utils.memory import bytes_text
 from defectlab.utils.progress import progress_bar
 
 MAX_BYTES = 20 * 2**30
@@ -39,53 +40,38 @@ class _Member(NamedTuple):
     is_folder: bool
 
 
-def extract_zip(
-    archive: Path,
-    target: Path,
-    max_bytes: int = MAX_BYTES,
-    max_files: int = MAX_FILES,
-    only: Collection[str] | None = None,
-) -> Path:
+def extract_zip(archive: Path, target: Path, only: Collection[str] | None = None) -> Path:
     """Unpack an archive into the new folder `target`, through a temporary folder beside it; return `target`.
 
     With `only`, files of other names are left out.
 
     Raises:
         InputError: a member that leads outside the target, a link, an encrypted or damaged member, more than
-            `max_bytes` or `max_files`, a ratio as of a zip bomb, a full disk, a target in use; nothing is left behind.
+            `MAX_BYTES` or `MAX_FILES`, a ratio as of a zip bomb, a full disk, a target in use; nothing is left behind.
     """
-    if target.exists() and not (target.is_dir() and _is_empty(target)):
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise InputError(f"{target}: exists, expected a new folder to unpack {archive.name} into; remove it")
-    try:
+    with _told(archive, f"expected a readable archive, and room in {target.parent}"):
         check_regular(archive)
         with zipfile.ZipFile(archive) as source:
-            members = _checked(archive, source, max_bytes, max_files, only)
+            members = _checked(archive, source, only)
             total = sum(member.info.file_size for member in members)
             with (
                 temporary_folder(target.parent) as place,
                 progress_bar(f"unpacking {archive.name}", total, in_bytes=True) as advance,
             ):
-                unpacked, left = place / target.name, max_bytes
+                unpacked, left = place / target.name, MAX_BYTES
                 unpacked.mkdir()
                 free = shutil.disk_usage(unpacked).free
                 if free < total:
                     raise InputError(
-                        f"{archive}: unpacks to {_mib(total)}, only {_mib(free)} are free there; make room"
+                        f"{archive}: unpacks to {bytes_text(total)}, only {bytes_text(free)} are free there; make room"
                     )
                 for member in members:
                     written = _copy(archive, source, member, unpacked, left)
                     left -= written
                     advance(written)
                 publish(unpacked, target)
-    except InputError:
-        raise
-    except _DAMAGE as error:
-        raise _damaged(archive, error) from None
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(
-            f"{archive}: cannot be unpacked to {target} ({reason}); expected a readable archive and room"
-        ) from None
     return target
 
 
@@ -95,20 +81,14 @@ def open_root(root: Path, cache: Path | None = None) -> Path:
     Raises:
         InputError: there is nothing at `root`, or a file that is no usable zip.
     """
-    try:
+    with _told(root, "expected a folder or a .zip of images"):
         if root.is_dir():
             return root
         check_regular(root)
         if not zipfile.is_zipfile(root):
             raise InputError(f"{root}: a file that is no zip archive; expected a folder or a .zip of images")
         with zipfile.ZipFile(root) as source:
-            members = _checked(root, source, MAX_BYTES, MAX_FILES, None)
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"{root}: {error.strerror or error}; expected a folder or a .zip of images") from None
-    except _DAMAGE as error:
-        raise _damaged(root, error) from None
+            members = _checked(root, source, None)
     told = [(member.parts, member.info.file_size, member.info.CRC) for member in members]
     key = hashlib.sha256(repr((root.name, told)).encode(errors="surrogateescape")).hexdigest()
     target = (cache or default_cache()) / f"{root.stem[:100]}-{key[:16]}"
@@ -140,21 +120,26 @@ def publish(finished: Path, target: Path) -> None:
     try:
         finished.rename(target)
     except OSError:
-        if not target.is_dir() or _is_empty(target):
+        if not target.is_dir() or not any(target.iterdir()):
             raise
 
 
-def _damaged(archive: Path, error: Exception) -> InputError:
-    return InputError(f"{archive}: damaged, or no zip archive ({error}); expected a whole one, get it anew")
+@contextmanager
+def _told(archive: Path, expected: str) -> Iterator[None]:
+    """Raise InputError in place of what reading an archive comes to."""
+    try:
+        yield
+    except InputError:
+        raise
+    except _DAMAGE as error:
+        raise InputError(
+            f"{archive}: damaged, or no zip archive ({error}); expected a whole one, get it anew"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{archive}: {error.strerror or error}; {expected}") from None
 
 
-def _is_empty(folder: Path) -> bool:
-    return next(folder.iterdir(), None) is None
-
-
-def _checked(
-    archive: Path, source: zipfile.ZipFile, max_bytes: int, max_files: int, only: Collection[str] | None
-) -> list[_Member]:
+def _checked(archive: Path, source: zipfile.ZipFile, only: Collection[str] | None) -> list[_Member]:
     """Return the members to unpack, checked by what the archive declares."""
     members = []
     encoding = _encoding(source)
@@ -178,16 +163,16 @@ def _checked(
         if parts and (only is None or (not is_folder and parts[-1] in only)):
             members.append(_Member(info, parts, is_folder))
     total = sum(member.info.file_size for member in members)
-    if len(members) > max_files:
+    if len(members) > MAX_FILES:
         raise InputError(
-            f"{archive}: holds {len(members):,} members, expected at most {max_files:,}; unpack it by hand"
+            f"{archive}: holds {len(members):,} members, expected at most {MAX_FILES:,}; unpack it by hand"
         )
-    if total > max_bytes:
-        raise InputError(_too_large(archive, max_bytes))
+    if total > MAX_BYTES:
+        raise InputError(_too_large(archive))
     packed = Path(archive).stat().st_size
     if total > max(_RATIO_FREE_BYTES, _MAX_RATIO * packed):
         raise InputError(
-            f"{archive}: {_mib(packed)} declare {_mib(total)}, more than {_MAX_RATIO}-fold as in a zip bomb; "
+            f"{archive}: {bytes_text(packed)} declare {bytes_text(total)}, more than {_MAX_RATIO}-fold as in a zip bomb; "
             "unpack it by hand if you trust it"
         )
     return members
@@ -220,7 +205,7 @@ def _copy(archive: Path, source: zipfile.ZipFile, member: _Member, folder: Path,
             while chunk := packed.read(_CHUNK_BYTES):
                 written += len(chunk)
                 if written > left:
-                    raise InputError(_too_large(archive, left))
+                    raise InputError(_too_large(archive))
                 file.write(chunk)
     except (FileExistsError, NotADirectoryError):
         name = member.info.filename
@@ -230,9 +215,5 @@ def _copy(archive: Path, source: zipfile.ZipFile, member: _Member, folder: Path,
     return written
 
 
-def _too_large(archive: Path, max_bytes: int) -> str:
-    return f"{archive}: unpacks to more than {_mib(max_bytes)}; unpack it by hand if you trust it"
-
-
-def _mib(count: int) -> str:
-    return f"{count / 2**20:,.1f} MiB"
+def _too_large(archive: Path) -> str:
+    return f"{archive}: unpacks to more than {bytes_text(MAX_BYTES)}; unpack it by hand if you trust it"

@@ -14,14 +14,15 @@ from torch import Tensor
 
 from defectlab.data.sources.archive import check_regular, open_root
 from defectlab.data.sources.decode import decode_array
-from defectlab.data.sources.depth import tell_beyond
+from defectlab.data.sources.depth import MEASURED, LevelRule, tell_beyond
 from defectlab.data.sources.files import image_files, is_ignored, natural_key
-from defectlab.data.sources.images import MEASURED, ImageSet, LevelRule
+from defectlab.data.sources.images import ImageSet
 from defectlab.data.sources.layouts import part_of
 from defectlab.data.sources.levels import Array, BadImage, levels_of, pixel_type_of
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat
 from defectlab.utils.progress import progress_bar
+from defectlab.utils.text import listed
 
 _IMAGE_WORDS = frozenset(("x", "image", "images", "img", "imgs", "feature", "features"))
 _LABEL_WORDS = frozenset(("y", "label", "labels", "target", "targets"))
@@ -183,8 +184,8 @@ def _part_and_kind(stem: str) -> list[tuple[str, str]]:
     return [("".join(parts), kinds[-1])] if kinds and len(parts) < 2 else []  # the last: image_labels are labels
 
 
-def _listed(paths: Sequence[Path], most: int = 8) -> str:
-    return ", ".join([path.name for path in paths[:most]] + ["…"] * (len(paths) > most))
+def _listed(paths: Sequence[Path]) -> str:
+    return listed([path.name for path in paths], most=8)
 
 
 def channels_last(path: Path, images: Array, channels: int) -> Array:

@@ -26,18 +26,11 @@ def check_backing(value: str) -> None:
         raise InputError(f"data.backing is {value!r}: expected {', '.join(get_args(Backing))}")
 
 
-def choose_backing(
-    asked: Backing, place: object, count: int, shape: tuple[int, ...], cache: Path, in_memory_bytes: int
-) -> Backing:
-    """Choose by size: memory up to `in_memory_bytes` and half of what is free, else mapped if there is room, else streamed.
+def choose_backing(asked: Backing, place: object, count: int, shape: tuple[int, ...], cache: Path) -> Backing:
+    """Choose by size: memory up to 4 GiB and half of what is free, else mapped if there is room, else streamed.
 
-    Args:
-        asked: anything but `auto` is kept, or refused where it cannot be.
-        place: the root, for messages.
-        count: number of images.
-        shape: of one, in bytes.
-        cache: the mapped file, which may be there already.
-        in_memory_bytes: that are held at most by `auto`.
+    There are `count` images of `shape` bytes at `place`; `cache` is the mapped file, which may be there already. Anything
+    but `auto` is kept, or refused where it cannot be.
 
     Raises:
         InputError: what is asked for needs more than there is; nothing is read yet.
@@ -50,7 +43,7 @@ def choose_backing(
     reach = addresses is None or need + _SPARE_BYTES <= addresses
     chosen = asked
     if asked == "auto":
-        small = need <= in_memory_bytes and (free is None or need <= free / 2)
+        small = need <= IN_MEMORY_BYTES and (free is None or need <= free / 2)
         chosen = "memory" if small else "mapped" if room and reach else "streamed"
     text = f"{place}: {count:,} images of {' × '.join(map(str, shape))} take {bytes_text(need)}"
     if asked == "memory" and free is not None and need > free:

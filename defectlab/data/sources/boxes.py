@@ -5,8 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from xml.etree.ElementTree import Element, ParseError, TreeBuilder
-from xml.parsers import expat
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, fromstring
 
 import numpy as np
 import numpy.typing as npt
@@ -127,27 +126,21 @@ def _covered(low: float, high: float, length: int) -> slice:
     return slice(first, last + 1)
 
 
+class _Builder(TreeBuilder):
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise InputError("has a DOCTYPE, which was not read: expected plain Pascal VOC XML; remove it")
+
+
 def _parse(path: Path) -> Element:
-    builder = TreeBuilder()
-    parser = expat.ParserCreate()
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-
-    def refuse(name: str, system_id: str | None, public_id: str | None, has_internal_subset: bool) -> None:
-        raise InputError(f"{path} has a DOCTYPE, which was not read: expected plain Pascal VOC XML; remove it")
-
-    parser.StartDoctypeDeclHandler = refuse
     try:
         if path.stat().st_size > _LARGEST:
-            raise InputError(f"{path} has more than {_LARGEST:,} bytes: expected the boxes of one image")
-        parser.Parse(path.read_bytes(), True)
-        root = builder.close()
-    except InputError:  # which is a ValueError
-        raise
+            raise InputError(f"has more than {_LARGEST:,} bytes: expected the boxes of one image")
+        root = fromstring(path.read_bytes(), XMLParser(target=_Builder()))
+    except InputError as error:  # which is a ValueError
+        raise InputError(f"{path} {error}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); expected a Pascal VOC .xml file") from None
-    except (expat.ExpatError, ParseError, ValueError, LookupError) as error:  # the last two for its encoding
+    except (ParseError, ValueError, LookupError) as error:  # the last two for its encoding
         raise InputError(f"{path} is no XML ({error}); expected boxes as Pascal VOC has them") from None
     if root.find("size") is None:
         raise InputError(f"{path} says nothing of the image's size; expected Pascal VOC's <size> in <{root.tag}>")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -24,7 +25,6 @@ from defectlab.utils.files import atomic, release, try_lock
 MAX_BYTES = 100 * 2**30
 _VERSION = 2  # part of every fingerprint: raise it when decoding gives other pixels
 _IN_USE_SECONDS = 24 * 3600  # an entry that was used since then stays
-_CHUNK_BYTES = 2**24
 
 
 def default_cache() -> Path:
@@ -63,31 +63,46 @@ def write_note(entry: Path, facts: Mapping[str, Any], size: int, max_bytes: int 
 @contextmanager
 def alone(entry: Path) -> Iterator[None]:
     """Wait until no other process builds the entry, which is then there for this one; without locks each builds it."""
-    lock, held = entry.with_name(f".{entry.name}.lock"), []
+    lock = entry.with_name(f".{entry.name}.lock")
+    held: list[int] = []
+    made: list[Path] = []
     with suppress(OSError):  # a folder that cannot be written is told by what is to be written
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        lock.touch()
-        while (descriptor := try_lock(lock)) is None:
-            time.sleep(0.1)
-        held.append(descriptor)
+        made += [folder for folder in lock.parents if not folder.exists()]
+        while not held:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            lock.touch()  # whoever had it has removed it
+            if (descriptor := try_lock(lock)) is None:
+                time.sleep(0.1)
+            else:
+                held.append(descriptor)
     try:
         yield
     finally:
         if held:
             lock.unlink(missing_ok=True)  # whoever waits for it looks at the entry first
         release(held)
+        with suppress(OSError):  # something is in it
+            for folder in made:
+                folder.rmdir()
+
+
+def facts_of(file: Path) -> tuple[int, int, int, int]:
+    """Return what changes with a file's content: size, both times in ns and inode; zeros for one that is not there.
+
+    A file that takes another's place may have its size and its time, but not its inode and change time, too.
+    """
+    try:
+        stat = os.stat(page_of(file)[0])
+    except OSError:
+        return 0, 0, 0, 0
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino % 2**63
 
 
 def fingerprint(files: Sequence[Path], root: Path | None, *shape: object) -> str:
     """Return a hash of the name (below `root`), size, times and place of every file, and of the shape."""
     digest = hashlib.sha256(" ".join(map(str, (_VERSION, *shape))).encode())
     for path in files:
-        try:
-            stat = page_of(path)[0].stat()
-            # A file that takes another's place may have its size and its time, but not its inode and change time, too.
-            facts = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
-        except OSError:
-            facts = "missing"
+        facts = " ".join(map(str, facts_of(path)))
         name = os.path.abspath(path) if root is None else os.path.relpath(path, root)
         digest.update(os.fsencode(f"\n{name}\0{facts}"))
     return digest.hexdigest()
@@ -145,11 +160,8 @@ def map_cache(cache: Path, shape: tuple[int, ...]) -> Tensor:
 
 
 def _crc_of(path: Path) -> int:
-    crc = 0
     with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            crc = zlib.crc32(chunk, crc)
-    return crc
+        return functools.reduce(lambda crc, chunk: zlib.crc32(chunk, crc), iter(lambda: file.read(2**24), b""), 0)
 
 
 def _note_path(entry: Path) -> Path:

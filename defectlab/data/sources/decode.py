@@ -10,11 +10,11 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from defectlab.data.sources.levels import Array, BadImage, Levels, Pixels, check_eight_bits, levels_of, scaled
-from defectlab.data.sources.opening import SYNTHETIC, Source, is_deep, is_halved, opened
+from defectlab.data.sources.opening import ORIENTATION, SYNTHETIC, Source, is_deep, is_halved, opened, upright_shape
 from defectlab.data.sources.tiff import stored_type
+from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat
 
-_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 _MOST_RESIZED = 2**26  # of an image resized for a crop: 200 MB
 _ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
 _COARSE = 64 * 257  # a range of colours of 16 bits whose upper 8 tell little
@@ -28,7 +28,7 @@ def decode(path: Path, wanted: ImageFormat, beyond: list[Path] | None = None) ->
     with opened(path, wanted) as source:
         shape = None
         if isinstance(source, Image.Image):
-            whole, stored = _upright_shape(source), source.size
+            whole, stored = upright_shape(source), source.size
             if wanted.fit != "crop":  # else the pixels have to equal torchvision's
                 # Decodes a JPEG as grey, and a large one at 1/2, 1/4 or 1/8: faster. At three times the final size or more
                 # pixels stay within 3 of 255 of a full decode.
@@ -48,12 +48,15 @@ def decode_array(values: Array, wanted: ImageFormat) -> tuple[Pixels, bool]:
     return _fitted_all(found, wanted, None), cut_off
 
 
-def decode_grey(path: Path, longest: int) -> Pixels:
-    """Decode the file's first image, upright and grey, to `(H, W)` of at most `longest` pixels; else `BadImage`."""
-    with opened(path) as source:
-        grey = _plain(source).convert("L")
-        grey.thumbnail((longest, longest), Image.Resampling.BILINEAR)
-        return np.array(grey)
+def read_grey(path: Path, longest: int) -> Pixels:
+    """Read the file's first image, upright, as (H, W), at most `longest` pixels a side; InputError if it cannot be read."""
+    try:
+        with opened(path) as source:
+            grey = _plain(source).convert("L")
+    except BadImage as error:
+        raise InputError(f"{path}: {error}; expected an image") from None
+    grey.thumbnail((longest, longest), Image.Resampling.BILINEAR)
+    return np.array(grey)
 
 
 def planes(image: Image.Image) -> Pixels:
@@ -81,27 +84,12 @@ def measure(path: Path, wanted: ImageFormat) -> Levels | None:
         return None
 
 
-def pixel_values(path: Path) -> list[int]:
-    """Return the lowest three values of the pixels, fewer if there are no more: two for a mask; `BadImage` for no image."""
-    with opened(path) as source:
-        return [int(value) for value in np.unique(np.asarray(source))[:3]]
-
-
 def size_and_mode(path: Path) -> tuple[int, int, str]:
     """Return width, height, and Pillow's mode or the type of values; `BadImage` for what is no image."""
     with opened(path) as source:
         if isinstance(source, np.ndarray):
             return source.shape[1], source.shape[0], f"{source.dtype} of {source.shape[2:] or (1,)} channels"
         return source.width, source.height, source.mode
-
-
-def shape_of(path: Path) -> tuple[int, int]:
-    """Return height and width of an image of the file, upright, by its header; `BadImage` for what is no image."""
-    with opened(path, header=True) as source:
-        if isinstance(source, Image.Image):
-            return _upright_shape(source)
-        height, width = source.shape[1:] if source.ndim == 3 and source.shape[0] < source.shape[2] else source.shape[:2]
-        return height, width
 
 
 def _fitted_all(found: Image.Image | Pixels, wanted: ImageFormat, shape: tuple[int, int] | None) -> Pixels:
@@ -153,19 +141,10 @@ def _planes(image: Image.Image) -> Pixels:
 def _upright(image: Image.Image) -> Image.Image:
     image.load()  # here: `getexif` would do it, and Pillow gives what there is of damaged pixels at the second attempt
     try:
-        turned = image.getexif().get(_ORIENTATION, 1) != 1
+        turned = image.getexif().get(ORIENTATION, 1) != 1
     except Exception:  # a broken EXIF block says nothing about the pixels
         return image
     return ImageOps.exif_transpose(image) if turned else image
-
-
-def _upright_shape(image: Image.Image) -> tuple[int, int]:
-    """Return height and width as `_upright` will leave them, of an image that is not decoded yet."""
-    try:
-        turned = image.format != "TIFF" and Image.Image.getexif(image).get(_ORIENTATION, 1) in (5, 6, 7, 8)
-    except Exception:  # as in `_upright`
-        turned = False
-    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _eight_bit(source: Source, wanted: ImageFormat) -> tuple[Image.Image | Pixels, bool]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +14,10 @@ from torch import Tensor
 
 from defectlab.data.sources.files import FORMATS
 from defectlab.data.sources.levels import Level, Levels, is_full_scale, levels_of, settle
-from defectlab.data.sources.opening import Header, peek_all, pillow_hushed
+from defectlab.data.sources.opening import Header, in_threads, peek_all
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat, PixelType
-from defectlab.utils.progress import progress_bar
+from defectlab.utils.text import listed
 
 log = logging.getLogger(__name__)
 
@@ -42,57 +41,70 @@ def headers_of(files: Sequence[Path]) -> list[Header]:
     return headers
 
 
-def with_levels(
-    place: Path, wanted: ImageFormat, white: Level | None, black: Level | None, kinds: Sequence[PixelType | None],
-    names: Sequence[str], train: Callable[[], Sequence[int]], measure: Callable[[int], Levels | None],
-) -> ImageFormat:  # fmt: skip
-    """Return `wanted` with the levels of the set at `place`, told by a log line.
+@dataclass(frozen=True)
+class LevelRule:
+    """Levels to be measured: what is asked for, see `settle`, and which images of an `ImageSet` are to train on; None for all."""
 
-    Of each image `kinds` is the pixel type, where it is known, and `measure` gives the levels, None where it cannot be read.
+    white: Level | None = None
+    black: Level | None = None
+    train: Callable[[Any], Sequence[int]] | None = None
 
-    Raises:
-        InputError: integers beside floats, 8 bits beside measured levels of more, or levels that are none.
-    """
-    of = {kind: [i for i, own in enumerate(kinds) if own == kind] for kind in get_args(PixelType)}
-    found = [f"{len(own)} {kind} ({first_names([names[i] for i in own])})" for kind, own in of.items() if own]
-    kind: PixelType = "floats" if of["floats"] else "integers" if of["integers"] else "uint8"
-    if of["floats"] and of["integers"]:
-        raise InputError(f"{place}: pixels are of {' and '.join(found)}: expected one kind in a set; convert the fewer")
-    if kind == "uint8" and white is None and black is None:
-        return wanted
-    if kind == "uint8" and isinstance(white, int | float) and white > 255:
-        log.warning("%s: data.white_level is %g, and all images have 8 bits: they stay as they are", place, white)
-        return wanted
-    chosen = set(train())
-    sample = _sample([i for i in of[kind] if i in chosen] or of[kind], _MOST_MEASURED)
-    with progress_bar("measuring levels", len(sample)) as advance, pillow_hushed(), ThreadPoolExecutor() as pool:
-        measured = []
-        for levels in pool.map(measure, sample):
-            measured += [] if levels is None else [levels]
-            advance(1)
-    if not measured:  # it is told when all are read
-        return wanted
-    try:
-        bright, dark = settle(measured, white, black)
-    except InputError as error:
-        raise InputError(f"{place}: {error}") from None
-    if bright is None:
-        return wanted
-    log.info(
-        "%s: %s with values from %g to %g in %d training images: %g is black and %g white (data.black_level, "
-        "data.white_level)", place, found[-1], min(x.least for x in measured), max(x.most for x in measured),
-        len(measured), dark, bright,
-    )  # fmt: skip
-    if kind != "uint8" and of["uint8"]:
-        if not is_full_scale(kind, bright, dark):
+    def apply(
+        self, place: Path, wanted: ImageFormat, kinds: Sequence[PixelType | None], planned: Any,
+        measure: Callable[[int], Levels | None],
+    ) -> ImageFormat:  # fmt: skip
+        """Return `wanted` with the levels of the `ImageSet` planned at `place`, whose pixels are not read, told by a log line.
+
+        Of each image `kinds` is the pixel type, where it is known, and `measure` gives the levels, None where it cannot be
+        read.
+
+        Raises:
+            InputError: integers beside floats, 8 bits beside measured levels of more, or levels that are none.
+        """
+        names: list[str] = planned.files
+        of = {kind: [i for i, own in enumerate(kinds) if own == kind] for kind in get_args(PixelType)}
+        found = [f"{len(own)} {kind} ({listed([names[i] for i in own])})" for kind, own in of.items() if own]
+        kind: PixelType = "floats" if of["floats"] else "integers" if of["integers"] else "uint8"
+        if of["floats"] and of["integers"]:
             raise InputError(
-                f"{place}: pixels are of {' and '.join(found)}, of which {dark:g} is black and {bright:g} white: nothing says "
-                "what the 8 bits are; convert them, or say by data.white_level what their 255 stands for, such as 4095"
+                f"{place}: pixels are of {' and '.join(found)}: expected one kind in a set; convert the fewer"
             )
-        log.warning(
-            "%s: pixels are of %s: 255 of 8 bits is taken for %g of the others", place, " and ".join(found), bright
-        )
-    return replace(wanted, white_level=bright, black_level=dark, pixel_type=kind)
+        if kind == "uint8" and self.white is None and self.black is None:
+            return wanted
+        if kind == "uint8" and isinstance(self.white, int | float) and self.white > 255:
+            log.warning(
+                "%s: data.white_level is %g, and all images have 8 bits: they stay as they are", place, self.white
+            )
+            return wanted
+        chosen = set(range(len(names)) if self.train is None else self.train(planned))
+        sample = _sample([i for i in of[kind] if i in chosen] or of[kind], _MOST_MEASURED)
+        measured = [levels for levels in in_threads("measuring levels", measure, sample) if levels is not None]
+        if not measured:  # it is told when all are read
+            return wanted
+        try:
+            bright, dark = settle(measured, self.white, self.black)
+        except InputError as error:
+            raise InputError(f"{place}: {error}") from None
+        if bright is None:
+            return wanted
+        log.info(
+            "%s: %s with values from %g to %g in %d training images: %g is black and %g white (data.black_level, "
+            "data.white_level)", place, found[-1], min(x.least for x in measured), max(x.most for x in measured),
+            len(measured), dark, bright,
+        )  # fmt: skip
+        if kind != "uint8" and of["uint8"]:
+            if not is_full_scale(kind, bright, dark):
+                raise InputError(
+                    f"{place}: pixels are of {' and '.join(found)}, of which {dark:g} is black and {bright:g} white: nothing says "
+                    "what the 8 bits are; convert them, or say by data.white_level what their 255 stands for, such as 4095"
+                )
+            log.warning(
+                "%s: pixels are of %s: 255 of 8 bits is taken for %g of the others", place, " and ".join(found), bright
+            )
+        return replace(wanted, white_level=bright, black_level=dark, pixel_type=kind)
+
+
+MEASURED = LevelRule()
 
 
 def tell_pages(place: Path, files: Sequence[Path], headers: Sequence[Header], page: int | str) -> None:
@@ -101,7 +113,7 @@ def tell_pages(place: Path, files: Sequence[Path], headers: Sequence[Header], pa
     if several and page != "all":
         log.warning(
             "%s: %d files hold several images (%s): page %s is taken, counted from 0; data.page: all takes each",
-            place, len(several), first_names(several), page,
+            place, len(several), listed(several), page,
         )  # fmt: skip
 
 
@@ -110,7 +122,7 @@ def tell_beyond(beyond: Sequence[object], wanted: ImageFormat) -> None:
     if beyond:
         log.warning(
             "%d images have values beyond %s to %s, which are cut off (%s)", len(beyond), wanted.black_level,
-            wanted.white_level or "white", first_names(list(map(str, beyond))),
+            wanted.white_level or "white", listed(beyond),
         )  # fmt: skip
 
 
@@ -124,11 +136,6 @@ def tell_narrow(images: Tensor, train: npt.NDArray[np.int64], place: str) -> Non
             "%s: the images use %d of 256 grey levels, from %d to %d: let data.white_level: auto and data.black_level: auto "
             "measure what is white and black", place, high - low + 1, low, high,
         )  # fmt: skip
-
-
-def first_names(names: Sequence[str]) -> str:
-    """Return the first three names as text."""
-    return ", ".join([*names[:3], *["…"] * (len(names) > 3)])
 
 
 def _sample(indices: list[int], most: int) -> list[int]:

@@ -14,10 +14,12 @@ from importlib.resources import files as package_files
 from pathlib import Path
 
 from defectlab.data.sources.archive import MAX_BYTES, extract_zip, publish
+from defectlab.data.sources.cache import alone
 from defectlab.data.sources.files import natural_key
 from defectlab.errors import InputError
-from defectlab.utils.files import hash_file, release, temporary_folder, try_lock
+from defectlab.utils.files import hash_file, temporary_folder
 from defectlab.utils.progress import progress_bar
+from defectlab.utils.text import listed
 
 # NEU-CLS as the IMAGES and Validation_Images of the NEU-DET release; the commit pins the bytes.
 NEU_URL = (
@@ -27,10 +29,6 @@ NEU_URL = (
 
 _CHUNK_BYTES = 64 * 2**10
 _RETRIED = (408, 425, 429)  # of the 4xx answers, those that another try may change
-
-
-class _BusyError(Exception):
-    """Another process downloads to the same part."""
 
 
 @dataclass
@@ -49,7 +47,6 @@ def fetch(
     timeout: float = 30.0,
     attempts: int = 4,
     pause: float = 1.0,
-    max_bytes: int = MAX_BYTES,
 ) -> Path:
     """Download the zip at an http, https or file URL and unpack it as the new folder `target`.
 
@@ -62,39 +59,30 @@ def fetch(
         InputError: the server cannot be reached or refuses, the content is not that of the manifest, or the target
             has other content; no target is made then.
     """
-    if target.is_dir() and any(target.iterdir()) and manifest is not None:
-        check = check_files(_all_files(target), manifest)
-        if not check.differing and not check.missing:
-            return target
-        raise InputError(
-            f"{target}: exists and is not the published set ({_summary(check, manifest)}); "
-            "use it as it is by its path, or remove it to download"
-        )
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise InputError(f"{target}: exists, expected a new folder to download to; remove it or choose another")
     part = target.with_name(f".{target.name[:100]}-{hashlib.sha256(url.encode()).hexdigest()[:8]}.part")
-    # Bytes of an earlier call may be of another version of the file: if they do not fit, start again once.
-    stale = _size(part) > 0
-    held: list[int] = []
-    try:
+    with alone(part):
+        if target.is_dir() and any(target.iterdir()) and manifest is not None:
+            check = check_files(_all_files(target), manifest)
+            if not check.differing and not check.missing:
+                return target
+            raise InputError(
+                f"{target}: exists and is not the published set ({_summary(check, manifest)}); "
+                "use it as it is by its path, or remove it to download"
+            )
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+            raise InputError(f"{target}: exists, expected a new folder to download to; remove it or choose another")
+        # Bytes of an earlier call may be of another version of the file: if they do not fit, start again once.
+        stale = _size(part) > 0
         while True:
-            _download(url, part, target, held, timeout, attempts, pause, max_bytes)
+            _download(url, part, target, timeout, attempts, pause)
             try:
-                return _unpack(url, part, target, manifest, max_bytes)
+                return _unpack(url, part, target, manifest)
             except InputError:
                 if not stale:
                     raise
                 stale = False
             finally:
                 part.unlink(missing_ok=True)
-                release(held)
-    except _BusyError:
-        while part.exists() and (lock := try_lock(part)) is None:
-            time.sleep(0.2)
-        release([lock] if part.exists() and lock is not None else [])
-        return fetch(url, target, manifest, timeout, attempts, pause, max_bytes)
-    finally:
-        release(held)
 
 
 def fetch_by_torchvision(download: Callable[[str], object], target: Path, by_hand: str) -> None:
@@ -147,10 +135,8 @@ def check_files(files: Iterable[Path], manifest: Mapping[str, str]) -> ManifestC
     return check
 
 
-def _download(
-    url: str, part: Path, target: Path, held: list[int], timeout: float, attempts: int, pause: float, max_bytes: int
-) -> None:
-    """Download the URL into `part`, from the end of what it holds, whose lock comes into `held`."""
+def _download(url: str, part: Path, target: Path, timeout: float, attempts: int, pause: float) -> None:
+    """Download the URL into `part`, from the end of what it holds."""
     if not url.startswith(("http://", "https://", "file:")):
         raise InputError(f"url: found {url!r}, expected an http://, https:// or file:// address of a zip archive")
     by_hand = f"or get the files elsewhere and put them in {target} by hand"
@@ -159,7 +145,7 @@ def _download(
         if attempt:
             time.sleep(pause * 2 ** (attempt - 1))
         try:
-            if _receive(url, part, held, timeout, max_bytes):
+            if _receive(url, part, timeout):
                 return
             reason = f"the connection was cut after {_size(part):,} bytes"
         except urllib.error.HTTPError as error:
@@ -176,7 +162,7 @@ def _download(
     raise InputError(f"{url}: cannot be downloaded ({reason}); check the network and try again, {by_hand}")
 
 
-def _receive(url: str, part: Path, held: list[int], timeout: float, max_bytes: int) -> bool:
+def _receive(url: str, part: Path, timeout: float) -> bool:
     """Make one request; return whether `part` is complete after it."""
     done = _size(part)
     request = urllib.request.Request(url, headers={"User-Agent": "defectlab"})
@@ -193,40 +179,32 @@ def _receive(url: str, part: Path, held: list[int], timeout: float, max_bytes: i
         total = None if length is None else done + int(length)
         try:
             part.parent.mkdir(parents=True, exist_ok=True)
-            file = open(part, "ab")  # noqa: SIM115  (closed by the with below)
-            if not held:
-                lock = try_lock(part)
-                if lock is None:
-                    file.close()
-                    raise _BusyError
-                held.append(lock)
-            if not resumed:
-                file.truncate(0)
+            file = open(part, "ab" if resumed else "wb")  # noqa: SIM115  (closed by the with below)
         except OSError as error:
             raise InputError(f"{part}: {error.strerror}; expected a folder to write to, choose another") from None
         with file, progress_bar(f"downloading {part.name}", total, in_bytes=True) as advance:
             advance(done)
             while chunk := response.read(_CHUNK_BYTES):
                 done += len(chunk)
-                if done > max_bytes:
+                if done > MAX_BYTES:
                     break
                 try:
                     file.write(chunk)
                 except OSError as error:
                     raise InputError(f"{part}: {error.strerror} after {done:,} bytes; make room") from None
                 advance(len(chunk))
-    if done > max_bytes:
+    if done > MAX_BYTES:
         part.unlink()
-        raise InputError(f"{url}: is larger than {max_bytes / 2**20:,.1f} MiB; get it by hand")
+        raise InputError(f"{url}: is larger than {MAX_BYTES / 2**20:,.1f} MiB; get it by hand")
     return total is None or done == total
 
 
-def _unpack(url: str, part: Path, target: Path, manifest: Mapping[str, str] | None, max_bytes: int) -> Path:
+def _unpack(url: str, part: Path, target: Path, manifest: Mapping[str, str] | None) -> Path:
     if manifest is None:
-        return extract_zip(part, target, max_bytes)
+        return extract_zip(part, target)
     with temporary_folder(target.parent) as work:
         finished = work / target.name
-        unpacked = extract_zip(part, work / "unpacked", max_bytes, only=manifest)
+        unpacked = extract_zip(part, work / "unpacked", only=manifest)
         check = check_files(_all_files(unpacked), manifest)
         if check.differing or check.missing:
             raise InputError(
@@ -246,7 +224,7 @@ def _all_files(folder: Path) -> list[Path]:
 
 def _summary(check: ManifestCheck, manifest: Mapping[str, str]) -> str:
     return ", ".join(
-        f"{len(names):,} of {len(manifest):,} files {verb}: {', '.join(names[:3])}{' and so on' if len(names) > 3 else ''}"
+        f"{len(names):,} of {len(manifest):,} files {verb}: {listed(names)}"
         for names, verb in ((check.differing, "differ"), (check.missing, "are missing"))
         if names
     )

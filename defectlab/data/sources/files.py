@@ -77,10 +77,14 @@ def image_files(folder: Path, tell: bool = True) -> list[Path]:
             else:
                 for parent, folders, names in os.walk(top, onerror=refuse):
                     real = os.path.realpath(parent)
-                    folders[:] = [] if real in visited else sorted(name for name in folders if not is_ignored(name))
-                    inside = set(folders)
-                    links = set() if real in visited else _links_in(parent)
-                    for name in () if real in visited else sorted(inside.union(names)):
+                    inside = set() if real in visited else {name for name in folders if not is_ignored(name)}
+                    folders[:] = sorted(inside)
+                    if real in visited:
+                        continue
+                    visited.add(real)
+                    with os.scandir(parent) as entries:
+                        links = {entry.name for entry in entries if entry.is_symlink()}
+                    for name in sorted(inside.union(names)):
                         is_image = name not in inside and _is_image_name(name)
                         if name in links and (name in inside or is_image):
                             tops.append(Path(parent, name))
@@ -89,7 +93,6 @@ def image_files(folder: Path, tell: bool = True) -> list[Path]:
                         elif name not in inside and not _is_document(name):
                             unknown.append(Path(parent, name))
                     advance(len(names))
-                    visited.add(real)
     if tell and again:
         log.warning("%s: %d links to what is there already are passed over, such as %s", folder, len(again), again[0])
     if tell and found and unknown:  # without any image the caller refuses the folder
@@ -201,11 +204,6 @@ def new_folder(directory: Path) -> Iterator[Path]:
                 whole.rename(directory)
     except OSError as error:
         raise InputError(f"{directory} cannot be written ({error.strerror or error}): choose another folder") from None
-
-
-def _links_in(folder: str) -> set[str]:
-    with os.scandir(folder) as entries:
-        return {entry.name for entry in entries if entry.is_symlink()}
 
 
 def _is_document(name: str) -> bool:

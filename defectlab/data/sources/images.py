@@ -20,18 +20,16 @@ from defectlab.data.pipeline.statistics import channel_statistics, flat_images, 
 from defectlab.data.sources.backing import IN_MEMORY_BYTES, Backing, choose_backing
 from defectlab.data.sources.cache import default_cache
 from defectlab.data.sources.decode import decode, measure
-from defectlab.data.sources.depth import headers_of, tell_pages, with_levels
-from defectlab.data.sources.files import page_of
-from defectlab.data.sources.index import ImageIndex
+from defectlab.data.sources.depth import MEASURED, LevelRule, headers_of, tell_pages
+from defectlab.data.sources.index import ImageIndex, build_index, open_stream
 from defectlab.data.sources.layouts import Listing
 from defectlab.data.sources.lazy import select_images
-from defectlab.data.sources.levels import BadImage, Level, Levels
-from defectlab.data.sources.opening import opened, pillow_hushed
+from defectlab.data.sources.levels import BadImage
+from defectlab.data.sources.opening import bytes_of, pillow_hushed
 from defectlab.data.sources.reading import ColourFound, Skipped, read_images
 from defectlab.data.sources.records import ImageRecords
-from defectlab.data.sources.stream import index_of_pixels, open_stream
 from defectlab.errors import InputError
-from defectlab.utils.image_format import ImageFormat, PixelType
+from defectlab.utils.image_format import ImageFormat
 
 _SAMPLE = 128  # images by which a set is taken for grey, until all are read
 
@@ -119,35 +117,11 @@ class ImageSet:
         return replace(self, labels=order[self.labels], class_names=list(class_names), records=records)
 
 
-@dataclass(frozen=True)
-class LevelRule:
-    """Levels to be measured: what is asked for, see `settle`, and which images of a set are to train on; None for all."""
-
-    white: Level | None = None
-    black: Level | None = None
-    train: Callable[[ImageSet], Sequence[int]] | None = None
-
-    def apply(
-        self, place: Path, wanted: ImageFormat, kinds: Sequence[PixelType | None], planned: ImageSet,
-        measure: Callable[[int], Levels | None],
-    ) -> ImageFormat:  # fmt: skip
-        """Return `wanted` with the levels of a set whose pixels are not read yet, see `with_levels`."""
-
-        def train() -> Sequence[int]:
-            return range(len(planned.files)) if self.train is None else self.train(planned)
-
-        return with_levels(place, wanted, self.white, self.black, kinds, planned.files, train, measure)
-
-
-MEASURED = LevelRule()
-
-
 def read_listing(
     listing: Listing,
     wanted: ImageFormat,
     on_bad_image: Literal["error", "skip"] = "error",
     cache_folder: Path | None = None,
-    in_memory_bytes: int = IN_MEMORY_BYTES,
     complete: bool = True,
     rule: LevelRule | None = MEASURED,
     backing: Backing = "auto",
@@ -164,7 +138,7 @@ def read_listing(
     stem = f"{root.name[:100]}-{hashlib.sha256(os.fsencode(os.path.abspath(root))).hexdigest()[:12]}"
     cache = (cache_folder or default_cache()) / f"{stem}-{'x'.join(map(str, wanted.shape))}.uint8"
     place = cache.with_suffix(".index")
-    chosen = choose_backing(backing, root, len(files), wanted.shape, cache, in_memory_bytes)
+    chosen = choose_backing(backing, root, len(files), wanted.shape, cache)
     headers = headers_of(listing.files)
     tell_pages(root, listing.files, headers, wanted.page)
     if rule is not None:
@@ -176,12 +150,12 @@ def read_listing(
         wanted = rule.apply(root, own, kinds, planned, lambda index: measure(listing.files[index], own))
     index: ImageIndex | None = None
     if chosen == "streamed":
-        images, good, skipped, index = open_stream(files, names, wanted, on_bad_image, place, _bytes_of)
+        images, good, skipped, index = open_stream(files, names, wanted, on_bad_image == "error", place)
     else:
         images, good, skipped = _held(files, root, wanted, on_bad_image, cache if chosen == "mapped" else None)
         if chosen == "mapped":
-            kept = [files[row] for row in good], [names[row] for row in good]
-            index = index_of_pixels(*kept, wanted, place, images, _bytes_of)
+            kept, pixels = ([files[row] for row in good], [names[row] for row in good]), images.numpy()
+            index = build_index(*kept, place, wanted, images.shape[1], lambda row: pixels[row], strict=True)
     labels = [listing.labels[index] for index in good]
     left = set(labels)
     empty = [name for label, name in enumerate(listing.class_names) if label not in left]
@@ -196,7 +170,7 @@ def read_listing(
         skipped=skipped,
         reading=wanted.reading,
         synthetic=sum(headers[index].generated for index in good),
-        content=lambda index: _bytes_of(listing.files[good[index]]),
+        content=lambda index: bytes_of(listing.files[good[index]]),
         records=listing.records.select(good),
         index=index,
     )
@@ -226,13 +200,3 @@ def _looks_grey(files: Sequence[Path], wanted: ImageFormat) -> bool:
                 if (pixels[1:] != pixels[:1]).any():
                     return False
     return True
-
-
-def _bytes_of(file: Path) -> bytes:
-    try:
-        if page_of(file)[1] is None:
-            return file.read_bytes()
-        with opened(file) as page:
-            return np.asarray(page).tobytes()
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror} while it was read; put it back") from None

@@ -1,10 +1,14 @@
-"""The index of a large set: what one pass over its files has found, kept in the cache for all that come after."""
+"""The index of a large set: what one pass over its files has found, kept in the cache for all that come after.
+
+And the stream that it allows: images that are decoded anew for every batch, from files that are watched.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,19 +16,26 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from defectlab.data.pipeline.split_table import content_hash
-from defectlab.data.sources.cache import read_note, write_note
-from defectlab.data.sources.files import page_of
+from defectlab.data.sources.cache import facts_of, read_note, write_note
+from defectlab.data.sources.decode import decode
+from defectlab.data.sources.lazy import LazyImages
 from defectlab.data.sources.levels import BadImage, Pixels
+from defectlab.data.sources.opening import bytes_of, pillow_hushed
+from defectlab.data.sources.reading import NothingReadable, Skipped, refused
 from defectlab.errors import InputError
 from defectlab.utils.files import atomic
+from defectlab.utils.image_format import ImageFormat
 from defectlab.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
 _PER_TASK = 64
 _Whole = npt.NDArray[np.int64]
+_ARRAYS = ("facts", "hashes", "sums", "squares", "grey")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,56 +62,67 @@ class ImageIndex:
         """Return the rows, none of which is of a file that cannot be read."""
         return ImageIndex(**{name: getattr(self, name)[rows] for name in _ARRAYS}, reasons={})
 
-    def one_channel(self) -> ImageIndex:
-        """Return the index of the first channel alone."""
-        return replace(self, sums=self.sums[:, :1], squares=self.squares[:, :1])
-
     def told(self, row: int) -> tuple[int, str]:
         """Return size and `content_hash` of a file."""
         return int(self.facts[row, 0]), self.hashes[row].tobytes().hex()
 
 
-_ARRAYS = ("facts", "hashes", "sums", "squares", "grey")
+def open_stream(
+    files: Sequence[Path], names: Sequence[str], wanted: ImageFormat, strict: bool, place: Path
+) -> tuple[Tensor, list[int], list[Skipped], ImageIndex]:
+    """Index the files at `place`; return the images that can be decoded, their rows, those left out, and their index.
 
+    They have one channel where all channels of all images are equal. A file that is gone or changed afterwards ends what
+    reads it with an InputError.
 
-def refused(file: Path, reason: str) -> InputError:
-    """Return the error of a set with a file that cannot be read."""
-    return InputError(f"{file}: {reason}; replace or remove it, or leave bad images out with on_bad_image: skip")
+    Raises:
+        InputError: the first bad image, if `strict`, or if none is left.
+    """
+    if not files:
+        raise InputError("no image to read: the list of files is empty")
+    with pillow_hushed():
+        whole = build_index(
+            files, names, place, wanted, wanted.channels, lambda row: decode(files[row], wanted), strict
+        )
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # from here on threads decode at any time
+    good = [row for row in range(len(files)) if row not in whole.reasons]
+    skipped = [Skipped(names[row], whole.reasons[row]) for row in sorted(whole.reasons)]
+    if not good:
+        raise NothingReadable(files, skipped)
+    index = whole.select(np.array(good))
+    if index.grey.all():
+        index = replace(index, sums=index.sums[:, :1], squares=index.squares[:, :1])
 
+    def read(row: int, out: Pixels) -> None:
+        file, facts = files[row], tuple(whole.facts[row].tolist())
+        if facts_of(file) != facts:
+            raise InputError(f"{file} is gone or has changed since it was indexed: put it back, then go on by resume")
+        try:
+            out[...] = decode(file, wanted)[: len(out)]
+        except BadImage as error:
+            raise InputError(
+                f"{file}: {error}, and it could be read before: put it back, then go on by resume"
+            ) from None
 
-def facts_of(file: Path) -> tuple[int, int, int, int]:
-    """Return what changes with a file's content: size, both times in ns and inode; zeros for one that is not there."""
-    try:
-        stat = os.stat(page_of(file)[0])
-    except OSError:
-        return 0, 0, 0, 0
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino % 2**63
+    shape = (index.sums.shape[1], *wanted.shape[1:])
+    return LazyImages(shape, read, torch.tensor(good)).as_tensor(), good, skipped, index
 
 
 def build_index(
     files: Sequence[Path],
     names: Sequence[str],
     place: Path,
-    key: str,
+    wanted: ImageFormat,
     channels: int,
     pixels: Callable[[int], Pixels],
-    content: Callable[[Path], bytes],
     strict: bool,
 ) -> ImageIndex:
-    """Return the index of the files: rows of an earlier one whose files are as they were, others by `pixels(row)`.
+    """Return the index of the files, kept at `place`: rows of an earlier one whose files are as they were, others anew.
 
-    Args:
-        files: image files.
-        names: that tell them.
-        place: file that keeps the index.
-        key: of all that decides about pixels.
-        channels: of the pixels.
-        pixels: decodes a file; called from several threads; `BadImage` where it cannot.
-        content: returns what a file is told by.
-        strict: whether to stop at a file that cannot be read.
+    Of those `pixels(row)` gives the channels as `wanted` decides about them, or `BadImage`; several threads call it.
 
     Raises:
-        InputError: a file that cannot be read.
+        InputError: a file that cannot be read, if `strict`.
     """
     count = len(files)
     facts = np.array([facts_of(file) for file in files], dtype=np.int64).reshape(count, 4)
@@ -108,6 +130,7 @@ def build_index(
         facts=facts, hashes=np.zeros((count, 16), np.uint8), sums=np.zeros((count, channels), np.int64),
         squares=np.zeros((count, channels), np.int64), grey=np.ones(count, bool), reasons={},
     )  # fmt: skip
+    key = f"{wanted.image_format!r} {channels}"
     todo = _take_over(index, names, place, key)
 
     def measure(rows: Sequence[int]) -> None:
@@ -117,7 +140,7 @@ def build_index(
             except BadImage as error:
                 index.reasons[row] = str(error)
                 continue
-            index.hashes[row] = np.frombuffer(bytes.fromhex(content_hash(content(files[row]))), np.uint8)
+            index.hashes[row] = np.frombuffer(bytes.fromhex(content_hash(bytes_of(files[row]))), np.uint8)
             index.sums[row] = values.sum(axis=1, dtype=np.int64)
             index.squares[row] = np.square(values, dtype=np.uint32).sum(axis=1, dtype=np.int64)
             index.grey[row] = channels == 1 or bool((values[1:] == values[:1]).all())
@@ -153,11 +176,8 @@ def _take_over(index: ImageIndex, names: Sequence[str], place: Path, key: str) -
         return everything
     if len(known) != len(old.facts):
         return everything
-    if len(known) == len(names) and known == list(names):
-        rows = everything
-    else:
-        row_of = {name: row for row, name in enumerate(known)}
-        rows = np.array([row_of.get(name, -1) for name in names], dtype=np.int64)
+    row_of = {name: row for row, name in enumerate(known)}
+    rows = np.array([row_of.get(name, -1) for name in names], dtype=np.int64)
     same = (rows >= 0) & (old.facts[rows] == index.facts).all(axis=1)
     for name in _ARRAYS[1:]:
         getattr(index, name)[same] = getattr(old, name)[rows[same]]

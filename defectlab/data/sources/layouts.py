@@ -290,9 +290,8 @@ def _listing(
 
 
 def _label(part: tuple[str, ...], class_names: Sequence[str], is_neu: bool) -> int | None:
-    prefix = re.match(r"[^0-9]*", part[-1].rsplit(".", 1)[0])
-    assert prefix is not None  # it matches the empty string too
-    for folder in (*reversed(part[:-1]), *([prefix.group()] if is_neu else [])):
+    prefix = re.split("[0-9]", part[-1].rsplit(".", 1)[0])[0]
+    for folder in (*reversed(part[:-1]), *([prefix] if is_neu else [])):
         name = neu_class(folder) if is_neu else folder
         if name in class_names:
             return class_names.index(name)

@@ -8,8 +8,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from defectlab.data.sources.decode import pixel_values
+import numpy as np
+
 from defectlab.data.sources.levels import BadImage
+from defectlab.data.sources.opening import opened
 from defectlab.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -66,8 +68,10 @@ def without_masks(root: Path, files: Sequence[Path]) -> list[Path]:
 
 
 def _values(path: Path) -> list[int]:
+    """Return the lowest three values of the pixels, fewer if there are no more: two of a mask, none of what is no image."""
     try:
-        return pixel_values(path)
+        with opened(path) as source:
+            return [int(value) for value in np.unique(np.asarray(source))[:3]]
     except BadImage:
         return []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from defectlab.data.sources.cache import alone, build_cache, fingerprint, map_cache, skipped_in_cache
-from defectlab.data.sources.decode import decode, decode_grey
-from defectlab.data.sources.depth import first_names, tell_beyond
+from defectlab.data.sources.decode import decode
+from defectlab.data.sources.depth import tell_beyond
 from defectlab.data.sources.levels import BadImage, Pixels
 from defectlab.data.sources.opening import pillow_hushed
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat
 from defectlab.utils.progress import progress_bar
+from defectlab.utils.text import listed
 
 _BLOCK_BYTES = 64 * 2**20  # pixels held beside the result while a set is read
 
@@ -44,15 +45,14 @@ class ColourFound(Exception):
 class NothingReadable(InputError):
     """None of the images can be read; `skipped` has the reason for each."""
 
-    skipped: Sequence[Skipped] = ()
+    def __init__(self, files: Sequence[Path], skipped: Sequence[Skipped]) -> None:
+        super().__init__(f"none of {len(files)} images can be read, the first is {files[0]}: {skipped[0].reason}")
+        self.skipped = skipped
 
 
-def read_grey(path: Path, longest: int) -> Pixels:
-    """Read one image as (H, W) uint8, at most `longest` pixels a side; InputError if it cannot be read."""
-    try:
-        return decode_grey(path, longest)
-    except BadImage as error:
-        raise InputError(f"{path}: {error}; expected an image") from None
+def refused(file: Path, reason: str) -> InputError:
+    """Return the error of a set with a file that cannot be read."""
+    return InputError(f"{file}: {reason}; replace or remove it, or leave bad images out with on_bad_image: skip")
 
 
 def read_images(
@@ -60,7 +60,6 @@ def read_images(
     wanted: ImageFormat,
     on_bad_image: Literal["error", "skip"] = "error",
     cache: Path | None = None,
-    description: str = "reading images",
     root: Path | None = None,
     beyond: list[Path] | None = None,
     grey: bool = False,
@@ -74,7 +73,6 @@ def read_images(
         cache: file to map in place of memory, with `<cache>.json` beside it; built anew when a file or the shape has
             changed, or the pixels are not those that were written. Writing into the tensor writes into the file, which
             makes it out of date.
-        description: beside the progress bar.
         root: folder that names of images left out are relative to.
         beyond: gets the files whose pixels were cut off; None warns of them.
         grey: keep the first channel alone of images whose channels are all equal.
@@ -94,14 +92,14 @@ def read_images(
     shape = (1 if grey else wanted.channels, *wanted.shape[1:])
     cut_off: list[Path] = [] if beyond is None else beyond
 
+    def left_out(bad: Mapping[int, str]) -> list[Skipped]:
+        names = (files[index] if root is None else Path(os.path.relpath(files[index], root)) for index in bad)
+        return [Skipped(name.as_posix(), reason) for name, reason in zip(names, bad.values(), strict=True)]
+
     def fill(keep: Callable[[Pixels], None]) -> dict[int, str]:
-        bad = _decode_all(files, wanted, shape, strict, description, keep, cut_off)
+        bad = _decode_all(files, wanted, shape, strict, keep, cut_off)
         if len(bad) == len(files):
-            error = NothingReadable(f"none of {len(files)} images can be read, the first is {files[0]}: {bad[0]}")
-            error.skipped = [
-                Skipped(_name(file, root), reason) for file, reason in zip(files, bad.values(), strict=True)
-            ]
-            raise error
+            raise NothingReadable(files, left_out(bad))
         return bad
 
     if cache is None:
@@ -127,7 +125,7 @@ def read_images(
     if beyond is None:
         tell_beyond(cut_off, wanted)
     good = [index for index in range(len(files)) if index not in bad]
-    return images, good, [Skipped(_name(files[index], root), reason) for index, reason in bad.items()]
+    return images, good, left_out(bad)
 
 
 def check_on_bad_image(value: str) -> None:
@@ -141,7 +139,6 @@ def _decode_all(
     wanted: ImageFormat,
     shape: tuple[int, ...],
     strict: bool,
-    description: str,
     keep: Callable[[Pixels], None],
     beyond: list[Path],
 ) -> dict[int, str]:
@@ -163,7 +160,7 @@ def _decode_all(
             return str(error)
         return None
 
-    with progress_bar(description, len(files)) as advance, pillow_hushed(), ThreadPoolExecutor() as pool:
+    with progress_bar("reading images", len(files)) as advance, pillow_hushed(), ThreadPoolExecutor() as pool:
         for start in range(0, len(files), per_block):
             block = files[start : start + per_block]
             good = []
@@ -171,13 +168,12 @@ def _decode_all(
                 advance(1)
                 if reason is None:
                     good.append(slot)
-                    continue
-                bad[start + slot] = reason
+                else:
+                    bad[start + slot] = reason
             if strict and bad:
                 first, *others = bad
-                also = f" ({len(bad)} of the first {start + len(block)} are bad, also {first_names([str(files[i]) for i in others])})"
-                hint = "replace or remove it, or leave bad images out with on_bad_image: skip"
-                raise InputError(f"{files[first]}: {bad[first]}{also if others else ''}; {hint}")
+                also = f" ({len(bad)} of the first {start + len(block)} are bad, also {listed([files[i] for i in others])})"
+                raise refused(files[first], f"{bad[first]}{also if others else ''}")
             keep(buffer[good])
     return bad
 
@@ -188,7 +184,3 @@ def _is_readable(path: Path) -> bool:
     except BadImage:
         return False
     return True
-
-
-def _name(path: Path, root: Path | None) -> str:
-    return path.as_posix() if root is None else Path(os.path.relpath(path, root)).as_posix()

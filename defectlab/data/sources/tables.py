@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from defectlab.data.sources.files import SUFFIXES
 from defectlab.errors import InputError
-from defectlab.utils.text import read_csv
+from defectlab.utils.text import listed, read_csv
 
 Columns = dict[str, list[str]]
 
@@ -38,8 +38,7 @@ def is_label_file(path: Path) -> bool:
 
 def some(items: Sequence[object], what: str = "") -> str:
     """Return how many items there are, and the first three."""
-    more = " and so on" if len(items) > 3 else ""
-    return f"{len(items)} {what}".strip() + f" ({', '.join(map(str, items[:3]))}{more})"
+    return f"{len(items)} {what}".strip() + f" ({listed(items)})"
 
 
 def refuse(place: object, names: Iterable[str], wrong: Iterable[bool], what: str) -> None:
