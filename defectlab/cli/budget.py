@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from defectlab.cli.arguments import CommandParser
+from defectlab.cli.tables import new_table
 from defectlab.errors import InputError
 from defectlab.evaluate.budget import STRATEGIES, LabelBudget, label_budget
 from defectlab.utils.text import shown_path
@@ -35,9 +35,8 @@ def run(words: list[str]) -> int:
 def _print(found: LabelBudget) -> None:
     rows = found.rows
     note = " on SYNTHETIC images" if found.synthetic else ""
-    shown = Table(title=f"test accuracy{note}, mean ± sd of {rows[0].draws} draws", title_justify="left")
-    for name in ("images a class", "in all", *STRATEGIES):
-        shown.add_column(name, justify="right")
+    title = f"test accuracy{note}, mean ± sd of {rows[0].draws} draws"
+    shown = new_table(title, ("images a class", "in all", *STRATEGIES), left=())
     for first in (row for row in rows if row.strategy == STRATEGIES[0]):
         same = [row for row in rows if row.per_class == first.per_class]
         shown.add_row(
