@@ -104,23 +104,15 @@ def cross_validate(
         folder = _new_folder(settings, output)
         _save(folder, settings, words, None)
     runs, jobs = [], []
-    plans = plan(settings.protocol, settings.folds, settings.repeats, settings.seed, settings.test_size)
-    for fold in plans:
-        run = RunFolder(folder / fold.name)
-        own = {
-            **fixed,
-            "data.split": fold.split,
-            **({} if fold.test_size is None else {"data.test_size": fold.test_size}),
-        }
+    for fold in plan(settings.protocol, settings.folds, settings.repeats, settings.seed, settings.test_size):
+        runs.append(run := RunFolder(folder / fold.name))
+        own = (
+            fixed | {"data.split": fold.split} | ({} if fold.test_size is None else {"data.test_size": fold.test_size})
+        )
         if not run.finished:
-            jobs.append(
-                Job(
-                    name=fold.name, folder=run.path, seed=fold.seed, settings=own, config=settings.config,
-                    overrides=words,
-                )
-            )  # fmt: skip
-        runs.append(run)
-    ungrouped: CrossValidation | None = None
+            jobs.append(Job(
+                name=fold.name, folder=run.path, seed=fold.seed, settings=own, config=settings.config, overrides=words,
+            ))  # fmt: skip
     first: list[RunFolder] = []  # what each later one has to agree with
 
     def check(run: RunFolder) -> None:
@@ -142,12 +134,14 @@ def cross_validate(
                 with suppress(OSError):  # not empty
                     above.rmdir()
         raise
-    if settings.compare_groups:
-        apart = folder / "ungrouped"
+    ungrouped, apart = None, folder / "ungrouped"
+    if settings.compare_groups and (apart / CROSSVAL_FILE).is_file():
+        ungrouped = cross_validate(resume=apart, processes=processes, progress=progress)
+    elif settings.compare_groups:
         ungrouped = cross_validate(
             settings.config, settings.folds, settings.repeats, protocol=settings.protocol, seed=settings.seed, output=apart,
             overrides=[*words, "--data.group_by", "null"], processes=processes, progress=progress,
-        ) if not (apart / CROSSVAL_FILE).is_file() else cross_validate(resume=apart, processes=processes, progress=progress)  # fmt: skip
+        )  # fmt: skip
     summary = _summarise(runs)
     pooled = pool([read_own_table(run) for run in runs])
     _save(folder, settings, words, summary)

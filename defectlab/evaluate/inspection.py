@@ -292,16 +292,12 @@ def _features(images: Tensor) -> npt.NDArray[np.float32]:
 
 def _pair(kind: str, pair: Duplicate, data: ImageSet) -> Finding:
     """Describe a pair of duplicates: in two parts of a split, or with two labels."""
-    first, second = pair.first, pair.second
-    leak = data.splits is not None and data.splits[first] != data.splits[second]
-    contradiction = bool(data.labels[first] != data.labels[second])
-    details = []
-    if data.splits is not None and leak:
-        details.append(f"leak: {data.splits[first]} and {data.splits[second]}")
-    if contradiction:
-        names = [data.class_names[int(data.labels[index])] for index in (first, second)]
-        details.append(f"contradiction: {names[0]} and {names[1]}")
+    both = pair.first, pair.second
+    parts = [] if data.splits is None else [data.splits[index] for index in both]
+    labels = [data.class_names[int(data.labels[index])] for index in both]
+    differing = {"leak": parts, "contradiction": labels}
+    details = {what: f"{what}: {' and '.join(pair)}" for what, pair in differing.items() if len(set(pair)) > 1}
     return Finding(
-        kind=kind, file=data.files[first], other=data.files[second], score=round(pair.similarity, 3),
-        detail="; ".join(details), leak=leak, contradiction=contradiction,
+        kind=kind, file=data.files[pair.first], other=data.files[pair.second], score=round(pair.similarity, 3),
+        detail="; ".join(details.values()), leak="leak" in details, contradiction="contradiction" in details,
     )  # fmt: skip

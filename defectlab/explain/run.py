@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from defectlab.data import ImageDataModule
+from defectlab.data.sources.reading import read_images
 from defectlab.engine.host import as_guest
 from defectlab.engine.restore import restore
 from defectlab.errors import InputError
@@ -27,7 +28,7 @@ from defectlab.explain.filters import filters_figure
 from defectlab.explain.layers import LayerMaps, convolution, feature_maps
 from defectlab.explain.page import SHEETS, write_sheets
 from defectlab.explain.units import choose_units, units_figure
-from defectlab.inference.predictor import list_files, read_images_for
+from defectlab.inference.predictor import list_files
 from defectlab.metrics.classification import probabilities_of
 from defectlab.networks.tiling import tiled_network
 from defectlab.runs import RunFolder
@@ -254,7 +255,7 @@ def _add_projector(writer: SummaryWriter, found: TestSetActivations, data: Image
 
 def _classify(task: ClassificationTask, card: DataCard, files: Sequence[Path]) -> _Shown:
     """Classify the first of the images that were named."""
-    pixels, _, _ = read_images_for(card, files[:_MOST])
+    pixels, _, _ = read_images(files[:_MOST], card)
     images = card.normalise(pixels.to(task.device))
     with torch.inference_mode():
         probabilities = probabilities_of(task.predict_logits(images)).numpy()

@@ -16,7 +16,7 @@ from defectlab.data.datamodules.loaders import ON_DEVICE_BYTES, ImageLoaders, Pa
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.duplicates import near_duplicates
 from defectlab.data.pipeline.groups import Groups, group_names, looks_grouped
-from defectlab.data.pipeline.split_table import PARTS, SplitTable, apply_table, listed, make_table, size_and_hash
+from defectlab.data.pipeline.split_table import PARTS, SplitTable, apply_table, content_hash, listed, make_table
 from defectlab.data.pipeline.splits import (
     TIME,
     WHOLE,
@@ -90,11 +90,11 @@ class ImageDataModule(ImageLoaders):
         seed: int,
         val_size: int | float,
         test_size: int | float | None,
-        split: str,
-        group_duplicates: bool,
         augmentation: Augmentation | None,
         mean: Sequence[float] | float | None,
         std: Sequence[float] | float | None,
+        split: str = "auto",
+        group_duplicates: bool = False,
         transform: Callable[[Tensor], Tensor] | None = None,
         group_by: str | None = "auto",
     ) -> None:
@@ -104,8 +104,7 @@ class ImageDataModule(ImageLoaders):
                 f"data.augmentation is a {type(augmentation).__name__}: expected an Augmentation; give a transform of the "
                 "batch, such as one of torchvision's v2, as data.transform"
             )
-        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
-        for name, value in sizes.items():
+        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value < 1:
                 raise InputError(f"data.{name} is {value}: expected a whole number of at least 1")
         ImageFormat(image_size=1, channels=channels)  # it refuses other numbers of channels
@@ -220,7 +219,7 @@ class ImageDataModule(ImageLoaders):
         content = data.content or (lambda index: data.images[index].numpy().tobytes())
         if data.content is None and self.source == "synthetic":
             content = lambda index: f"{self.location}\0{data.files[index]}".encode()  # noqa: E731
-        return lambda index: size_and_hash(content(index))
+        return lambda index: (len(told := content(index)), content_hash(told))
 
     def _known(self, files: Sequence[str], splits: Sequence[str] | None) -> list[int]:
         """Return which files are in the split that is kept, all without one; a warning counts and names the others."""
@@ -342,19 +341,11 @@ class ImageDataModule(ImageLoaders):
             log.warning("%s: its figures say nothing about them", text)
 
     def _make_card(self, mean: Sequence[float], std: Sequence[float]) -> DataCard:
+        means, deviations = (tuple(float(value) for value in values) for values in (mean, std))
         return DataCard(
-            class_names=tuple(self.class_names),
-            mean=tuple(float(value) for value in mean),
-            std=tuple(float(value) for value in std),
-            image_size=self.image_size,
-            channels=self.channels,
-            fit=self.image_format.fit,
-            scale=self.image_format.scale,
-            pad_value=self.image_format.pad_value,
-            source=self.source,
-            split_hash=self.split_table().hash,
-            **self.data.reading,
-        )
+            class_names=tuple(self.class_names), mean=means, std=deviations, source=self.source,
+            split_hash=self.split_table().hash, **{**vars(self.image_format), **self.data.reading},
+        )  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
         """Return the plain values that metrics.json and the checkpoint keep."""
@@ -368,12 +359,9 @@ class ImageDataModule(ImageLoaders):
             "mean": list(self.card.mean),
             "std": list(self.card.std),
             "image_size": self.image_size if isinstance(self.image_size, int) else list(self.image_size),
-            "fit": self.image_format.fit,
-            "scale": self.image_format.scale,
-            "pad_value": self.image_format.pad_value,
             "tiles": None if self.tiles is None else asdict(self.tiles),
             "channels": self.channels,
-            **{name: getattr(self.card, name) for name in READING},
+            **{name: getattr(self.card, name) for name in ("fit", "scale", "pad_value", *READING)},
             "skipped": [str(skipped) for skipped in self.data.skipped],
             "group_by": None if self.data.records.groups is None else self.group_by,
             "groups": {part: len(set(self.groups(part) or ())) for part in parts},

@@ -67,8 +67,7 @@ class SurfacesDataModule(ImageDataModule):
     ) -> None:
         super().__init__(
             image_size=image_size, channels=1, batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed,
-            val_size=0.15, test_size=None, split="auto", group_duplicates=False,
-            augmentation=None, mean=mean, std=std,
+            val_size=0.15, test_size=None, augmentation=None, mean=mean, std=std,
         )  # fmt: skip
         least = {"surfaces": (surfaces, 2), "images_per_epoch": (images_per_epoch, 2), "eval_images": (eval_images, 1)}
         least["draw_batches"] = (draw_batches, 1)

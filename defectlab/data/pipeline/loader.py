@@ -171,9 +171,11 @@ class TrainLoader(ArrayLoader, EpochLoader):
         for step, (images, labels) in enumerate(self._fetch(batches[first:]), start=first):
             batch, self._done = batches[step], step + 1
             if images.dtype == torch.uint8:
+                if settings or self.transform:
+                    images = images.float().div_(255)
                 if settings:
                     aspects = None if self.aspects is None else self.aspects.index_select(0, batch)
-                    images = augment(images.float().div_(255), draws.index_select(0, batch), settings, aspects)
+                    images = augment(images, draws.index_select(0, batch), settings, aspects)
                 if self.transform:
                     images = self._transformed(images, (self.seed, epoch, step, self.rank))
                 images = self.normalise(images)
@@ -184,8 +186,6 @@ class TrainLoader(ArrayLoader, EpochLoader):
 
     def _transformed(self, images: Tensor, key: tuple[int, ...]) -> Tensor:
         assert self.transform is not None
-        if images.dtype == torch.uint8:
-            images = images.float().div_(255)
         with torch.random.fork_rng([images.device] if images.is_cuda else []):
             torch.manual_seed(random_generator(*key).initial_seed())
             result = self.transform(images)
