@@ -14,20 +14,10 @@ from torch import Tensor
 
 from defectlab.data.datamodules.loaders import ON_DEVICE_BYTES, ImageLoaders, Part
 from defectlab.data.pipeline.augment import Augmentation
-from defectlab.data.pipeline.duplicates import near_duplicates
-from defectlab.data.pipeline.groups import Groups, group_names, looks_grouped
-from defectlab.data.pipeline.split_table import PARTS, SplitTable, apply_table, content_hash, listed, make_table
-from defectlab.data.pipeline.splits import (
-    TIME,
-    WHOLE,
-    Split,
-    fixed_split,
-    fold_split,
-    parse_fold,
-    split_hash,
-    stratified_split,
-    time_split,
-)
+from defectlab.data.pipeline.division import Division, check_classes
+from defectlab.data.pipeline.groups import group_names
+from defectlab.data.pipeline.split_table import SplitTable, apply_table, content_hash, listed, make_table
+from defectlab.data.pipeline.splits import WHOLE, Split, parse_fold, split_hash
 from defectlab.data.pipeline.statistics import given_statistics, is_grey
 from defectlab.data.sources.backing import check_batch
 from defectlab.data.sources.depth import tell_narrow
@@ -40,7 +30,6 @@ from defectlab.utils.image_format import LEVELS, READING, ImageFormat, Size, Til
 
 log = logging.getLogger(__name__)
 
-_TEST_FRACTION = 0.2  # of a set that comes without a split
 _MAX_SEED = 2**32 - 1  # NumPy's largest
 
 
@@ -110,7 +99,7 @@ class ImageDataModule(ImageLoaders):
         ImageFormat(image_size=1, channels=channels)  # it refuses other numbers of channels
         if not 0 <= seed <= _MAX_SEED:
             raise InputError(f"data.seed is {seed}: expected a whole number from 0 to {_MAX_SEED}")
-        self._fold = parse_fold(split)
+        parse_fold(split)  # it refuses what is none
         self._statistics = given_statistics(mean, std, channels)
         self._size = checked_size(image_size, "data.image_size")
         self.channels = channels
@@ -254,7 +243,7 @@ class ImageDataModule(ImageLoaders):
             planned = data.reordered(self.class_names)
             groups = group_names(self.group_by, planned.files, planned.records)
             planned = replace(planned, records=replace(planned.records, groups=groups))
-            return list(self.divide(planned, planned=True).train.tolist())
+            return list(self._division.divide(planned, planned=True).train.tolist())
         except InputError:  # it is told when they are divided
             return range(len(data.files))
 
@@ -263,82 +252,21 @@ class ImageDataModule(ImageLoaders):
         if self._kept is not None:
             kept = {row.file: row.group for row in self._kept.rows}
             return np.array([kept[file] for file in data.files]) if any(kept.values()) else None
-        if self.split == WHOLE:
-            return None
-        found = group_names(self.group_by, data.files, data.records)
-        if found is None and self.group_by and (seen := looks_grouped(data.files, data.labels.numpy())):
-            log.warning(
-                "%s: names look like %d groups of images that are alike: a random split overstates the accuracy on new ones; "
-                "keep them together by data.group_by '%s'", self.location, seen[1], seen[0],
-            )  # fmt: skip
-        return found
+        return self._division.group_names(data)
 
-    def _groups(self, data: ImageSet, planned: bool) -> Groups | None:
-        """Return what stays together: the groups, and images of the same place; InputError where a given split parts them."""
-        names = data.records.groups
-        duplicates = self.group_duplicates and not planned
-        if names is None and not duplicates:
-            return None
-        unique, codes = np.unique(data.files if names is None else names, return_inverse=True)
-        by = "data.group_duplicates" if names is None else f"data.group_by {self.group_by}"
-        own = Groups(codes=codes, names=unique.tolist(), by=by, class_names=self.class_names)
-        if names is not None and not planned:
-            log.info("%d images are in %d groups, which stay together (data.group_by)", len(codes), len(unique))
-        if duplicates:
-            pairs = near_duplicates(data.images)
-            count = len({index for pair in pairs for index in (pair.first, pair.second)})
-            log.info("%d images show the same place as another: they stay together", count)
-            own = own.joined(pairs)
-        if data.splits is not None and self.split == "auto":
-            own.check_given(data.splits)
-        return own
+    @property
+    def _division(self) -> Division:
+        return Division(
+            split=self.split, val_size=self.val_size, test_size=self.test_size, seed=self.seed, group_by=self.group_by,
+            group_duplicates=self.group_duplicates, location=self.location,
+        )  # fmt: skip
 
-    def divide(self, data: ImageSet, planned: bool = False) -> Split:
-        """Split the images as the arguments say, so that there are images of every class to train on.
-
-        With `planned` it is what can be done without pixels, and nothing is told.
-        """
-        labels = data.labels.numpy()
-        if self.split == WHOLE:
-            return Split(*(np.arange(count) for count in (0, 0, len(labels))))
-        own = self._groups(data, planned)
-        test_size = _TEST_FRACTION if self.test_size is None else self.test_size
-        if self._fold is not None:
-            parts = fold_split(labels, *self._fold, self.val_size, self.seed, own)
-        elif self.split == TIME:
-            if data.records.times is None:
-                raise InputError(
-                    "data.split is time: expected data.labels with a column of times, see data.label_columns.time"
-                )
-            parts = time_split(data.records.times, self.val_size, test_size, own)
-        elif data.splits is not None and self.split == "auto":
-            parts = fixed_split(data.splits, labels, self.val_size, self.seed, self.test_size, own)
-            given = data.splits.count("test")
-            if given and self.test_size is not None and not planned:
-                what = "they are left out" if self.test_size == 0 else "they stay whole, and no others are taken"
-                log.warning(
-                    "data.test_size is %s, %s gives %d test images: %s", self.test_size, self.location, given, what
-                )
-        else:
-            parts = stratified_split(labels, self.val_size, test_size, self.seed, own)
-        if planned:
-            return parts
-        if not self.generated:
-            self._check_classes(parts, labels)
+    def divide(self, data: ImageSet) -> Split:
+        """Split the images as the arguments say, so that there are images of every class to train on."""
+        parts = self._division.divide(data)
+        if self.split != WHOLE and not self.generated:
+            check_classes(parts, data, self.location)
         return parts
-
-    def _check_classes(self, parts: Split, labels: np.ndarray) -> None:
-        """Raise InputError for a class without training images; warn of others."""
-        for part in PARTS:
-            indices = getattr(parts, part)
-            present = set(labels[indices].tolist())
-            missing = [name for label, name in enumerate(self.class_names) if label not in present]
-            if not missing or (part == "test" and not len(indices)):
-                continue
-            text = f"{self.location}: no image of {listed(missing)} in the {part} part"
-            if part == "train":
-                raise InputError(f"{text}; add some, or leave the class out")
-            log.warning("%s: its figures say nothing about them", text)
 
     def _make_card(self, mean: Sequence[float], std: Sequence[float]) -> DataCard:
         means, deviations = (tuple(float(value) for value in values) for values in (mean, std))

@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,16 +11,6 @@ from torch import Tensor
 from defectlab.data.pipeline.augment import Augmentation, augment, draw, mix, random_generator
 from defectlab.data.sources.lazy import as_lazy
 from defectlab.errors import InputError
-
-
-class BatchLoader(Protocol):
-    """An iterable of finished batches."""
-
-    def __len__(self) -> int:
-        """Return the number of batches of this process."""
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images and labels."""
 
 
 class EpochLoader(ABC):
@@ -51,6 +40,10 @@ class EpochLoader(ABC):
     @abstractmethod
     def __len__(self) -> int:
         """Return the number of batches of this process."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images and labels of finished batches."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
