@@ -16,8 +16,8 @@ from defectlab.data.pipeline.groups import group_names
 from defectlab.engine.configs import override_words, read_arguments
 from defectlab.engine.experiment import without_run
 from defectlab.engine.host import as_guest
-from defectlab.engine.jobs import Job, check_at_least, check_own_settings, run_jobs
-from defectlab.errors import InputError
+from defectlab.engine.jobs import Job, check_own_settings, run_jobs
+from defectlab.errors import InputError, check_at_least
 from defectlab.evaluate.crossval_result import CrossValidation, CrossValidationSettings, Protocol, pool
 from defectlab.evaluate.same_data import check_same_images
 from defectlab.metrics.statistics import corrected_interval
@@ -74,7 +74,7 @@ def cross_validate(
     Raises:
         InputError: an argument that cannot be used, or a run that failed. Without a finished run the folder is removed.
     """
-    check_at_least({"processes": (processes, 1)})
+    check_at_least("processes", processes, 1)
     words = override_words(overrides)
     if resume is not None:
         if words or config is not None:
@@ -176,7 +176,8 @@ def _check_plan(settings: CrossValidationSettings) -> None:
     if settings.protocol not in ("kfold", "song-yan"):
         raise InputError(f"protocol is {settings.protocol!r}: expected kfold or song-yan")
     least = 2 if settings.protocol == "song-yan" else 1
-    check_at_least({"folds": (settings.folds, 2), "repeats": (settings.repeats, least), "seed": (settings.seed, 0)})
+    for name, low in (("folds", 2), ("repeats", least), ("seed", 0)):
+        check_at_least(name, getattr(settings, name), low)
     if settings.folds * settings.repeats > _MOST_RUNS:
         raise InputError(f"folds times repeats are more than {_MOST_RUNS:,} runs: give fewer")
 

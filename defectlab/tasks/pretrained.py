@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from defectlab.errors import InputError
+from defectlab.errors import InputError, check_at_least
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.backbones import Backbone
 from defectlab.networks.pretrained import Stages
@@ -88,8 +88,7 @@ class PretrainedTask(ClassificationTask):
             cache_features = tiles is not None and weights is not None
         if cache_features and trainable == "head_then_all":
             raise InputError("model.cache_features needs a frozen backbone: set model.trainable to head")
-        if unfreeze_epoch < 0:
-            raise InputError(f"model.unfreeze_epoch is {unfreeze_epoch}: expected at least 0")
+        check_at_least("model.unfreeze_epoch", unfreeze_epoch, 0)
         if not 0 < backbone_lr_factor <= 1:
             raise InputError(f"model.backbone_lr_factor is {backbone_lr_factor}: expected above 0, at most 1")
         network = PretrainedNetwork(

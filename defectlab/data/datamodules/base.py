@@ -24,7 +24,7 @@ from defectlab.data.sources.depth import tell_narrow
 from defectlab.data.sources.files import check_names
 from defectlab.data.sources.images import ImageSet
 from defectlab.data.sources.lazy import as_lazy
-from defectlab.errors import InputError
+from defectlab.errors import InputError, check_at_least
 from defectlab.utils.card import DataCard
 from defectlab.utils.image_format import LEVELS, READING, ImageFormat, Size, Tiles, checked_size, sides
 
@@ -93,9 +93,8 @@ class ImageDataModule(ImageLoaders):
                 f"data.augmentation is a {type(augmentation).__name__}: expected an Augmentation; give a transform of the "
                 "batch, such as one of torchvision's v2, as data.transform"
             )
-        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if value < 1:
-                raise InputError(f"data.{name} is {value}: expected a whole number of at least 1")
+        check_at_least("data.batch_size", batch_size, 1)
+        check_at_least("data.eval_batch_size", eval_batch_size, 1)
         ImageFormat(image_size=1, channels=channels)  # it refuses other numbers of channels
         if not 0 <= seed <= _MAX_SEED:
             raise InputError(f"data.seed is {seed}: expected a whole number from 0 to {_MAX_SEED}")
