@@ -35,7 +35,8 @@ def said(capsys: pytest.CaptureFixture[str]) -> Said:
         assert main(words) == status
         captured = capsys.readouterr()
         if status:
-            (line,) = captured.err.splitlines()
+            line: str = captured.err.splitlines()[-1]
+            assert line.startswith("defectlab: error: ")
             return line
         return captured.out
 

@@ -301,7 +301,6 @@ def test_image_sheet_shows_each_image_as_it_is(tmp_path: Path, dtype: npt.DTypeL
     ("shape", "titles", "said"),
     [
         ((0, 1, 8, 8), None, "N of 1 or more"),
-        ((2, 2, 8, 8), None, "1 or 3"),
         ((2, 1, 8, 8), ["a"], "titles: 1"),
     ],
 )

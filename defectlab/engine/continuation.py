@@ -112,7 +112,7 @@ def _check_place(checkpoint: Mapping[str, Any], cli: DefectCLI, changed: Mapping
         return
     if cut and not within:
         raise InputError(f"{path} is of a run that ended within an epoch, which none goes on from exactly: {_ANEW}")
-    batches = _batches(cli.datamodule.train_dataloader(), trainer)
+    batches = _batches(cli.datamodule.train_dataloader(), trainer, getattr(cli.model, "passes", 1))
     begun, of = kept[0]["batches"] if within else (0, batches)
     accumulated = "trainer.accumulate_grad_batches" in changed
     if (of, len(kept) or trainer.world_size) != (batches, trainer.world_size) or (within and accumulated):
@@ -128,10 +128,10 @@ def _check_place(checkpoint: Mapping[str, Any], cli: DefectCLI, changed: Mapping
         )
 
 
-def _batches(loader: Any, trainer: Trainer) -> int:
-    """Return the number of batches of an epoch and process."""
+def _batches(loader: Any, trainer: Trainer, passes: int) -> int:
+    """Return the number of batches of an epoch, which is so many passes over the images, and process."""
     if hasattr(loader, "world_size"):
-        loader.world_size = trainer.world_size
+        loader.world_size, loader.indices = trainer.world_size, loader.indices.repeat(passes)
         count = len(loader)
     else:
         count = math.ceil(len(loader) / trainer.world_size)

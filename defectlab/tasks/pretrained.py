@@ -21,6 +21,7 @@ from defectlab.tasks.tta import Views
 from defectlab.utils._compat import finds_unused_parameters
 from defectlab.utils.image_format import Size, Tiles
 
+_EMBEDDING = 1  # part of what cached features are known by: raise it when the same network embeds otherwise
 _PASSES = 4  # over cached features in an epoch: a head alone learns in passes of milliseconds
 
 
@@ -114,6 +115,11 @@ class PretrainedTask(ClassificationTask):
         """Compute the logits `(N, num_classes)` of images `(N, C, H, W)`, or of cached features `(N, E)` or `(N, T, E)`."""
         return self.network.classify(images) if images.ndim < 4 else super().forward(images)
 
+    @property
+    def passes(self) -> int:
+        """Return how often an epoch passes over the training images."""
+        return _PASSES if self.cache_features else 1
+
     def parameter_modules(self) -> list[tuple[nn.Module, float]]:
         """Return the head, and the backbone with its own rate unless it stays frozen."""
         if self.trainable == "head":
@@ -146,7 +152,7 @@ class PretrainedTask(ClassificationTask):
         """Return a hash of all that decides about an embedding."""
         network = self.network
         pooling = None if network.tiling is None else (network.tiling.tiles, network.tiling.pooling)
-        facts = (network.backbone, network.width, network.stages, pooling, self.channels_last)
+        facts = (_EMBEDDING, network.backbone, network.width, network.stages, pooling, self.channels_last)
         digest = hashlib.sha256(str(facts).encode())
         for name, tensor in network.features.state_dict().items():
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -177,7 +183,7 @@ class PretrainedTask(ClassificationTask):
             if not data.has_features:  # a rate finder asks for the optimiser twice
                 self.network.eval()
                 self._encoder = self._tell_encoder()
-                data.cache_features(self.embed, _PASSES, self._encoder)
+                data.cache_features(self.embed, self.passes, self._encoder)
                 self.network.train()
         return super().configure_optimizers()
 

@@ -216,7 +216,7 @@ def list_labelled(root: Path, class_names: Sequence[str]) -> Listing:
 
 
 def _images_in(root: Path) -> list[Path]:
-    files = image_files(root)
+    files = [file for file in image_files(root) if file.parent != root or file.suffix.lower() != ".npy"]
     if not files:
         raise InputError(f"{root}: no image inside; expected {', '.join(SUFFIXES[:8])} and so on in one folder a class")
     return without_masks(root, files)
