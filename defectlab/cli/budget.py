@@ -6,8 +6,8 @@ from rich.console import Console
 
 from defectlab.cli.arguments import CommandParser
 from defectlab.cli.tables import new_table
-from defectlab.errors import InputError
 from defectlab.evaluate.budget import STRATEGIES, LabelBudget, label_budget
+from defectlab.utils.files import check_output_folder
 from defectlab.utils.text import shown_path
 
 
@@ -23,8 +23,7 @@ def run(words: list[str]) -> int:
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--output", type=Path, default=Path("budget"), help="a folder (default: %(default)s)")
     given, more = parser.parse_known_args(words)
-    if given.output.exists() and not given.output.is_dir():
-        raise InputError(f"--output {given.output} is a file: expected a folder")
+    check_output_folder(given.output)
     found = label_budget(given.config, given.per_class, given.draws, more, progress=True)
     found.write(given.output)
     _print(found)

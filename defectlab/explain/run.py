@@ -37,6 +37,7 @@ from defectlab.tasks import ClassificationTask
 from defectlab.tasks.checkpoint import load_task
 from defectlab.tasks.imagenet import load_imagenet_classifier
 from defectlab.utils.card import DataCard
+from defectlab.utils.files import check_output_folder
 from defectlab.utils.progress import progress_bar
 
 _MOST = 12  # images on a page
@@ -101,8 +102,8 @@ def explain(
     """
     name = fspath(run)
     target = None if output is None else Path(output)
-    if target is not None and target.exists() and not target.is_dir():
-        raise InputError(f"output {target} is a file: expected a folder")
+    if target is not None:
+        check_output_folder(target)
     file = None if weights is None else Path(weights)
     network = imagenet_name(name, file)
     with as_guest(progress):
