@@ -50,6 +50,7 @@ def test_from_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         (["--model.weights", "null"], "needs a pretrained backbone"),
         (["--per-class", "0"], "per_class has to be at least 1"),
         (["--per-class", "500"], "per_class begins at 500"),
+        (["--output", "out/budget.csv/inside"], "expected a folder"),
     ):
         assert main(["budget", "--config", "neu_mobilenet.yaml", *data, *more]) == 1
         assert message in capsys.readouterr().err

@@ -230,7 +230,8 @@ def test_colour_and_a_network_without_convolutions(tmp_path: Path, class_folders
         ),
         (["--layer", "xyz"], "--layer xyz is no convolution"),
         (["nowhere.png"], "nowhere.png: no such file"),
-        (["--output", "FILE"], "is a file: expected a folder"),
+        (["--output", "FILE"], "expected a folder"),
+        (["--output", "FILE/inside"], "expected a folder"),
     ],
 )
 def test_what_explain_refuses(

@@ -22,7 +22,7 @@ from defectlab.cli.main import main
 from defectlab.data.sources.decode import decode
 from defectlab.data.sources.reading import read_images
 from defectlab.explain.answers import Answer, probabilities_figure
-from defectlab.inference.predictor import load, read_images_for
+from defectlab.inference.predictor import load
 from defectlab.networks.backbones import BACKBONES
 from defectlab.runs import read_prediction_table
 from defectlab.tasks.imagenet import load_imagenet_classifier
@@ -131,7 +131,7 @@ def test_preprocessing_equals_torchvisions(backbone: str, size: tuple[int, int],
     Image.fromarray(colourful(*size)).save(tmp_path / "image.jpg", quality=90)
     keep(cache, backbone)
     _, card = load_imagenet_classifier(backbone)
-    pixels, _, _ = read_images_for(card, [tmp_path / "image.jpg"])
+    pixels, _, _ = read_images([tmp_path / "image.jpg"], card)
     with Image.open(tmp_path / "image.jpg") as image:
         expected = preset(image)[None]
     assert torch.equal((card.denormalise(expected) * 255).round().to(torch.uint8), pixels)
@@ -151,7 +151,7 @@ def test_images_of_every_mode(cache: Path, tmp_path: Path) -> None:
         image.save(tmp_path / f"{name}.png")
     keep(cache, "mobilenet_v3_small")
     predictor = load("imagenet/mobilenet_v3_small", "cpu")
-    pixels, _, _ = read_images_for(predictor.card, [tmp_path / f"{name}.png" for name in versions])
+    pixels, _, _ = read_images([tmp_path / f"{name}.png" for name in versions], predictor.card)
     assert pixels.shape == (4, 3, 224, 224)
     assert (pixels == pixels[:1]).all()
 

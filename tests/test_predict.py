@@ -16,6 +16,7 @@ from helpers import refusal, write_config
 from PIL import Image
 
 from defectlab.cli.main import main
+from defectlab.data.sources.reading import read_images
 from defectlab.inference import predictor as predictor_module
 from defectlab.inference.network import InferenceNetwork
 from defectlab.inference.predict import predict
@@ -23,7 +24,6 @@ from defectlab.inference.predictions import BadImages
 from defectlab.inference.predictor import Predictor, load
 from defectlab.runs import RunFolder, read_prediction_table, write_prediction_table
 from defectlab.tasks.checkpoint import load_task
-from defectlab.utils.card import DataCard
 
 
 @pytest.fixture
@@ -134,16 +134,16 @@ def test_a_stopped_call_is_gone_on_with(
     run: RunFolder, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = predict(run, class_folders, device="cpu")
-    read, calls = predictor_module.read_images_for, []
+    calls = []
 
-    def stop(card: DataCard, files: Sequence[Path], *rest: Any) -> Any:
+    def stop(files: Sequence[Path], *rest: Any, **more: Any) -> Any:
         calls.append(len(files))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return read(card, files, *rest)
+        return read_images(files, *rest, **more)
 
     monkeypatch.setattr(predictor_module, "_BLOCK", 10)
-    monkeypatch.setattr(predictor_module, "read_images_for", stop)
+    monkeypatch.setattr(predictor_module, "read_images", stop)
     out = tmp_path / "out.csv"
     words = ["predict", str(run.path), str(class_folders), "--output", str(out)]
     assert main(words) == 130

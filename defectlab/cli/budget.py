@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from defectlab.cli.arguments import CommandParser
-from defectlab.errors import InputError
+from defectlab.cli.tables import new_table
 from defectlab.evaluate.budget import STRATEGIES, LabelBudget, label_budget
+from defectlab.utils.files import check_output_folder
 from defectlab.utils.text import shown_path
 
 
@@ -23,8 +23,7 @@ def run(words: list[str]) -> int:
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--output", type=Path, default=Path("budget"), help="a folder (default: %(default)s)")
     given, more = parser.parse_known_args(words)
-    if given.output.exists() and not given.output.is_dir():
-        raise InputError(f"--output {given.output} is a file: expected a folder")
+    check_output_folder(given.output)
     found = label_budget(given.config, given.per_class, given.draws, more, progress=True)
     found.write(given.output)
     _print(found)
@@ -35,9 +34,8 @@ def run(words: list[str]) -> int:
 def _print(found: LabelBudget) -> None:
     rows = found.rows
     note = " on SYNTHETIC images" if found.synthetic else ""
-    shown = Table(title=f"test accuracy{note}, mean ± sd of {rows[0].draws} draws", title_justify="left")
-    for name in ("images a class", "in all", *STRATEGIES):
-        shown.add_column(name, justify="right")
+    title = f"test accuracy{note}, mean ± sd of {rows[0].draws} draws"
+    shown = new_table(title, ("images a class", "in all", *STRATEGIES), left=())
     for first in (row for row in rows if row.strategy == STRATEGIES[0]):
         same = [row for row in rows if row.per_class == first.per_class]
         shown.add_row(

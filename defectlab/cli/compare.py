@@ -2,10 +2,9 @@
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from defectlab.cli.arguments import CommandParser, output_file
-from defectlab.cli.console import print_wide
+from defectlab.cli.tables import new_table, print_wide
 from defectlab.errors import InputError
 from defectlab.evaluate.comparison import Comparison, Pair, compare
 
@@ -32,9 +31,8 @@ def run(words: list[str]) -> int:
             only = f"  right alone: {pair.first_only} and {pair.second_only}"
             console.print(only + (f"; p before Holm {pair.p:.3g}" if len(result.pairs) > 1 else ""), highlight=False)
     if len(result.pairs) > 1:
-        table = Table(title="accuracy of the row less the column's, points; * significant", title_justify="left")
-        for column in result.matrix[0]:
-            table.add_column("" if column == "name" else escape(column), justify="right")
+        columns = ["" if column == "name" else column for column in result.matrix[0]]
+        table = new_table("accuracy of the row less the column's, points; * significant", columns, left=())
         for row in result.matrix:
             table.add_row(*(escape(cell) for cell in row.values()))
         print_wide(table)
@@ -46,10 +44,7 @@ def _print_scores(result: Comparison) -> None:
     columns, title = ["cross-validation", "accuracy", "95 % interval (corrected)"], "shared splits"
     if isinstance(pair, Pair):
         columns, title = ["run", "right", "accuracy", "95 % interval (Wilson)"], "shared test images"
-    title = f"{pair.n if isinstance(pair, Pair) else pair.splits} {title}"
-    table = Table(title=title, title_justify="left")
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
+    table = new_table(f"{pair.n if isinstance(pair, Pair) else pair.splits} {title}", columns, wraps=False)
     if result.differences:
         table.add_column("config", overflow="fold")
     for row in result.scores:

@@ -1,10 +1,9 @@
-"""Read the RUN argument, and print results, run folders and wide tables."""
+"""Read the RUN argument, and print results and run folders."""
 
 from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
-from rich.table import Table
 
+from defectlab.cli.tables import new_table
 from defectlab.errors import InputError
 from defectlab.metrics.classification import SplitMetrics, accuracy_interval
 from defectlab.report import NO_TEST_PART
@@ -26,22 +25,14 @@ def take_run(command: str, words: list[str], more: str = "") -> tuple[RunFolder,
     return open_trained_run(words[0]), words[1:]
 
 
-def print_wide(table: Table) -> None:
-    """Print a table as wide as it is: a number that is cut off is worse than a line that is folded."""
-    console = Console()
-    endless = console.options.update(width=10_000)
-    Console(width=max(console.width, Measurement.get(console, endless, table).maximum)).print(table)
-
-
 def print_result(result: SplitMetrics, stage: str, source: str) -> None:
     """Print the metrics of each class, then accuracy, macro F1 and the worst class."""
     console = Console()
     hits = count_correct(result)
     low, high = accuracy_interval(hits, result["n"])
     synthetic = " on SYNTHETIC images" if source == "synthetic" else ""
-    table = Table(title=f"{stage}: {hits} of {result['n']} images right{synthetic}", title_justify="left")
-    for name in ("class", "images", "accuracy", "precision", "F1"):
-        table.add_column(name, justify="left" if name == "class" else "right")
+    title = f"{stage}: {hits} of {result['n']} images right{synthetic}"
+    table = new_table(title, ("class", "images", "accuracy", "precision", "F1"))
     rows = result["per_class"].items()
     shown = [(name, row) for name, row in rows if row["support"]]
     worst, row = min(shown, key=lambda item: (item[1]["accuracy"], item[1]["f1"]))
@@ -63,9 +54,8 @@ def print_result(result: SplitMetrics, stage: str, source: str) -> None:
         f"balanced     {result['balanced_accuracy']:.2%}   (mean recall of the classes)\n"
         f"macro F1     {result['macro_f1']:.2%}\nECE          {result['ece']:.2%}\n"
         f"worst class  {worst_class}",
-        highlight=False,
-        markup=False,
-    )
+        highlight=False, markup=False,
+    )  # fmt: skip
     if result["accuracy"] < result["majority_share"]:
         console.print(
             f"note: always predicting the most frequent class would be right in {result['majority_share']:.2%}: "

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from defectlab.cli.arguments import CommandParser
+from defectlab.cli.tables import new_table
 from defectlab.evaluate.crossval import cross_validate
 from defectlab.evaluate.crossval_result import CrossValidation
 from defectlab.utils.text import shown_path
@@ -41,9 +41,8 @@ def run(words: list[str]) -> int:
 
 def _print(result: CrossValidation) -> None:
     console = Console()
-    table = Table(title="all runs together, each tested image once", title_justify="left")
-    for name in ("class", "images", "recognised", "95 % interval (Wilson)", "most often taken for"):
-        table.add_column(name, justify="left" if name in ("class", "most often taken for") else "right")
+    columns = ("class", "images", "recognised", "95 % interval (Wilson)", "most often taken for")
+    table = new_table("all runs together, each tested image once", columns, left=(0, 4))
     for row in result.class_rows:
         table.add_row(
             escape(row["class"]), str(row["n"]), "–" if row["recall"] is None else f"{row['recall']:.2%}",

@@ -64,12 +64,12 @@ def _inspect(words: list[str]) -> int:
 def _print_inspection(found: "Inspection") -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+
+    from defectlab.cli.tables import new_table
 
     total = sum(found.counts.values())
-    table = Table(title=f"{total} images: medians, shares of pixels at 0 and 255", title_justify="left")
-    for name in ("class", "images", "size", "bright", "at 0", "at 255", "range", "sharp"):
-        table.add_column(name, justify="left" if name == "class" else "right", overflow="fold")
+    columns = ("class", "images", "size", "bright", "at 0", "at 255", "range", "sharp")
+    table = new_table(f"{total} images: medians, shares of pixels at 0 and 255", columns)
     for row in found.classes:
         size = "" if row.width is None else f"{row.width:.0f}×{row.height:.0f}"
         table.add_row(

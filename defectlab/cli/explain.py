@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from defectlab.cli.arguments import CommandParser, png_file
+from defectlab.cli.tables import new_table
 from defectlab.utils.text import shown_path
 
 if TYPE_CHECKING:
@@ -83,9 +84,7 @@ def _print_pointing(found: "PointingResult") -> None:
     console.print(_LEGEND, style="dim", highlight=False)
     first = found.checks[0]
     title = f"\nlikeness to the map of shuffled weights: {first.images} images, {first.seeds} shufflings"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("method", "Spearman", "by shuffling", "verdict"):
-        table.add_column(name, justify="left" if name in ("method", "verdict") else "right")
+    table = new_table(title, ("method", "Spearman", "by shuffling", "verdict"), left=(0, 3), boxed=False)
     for check in found.checks:
         shown = "–" if check.similarity is None else f"{check.similarity:.2f}"
         span = "–" if check.similarity is None else f"{check.low:.2f} to {check.high:.2f}"
@@ -94,9 +93,8 @@ def _print_pointing(found: "PointingResult") -> None:
 
 
 def _table(rows: "Sequence[Pointing]") -> Table:
-    table = Table(title=f"pointing game: {rows[0].method}", title_justify="left", box=None, pad_edge=False)
-    for name in ("class", "hits", "chance", "margin", "p", "centre", "others", "p", "energy"):
-        table.add_column(name, justify="left" if name == "class" else "right")
+    columns = ("class", "hits", "chance", "margin", "p", "centre", "others", "p", "energy")
+    table = new_table(f"pointing game: {rows[0].method}", columns, boxed=False)
     for row in rows:
         swapped = "–" if row.swapped is None else f"{row.swapped:.0%}"
         table.add_row(

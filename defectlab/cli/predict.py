@@ -5,17 +5,19 @@ import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from defectlab.cli.arguments import CommandParser, output_file, png_file
 from defectlab.cli.bars import answer_lines, bar_lines, printable
 from defectlab.data.sources.files import SUFFIXES, expand_images
+from defectlab.data.sources.reading import read_images
 from defectlab.errors import InputError
 from defectlab.inference.decision import Flagged
 from defectlab.inference.flagging import Flagging
 from defectlab.inference.predict import predict
 from defectlab.inference.predictions import REVIEW, BadImages, Predictions
-from defectlab.inference.predictor import load, read_images_for
+from defectlab.inference.predictor import load
 from defectlab.utils.card import DataCard
 from defectlab.utils.cpu import CPUSettings
 from defectlab.utils.text import percent
@@ -33,11 +35,9 @@ def run(words: list[str]) -> int:
     )  # fmt: skip
     parser.add_argument("images", nargs="+", help="image files, folders (with all below them) and globs")
     parser.add_argument(
-        "--output",
-        type=output_file,
-        metavar="CSV",
+        "--output", type=output_file, metavar="CSV",
         help="file to write all probabilities to (default: print the classes)",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--figure", type=png_file, metavar="PNG", help=f"file to draw up to {_ON_A_SHEET} images to, beside their bars"
     )
@@ -77,10 +77,11 @@ def run(words: list[str]) -> int:
     if arguments.figure is not None:
         _check_figure(arguments.figure, expand_images(arguments.images))
     CPUSettings().apply()
-    place = {key: getattr(arguments, key) for key in ("device", "weights", "allow")}
-    asked = {key: getattr(arguments, key) for key in ("max_error", "sets", "costs", "on_bad_image", "output")}
-    flagging = {key: getattr(arguments, key) for key in ("positive", "good", "recall", "false_alarms", "defect_rate")}
-    asked["flagging"] = Flagging(**flagging) if any(value is not None for value in flagging.values()) else None
+    given = vars(arguments)
+    place = {key: given[key] for key in ("device", "weights", "allow")}
+    asked = {key: given[key] for key in ("max_error", "sets", "costs", "on_bad_image", "output")}
+    flagging = {field.name: given[field.name] for field in fields(Flagging) if given[field.name] is not None}
+    asked["flagging"] = Flagging(**flagging) if flagging else None
     model = arguments.run if arguments.figure is None else load(arguments.run, **place)
     card = None if arguments.figure is None else model.card
     try:
@@ -175,7 +176,7 @@ def _draw(path: Path, found: Predictions, card: DataCard) -> None:
     from defectlab.explain.answers import Answer, probabilities_figure
     from defectlab.figures.style import save_png
 
-    pixels, _, _ = read_images_for(card, [Path(file) for file in found.files])
+    pixels, _, _ = read_images([Path(file) for file in found.files], card)
     answers = [
         Answer(image.numpy(), Path(file).name, row, None)
         for image, file, row in zip(pixels, found.files, found.probabilities, strict=True)

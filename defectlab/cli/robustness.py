@@ -1,9 +1,9 @@
 """`defectlab robustness RUN`: accuracy on test images that were made worse, step by step."""
 
 from rich.console import Console
-from rich.table import Table
 
 from defectlab.cli.console import take_run
+from defectlab.cli.tables import new_table
 from defectlab.evaluate.robustness import AECLBP, Robustness, robustness
 from defectlab.utils.text import shown_path
 
@@ -20,12 +20,8 @@ def run(words: list[str]) -> int:
 
 def _print(found: Robustness) -> None:
     rows = found.rows
-    title = f"accuracy on {rows[0].n} test images, clean {rows[0].accuracy:.2%}"
-    shown = Table(title=title, title_justify="left")
-    for name in ("made worse by", "level", "accuracy", "95 % interval (Wilson)"):
-        shown.add_column(name, justify="left" if name == "made worse by" else "right")
-    if found.published:
-        shown.add_column("AECLBP", justify="right")
+    columns = ["made worse by", "level", "accuracy", "95 % interval (Wilson)", *["AECLBP"] * found.published]
+    shown = new_table(f"accuracy on {rows[0].n} test images, clean {rows[0].accuracy:.2%}", columns)
     for row in rows[1:]:
         cells = [f"{row.level:g} {row.unit}", f"{row.accuracy:.2%}", f"{row.low:.1%} to {row.high:.1%}"]
         known = AECLBP.get(row.level or 0.0) if row.corruption == "noise, SNR of power" else None

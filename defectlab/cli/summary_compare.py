@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from rich.markup import escape
-from rich.table import Table
 
 from defectlab.cli.arguments import CommandParser, output_file
-from defectlab.cli.console import print_wide
+from defectlab.cli.tables import new_table, print_wide
 from defectlab.runs import csv_text, environment, write_text
 from defectlab.summary.compare import NetworkRow, compare_networks
 from defectlab.utils.cpu import CPUSettings
@@ -52,10 +51,8 @@ def _spread(accuracy: float, sd: float | None) -> str:
 
 
 def _print(rows: Sequence[NetworkRow]) -> None:
-    table = Table(title="networks", title_justify="left")
     counts = ("image", "classes", "parameters", "multiply-adds", "test accuracy", "latency, ms", "10 to 90 %")
-    for name in ("network", *counts):
-        table.add_column(name, justify="left" if name == "network" else "right", no_wrap=True)
+    table = new_table("networks", ("network", *counts), wraps=False)
     for row in rows:
         synthetic = " SYNTHETIC" if row.data == "synthetic" else ""
         accuracy = "" if row.accuracy is None else f"{_spread(row.accuracy, row.sd)} of {row.n}{synthetic}"

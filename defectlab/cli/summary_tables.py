@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from rich.markup import escape
-from rich.table import Table
 
-from defectlab.cli.console import print_wide
+from defectlab.cli.tables import new_table, print_wide
 from defectlab.summary.layers import Layer, NetworkSummary, Separable, shape_text
 
 _LAYERS = ("layer", "kind", "input", "output", "K", "S", "P", "parameters", "multiply-adds", "field", "jump")
@@ -16,7 +15,7 @@ _SAVINGS = (
 
 def print_layers(title: str, whole: NetworkSummary) -> None:
     """The table of layers, what its columns mean, and the totals."""
-    table = _table(f"{title}, an image of {shape_text(whole.image)}", _LAYERS)
+    table = new_table(f"{title}, an image of {shape_text(whole.image)}", _LAYERS, left=(0, 1), wraps=False)
     for group in _groups(whole.layers):
         table.add_row(*_cells(group), style=None if group[0].agrees else "bold red")
     print_wide(table)
@@ -73,7 +72,8 @@ def print_savings(whole: NetworkSummary) -> None:
     if not pairs:
         print("\ndepthwise separable convolutions: none")
         return
-    table = _table("depthwise separable, k²·M + M·N weights, beside standard, k²·M·N", _SAVINGS, left=2)
+    title = "depthwise separable, k²·M + M·N weights, beside standard, k²·M·N"
+    table = new_table(title, _SAVINGS, left=(0, 1), wraps=False)
     for pair in pairs:
         m, n = pair.depthwise.output[0], pair.pointwise.output[0]
         table.add_row(
@@ -103,13 +103,6 @@ def _sums(pairs: Sequence[Separable]) -> tuple[int, int, int, int]:
         sum(pair.weights * pair.positions for pair in pairs),
         sum(pair.standard_weights * pair.positions for pair in pairs),
     )
-
-
-def _table(title: str, columns: Sequence[str], left: int = 2) -> Table:
-    table = Table(title=escape(title), title_justify="left")
-    for index, name in enumerate(columns):
-        table.add_column(name, justify="left" if index < left else "right", no_wrap=True)
-    return table
 
 
 def _groups(layers: Sequence[Layer]) -> Iterator[list[Layer]]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from defectlab.course.programs import PROGRAMS, Program, Set
 from defectlab.course.table import Row, markdown, summarise
 from defectlab.engine.configs import base_of, find_config, override_words
-from defectlab.engine.jobs import Job, check_at_least, check_own_settings, run_jobs
-from defectlab.errors import InputError
+from defectlab.engine.jobs import Job, check_own_settings, run_jobs
+from defectlab.errors import InputError, check_at_least
 from defectlab.runs import RunFolder, csv_text, write_text
 
 _MADE_WITH = "made_with.json"
@@ -75,7 +75,8 @@ def run_course(
         InputError: an argument that cannot be used, or a run of the only program failed.
     """
     programs = _chosen([names] if isinstance(names, str) else names)
-    check_at_least({"seeds": (seeds, 1), "processes": (processes, 1)})
+    check_at_least("seeds", seeds, 1)
+    check_at_least("processes", processes, 1)
     more = override_words(overrides)
     own = ("config", "data.root", "data.seed", "seed_everything", "ckpt_path")
     check_own_settings("course", more, own, "neu, mnist, fashion and flowers say where data is")

@@ -130,28 +130,28 @@ class DefectCLI(LightningCLI):
         for part in ("model", "data"):
             if config[part] is None:
                 raise InputError(f"the config has no {part}: expected a section {part} with class_path and init_args")
+        data, model = config.data.init_args or {}, config.model.init_args or {}
+        for name, what in (("root", "images"), ("labels", "labels")):
+            if data.get(name) in ("", []):
+                raise InputError(f"data.{name} is empty: expected the folder or the file of the {what}")
         # metrics.json and config.yaml are read from other folders too.
-        for name in ("root", "labels"):
-            if (config.data.init_args or {}).get(name) in ("", []):
-                raise InputError(
-                    f"data.{name} is empty: expected the folder or the file of the {name.replace('root', 'images')}"
-                )
-        for arguments, name in ((config.data.init_args, "root"), (config.model.init_args, "teacher")):
-            if arguments is not None and arguments.get(name) is not None:
+        for arguments, name in ((data, "root"), (model, "teacher")):
+            if arguments.get(name) is not None:
                 arguments[name] = _absolute(arguments[name])
-        labels = (config.data.init_args or {}).get("labels")
-        if labels is not None and Path(labels).expanduser().exists():  # else it lies below the root
-            config.data.init_args["labels"] = _absolute(labels)
+        if (labels := data.get("labels")) is not None and Path(
+            labels
+        ).expanduser().exists():  # else it lies below the root
+            data["labels"] = _absolute(labels)
         self._settle_callbacks(config.trainer.callbacks)
         saved = (self._arguments.sections or [{}])[0].get("data", {}).get("init_args") or {}
-        is_auto = (config.data.init_args or {}).get("fit") == "auto"
-        if is_auto and self.run is not None and RunFolder(self.run).config.is_file() and "fit" not in saved:
-            config.data.init_args.fit = "stretch"  # a run of before there was a choice
+        goes_on = self.run is not None and RunFolder(self.run).config.is_file()
+        if data.get("fit") == "auto" and goes_on and "fit" not in saved:
+            data["fit"] = "stretch"  # a run of before there was a choice
         seed = config.seed_everything
         if not isinstance(seed, bool) and not (isinstance(seed, int) and 0 <= seed < 2**32):
             raise InputError(f"seed_everything is {seed}: expected a whole number from 0 to {2**32 - 1}, or true")
         for source, target in LINKS.items():
-            if (config.model.init_args or {}).get(target) is not None:
+            if model.get(target) is not None:
                 raise InputError(f"model.{target} comes from the data: leave it out, or change data.{source}")
 
     def _settle_callbacks(self, given: Any) -> None:

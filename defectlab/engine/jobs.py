@@ -52,13 +52,6 @@ def check_own_settings(command: str, overrides: Sequence[str], own: Iterable[str
             raise InputError(f"{name} is {command}'s own to set: leave it out; {advice}")
 
 
-def check_at_least(counts: Mapping[str, tuple[int, int]]) -> None:
-    """Raise InputError for an argument below its least; arguments are (number, least) by name."""
-    for name, (number, least) in counts.items():
-        if number < least:
-            raise InputError(f"{name} is {number}: expected a whole number of at least {least}")
-
-
 def run_jobs(
     jobs: Sequence[Job],
     *,

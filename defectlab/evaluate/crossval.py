@@ -16,8 +16,8 @@ from defectlab.data.pipeline.groups import group_names
 from defectlab.engine.configs import override_words, read_arguments
 from defectlab.engine.experiment import without_run
 from defectlab.engine.host import as_guest
-from defectlab.engine.jobs import Job, check_at_least, check_own_settings, run_jobs
-from defectlab.errors import InputError
+from defectlab.engine.jobs import Job, check_own_settings, run_jobs
+from defectlab.errors import InputError, check_at_least
 from defectlab.evaluate.crossval_result import CrossValidation, CrossValidationSettings, Protocol, pool
 from defectlab.evaluate.same_data import check_same_images
 from defectlab.metrics.statistics import corrected_interval
@@ -74,7 +74,7 @@ def cross_validate(
     Raises:
         InputError: an argument that cannot be used, or a run that failed. Without a finished run the folder is removed.
     """
-    check_at_least({"processes": (processes, 1)})
+    check_at_least("processes", processes, 1)
     words = override_words(overrides)
     if resume is not None:
         if words or config is not None:
@@ -104,23 +104,15 @@ def cross_validate(
         folder = _new_folder(settings, output)
         _save(folder, settings, words, None)
     runs, jobs = [], []
-    plans = plan(settings.protocol, settings.folds, settings.repeats, settings.seed, settings.test_size)
-    for fold in plans:
-        run = RunFolder(folder / fold.name)
-        own = {
-            **fixed,
-            "data.split": fold.split,
-            **({} if fold.test_size is None else {"data.test_size": fold.test_size}),
-        }
+    for fold in plan(settings.protocol, settings.folds, settings.repeats, settings.seed, settings.test_size):
+        runs.append(run := RunFolder(folder / fold.name))
+        own = (
+            fixed | {"data.split": fold.split} | ({} if fold.test_size is None else {"data.test_size": fold.test_size})
+        )
         if not run.finished:
-            jobs.append(
-                Job(
-                    name=fold.name, folder=run.path, seed=fold.seed, settings=own, config=settings.config,
-                    overrides=words,
-                )
-            )  # fmt: skip
-        runs.append(run)
-    ungrouped: CrossValidation | None = None
+            jobs.append(Job(
+                name=fold.name, folder=run.path, seed=fold.seed, settings=own, config=settings.config, overrides=words,
+            ))  # fmt: skip
     first: list[RunFolder] = []  # what each later one has to agree with
 
     def check(run: RunFolder) -> None:
@@ -142,12 +134,14 @@ def cross_validate(
                 with suppress(OSError):  # not empty
                     above.rmdir()
         raise
-    if settings.compare_groups:
-        apart = folder / "ungrouped"
+    ungrouped, apart = None, folder / "ungrouped"
+    if settings.compare_groups and (apart / CROSSVAL_FILE).is_file():
+        ungrouped = cross_validate(resume=apart, processes=processes, progress=progress)
+    elif settings.compare_groups:
         ungrouped = cross_validate(
             settings.config, settings.folds, settings.repeats, protocol=settings.protocol, seed=settings.seed, output=apart,
             overrides=[*words, "--data.group_by", "null"], processes=processes, progress=progress,
-        ) if not (apart / CROSSVAL_FILE).is_file() else cross_validate(resume=apart, processes=processes, progress=progress)  # fmt: skip
+        )  # fmt: skip
     summary = _summarise(runs)
     pooled = pool([read_own_table(run) for run in runs])
     _save(folder, settings, words, summary)
@@ -182,7 +176,8 @@ def _check_plan(settings: CrossValidationSettings) -> None:
     if settings.protocol not in ("kfold", "song-yan"):
         raise InputError(f"protocol is {settings.protocol!r}: expected kfold or song-yan")
     least = 2 if settings.protocol == "song-yan" else 1
-    check_at_least({"folds": (settings.folds, 2), "repeats": (settings.repeats, least), "seed": (settings.seed, 0)})
+    for name, low in (("folds", 2), ("repeats", least), ("seed", 0)):
+        check_at_least(name, getattr(settings, name), low)
     if settings.folds * settings.repeats > _MOST_RUNS:
         raise InputError(f"folds times repeats are more than {_MOST_RUNS:,} runs: give fewer")
 

@@ -1,6 +1,5 @@
 """Inspect a set of labelled images: counts, broken files, quality, duplicates, leaks, doubtful labels, the test part."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -28,6 +27,7 @@ from defectlab.figures.tiles import image_sheet
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.runs import csv_text, write_text
+from defectlab.utils.files import check_output_folder
 from defectlab.utils.progress import progress_bar
 from defectlab.utils.text import csv_rows, html_table
 
@@ -136,7 +136,7 @@ def inspect_data(
         raise InputError("data inspect needs one of two: give a folder, or --config, whose split is looked at too")
     named = Path(source).resolve().name if source is not None else Path(str(config)).stem
     folder = Path(output) if output is not None else _OUTPUT / (named or "data")
-    _check_writable(folder)
+    check_output_folder(folder)
     with as_guest(progress):
         read = _of_folder(Path(source)) if source is not None else _of_config(str(config), overrides)
         data, labels = read.data, read.data.labels.numpy()
@@ -199,17 +199,6 @@ def _rows_file(path: Path, rows: list[Finding]) -> Iterator[Callable[[Iterable[F
     with file:
         file.write(csv_text(Finding, []).encode())
         yield add
-
-
-def _check_writable(folder: Path) -> None:
-    """Raise InputError before the work where its results could not be written; nothing is made yet."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir():
-        raise InputError(f"output {folder} is a file, or in one: expected a folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"output {folder} cannot be written: choose another folder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,16 +281,12 @@ def _features(images: Tensor) -> npt.NDArray[np.float32]:
 
 def _pair(kind: str, pair: Duplicate, data: ImageSet) -> Finding:
     """Describe a pair of duplicates: in two parts of a split, or with two labels."""
-    first, second = pair.first, pair.second
-    leak = data.splits is not None and data.splits[first] != data.splits[second]
-    contradiction = bool(data.labels[first] != data.labels[second])
-    details = []
-    if data.splits is not None and leak:
-        details.append(f"leak: {data.splits[first]} and {data.splits[second]}")
-    if contradiction:
-        names = [data.class_names[int(data.labels[index])] for index in (first, second)]
-        details.append(f"contradiction: {names[0]} and {names[1]}")
+    both = pair.first, pair.second
+    parts = [] if data.splits is None else [data.splits[index] for index in both]
+    labels = [data.class_names[int(data.labels[index])] for index in both]
+    differing = {"leak": parts, "contradiction": labels}
+    details = {what: f"{what}: {' and '.join(pair)}" for what, pair in differing.items() if len(set(pair)) > 1}
     return Finding(
-        kind=kind, file=data.files[first], other=data.files[second], score=round(pair.similarity, 3),
-        detail="; ".join(details), leak=leak, contradiction=contradiction,
+        kind=kind, file=data.files[pair.first], other=data.files[pair.second], score=round(pair.similarity, 3),
+        detail="; ".join(details.values()), leak="leak" in details, contradiction="contradiction" in details,
     )  # fmt: skip

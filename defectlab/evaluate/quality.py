@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -137,13 +137,14 @@ def class_quality(
     for name, inside in [*((name, labels == k) for k, name in enumerate(names)), ("(all)", np.ones(len(labels), bool))]:
         tested = None if test is None else int(inside[test].sum())
         low, high = accuracy_interval(tested / 2, tested) if tested else (0.0, 1.0)
-        middle = {key: round(float(np.median(values[inside])), 1) for key, values in measures.items()}
-        rows.append(ClassQuality(
-            name=name, images=int(inside.sum()), test_images=tested,
-            recall_half_width=None if tested is None or name == "(all)" else round((high - low) / 2, 4),
-            width=middle.get("width"), height=middle.get("height"), brightness=middle["brightness"],
-            black=round(float(measures["black"][inside].mean()), 4),
-            white=round(float(measures["white"][inside].mean()), 4),
-            range=middle["range"], sharpness=middle["sharpness"],
-        ))  # fmt: skip
+        usual: dict[str, Any] = {"width": None, "height": None}
+        for key, values in measures.items():
+            is_share = key in ("black", "white")
+            usual[key] = (
+                round(float(values[inside].mean()), 4) if is_share else round(float(np.median(values[inside])), 1)
+            )
+        width = None if tested is None or name == "(all)" else round((high - low) / 2, 4)
+        rows.append(
+            ClassQuality(name=name, images=int(inside.sum()), test_images=tested, recall_half_width=width, **usual)
+        )
     return rows

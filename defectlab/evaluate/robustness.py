@@ -139,11 +139,8 @@ def evaluate_corruptions(
                 right += int((classify(worse).cpu() == own).sum())
             name, unit = ("clean", "") if corruption is None else (corruption.name, corruption.unit)
             low, high = accuracy_interval(right, len(labels))
-            rows.append(
-                CorruptionAccuracy(
-                    corruption=name, unit=unit, level=level, accuracy=right / len(labels), low=low, high=high,
-                    n=len(labels),
-                )
-            )  # fmt: skip
+            rows.append(CorruptionAccuracy(
+                corruption=name, unit=unit, level=level, accuracy=right / len(labels), low=low, high=high, n=len(labels),
+            ))  # fmt: skip
             advance(1)
     return rows

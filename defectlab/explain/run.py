@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from defectlab.data import ImageDataModule
+from defectlab.data.sources.reading import read_images
 from defectlab.engine.host import as_guest
 from defectlab.engine.restore import restore
 from defectlab.errors import InputError
@@ -27,7 +28,7 @@ from defectlab.explain.filters import filters_figure
 from defectlab.explain.layers import LayerMaps, convolution, feature_maps
 from defectlab.explain.page import SHEETS, write_sheets
 from defectlab.explain.units import choose_units, units_figure
-from defectlab.inference.predictor import list_files, read_images_for
+from defectlab.inference.predictor import list_files
 from defectlab.metrics.classification import probabilities_of
 from defectlab.networks.tiling import tiled_network
 from defectlab.runs import RunFolder
@@ -36,6 +37,7 @@ from defectlab.tasks import ClassificationTask
 from defectlab.tasks.checkpoint import load_task
 from defectlab.tasks.imagenet import load_imagenet_classifier
 from defectlab.utils.card import DataCard
+from defectlab.utils.files import check_output_folder
 from defectlab.utils.progress import progress_bar
 
 _MOST = 12  # images on a page
@@ -100,8 +102,8 @@ def explain(
     """
     name = fspath(run)
     target = None if output is None else Path(output)
-    if target is not None and target.exists() and not target.is_dir():
-        raise InputError(f"output {target} is a file: expected a folder")
+    if target is not None:
+        check_output_folder(target)
     file = None if weights is None else Path(weights)
     network = imagenet_name(name, file)
     with as_guest(progress):
@@ -254,7 +256,7 @@ def _add_projector(writer: SummaryWriter, found: TestSetActivations, data: Image
 
 def _classify(task: ClassificationTask, card: DataCard, files: Sequence[Path]) -> _Shown:
     """Classify the first of the images that were named."""
-    pixels, _, _ = read_images_for(card, files[:_MOST])
+    pixels, _, _ = read_images(files[:_MOST], card)
     images = card.normalise(pixels.to(task.device))
     with torch.inference_mode():
         probabilities = probabilities_of(task.predict_logits(images)).numpy()

@@ -21,7 +21,7 @@ from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
 from defectlab.inference.network import InferenceNetwork, load_network
 from defectlab.inference.predictions import BadImages, Box, Predictions
-from defectlab.inference.tiles import deciding_tiles, shapes_of, tiles_seen
+from defectlab.inference.tiles import deciding_tiles, tiles_seen
 from defectlab.metrics.classification import probabilities_of
 from defectlab.networks.tiling import tiled_network
 from defectlab.runs.ensembles import joined_fingerprint
@@ -64,13 +64,7 @@ class Predictor:
     def __call__(
         self, images: Images, on_bad_image: Literal["error", "skip"] = "error", progress: bool = False
     ) -> Predictions:
-        """Predict images, each resized and converted to what the network takes.
-
-        Args:
-            images: files, folders and globs, one or many; or uint8 arrays: (N, H, W) or (N, H, W, 1 or 3), one image
-                (H, W) or (H, W, 1 or 3), or a list of those.
-            on_bad_image: `skip` leaves out what cannot be read; else that is an error after the last image.
-            progress: draw a bar for work of more than a second.
+        """Predict `Images`, each resized and converted to what the network takes; arguments as of `predict`.
 
         Raises:
             BadImages: an InputError whose `predictions` are those of the images that could be read.
@@ -101,8 +95,8 @@ class Predictor:
                     with tiles_seen(network) as tiles:
                         probabilities = self._mean([by_want[card.image_format] for card in self.cards])
                     if network is not None:  # of views the first is the image as it is
-                        shapes = shapes_of([block[i] for i in good])
-                        boxes = deciding_tiles(network, tiles[0], probabilities.argmax(dim=1), shapes, self.card)
+                        classes, images_seen = probabilities.argmax(dim=1), [block[i] for i in good]
+                        boxes = deciding_tiles(network, tiles[0], classes, images_seen, self.card)
                 yield self._predictions([names[i] for i in good], probabilities.numpy(), bad, boxes)
                 advance(len(block))
         tell_beyond(list(dict.fromkeys(beyond)), self.card)
@@ -192,16 +186,6 @@ def _load(
     return found
 
 
-def read_images_for(
-    card: DataCard,
-    files: Sequence[Path],
-    on_bad_image: Literal["error", "skip"] = "error",
-    beyond: list[Any] | None = None,
-) -> tuple[Tensor, list[int], list[Skipped]]:
-    """Read images (M, C, H, W) uint8 as a data card wants them, their indices, and what was skipped: see `read_images`."""
-    return read_images(files, card, on_bad_image, beyond=beyond)
-
-
 def list_images(images: Images, card: DataCard) -> Sequence[Image]:
     """Return the files that are named, or each of their pages as the card says, or single images (H, W) or (H, W, C).
 
@@ -247,11 +231,11 @@ def list_files(
 
 
 def _read(card: DataCard, block: Sequence[Image], beyond: list[Any]) -> tuple[Tensor, list[int], list[Skipped]]:
-    """Read files, or convert arrays, as `read_images_for` does, and leave out what cannot be read."""
+    """Read files, or convert arrays, as `read_images` does, and leave out what cannot be read."""
     files = [one for one in block if isinstance(one, Path)]
     if files:
         try:
-            return read_images_for(card, files, "skip", beyond)
+            return read_images(files, card, "skip", beyond=beyond)
         except NothingReadable as error:
             return torch.empty(0), [], list(error.skipped)
     try:

@@ -29,20 +29,21 @@ def tiles_seen(network: TiledNetwork | None) -> Iterator[list[Tensor]]:
 
 
 def deciding_tiles(
-    network: TiledNetwork, tiles: Tensor, classes: Tensor, shapes: npt.NDArray[np.int64], wanted: ImageFormat
+    network: TiledNetwork,
+    tiles: Tensor,
+    classes: Tensor,
+    images: Sequence[Path | npt.NDArray[np.uint8]],
+    wanted: ImageFormat,
 ) -> list[Box]:
     """Return of each image the tile that moves the logit of its class most, up or down, cut at the border of the image.
 
-    Args:
-        network: with tiles.
-        tiles: their embeddings (N, rows, columns, E).
-        classes: (N,).
-        shapes: heights and widths (N, 2) of the images before they were fitted.
-        wanted: what they were fitted to.
+    `tiles` (N, rows, columns, E) are embeddings, `classes` (N,), and `images` all files or all arrays, fitted to `wanted`.
     """
+    files = [one for one in images if isinstance(one, Path)]
+    shapes = file_shapes(files).tolist() if files else [one.shape[:2] for one in images if not isinstance(one, Path)]
     added = network.tile_contributions(tiles, classes.to(tiles.device))
     boxes = []
-    for best, (height, width) in zip(added.abs().flatten(1).argmax(dim=1).tolist(), shapes.tolist(), strict=True):
+    for best, (height, width) in zip(added.abs().flatten(1).argmax(dim=1).tolist(), shapes, strict=True):
         top, left, tall, wide = network.tiling.box(*divmod(best, added.shape[2]))
         place = wanted.placement(height, width)
         x, y = (
@@ -54,11 +55,3 @@ def deciding_tiles(
         )
         boxes.append((x[0], y[0], x[1] - x[0], y[1] - y[0]))
     return boxes
-
-
-def shapes_of(images: Sequence[Path | npt.NDArray[np.uint8]]) -> npt.NDArray[np.int64]:
-    """Return heights and widths (N, 2) of files, or of arrays."""
-    files = [one for one in images if isinstance(one, Path)]
-    if files:
-        return file_shapes(files)
-    return np.array([one.shape[:2] for one in images if not isinstance(one, Path)], dtype=np.int64)

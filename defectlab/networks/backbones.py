@@ -6,8 +6,8 @@ from typing import Any, Literal, get_args
 from torch import nn
 from torchvision.models import get_model
 
-from defectlab.errors import InputError
-from defectlab.networks.base import check_at_least, check_width
+from defectlab.errors import InputError, check_at_least
+from defectlab.networks.base import check_width
 from defectlab.utils._compat import vgg_features
 
 Backbone = Literal["mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "resnet18", "resnet50", "vgg16"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from defectlab.errors import InputError
+from defectlab.errors import InputError, check_at_least
 from defectlab.networks.scaler import StandardScaler
 from defectlab.utils.image_format import Size, checked_size, sides
 from defectlab.utils.text import first_line
@@ -136,12 +136,6 @@ def _check_logits(network: nn.Module, num_classes: int, shape: tuple[int, int, i
             f"model.network {name} turns images of shape {shape} into {found}: expected logits of shape "
             f"({shape[0]}, {num_classes}); it is given num_classes, in_channels and image_size"
         )
-
-
-def check_at_least(name: str, value: int, smallest: int) -> None:
-    """Raise InputError unless the argument called `name` is at least `smallest`."""
-    if value < smallest:
-        raise InputError(f"{name} is {value}: expected at least {smallest}; change {name}")
 
 
 def check_width(width: float) -> None:

@@ -5,7 +5,8 @@ from itertools import pairwise
 
 from torch import nn
 
-from defectlab.networks.base import Network, check_at_least, check_dropout
+from defectlab.errors import check_at_least
+from defectlab.networks.base import Network, check_dropout
 from defectlab.networks.blocks import Norm, convolution
 from defectlab.utils.image_format import Size, sides
 

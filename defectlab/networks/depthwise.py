@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from defectlab.networks.base import Network, check_at_least, check_dropout, check_width
+from defectlab.errors import check_at_least
+from defectlab.networks.base import Network, check_dropout, check_width
 from defectlab.networks.blocks import pooled_head
 from defectlab.utils.image_format import Size
 

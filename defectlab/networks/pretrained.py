@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from defectlab.errors import InputError
+from defectlab.errors import InputError, check_at_least
 from defectlab.networks.backbones import MIDDLE_STAGES, Backbone, backbone_features, layer_channels, smallest_image
-from defectlab.networks.base import Network, check_at_least, check_dropout
+from defectlab.networks.base import Network, check_dropout
 from defectlab.networks.tiling import Pooling, Standardise, TilePooling
 from defectlab.utils.image_format import Size, Tiles, sides
 

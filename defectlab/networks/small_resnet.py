@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-from defectlab.errors import InputError
-from defectlab.networks.base import Network, check_at_least, check_dropout
+from defectlab.errors import InputError, check_at_least
+from defectlab.networks.base import Network, check_dropout
 from defectlab.networks.blocks import convolution, pooled_head
 from defectlab.utils.image_format import Size
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from defectlab.engine.host import as_guest
-from defectlab.errors import InputError
+from defectlab.errors import InputError, check_at_least
 from defectlab.networks import BipyramidalCNN, LeNet5, MobileNetV1, PretrainedNetwork, SimpleDefectCNN
 from defectlab.runs import RunFolder
 from defectlab.runs.ensembles import read_own_metrics
@@ -88,8 +88,7 @@ def compare_networks(
     Raises:
         InputError: nothing of that name, or numbers out of range.
     """
-    if turns < 1:
-        raise InputError(f"turns is {turns}: expected a whole number of at least 1")
+    check_at_least("turns", turns, 1)
     with as_guest(progress):
         named = [_named(fspath(name), overrides) for name in names]
         if not named and not standard:

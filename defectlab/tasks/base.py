@@ -11,9 +11,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from defectlab.errors import InputError
+from defectlab.errors import InputError, check_at_least
 from defectlab.metrics.classification import SplitMetrics, evaluate_predictions
-from defectlab.networks.base import build_network, check_at_least
+from defectlab.networks.base import build_network
 from defectlab.tasks.hparams import NetworkSpec, find_network, without_downloads
 from defectlab.tasks.loss import ClassWeights, check_class_weights, class_weight_tensor, weighted_cross_entropy
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, decayed

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from defectlab.errors import InputError
+from defectlab.errors import InputError, check_at_least
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.backbones import MIDDLE_STAGES, Backbone, backbone_features, layer_channels
 from defectlab.networks.weights import load_backbone_weights
@@ -69,8 +69,7 @@ class FeatureDistillationTask(PretrainedTask):
         for name, value in {"label_weight": label_weight, "similarity_weight": similarity_weight}.items():
             if not 0 <= value < float("inf"):
                 raise InputError(f"model.{name} is {value}: expected a number of at least 0")
-        if group < 2:
-            raise InputError(f"model.group is {group}: expected a whole number of at least 2")
+        check_at_least("model.group", group, 2)
         super().__init__(
             num_classes, in_channels, image_size, backbone, width, stages="middle", dropout=0.0, optimizer=optimizer,
             scheduler=scheduler, label_smoothing=label_smoothing, channels_last=channels_last,

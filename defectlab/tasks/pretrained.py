@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from defectlab.errors import InputError
+from defectlab.errors import InputError, check_at_least
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.backbones import Backbone
 from defectlab.networks.pretrained import Stages
@@ -89,8 +89,7 @@ class PretrainedTask(ClassificationTask):
             cache_features = tiles is not None and weights is not None
         if cache_features and trainable == "head_then_all":
             raise InputError("model.cache_features needs a frozen backbone: set model.trainable to head")
-        if unfreeze_epoch < 0:
-            raise InputError(f"model.unfreeze_epoch is {unfreeze_epoch}: expected at least 0")
+        check_at_least("model.unfreeze_epoch", unfreeze_epoch, 0)
         if not 0 < backbone_lr_factor <= 1:
             raise InputError(f"model.backbone_lr_factor is {backbone_lr_factor}: expected above 0, at most 1")
         network = PretrainedNetwork(
@@ -129,21 +128,25 @@ class PretrainedTask(ClassificationTask):
 
     def setup(self, stage: str) -> None:
         """Drop the features of an earlier fit that was stopped: they may be of other weights."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not hasattr(data, "clear_features"):
-            return
-        if stage in ("fit", "validate", "test"):
+        data = self._caching_data
+        if data is not None and stage in ("fit", "validate", "test"):
             data.clear_features()
-        if stage in ("validate", "test") and self.cache_features and self.tta == "none" and self._encoder:
-            data.use_features(self._encoder)
+            if stage != "fit" and self.cache_features and self.tta == "none" and self._encoder:
+                data.use_features(self._encoder)
 
     def on_test_start(self) -> None:
         """Refuse features of another backbone than the checkpoint's, which was loaded after they were found."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if getattr(data, "has_features", False) and self._encoder != self._tell_encoder():
+        data = self._caching_data
+        if data is not None and data.has_features and self._encoder != self._tell_encoder():
             raise InputError("the checkpoint has another backbone than the run: evaluate it by defectlab test")
 
     on_validation_start = on_test_start
+
+    @property
+    def _caching_data(self) -> Any:
+        """Return the trainer's datamodule; None for one that keeps no features."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data if hasattr(data, "clear_features") else None
 
     def _tell_encoder(self) -> str:
         """Return a hash of all that decides about an embedding."""
@@ -171,11 +174,11 @@ class PretrainedTask(ClassificationTask):
         if self.cache_features:
             if self.hparams.get("weights") is None and not self.restored:
                 raise InputError("model.cache_features on random weights learns nothing: give model.weights")
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            if not hasattr(data, "clear_features"):
+            data = self._caching_data
+            if data is None:
+                found = type(self.trainer.datamodule).__name__  # type: ignore[attr-defined]
                 raise InputError(
-                    f"model.cache_features needs one of defectlab's datamodules, found {type(data).__name__}: "
-                    "set it to false"
+                    f"model.cache_features needs one of defectlab's datamodules, found {found}: set it to false"
                 )
             if not data.has_features:  # a rate finder asks for the optimiser twice
                 self.network.eval()
@@ -202,6 +205,5 @@ class PretrainedTask(ClassificationTask):
 
     def teardown(self, stage: str) -> None:
         """Drop the features: what comes after may be of images."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self.cache_features and hasattr(data, "clear_features"):
+        if self.cache_features and (data := self._caching_data) is not None:
             data.clear_features()

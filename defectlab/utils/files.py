@@ -71,6 +71,17 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         release([held])
 
 
+def check_output_folder(folder: Path) -> None:
+    """Raise InputError before the work where results could not be written; nothing is made yet."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise InputError(f"output {folder} is a file or in one: expected a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"output {folder} cannot be written: choose another folder")
+
+
 def hash_file(path: Path) -> str:
     """Compute the SHA-256 of a file, in hex."""
     digest = hashlib.sha256()

@@ -14,34 +14,23 @@ from torch import Tensor
 
 from defectlab.data.datamodules.loaders import ON_DEVICE_BYTES, ImageLoaders, Part
 from defectlab.data.pipeline.augment import Augmentation
-from defectlab.data.pipeline.duplicates import near_duplicates
-from defectlab.data.pipeline.groups import Groups, group_names, looks_grouped
-from defectlab.data.pipeline.split_table import PARTS, SplitTable, apply_table, make_table, size_and_hash
-from defectlab.data.pipeline.splits import (
-    TIME,
-    WHOLE,
-    Split,
-    fixed_split,
-    fold_split,
-    parse_fold,
-    split_hash,
-    stratified_split,
-    time_split,
-)
+from defectlab.data.pipeline.division import Division, check_classes
+from defectlab.data.pipeline.groups import group_names
+from defectlab.data.pipeline.split_table import SplitTable, apply_table, content_hash, make_table
+from defectlab.data.pipeline.splits import WHOLE, Split, parse_fold, split_hash
 from defectlab.data.pipeline.statistics import given_statistics, is_grey
 from defectlab.data.sources.backing import check_batch
 from defectlab.data.sources.depth import tell_narrow
 from defectlab.data.sources.files import check_names
 from defectlab.data.sources.images import ImageSet
 from defectlab.data.sources.lazy import as_lazy
-from defectlab.errors import InputError
+from defectlab.errors import InputError, check_at_least
 from defectlab.utils.card import DataCard
 from defectlab.utils.image_format import LEVELS, READING, ImageFormat, Size, Tiles, checked_size, sides
 from defectlab.utils.text import listed
 
 log = logging.getLogger(__name__)
 
-_TEST_FRACTION = 0.2  # of a set that comes without a split
 _MAX_SEED = 2**32 - 1  # NumPy's largest
 
 
@@ -91,11 +80,11 @@ class ImageDataModule(ImageLoaders):
         seed: int,
         val_size: int | float,
         test_size: int | float | None,
-        split: str,
-        group_duplicates: bool,
         augmentation: Augmentation | None,
         mean: Sequence[float] | float | None,
         std: Sequence[float] | float | None,
+        split: str = "auto",
+        group_duplicates: bool = False,
         transform: Callable[[Tensor], Tensor] | None = None,
         group_by: str | None = "auto",
     ) -> None:
@@ -105,14 +94,12 @@ class ImageDataModule(ImageLoaders):
                 f"data.augmentation is a {type(augmentation).__name__}: expected an Augmentation; give a transform of the "
                 "batch, such as one of torchvision's v2, as data.transform"
             )
-        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
-        for name, value in sizes.items():
-            if value < 1:
-                raise InputError(f"data.{name} is {value}: expected a whole number of at least 1")
+        check_at_least("data.batch_size", batch_size, 1)
+        check_at_least("data.eval_batch_size", eval_batch_size, 1)
         ImageFormat(image_size=1, channels=channels)  # it refuses other numbers of channels
         if not 0 <= seed <= _MAX_SEED:
             raise InputError(f"data.seed is {seed}: expected a whole number from 0 to {_MAX_SEED}")
-        self._fold = parse_fold(split)
+        parse_fold(split)  # it refuses what is none
         self._statistics = given_statistics(mean, std, channels)
         self._size = checked_size(image_size, "data.image_size")
         self.channels = channels
@@ -221,7 +208,7 @@ class ImageDataModule(ImageLoaders):
         content = data.content or (lambda index: data.images[index].numpy().tobytes())
         if data.content is None and self.source == "synthetic":
             content = lambda index: f"{self.location}\0{data.files[index]}".encode()  # noqa: E731
-        return lambda index: size_and_hash(content(index))
+        return lambda index: (len(told := content(index)), content_hash(told))
 
     def _known(self, files: Sequence[str], splits: Sequence[str] | None) -> list[int]:
         """Return which files are in the split that is kept, all without one; a warning counts and names the others."""
@@ -256,7 +243,7 @@ class ImageDataModule(ImageLoaders):
             planned = data.reordered(self.class_names)
             groups = group_names(self.group_by, planned.files, planned.records)
             planned = replace(planned, records=replace(planned.records, groups=groups))
-            return list(self.divide(planned, planned=True).train.tolist())
+            return list(self._division.divide(planned, planned=True).train.tolist())
         except InputError:  # it is told when they are divided
             return range(len(data.files))
 
@@ -265,97 +252,28 @@ class ImageDataModule(ImageLoaders):
         if self._kept is not None:
             kept = {row.file: row.group for row in self._kept.rows}
             return np.array([kept[file] for file in data.files]) if any(kept.values()) else None
-        if self.split == WHOLE:
-            return None
-        found = group_names(self.group_by, data.files, data.records)
-        if found is None and self.group_by and (seen := looks_grouped(data.files, data.labels.numpy())):
-            log.warning(
-                "%s: names look like %d groups of images that are alike: a random split overstates the accuracy on new ones; "
-                "keep them together by data.group_by '%s'", self.location, seen[1], seen[0],
-            )  # fmt: skip
-        return found
+        return self._division.group_names(data)
 
-    def _groups(self, data: ImageSet, planned: bool) -> Groups | None:
-        """Return what stays together: the groups, and images of the same place; InputError where a given split parts them."""
-        names = data.records.groups
-        duplicates = self.group_duplicates and not planned
-        if names is None and not duplicates:
-            return None
-        unique, codes = np.unique(data.files if names is None else names, return_inverse=True)
-        by = "data.group_duplicates" if names is None else f"data.group_by {self.group_by}"
-        own = Groups(codes=codes, names=unique.tolist(), by=by, class_names=self.class_names)
-        if names is not None and not planned:
-            log.info("%d images are in %d groups, which stay together (data.group_by)", len(codes), len(unique))
-        if duplicates:
-            pairs = near_duplicates(data.images)
-            count = len({index for pair in pairs for index in (pair.first, pair.second)})
-            log.info("%d images show the same place as another: they stay together", count)
-            own = own.joined(pairs)
-        if data.splits is not None and self.split == "auto":
-            own.check_given(data.splits)
-        return own
+    @property
+    def _division(self) -> Division:
+        return Division(
+            split=self.split, val_size=self.val_size, test_size=self.test_size, seed=self.seed, group_by=self.group_by,
+            group_duplicates=self.group_duplicates, location=self.location,
+        )  # fmt: skip
 
-    def divide(self, data: ImageSet, planned: bool = False) -> Split:
-        """Split the images as the arguments say, so that there are images of every class to train on.
-
-        With `planned` it is what can be done without pixels, and nothing is told.
-        """
-        labels = data.labels.numpy()
-        if self.split == WHOLE:
-            return Split(*(np.arange(count) for count in (0, 0, len(labels))))
-        own = self._groups(data, planned)
-        test_size = _TEST_FRACTION if self.test_size is None else self.test_size
-        if self._fold is not None:
-            parts = fold_split(labels, *self._fold, self.val_size, self.seed, own)
-        elif self.split == TIME:
-            if data.records.times is None:
-                raise InputError(
-                    "data.split is time: expected data.labels with a column of times, see data.label_columns.time"
-                )
-            parts = time_split(data.records.times, self.val_size, test_size, own)
-        elif data.splits is not None and self.split == "auto":
-            parts = fixed_split(data.splits, labels, self.val_size, self.seed, self.test_size, own)
-            given = data.splits.count("test")
-            if given and self.test_size is not None and not planned:
-                what = "they are left out" if self.test_size == 0 else "they stay whole, and no others are taken"
-                log.warning(
-                    "data.test_size is %s, %s gives %d test images: %s", self.test_size, self.location, given, what
-                )
-        else:
-            parts = stratified_split(labels, self.val_size, test_size, self.seed, own)
-        if planned:
-            return parts
-        if not self.generated:
-            self._check_classes(parts, labels)
+    def divide(self, data: ImageSet) -> Split:
+        """Split the images as the arguments say, so that there are images of every class to train on."""
+        parts = self._division.divide(data)
+        if self.split != WHOLE and not self.generated:
+            check_classes(parts, data, self.location)
         return parts
 
-    def _check_classes(self, parts: Split, labels: np.ndarray) -> None:
-        """Raise InputError for a class without training images; warn of others."""
-        for part in PARTS:
-            indices = getattr(parts, part)
-            present = set(labels[indices].tolist())
-            missing = [name for label, name in enumerate(self.class_names) if label not in present]
-            if not missing or (part == "test" and not len(indices)):
-                continue
-            text = f"{self.location}: no image of {listed(missing)} in the {part} part"
-            if part == "train":
-                raise InputError(f"{text}; add some, or leave the class out")
-            log.warning("%s: its figures say nothing about them", text)
-
     def _make_card(self, mean: Sequence[float], std: Sequence[float]) -> DataCard:
+        means, deviations = (tuple(float(value) for value in values) for values in (mean, std))
         return DataCard(
-            class_names=tuple(self.class_names),
-            mean=tuple(float(value) for value in mean),
-            std=tuple(float(value) for value in std),
-            image_size=self.image_size,
-            channels=self.channels,
-            fit=self.image_format.fit,
-            scale=self.image_format.scale,
-            pad_value=self.image_format.pad_value,
-            source=self.source,
-            split_hash=self.split_table().hash,
-            **self.data.reading,
-        )
+            class_names=tuple(self.class_names), mean=means, std=deviations, source=self.source,
+            split_hash=self.split_table().hash, **{**vars(self.image_format), **self.data.reading},
+        )  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
         """Return the plain values that metrics.json and the checkpoint keep."""
@@ -369,12 +287,9 @@ class ImageDataModule(ImageLoaders):
             "mean": list(self.card.mean),
             "std": list(self.card.std),
             "image_size": self.image_size if isinstance(self.image_size, int) else list(self.image_size),
-            "fit": self.image_format.fit,
-            "scale": self.image_format.scale,
-            "pad_value": self.image_format.pad_value,
             "tiles": None if self.tiles is None else asdict(self.tiles),
             "channels": self.channels,
-            **{name: getattr(self.card, name) for name in READING},
+            **{name: getattr(self.card, name) for name in ("fit", "scale", "pad_value", *READING)},
             "skipped": [str(skipped) for skipped in self.data.skipped],
             "group_by": None if self.data.records.groups is None else self.group_by,
             "groups": {part: len(set(self.groups(part) or ())) for part in parts},

@@ -74,8 +74,8 @@ class DatasetDataModule(ImageDataModule):
         super().__init__(
             image_size=(first.shape[1], first.shape[2]) if image_size is None else image_size,
             channels=len(first) if channels is None else channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
-            seed=seed, val_size=val_size, test_size=test_size, split="auto", group_duplicates=False,
-            augmentation=augmentation, mean=mean, std=std, transform=transform,
+            seed=seed, val_size=val_size, test_size=test_size, augmentation=augmentation, mean=mean, std=std,
+            transform=transform,
         )  # fmt: skip
         names = getattr(self._sets["train"], "classes", None) if class_names is None else class_names
         self._given_names = check_class_names(names)

@@ -11,16 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from defectlab.data.datamodules.base import ImageDataModule, check_class_names
+from defectlab.data.pipeline import fitting
 from defectlab.data.pipeline.augment import Augmentation
-from defectlab.data.pipeline.fitting import (
-    FitChoice,
-    Fitting,
-    Shapes,
-    camera_aspects,
-    check_fit,
-    choose_fitting,
-    stretch_warning,
-)
 from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.data.pipeline.splits import WHOLE
 from defectlab.data.sources.archive import open_root
@@ -97,7 +89,7 @@ class ImageFolderDataModule(ImageDataModule):
         class_names: Sequence[str] | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
         white_level: Level | None = None,
-        fit: FitChoice = "auto",
+        fit: fitting.FitChoice = "auto",
         scale: float | None = None,
         pad_value: int | None = None,
         tiles: Tiles | None = None,
@@ -121,11 +113,9 @@ class ImageFolderDataModule(ImageDataModule):
         self.on_bad_image: Literal["error", "skip"] = on_bad_image
         given = {"white_level": white_level, "black_level": black_level}
         self._numbers: dict[str, Any] = {k: level for k, level in given.items() if level not in (None, "file", "auto")}
-        ImageFormat(image_size=1, channels=channels, page=page, alpha=alpha, **self._numbers)  # it refuses what is none
-        self.white_level = white_level
-        self.black_level = black_level
-        self.page = page
-        self.alpha = alpha
+        self._wanted = ImageFormat(image_size=self._size, channels=channels, page=page, alpha=alpha)
+        replace(self._wanted, **self._numbers)  # it refuses what is none
+        self._rule = LevelRule(white_level, black_level, self._training_rows)
         self._root = root
         if labels is None and isinstance(root, str) and is_label_file(Path(root)):
             labels, self.root = root, str(Path(root).parent)
@@ -133,9 +123,9 @@ class ImageFolderDataModule(ImageDataModule):
         self.label_columns = label_columns
         self._given_names = check_class_names(class_names)
         self._stored_channels = channels
-        check_fit(fit, scale, pad_value, tiles)
+        fitting.check_fit(fit, scale, pad_value, tiles)
         self.scale, self.pad_value = scale, pad_value
-        self._asked: tuple[Size | Literal["auto"], FitChoice, Tiles | None] = (
+        self._asked: tuple[Size | Literal["auto"], fitting.FitChoice, Tiles | None] = (
             "auto" if image_size == "auto" else self._size, fit, tiles,
         )  # fmt: skip
 
@@ -147,15 +137,15 @@ class ImageFolderDataModule(ImageDataModule):
         return self._listing.class_names if self._arrays is None else self._labels[0]
 
     @cached_property
-    def _fitting(self) -> Fitting:
+    def _fitting(self) -> fitting.Fitting:
         """Return what `auto` comes to; it reads the headers of some images."""
         size, fit, tiles = self._asked
-        wanted = ImageFormat(image_size=self._size, channels=self.channels)
+        wanted = self._wanted
         if fit in ("pad", "tiles"):
             wanted = replace(wanted, fit="pad", scale=self.scale, pad_value=self.pad_value)
         if size == "auto" or fit not in ("stretch", "crop"):
-            return choose_fitting(self._shapes, size, fit, wanted, tiles)
-        return Fitting(replace(wanted, fit=fit), None, "")
+            return fitting.choose_fitting(self._shapes, size, fit, wanted, tiles)
+        return fitting.Fitting(replace(wanted, fit=fit), None, "")
 
     @property
     def image_format(self) -> ImageFormat:
@@ -163,7 +153,7 @@ class ImageFolderDataModule(ImageDataModule):
         return self._fitting.image_format
 
     @property
-    def fit(self) -> FitChoice:
+    def fit(self) -> fitting.FitChoice:
         """Return how images are fitted; never `auto`."""
         return self.image_format.fit if self.tiles is None else "tiles"
 
@@ -179,7 +169,7 @@ class ImageFolderDataModule(ImageDataModule):
         self._fitting = self._fitting._replace(tiles=None)
 
     @cached_property
-    def _shapes(self) -> Shapes:
+    def _shapes(self) -> fitting.Shapes:
         """Return heights and widths of the images, or of a sample of them."""
         if self._arrays is None:
             files = self._listing.files
@@ -213,10 +203,10 @@ class ImageFolderDataModule(ImageDataModule):
 
     def load(self) -> ImageSet:
         """Read every image."""
-        wanted = replace(self.image_format, channels=self._stored_channels, page=self.page, alpha=self.alpha)
-        rule: LevelRule | None = LevelRule(self.white_level, self.black_level, self._training_rows)
+        wanted = replace(self.image_format, channels=self._stored_channels)
+        rule = self._rule if self._trained is None else None
         if self._trained is not None:  # numbers that are given come before those of the checkpoint
-            rule, wanted = None, replace(wanted, **{**self._trained, **self._numbers})
+            wanted = replace(wanted, **{**self._trained, **self._numbers})
         if self._arrays is not None:
             known, names = self._labels
             if self.backing not in ("auto", "memory"):
@@ -226,10 +216,10 @@ class ImageFolderDataModule(ImageDataModule):
                 )
             shapes = np.repeat(self._shapes, [len(part) for part in names.values()], axis=0)
             data = load_arrays(self._arrays, names, known, wanted, rule)
-            return replace(data, aspects=camera_aspects(shapes, len(shapes), wanted))
-        whole = self.split == WHOLE
+            return replace(data, aspects=fitting.camera_aspects(shapes, len(shapes), wanted))
+        complete = self.split != WHOLE
         data = read_listing(
-            self._listing, wanted, self.on_bad_image, complete=not whole, rule=rule, backing=self.backing
+            self._listing, wanted, self.on_bad_image, complete=complete, rule=rule, backing=self.backing
         )
         if data.synthetic:
             log.warning(
@@ -239,7 +229,7 @@ class ImageFolderDataModule(ImageDataModule):
         shapes = self._shapes
         if wanted.fit == "stretch" and len(np.unique(shapes[:, 1] / shapes[:, 0])) > 1:
             shapes = file_shapes([self._listing.root / name for name in data.files])
-        return replace(data, aspects=camera_aspects(shapes, len(data.files), wanted))
+        return replace(data, aspects=fitting.camera_aspects(shapes, len(data.files), wanted))
 
     def prepare_data(self) -> None:
         """Tell what `auto` came to, or what a stretch does to the images."""
@@ -248,7 +238,7 @@ class ImageFolderDataModule(ImageDataModule):
             return
         if size == "auto" or (fit == "auto" and self.fit != "stretch"):
             log.info("%s: %s (data.image_size, data.fit)", self.location, self._fitting.text)
-        elif fit == "stretch" and (warning := stretch_warning(self._shapes, self.image_size)):
+        elif fit == "stretch" and (warning := fitting.stretch_warning(self._shapes, self.image_size)):
             log.warning("%s: %s", self.location, warning)
 
     @cached_property
@@ -265,7 +255,7 @@ class ImageFolderDataModule(ImageDataModule):
     @cached_property
     def _listed(self) -> Listing:
         found = self._list()
-        if self.page != "all":
+        if self._wanted.page != "all":
             return found
         pages = expand_pages(found.files)
         every = replace(found.select([i for i, _ in pages], found.class_names), files=[path for _, path in pages])
@@ -291,15 +281,9 @@ class ImageFolderDataModule(ImageDataModule):
             if (path := find_labels(self._folder)) is None:
                 raise
             log.info("%s has no class folders: labels are read from %s (data.labels)", self.root, path)
-        return list_labels(
-            path,
-            self._folder,
-            self.label_columns,
-            self._given_names,
-            self._aliases,
-            self.split,
-            self.on_bad_image == "skip",
-        )
+        skips = self.on_bad_image == "skip"
+        named = self._given_names, self._aliases
+        return list_labels(path, self._folder, self.label_columns, *named, self.split, skips)
 
     @cached_property
     def _arrays(self) -> ArrayFiles | None:

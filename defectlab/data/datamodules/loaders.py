@@ -13,7 +13,7 @@ from torch import Tensor
 
 from defectlab.data.datamodules.features import features_of, known_features
 from defectlab.data.pipeline.augment import Augmentation
-from defectlab.data.pipeline.loader import BatchLoader, EpochLoader, EvalLoader, TrainLoader
+from defectlab.data.pipeline.loader import EpochLoader, EvalLoader, TrainLoader
 from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.data.pipeline.splits import Split
 from defectlab.data.pipeline.statistics import pixel_statistics
@@ -133,7 +133,7 @@ class ImageLoaders(pl.LightningDataModule):
         self._parts = replace(self.parts, test=self.parts.val)
         return True
 
-    def train_dataloader(self) -> BatchLoader:
+    def train_dataloader(self) -> EpochLoader:
         """Return the training loader: shuffled and augmented; of features after `cache_features`.
 
         Raises:

@@ -66,8 +66,7 @@ class MNISTDataModule(ImageDataModule):
     ) -> None:
         super().__init__(
             image_size=image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
-            seed=seed, val_size=val_size, test_size=0 if test_size == 0 else None, split="auto", group_duplicates=False,
-            augmentation=augmentation, mean=mean, std=std,
+            seed=seed, val_size=val_size, test_size=0 if test_size == 0 else None, augmentation=augmentation, mean=mean, std=std,
         )  # fmt: skip
         self.root = root
         self.train_size = train_size

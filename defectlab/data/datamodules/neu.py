@@ -22,7 +22,7 @@ from defectlab.data.sources.label_table import LabelColumns
 from defectlab.data.sources.layouts import NEU_ALIASES, NEU_CLASSES, Listing, list_labelled, list_neu, neu_class
 from defectlab.data.sources.levels import Level
 from defectlab.data.synthesis.strip import strip_images
-from defectlab.errors import InputError
+from defectlab.errors import InputError, check_at_least
 from defectlab.utils.image_format import Size
 
 log = logging.getLogger(__name__)
@@ -91,8 +91,7 @@ class NEUDataModule(ImageFolderDataModule):
             white_level, fit="stretch", black_level=black_level, page=page, labels=labels, label_columns=label_columns,
             group_by=group_by, backing=backing,
         )  # fmt: skip
-        if synthetic_per_class < 1:
-            raise InputError(f"data.synthetic_per_class is {synthetic_per_class}: expected at least 1")
+        check_at_least("data.synthetic_per_class", synthetic_per_class, 1)
         self.requested_source = source
         self.url = url
         self.synthetic_per_class = synthetic_per_class

@@ -14,7 +14,7 @@ from defectlab.data.sources.images import ImageSet
 from defectlab.data.synthesis import strip
 from defectlab.data.synthesis.scenes import draw_scenes
 from defectlab.data.synthesis.surfaces import DIMENSIONS, draw_surfaces
-from defectlab.errors import InputError
+from defectlab.errors import InputError, check_at_least
 from defectlab.utils.progress import progress_bar
 
 _CHUNK = 64  # evaluation images drawn at a time
@@ -67,14 +67,12 @@ class SurfacesDataModule(ImageDataModule):
     ) -> None:
         super().__init__(
             image_size=image_size, channels=1, batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed,
-            val_size=0.15, test_size=None, split="auto", group_duplicates=False,
-            augmentation=None, mean=mean, std=std,
+            val_size=0.15, test_size=None, augmentation=None, mean=mean, std=std,
         )  # fmt: skip
-        least = {"surfaces": (surfaces, 2), "images_per_epoch": (images_per_epoch, 2), "eval_images": (eval_images, 1)}
-        least["draw_batches"] = (draw_batches, 1)
-        for name, (value, low) in least.items():
-            if value < low:
-                raise InputError(f"data.{name} is {value}: expected a whole number of at least {low}")
+        check_at_least("data.surfaces", surfaces, 2)
+        check_at_least("data.images_per_epoch", images_per_epoch, 2)
+        check_at_least("data.eval_images", eval_images, 1)
+        check_at_least("data.draw_batches", draw_batches, 1)
         if image_size < 32:
             raise InputError(f"data.image_size is {image_size}: expected at least 32, below which no texture is left")
         for name, share in {"strip_share": strip_share, "scene_share": scene_share}.items():

@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,16 +11,6 @@ from torch import Tensor
 from defectlab.data.pipeline.augment import Augmentation, augment, draw, mix, random_generator
 from defectlab.data.sources.lazy import as_lazy
 from defectlab.errors import InputError
-
-
-class BatchLoader(Protocol):
-    """An iterable of finished batches."""
-
-    def __len__(self) -> int:
-        """Return the number of batches of this process."""
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images and labels."""
 
 
 class EpochLoader(ABC):
@@ -51,6 +40,10 @@ class EpochLoader(ABC):
     @abstractmethod
     def __len__(self) -> int:
         """Return the number of batches of this process."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images and labels of finished batches."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -171,9 +164,11 @@ class TrainLoader(ArrayLoader, EpochLoader):
         for step, (images, labels) in enumerate(self._fetch(batches[first:]), start=first):
             batch, self._done = batches[step], step + 1
             if images.dtype == torch.uint8:
+                if settings or self.transform:
+                    images = images.float().div_(255)
                 if settings:
                     aspects = None if self.aspects is None else self.aspects.index_select(0, batch)
-                    images = augment(images.float().div_(255), draws.index_select(0, batch), settings, aspects)
+                    images = augment(images, draws.index_select(0, batch), settings, aspects)
                 if self.transform:
                     images = self._transformed(images, (self.seed, epoch, step, self.rank))
                 images = self.normalise(images)
@@ -184,8 +179,6 @@ class TrainLoader(ArrayLoader, EpochLoader):
 
     def _transformed(self, images: Tensor, key: tuple[int, ...]) -> Tensor:
         assert self.transform is not None
-        if images.dtype == torch.uint8:
-            images = images.float().div_(255)
         with torch.random.fork_rng([images.device] if images.is_cuda else []):
             torch.manual_seed(random_generator(*key).initial_seed())
             result = self.transform(images)

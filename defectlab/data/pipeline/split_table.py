@@ -115,11 +115,6 @@ def content_hash(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def size_and_hash(content: bytes) -> tuple[int, str]:
-    """Return what a `SplitRow` keeps of an image's content."""
-    return len(content), content_hash(content)
-
-
 def make_table(
     split: Split, labels: Sequence[str], files: Sequence[str], told: Callable[[int], tuple[int, str]],
     groups: npt.NDArray[Any] | None = None,

@@ -16,10 +16,7 @@ def channel_statistics(images: Tensor, indices: Tensor) -> tuple[list[float], li
 
     The sd of a constant channel is 1.
     """
-    total, squares = torch.zeros((2, images.shape[1]), dtype=torch.int64).unbind()
-    for piece in _slices(images, indices):
-        total += piece.sum(dim=(0, 2, 3), dtype=torch.int64)
-        squares += piece.to(torch.int32).square().sum(dim=(0, 2, 3), dtype=torch.int64)
+    total, squares = _sums(images, indices, (0, 2, 3))
     return mean_and_sd(total.tolist(), squares.tolist(), len(indices) * images[0, 0].numel())
 
 
@@ -38,13 +35,8 @@ def pixel_statistics(images: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
 
     The sd of a constant pixel is 1, as in scikit-learn's StandardScaler.
     """
-    count = len(indices)
-    total, squares = torch.zeros((2, *images.shape[1:]), dtype=torch.int64).unbind()
-    for piece in _slices(images, indices):
-        total += piece.sum(dim=0, dtype=torch.int64)
-        squares += piece.to(torch.int32).square().sum(dim=0, dtype=torch.int64)
-    # In whole numbers: rounding cannot look like variance.
-    spread = count * squares - total**2
+    count, (total, squares) = len(indices), _sums(images, indices, (0,))
+    spread = count * squares - total**2  # in whole numbers: rounding cannot look like variance
     sd = spread.double().sqrt() / (255 * count)
     return total.double() / (255 * count), sd.where(spread > 0, 1.0)
 
@@ -82,6 +74,15 @@ def is_grey(images: Tensor) -> bool:
     """Return whether all channels of `(N, C, H, W)` are the same, image by image."""
     pieces = _slices(images, torch.arange(len(images)))
     return all(bool((piece[:, 1:] == piece[:, :1]).all()) for piece in pieces)
+
+
+def _sums(images: Tensor, indices: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return the sum of pixels and of their squares over dimensions, int64."""
+    total = squares = torch.zeros((), dtype=torch.int64)
+    for piece in _slices(images, indices):
+        total = total + piece.sum(dim=dims, dtype=torch.int64)
+        squares = squares + piece.to(torch.int32).square().sum(dim=dims, dtype=torch.int64)
+    return total, squares
 
 
 def _slices(images: Tensor, indices: Tensor) -> Iterator[Tensor]:

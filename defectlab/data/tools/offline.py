@@ -17,7 +17,7 @@ from defectlab.data.datamodules.base import ImageDataModule
 from defectlab.data.pipeline.augment import Augmentation, augment, draw
 from defectlab.data.sources.decode import save_image
 from defectlab.data.sources.files import SUFFIXES, new_folder, safe_name, safe_names
-from defectlab.errors import InputError
+from defectlab.errors import InputError, check_at_least
 from defectlab.utils.progress import progress_bar, progress_bars
 
 NOTE = "augmentation.json"
@@ -59,8 +59,7 @@ def augment_to_folder(
             "data.augmentation has nothing that changes a single image: switch something on, such as "
             "--data.augmentation.rotation 15"
         )
-    if copies < 1:
-        raise InputError(f"copies is {copies}: expected a whole number of at least 1")
+    check_at_least("copies", copies, 1)
     names = _names(data)
     parts: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
     indices = {part: torch.from_numpy(getattr(data.parts, part)) for part in parts}

@@ -4,7 +4,7 @@ import math
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -66,26 +66,25 @@ def preview(data: ImageDataModule, everything: bool = False, title: str = "augme
     return tile_grid(title, rows, tile=1.5, label=2.2)
 
 
-@dataclass(frozen=True)
-class _Operation:
+_SWEEP = tuple(step / (STEPS - 1) for step in range(STEPS))
+
+
+class _Operation(NamedTuple):
     """How the range of one argument of Augmentation is shown.
 
     Args:
         columns: of the draws, set to `steps`; the others stay at 0.5, where they do nothing.
-        random: columns that are drawn at random, such as positions.
-        steps: uniform numbers to show.
         detail: text for the argument's value.
         caption: text for the argument's value and a uniform number.
+        random: columns that are drawn at random, such as positions.
+        steps: uniform numbers to show.
     """
 
     columns: tuple[str, ...]
-    random: tuple[str, ...]
-    steps: tuple[float, ...]
     detail: Callable[[float], str]
     caption: Callable[[float, float], str]
-
-
-_SWEEP = tuple(step / (STEPS - 1) for step in range(STEPS))
+    random: tuple[str, ...] = ()
+    steps: tuple[float, ...] = _SWEEP
 
 
 def _zoom(scale: float, u: float) -> float:
@@ -98,81 +97,51 @@ def _decibels(lowest: float, number: float) -> str:
 
 _OPERATIONS: dict[str, _Operation] = {
     "horizontal_flip": _Operation(
-        ("flip_x",), (), (0.0,), lambda p: f"left and right exchanged with probability {p:g}", lambda p, u: "exchanged"
-    ),
+        ("flip_x",), lambda p: f"left and right exchanged with probability {p:g}", lambda p, u: "exchanged", steps=(0.0,)),
     "vertical_flip": _Operation(
-        ("flip_y",), (), (0.0,), lambda p: f"top and bottom exchanged with probability {p:g}", lambda p, u: "exchanged"
-    ),
+        ("flip_y",), lambda p: f"top and bottom exchanged with probability {p:g}", lambda p, u: "exchanged", steps=(0.0,)),
     "rotation": _Operation(
-        ("angle",), (), _SWEEP, lambda d: f"-{d:g}° to +{d:g}°, the surface mirrored into the corners",
-        lambda d, u: f"{d * (2 * u - 1):+.1f}°",
-    ),
+        ("angle",), lambda d: f"-{d:g}° to +{d:g}°, the surface mirrored into the corners",
+        lambda d, u: f"{d * (2 * u - 1):+.1f}°"),
     "translation": _Operation(
-        ("shift_x", "shift_y"), (), _SWEEP, lambda t: f"up to {t:.0%} of width and height, each drawn alone",
-        lambda t, u: f"{t * abs(2 * u - 1):.1%} {'right, down' if u < 0.5 else 'left, up'}",
-    ),
+        ("shift_x", "shift_y"), lambda t: f"up to {t:.0%} of width and height, each drawn alone",
+        lambda t, u: f"{t * abs(2 * u - 1):.1%} {'right, down' if u < 0.5 else 'left, up'}"),
     "scale": _Operation(
-        ("zoom",), (), _SWEEP, lambda s: f"×{_zoom(s, 0):.2f} to ×{_zoom(s, 1):.2f}",
-        lambda s, u: f"×{_zoom(s, u):.2f}",
-    ),
-    "shear": _Operation(
-        ("shear",), (), _SWEEP, lambda d: f"-{d:g}° to +{d:g}°", lambda d, u: f"{d * (2 * u - 1):+.1f}°"
-    ),
+        ("zoom",), lambda s: f"×{_zoom(s, 0):.2f} to ×{_zoom(s, 1):.2f}", lambda s, u: f"×{_zoom(s, u):.2f}"),
+    "shear": _Operation(("shear",), lambda d: f"-{d:g}° to +{d:g}°", lambda d, u: f"{d * (2 * u - 1):+.1f}°"),
     "crop": _Operation(
-        ("side",), ("crop_x", "crop_y"), _SWEEP[::-1], lambda c: f"a window of {c:.0%} to 100% of the sides, anywhere",
-        lambda c, u: f"{c + (1 - c) * u:.0%} of the sides",
-    ),
+        ("side",), lambda c: f"a window of {c:.0%} to 100% of the sides, anywhere",
+        lambda c, u: f"{c + (1 - c) * u:.0%} of the sides", ("crop_x", "crop_y"), _SWEEP[::-1]),
     "brightness": _Operation(
-        ("brightness",), (), _SWEEP, lambda b: f"-{b:g} to +{b:g}, added to pixels in [0, 1]",
-        lambda b, u: f"{b * (2 * u - 1):+.2f}",
-    ),
+        ("brightness",), lambda b: f"-{b:g} to +{b:g}, added to pixels in [0, 1]", lambda b, u: f"{b * (2 * u - 1):+.2f}"),
     "contrast": _Operation(
-        ("contrast",), (), _SWEEP, lambda c: f"×{1 - c:g} to ×{1 + c:g} about the image's mean",
-        lambda c, u: f"×{1 + c * (2 * u - 1):.2f}",
-    ),
+        ("contrast",), lambda c: f"×{1 - c:g} to ×{1 + c:g} about the image's mean",
+        lambda c, u: f"×{1 + c * (2 * u - 1):.2f}"),
     "noise": _Operation(
-        ("noise",), ("noise_seed",), _SWEEP, lambda n: f"Gaussian, sd 0 to {n:g} of pixels in [0, 1]",
-        lambda n, u: f"sd {n * u:.3f}",
-    ),
+        ("noise",), lambda n: f"Gaussian, sd 0 to {n:g} of pixels in [0, 1]", lambda n, u: f"sd {n * u:.3f}", ("noise_seed",)),
     "snr": _Operation(
-        ("noise",), ("noise_seed",), _SWEEP[::-1], lambda s: f"Gaussian noise, {QUIET:g} down to {s:g} dB",
-        _decibels,
-    ),
+        ("noise",), lambda s: f"Gaussian noise, {QUIET:g} down to {s:g} dB", _decibels, ("noise_seed",), _SWEEP[::-1]),
     "illumination": _Operation(
-        ("illumination",), ("light_angle",), _SWEEP, lambda a: f"a ramp up to ×{1 + a:g} to ×{1 - a:g}, any direction",
-        lambda a, u: f"×{1 + a * u:.2f} to ×{1 - a * u:.2f}",
-    ),
-    "blur": _Operation(
-        ("blur",), (), _SWEEP, lambda b: f"Gaussian, sd 0 to {b:g} px", lambda b, u: f"sd {b * u:.1f} px"
-    ),
+        ("illumination",), lambda a: f"a ramp up to ×{1 + a:g} to ×{1 - a:g}, any direction",
+        lambda a, u: f"×{1 + a * u:.2f} to ×{1 - a * u:.2f}", ("light_angle",)),
+    "blur": _Operation(("blur",), lambda b: f"Gaussian, sd 0 to {b:g} px", lambda b, u: f"sd {b * u:.1f} px"),
     "defocus": _Operation(
-        ("defocus",), (), _SWEEP, lambda r: f"each point a disk, radius 0 to {r:g} px", lambda r, u: f"{r * u:.1f} px"
-    ),
+        ("defocus",), lambda r: f"each point a disk, radius 0 to {r:g} px", lambda r, u: f"{r * u:.1f} px"),
     "motion_blur": _Operation(
-        ("motion",), ("motion_angle",), _SWEEP, lambda m: f"0 to {m:g} px in any direction",
-        lambda m, u: f"{m * u:.1f} px",
-    ),
+        ("motion",), lambda m: f"0 to {m:g} px in any direction", lambda m, u: f"{m * u:.1f} px", ("motion_angle",)),
     "lowest_contrast": _Operation(
-        ("lowest_contrast",), (), _SWEEP, lambda c: f"×1 down to ×{c:g} about the image's mean",
-        lambda c, u: f"×{c**u:.2f}",
-    ),
+        ("lowest_contrast",), lambda c: f"×1 down to ×{c:g} about the image's mean", lambda c, u: f"×{c**u:.2f}"),
     "gamma": _Operation(
-        ("gamma",), (), _SWEEP, lambda g: f"pixels in [0, 1] to the power of {_zoom(g, 0):.2f} to {_zoom(g, 1):.2f}",
-        lambda g, u: f"{_zoom(g, u):.2f}",
-    ),
+        ("gamma",), lambda g: f"pixels in [0, 1] to the power of {_zoom(g, 0):.2f} to {_zoom(g, 1):.2f}",
+        lambda g, u: f"{_zoom(g, u):.2f}"),
     "shot_snr": _Operation(
-        ("shot",), ("noise_seed",), _SWEEP[::-1], lambda s: f"shot noise, {QUIET:g} down to {s:g} dB",
-        _decibels,
-    ),
+        ("shot",), lambda s: f"shot noise, {QUIET:g} down to {s:g} dB", _decibels, ("noise_seed",), _SWEEP[::-1]),
     "jpeg": _Operation(
-        ("jpeg",), (), _SWEEP, lambda q: f"8×8 blocks as in JPEG, quality 100 down to {q:g}",
-        lambda q, u: f"quality {100 - (100 - q) * u:.0f}",
-    ),
+        ("jpeg",), lambda q: f"8×8 blocks as in JPEG, quality 100 down to {q:g}",
+        lambda q, u: f"quality {100 - (100 - q) * u:.0f}"),
     "erasing": _Operation(
-        ("area",), ("ratio", "top", "left"), _SWEEP,
-        lambda p: f"2 to 20% of the area filled with the mean, with probability {p:g}",
-        lambda p, u: f"{0.02 + 0.18 * u:.1%} of the area",
-    ),
+        ("area",), lambda p: f"2 to 20% of the area filled with the mean, with probability {p:g}",
+        lambda p, u: f"{0.02 + 0.18 * u:.1%} of the area", ("ratio", "top", "left")),
 }  # fmt: skip
 
 
@@ -185,15 +154,10 @@ def typical(name: str) -> Augmentation:
 def operation_row(
     image: Tensor, name: str, settings: Augmentation, seed: int, note: str = "", aspect: Tensor | None = None
 ) -> PreviewRow:
-    """Return the row of one argument of `settings` alone, over its range.
+    """Return the row of the argument `name` of `settings` alone, over its range; not of MixUp or CutMix.
 
-    Args:
-        image: the original (C, H, W) in [0, 1].
-        name: of an argument of Augmentation, not MixUp or CutMix.
-        settings: for its value, and the interpolation.
-        seed: of noise and positions.
-        note: appended to the detail.
-        aspect: width by height of what the camera saw (1,), see `augment`.
+    `image` is the original (C, H, W) in [0, 1], `seed` that of noise and positions, `aspect` (1,) as in `augment`; `note`
+    is appended to the detail.
     """
     operation, value = _OPERATIONS[name], getattr(settings, name)
     alone = replace(Augmentation(interpolation=settings.interpolation), **{name: value})
@@ -228,13 +192,8 @@ def mixed_row(
 ) -> PreviewRow:
     """Return the row of MixUp or CutMix of the first image with others of its batch, one per batch, with soft labels.
 
-    Args:
-        images: (N, C, H, W) in [0, 1], one of each class, at least 2.
-        class_names: N names.
-        name: `mixup` or `cutmix`.
-        settings: for its alpha.
-        seed: of weights, partners and positions.
-        note: appended to the detail.
+    `images` (N, C, H, W) in [0, 1] are one of each class, at least 2; `name` is `mixup` or `cutmix`, `seed` that of weights,
+    partners and positions; `note` is appended to the detail.
     """
     alone = replace(Augmentation(), **{name: getattr(settings, name)})
     labels = torch.arange(len(images))
