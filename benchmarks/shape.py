@@ -1,7 +1,8 @@
 """What keeping the shape of images is worth: five-fold accuracy of folder_mobilenet.yaml as it is, and stretched.
 
 Without --data it draws strips of 256 × 1600 px with one small defect each: blister, pits, scratch or seam, 125 of each.
-Stretched images have the same frozen features and head, so that nothing but the shape differs.
+Stretched images have the same frozen features and head, so that nothing but the shape differs. Other words, such as
+--data.group_duplicates true, are arguments of fit.
 """
 
 import argparse
@@ -83,7 +84,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs", "shape"), help="a folder that does not exist yet")
-    given = parser.parse_args(words)
+    given, more = parser.parse_known_args(words)
     data = given.data
     if data is None:
         data = given.output / "strips"
@@ -92,7 +93,7 @@ def main(words: Sequence[str] | None = None) -> int:
     for way, settings in WAYS.items():
         start = time.perf_counter()
         found = dl.cross_validate(
-            "folder_mobilenet.yaml", given.folds, 1, overrides=["--data.root", str(data), *settings], seed=given.seed,
+            "folder_mobilenet.yaml", given.folds, 1, overrides=["--data.root", str(data), *settings, *more], seed=given.seed,
             output=given.output / way.replace(" ", "-"),
         )  # fmt: skip
         seconds = time.perf_counter() - start
