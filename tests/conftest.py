@@ -42,7 +42,7 @@ def write_class_folders(root: Path, per_class: int, names: tuple[str, ...] = ("g
 
 
 @pytest.fixture(autouse=True, scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A cache of the tests' own."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 

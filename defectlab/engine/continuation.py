@@ -131,7 +131,9 @@ def _check_place(checkpoint: Mapping[str, Any], cli: DefectCLI, changed: Mapping
 def _batches(loader: Any, trainer: Trainer, passes: int) -> int:
     """Return the number of batches of an epoch, which is so many passes over the images, and process."""
     if hasattr(loader, "world_size"):
-        loader.world_size, loader.indices = trainer.world_size, loader.indices.repeat(passes)
+        loader.world_size = trainer.world_size
+        if passes > 1:
+            loader.indices = loader.indices.repeat(passes)
         count = len(loader)
     else:
         count = math.ceil(len(loader) / trainer.world_size)
