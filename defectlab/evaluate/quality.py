@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional
 
 from defectlab.metrics.classification import accuracy_interval
+from defectlab.metrics.ranking import curve
 
 Measures: TypeAlias = Mapping[str, npt.NDArray[np.float64]]
 
@@ -120,7 +120,7 @@ def telling_measures(
         if min(n, rest) < _FEWEST:
             continue
         for name, values in measures.items():
-            above = (rankdata(values)[labels == label].sum() - n * (n + 1) / 2) / (n * rest)
+            above = curve(values, labels == label).auroc
             if max(above, 1 - above) >= _TELLS:
                 side = "above" if above > 0.5 else "below"
                 yield (
