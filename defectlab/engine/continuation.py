@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from defectlab.callbacks import LastCheckpoint, RateFinder
 from defectlab.callbacks.last import stays_stopped, trained_settings
 from defectlab.engine.experiment import DefectCLI
-from defectlab.engine.trainer import listed
+from defectlab.engine.trainer import as_list
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder
 from defectlab.utils.yamls import parse_yaml, read_yaml
@@ -79,7 +79,7 @@ def _check_callbacks(before: Any, now: Any, changed: Mapping[str, Any]) -> None:
 
 def _by_name(callbacks: Any) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
-    for callback in listed(callbacks):
+    for callback in as_list(callbacks):
         spec = callback if isinstance(callback, Mapping) else {"class_path": str(callback)}
         found.setdefault(str(spec["class_path"]).rpartition(".")[2], []).append(spec.get("init_args"))
     return found

@@ -23,7 +23,7 @@ from defectlab.engine.configs import read_arguments
 from defectlab.engine.host import as_guest
 from defectlab.engine.imports import check_imports, import_folders, own_network
 from defectlab.engine.messages import check_empty_sections, explain, innermost
-from defectlab.engine.trainer import TRAINER_ERRORS, check_trainer, listed, trainer_error, trainer_parts
+from defectlab.engine.trainer import TRAINER_ERRORS, as_list, check_trainer, trainer_error, trainer_parts
 from defectlab.errors import InputError
 from defectlab.runs import RunFolder
 from defectlab.runs.create import claim_run_folder, new_run_folder, remove_made
@@ -156,7 +156,7 @@ class DefectCLI(LightningCLI):
 
     def _settle_callbacks(self, given: Any) -> None:
         """Make paths absolute, as config.yaml is read from other folders too, and tell of callbacks that were dropped."""
-        callbacks = [callback for callback in listed(given) if hasattr(callback, "class_path")]
+        callbacks = [callback for callback in as_list(given) if hasattr(callback, "class_path")]
         for callback in callbacks:
             arguments: Any = getattr(callback, "init_args", None) or {}
             if callback.class_path.endswith(".ModelCheckpoint") and arguments.get("dirpath"):

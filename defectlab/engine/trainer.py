@@ -135,7 +135,7 @@ def check_length(settings: Mapping[str, Any]) -> None:
         raise InputError("trainer.max_epochs is missing: expected the number of epochs, such as 30")
 
 
-def listed(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
     """Return a setting that may be one object, several or a switch as a list of objects."""
     if value in (None, True, False):
         return []
@@ -157,7 +157,7 @@ def trainer_parts(
     Raises:
         InputError: two checkpoints with the name of one file.
     """
-    callbacks, loggers, plugins = (listed(settings.get(name)) for name in ("callbacks", "logger", "plugins"))
+    callbacks, loggers, plugins = (as_list(settings.get(name)) for name in ("callbacks", "logger", "plugins"))
     bare, bars = bool(settings.get("barebones")), settings.get("enable_progress_bar")
     if progress and bars is not False and not bare:
         callbacks.append(EpochLines())

@@ -79,6 +79,7 @@ class Predictor:
     def blocks(self, images: Sequence[Image], progress: bool = False) -> Iterator[Predictions]:
         """Predict images of `list_images`, up to 128 at a time: a part of the table after the other."""
         beyond: list[Any] = []
+        network = tiled_network(self.tasks[0])
         with torch.inference_mode(), progress_bar("predicting", len(images), shown=progress) as advance:
             for start in range(0, len(images), _BLOCK):
                 block = images[start : start + _BLOCK]
@@ -87,16 +88,15 @@ class Predictor:
                 probabilities = torch.empty(0, len(self.card.class_names), dtype=torch.float64)
                 boxes: list[Box] = []
                 if good:
-                    network = tiled_network(self.tasks[0])
+                    seen = [block[i] for i in good]
                     by_want = {self.card.image_format: pixels}
                     for card in self.cards[1:]:
                         if card.image_format not in by_want:
-                            by_want[card.image_format] = _read(card, [block[i] for i in good], beyond)[0]
+                            by_want[card.image_format] = _read(card, seen, beyond)[0]
                     with tiles_seen(network) as tiles:
                         probabilities = self._mean([by_want[card.image_format] for card in self.cards])
                     if network is not None:  # of views the first is the image as it is
-                        classes, images_seen = probabilities.argmax(dim=1), [block[i] for i in good]
-                        boxes = deciding_tiles(network, tiles[0], classes, images_seen, self.card)
+                        boxes = deciding_tiles(network, tiles[0], probabilities.argmax(dim=1), seen, self.card)
                 yield self._predictions([names[i] for i in good], probabilities.numpy(), bad, boxes)
                 advance(len(block))
         tell_beyond(list(dict.fromkeys(beyond)), self.card)
