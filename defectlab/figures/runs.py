@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from defectlab.errors import InputError
 from defectlab.figures.style import BLUE, GREY, INK, ORANGE, SMALL, TEXT, short_label, style_axes
-from defectlab.metrics.classification import ECE_BINS, ClassMetrics, accuracy_interval
+from defectlab.metrics.classification import accuracy_interval
+from defectlab.metrics.results import ECE_BINS, ClassMetrics
 from defectlab.utils.text import percent
 
 NUMBERED_CLASSES = 25  # above this, a number in each cell of a confusion matrix cannot be read

@@ -153,6 +153,11 @@ class ImageFolderDataModule(ImageDataModule):
         return self._fitting.image_format
 
     @property
+    def multilabel(self) -> bool:
+        """Return whether `label_columns.several` is `all`."""
+        return self.label_columns is not None and self.label_columns.several == "all"
+
+    @property
     def fit(self) -> fitting.FitChoice:
         """Return how images are fitted; never `auto`."""
         return self.image_format.fit if self.tiles is None else "tiles"

@@ -100,7 +100,7 @@ class ImageLoaders(pl.LightningDataModule):
         )
 
     def labels(self, part: Part) -> Tensor:
-        """Return the labels `(n,)` int64 of a part of the split, in the order of its evaluation loader."""
+        """Return the labels `(n,)` int64 of a part, in the order of its evaluation loader; of a multi-label set `(n, C)`."""
         return self.data.labels[torch.from_numpy(getattr(self.parts, part))]
 
     @property
@@ -157,6 +157,8 @@ class ImageLoaders(pl.LightningDataModule):
         records, labels = self.data.records, self.data.labels
         if records.targets is None and records.weights is None:
             return labels
+        if labels.ndim == 2:
+            raise InputError("a table weighs the images of a multi-label set: expected none; leave out its column of weights")
         soft = torch.nn.functional.one_hot(labels, self.num_classes).float()
         if records.targets is not None:
             soft = torch.from_numpy(records.targets)
@@ -277,5 +279,4 @@ class ImageLoaders(pl.LightningDataModule):
 
     def class_counts(self, part: Part) -> list[int]:
         """Return the number of images of each class."""
-        labels = self.data.labels.numpy()[getattr(self.parts, part)]
-        return [int(count) for count in np.bincount(labels, minlength=self.num_classes)]
+        return self.data.class_counts(getattr(self.parts, part))
