@@ -138,9 +138,8 @@ class DefectCLI(LightningCLI):
         for arguments, name in ((data, "root"), (model, "teacher")):
             if arguments.get(name) is not None:
                 arguments[name] = _absolute(arguments[name])
-        if (labels := data.get("labels")) is not None and Path(
-            labels
-        ).expanduser().exists():  # else it lies below the root
+        labels = data.get("labels")
+        if labels not in (None, "boxes") and Path(labels).expanduser().exists():  # else it lies below the root
             data["labels"] = _absolute(labels)
         self._settle_callbacks(config.trainer.callbacks)
         saved = (self._arguments.sections or [{}])[0].get("data", {}).get("init_args") or {}
@@ -151,7 +150,7 @@ class DefectCLI(LightningCLI):
         if not isinstance(seed, bool) and not (isinstance(seed, int) and 0 <= seed < 2**32):
             raise InputError(f"seed_everything is {seed}: expected a whole number from 0 to {2**32 - 1}, or true")
         for source, target in LINKS.items():
-            if model.get(target) is not None:
+            if model.get(target) not in (None, False):
                 raise InputError(f"model.{target} comes from the data: leave it out, or change data.{source}")
 
     def _settle_callbacks(self, given: Any) -> None:
