@@ -38,7 +38,13 @@ jsonargparse.typing.register_type(NetworkSpec, NetworkSpec.as_dict, own_network,
 _log = logging.getLogger(__name__)
 
 # Of the data to the model.
-LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size", "tiles": "tiles", "multilabel": "multilabel"}
+LINKS = {
+    "num_classes": "num_classes",
+    "channels": "in_channels",
+    "image_size": "image_size",
+    "tiles": "tiles",
+    "multilabel": "multilabel",
+}
 # Settings of the data that leave the split as it is.
 _NOT_OF_SPLIT = {
     "root", "image_size", "channels", "batch_size", "eval_batch_size", "on_bad_image", "augmentation", "mean", "std",

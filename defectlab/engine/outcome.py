@@ -152,7 +152,9 @@ def _reads_folder(run: RunFolder) -> Path:
 
 
 def calibration(
-    results: Mapping[str, SplitMetrics], predictions: Mapping[str, tuple[Tensor, Tensor]], class_names: Sequence[str],
+    results: Mapping[str, SplitMetrics],
+    predictions: Mapping[str, tuple[Tensor, Tensor]],
+    class_names: Sequence[str],
     thresholds: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Fit the temperature on the validation images, and compute the test's calibration error with it.
@@ -187,7 +189,10 @@ def misclassified_sheet(found: Outcome, part: str) -> Figure | None:
     wrong = confident_mistakes(confidence, predicted, labels)[:_ON_SHEET]
     if not len(wrong):
         return None
-    files, truth, taken = found.files[part], *(label_texts(one[wrong], found.class_names) for one in (labels, predicted))
+    files, truth, taken = (
+        found.files[part],
+        *(label_texts(one[wrong], found.class_names) for one in (labels, predicted)),
+    )
     titles = [
         f"{Path(files[i]).name}\nis {own or 'none'}\ntaken for {other or 'none'} {confidence[i]:.0%}"
         for i, own, other in zip(wrong, truth, taken, strict=True)

@@ -91,7 +91,9 @@ class CrossValidation:
             n, right = len(own), int(own[:, index].sum())
             low, high = accuracy_interval(right, n) if n else (0.0, 1.0)
             others = own & ~truth[truth[:, index]]  # absent classes that are called
-            mistakes = Counter(dict(zip(names, others.sum(axis=0).tolist(), strict=True)) if others.any() else {}).most_common(1)
+            mistakes = Counter(
+                dict(zip(names, others.sum(axis=0).tolist(), strict=True)) if others.any() else {}
+            ).most_common(1)
             row = {"class": name, "n": n, "right": right, "recall": right / n if n else None, "low": low, "high": high}
             rows.append(
                 {**row, "taken_for": mistakes[0][0] if mistakes else None, "times": mistakes[0][1] if mistakes else 0}

@@ -84,7 +84,13 @@ def ensemble(runs: Sequence[str | os.PathLike[str]], output: str | Path | None =
                 if part in tables:
                     t = tables[part]
                     write_prediction_table(
-                        path, t.files, t.labels, t.probabilities, t.class_names, checkpoint=t.checkpoint, thresholds=t.thresholds,
+                        path,
+                        t.files,
+                        t.labels,
+                        t.probabilities,
+                        t.class_names,
+                        checkpoint=t.checkpoint,
+                        thresholds=t.thresholds,
                     )
             accuracy = results["test"]["accuracy"]
             reads = [log_test_evaluation(root, split_hash, target.name, accuracy) for split_hash in hashes]

@@ -48,13 +48,6 @@ def out_of_fold(
     return probabilities
 
 
-def multilabel_out_of_fold(
-    features: npt.NDArray[np.float32], members: npt.NDArray[np.bool_], seed: int = 0, groups: npt.NDArray[Any] | None = None
-) -> npt.NDArray[np.float64]:
-    """Compute out-of-fold probabilities (N, C) of each class against images without it; `members` (N, C) says which are of it."""
-    return np.stack([out_of_fold(features, own.astype(np.int64), seed, groups)[:, 1] for own in members.T], axis=1)
-
-
 def suspects(probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> list[Suspect]:
     """Find images whose label is doubtful, the most doubtful first, from out-of-fold probabilities (N, C).
 

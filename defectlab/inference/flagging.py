@@ -67,7 +67,12 @@ def flag(predictor: Predictor, probabilities: npt.NDArray[np.float64], settings:
             part = "test"
             scores, positive = _ranked(read_own_table(run, "test", predictor.fingerprint), chosen)
         rates = rates_at(scores, positive, point.threshold, settings.defect_rate)
-    return Flagged(point=point, part=part, rates=rates, flags=_scores(probabilities, chosen, predictor.card.multilabel) >= point.threshold)
+    return Flagged(
+        point=point,
+        part=part,
+        rates=rates,
+        flags=_scores(probabilities, chosen, predictor.card.multilabel) >= point.threshold,
+    )
 
 
 def decide(
@@ -96,9 +101,7 @@ def _chosen(card: DataCard, settings: Flagging) -> npt.NDArray[np.bool_]:
     return named if settings.good is None else ~named
 
 
-def _scores(
-    probabilities: npt.ArrayLike, chosen: npt.NDArray[np.bool_], multilabel: bool
-) -> npt.NDArray[np.float64]:
+def _scores(probabilities: npt.ArrayLike, chosen: npt.NDArray[np.bool_], multilabel: bool) -> npt.NDArray[np.float64]:
     """Return the probability of any of the classes to flag, from values as tables keep them.
 
     That is their sum; of a multi-label task, whose classes are taken for independent, it is 1 less that of none.

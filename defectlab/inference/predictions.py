@@ -102,7 +102,9 @@ class Predictions:
         return html_table(repr(self).splitlines()[0], self.rows)
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{count} {name}" for name, count in Counter(name or "no class" for name in self.predicted).most_common())
+        counts = ", ".join(
+            f"{count} {name}" for name, count in Counter(name or "no class" for name in self.predicted).most_common()
+        )
         lines = [f"Predictions of {len(self)} images: {counts}"]
         for i, (file, name, p) in enumerate(zip(self.files, self.predicted, self.confidence[:_SHOWN], strict=False)):
             more = "".join(f", {column} {texts[i]}" for column, texts in self.extra.items())

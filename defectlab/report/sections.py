@@ -128,7 +128,13 @@ def images(predictions: PredictionTable, labels: Labels, file: str) -> Images:
 
     def row(index: int, *verdict: Cell) -> list[Cell]:
         if predictions.thresholds is not None:
-            return [predictions.files[index], own[index] or "none", called[index] or "none", *verdict, float(confidence[index])]
+            return [
+                predictions.files[index],
+                own[index] or "none",
+                called[index] or "none",
+                *verdict,
+                float(confidence[index]),
+            ]
         probabilities = predictions.probabilities[index]
         taken, second = (int(k) for k in np.argsort(-probabilities, kind="stable")[:2])
         other = second if right[index] else int(labels[index])
@@ -145,7 +151,9 @@ def images(predictions: PredictionTable, labels: Labels, file: str) -> Images:
     return Images(
         len(wrong),
         Table(columns, [row(int(i)) for i in wrong[:WRONG_ROWS]], text_columns=texts, bars=bars),
-        Table([*columns[:3], "verdict", *columns[3:]], verdicts, text_columns=texts + 1, bars=tuple(b + 1 for b in bars)),
+        Table(
+            [*columns[:3], "verdict", *columns[3:]], verdicts, text_columns=texts + 1, bars=tuple(b + 1 for b in bars)
+        ),
         file,
     )
 

@@ -52,7 +52,11 @@ def data_state(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
 def thresholds_of(checkpoint: Mapping[str, Any], count: int) -> list[float]:
     """Return the thresholds of the classes of a multi-label task; InputError for what are none."""
     found = checkpoint.get("thresholds")
-    if not isinstance(found, list) or len(found) != count or not all(isinstance(x, float) and 0 <= x <= 1 for x in found):
+    if (
+        not isinstance(found, list)
+        or len(found) != count
+        or not all(isinstance(x, float) and 0 <= x <= 1 for x in found)
+    ):
         raise InputError(f"the checkpoint has the thresholds {str(found)[:60]}: expected {count} numbers from 0 to 1")
     return list(found)
 

@@ -196,7 +196,9 @@ def read_listing(
         reading=wanted.reading,
         synthetic=sum(headers[index].generated for index in good),
         content=lambda index: bytes_of(listing.files[good[index]]),
-        records=listing.records.select(good) if labels.ndim == 1 else replace(listing.records.select(good), targets=None),
+        records=listing.records.select(good)
+        if labels.ndim == 1
+        else replace(listing.records.select(good), targets=None),
         index=index,
     )
     counts = data.class_counts(np.arange(len(good)))

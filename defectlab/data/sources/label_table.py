@@ -167,13 +167,17 @@ def _read(path: Path, root: Path, table: LabelColumns, class_names: Sequence[str
         p = np.stack([numbers(path, name, columns[name], 0, 1) for name in each], axis=1)
         found.soft = bool((p % 1).any()) or None
         if table.several == "all" and found.soft is not None:
-            raise InputError(f"{path}: the columns of classes hold probabilities: expected 0 and 1 where several is all")
+            raise InputError(
+                f"{path}: the columns of classes hold probabilities: expected 0 and 1 where several is all"
+            )
         wrong = (found.soft is not None and abs(total - 1) > 0.01 for total in p.sum(axis=1))
         refuse(path, found.images, wrong, "have probabilities that do not sum to 1; expected one class an image")
         found.areas = [{name: x for name, x in zip(each, row, strict=True) if x} for row in p.tolist()]
         return found
     if table.several != "all":
-        refuse(path, found.images, (not cell.strip("| ") for cell in cells), f"have no label in column {label}; fill it in")
+        refuse(
+            path, found.images, (not cell.strip("| ") for cell in cells), f"have no label in column {label}; fill it in"
+        )
     numeric = all(map(is_number, cells))
     if numeric and table.several != "all" and any(float(cell) % 1 for cell in cells):
         good, bad = class_names if class_names is not None and len(class_names) == 2 else (GOOD, "bad")

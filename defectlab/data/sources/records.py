@@ -33,7 +33,9 @@ class ImageRecords:
     def select(self, indices: Sequence[int]) -> ImageRecords:
         """Return the records of the images at `indices`, in that order."""
         chosen = np.array(indices, dtype=np.int64)
-        arrays: dict[str, Any] = {name: values[chosen] for name, values in vars(self).items() if isinstance(values, np.ndarray)}
+        arrays: dict[str, Any] = {
+            name: values[chosen] for name, values in vars(self).items() if isinstance(values, np.ndarray)
+        }
         return replace(self, **arrays, columns={name: values[chosen] for name, values in self.columns.items()})
 
     def with_classes(self, order: Sequence[int]) -> ImageRecords:
