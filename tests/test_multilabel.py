@@ -278,7 +278,7 @@ COMMANDS = {
     "explain": ["explain", "RUN", "--output", "OUT/explained"],
     "explain a file": ["explain", "RUN", "IMAGES/image_0.png", "--output", "OUT/file"],
     "summary": ["summary", "RUN"],
-    "export": ["export", "RUN", "OUT/best.ckpt"],
+    "export": ["export", "RUN", "--output", "OUT/best.ckpt"],
     "crossval": ["crossval", "--config", "CONFIG", "--folds", "2", "--output", "OUT/cv", "--trainer.max_epochs", "2"],
     "inspect": ["data", "inspect", "--config", "CONFIG", "--output", "OUT/inspect"],
     "preview": ["data", "preview", "--config", "CONFIG", "--output", "OUT/preview.png", "--all"],

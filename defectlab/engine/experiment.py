@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from defectlab.data import ImageDataModule
 from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.data.pipeline.splits import WHOLE
+from defectlab.data.sources.remote import is_address
 from defectlab.engine.configs import read_arguments
 from defectlab.engine.host import as_guest
 from defectlab.engine.imports import check_imports, import_folders, own_network
@@ -281,6 +282,8 @@ class DefectCLI(LightningCLI):
 
 def _absolute(path: Any) -> Any:
     """Return a path, or each of several, as an absolute one."""
+    if is_address(path):
+        return path
     if isinstance(path, str | Path):
         return str(Path(path).expanduser().absolute())
     return [str(Path(one).expanduser().absolute()) for one in path]

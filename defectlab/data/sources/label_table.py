@@ -137,7 +137,8 @@ def list_labels(
     whole = Listing(root=root, files=places, labels=labels, class_names=known, splits=splits, records=records)
     listing = whole.select(sorted(files), known)
     check_names(path, known)
-    empty = [name for name in known if name not in listing.class_names and split != "test"]
+    present = set(np.flatnonzero(members[sorted(files)].any(axis=0)) if several else listing.labels)
+    empty = [name for label, name in enumerate(known) if label not in present and split != "test"]
     if len(known) < 2 or empty:
         what = some(empty, "classes without an image") if empty else f"the one class {known[0]}"
         raise InputError(f"{path}: found {what}; expected images of two or more, see data.class_names")

@@ -136,7 +136,9 @@ def list_folders(root: Path, keep_split: bool = True) -> Listing:
 
 def is_single(root: str | Sequence[str]) -> bool:
     """Return whether a root is one folder or file, neither several nor a pattern."""
-    return isinstance(root, str) and (not glob.has_magic(root) or os.path.lexists(os.path.expanduser(root)))
+    if not isinstance(root, str):
+        return False
+    return "://" in root or not glob.has_magic(root) or os.path.lexists(os.path.expanduser(root))
 
 
 def list_several(roots: str | Sequence[str]) -> Listing:
