@@ -19,7 +19,7 @@ from defectlab.data.sources.label_table import LabelColumns
 from defectlab.errors import InputError
 from defectlab.metrics import evaluate_predictions
 from defectlab.metrics.decisions import confidence_of, join_names, split_names
-from defectlab.metrics.multilabel import choose_f1_thresholds
+from defectlab.metrics.multilabel import choose_f1_thresholds, mean_average_precision_interval
 from defectlab.runs.predictions import read_prediction_table, write_prediction_table
 from defectlab.tasks.loss import binary_loss
 from defectlab.tasks.tta import tta_logits
@@ -319,3 +319,13 @@ def test_the_wrong_kind_of_task_or_data_is_refused(
     task = dl.SmallCNNTask(dl.networks.SmallResNet, num_classes=3, in_channels=1, image_size=32)
     with pytest.raises(InputError, match="multilabel"):
         Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False).fit(task, data)
+
+
+def test_the_interval_of_the_mean_average_precision_holds_it() -> None:
+    logits, truth = random_scores(0)
+    probabilities = logits.sigmoid().numpy()
+    low, high = mean_average_precision_interval(probabilities, truth)
+    assert low < average_precision_score(truth, probabilities) < high
+    assert (low, high) == mean_average_precision_interval(probabilities, truth)
+    few = mean_average_precision_interval(probabilities[:60], truth[:60])
+    assert few[1] - few[0] > high - low

@@ -41,7 +41,8 @@ def add_figures(
 ) -> None:
     """Log the confusion matrix of each evaluated part, and the misclassified images if there are any."""
     for stage, result in results.items():
-        figure = confusion_matrix_figure(result["confusion_matrix"], list(result["per_class"]))
+        supports = [row["support"] for row in result["per_class"].values()]
+        figure = confusion_matrix_figure(result["confusion_matrix"], list(result["per_class"]), supports)
         _add_figure(loggers, f"{stage}/confusion_matrix", figure, step)
     if misclassified is not None:
         _add_figure(loggers, "images/misclassified", misclassified, step)

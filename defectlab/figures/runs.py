@@ -21,9 +21,12 @@ NUMBERED_CLASSES = 25  # above this, a number in each cell of a confusion matrix
 LISTED_CLASSES = 40  # above this, a row for each class does not fit a page
 
 
-def confusion_matrix_figure(matrix: npt.ArrayLike, class_names: Sequence[str]) -> Figure:
+def confusion_matrix_figure(
+    matrix: npt.ArrayLike, class_names: Sequence[str], supports: Sequence[int] | None = None
+) -> Figure:
     """Draw counts `(C, C)`, rows true and columns predicted, coloured by the fraction of the true class.
 
+    `supports` are the images of each class; None for the sums of the rows, which those of a multi-label task are not.
     Up to 25 classes each cell that is not empty shows its count and fraction; above, there is colour alone, on a
     scale that brings out small fractions, and only some classes are named.
     """
@@ -31,7 +34,8 @@ def confusion_matrix_figure(matrix: npt.ArrayLike, class_names: Sequence[str]) -
     classes = len(class_names)
     if counts.shape != (classes, classes):
         raise InputError(f"matrix of shape {counts.shape}: expected ({classes}, {classes}), a row a class name")
-    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    totals = counts.sum(axis=1) if supports is None else np.asarray(supports)
+    fractions = counts / np.maximum(totals, 1)[:, None]
     numbered = classes <= NUMBERED_CLASSES
     side = min(max(0.62 * classes, 2.6), 9.0)
     figure = Figure(figsize=(side + 2.4, side + 1.6), layout="compressed")

@@ -44,6 +44,23 @@ def _best_threshold(scores: npt.NDArray[np.floating[Any]], positive: Flags) -> f
     return float(inner[best[np.abs(inner[best] - 0.5).argmin()]])
 
 
+def mean_average_precision_interval(
+    probabilities: npt.NDArray[np.floating[Any]], labels: npt.NDArray[Any], level: float = 0.95, draws: int = 500
+) -> tuple[float, float]:
+    """Compute the percentile interval of the mean average precision over bootstrap samples of the images.
+
+    Efron & Tibshirani, "An introduction to the bootstrap" (1993), chapter 13. A class without an image in a sample is left
+    out of its mean. `probabilities` and `labels` are `(N, C)`; seeded, so that it repeats.
+    """
+    rng, truth, found = np.random.default_rng(0), labels.astype(bool), []
+    for _ in range(draws):
+        rows = rng.integers(len(truth), size=len(truth))
+        columns = zip(probabilities[rows].T, truth[rows].T, strict=True)
+        found.append(mean_of_defined([rank_figures(scores, own)[1] for scores, own in columns]))
+    low, high = np.nanquantile(found, ((1 - level) / 2, (1 + level) / 2)).tolist()
+    return low, high
+
+
 def evaluate_multilabel(
     logits: Tensor, labels: Tensor, class_names: Sequence[str], thresholds: Sequence[float]
 ) -> SplitMetrics:

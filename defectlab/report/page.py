@@ -41,7 +41,7 @@ def write_report(run: str | Path | RunFolder) -> Path:
         "split": sections.SPLITS[split],
         "no_test_part": NO_TEST_PART if split == "val" and lacks_test_part(metrics) else None,
         "seed": about.get("seed"),
-        "headline": sections.headline(result),
+        "headline": sections.headline(result, predictions),
         "results": sections.results(metrics),
         "confusions": sections.confusions(result),
         "classes": sections.classes(result),
@@ -83,7 +83,9 @@ def _draw(
     write_text(run.path / "confusion_matrix.csv", csv_rows(rows))
 
     drawn = {
-        "confusion_matrix": figures.confusion_matrix_figure(matrix, names),
+        "confusion_matrix": figures.confusion_matrix_figure(
+            matrix, names, [row["support"] for row in result["per_class"].values()]
+        ),
         "per_class": figures.per_class_figure(result["per_class"]),
     }
     with suppress(InputError):  # no metrics.csv, or not one epoch in it: a run that was only tested

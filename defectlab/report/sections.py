@@ -8,6 +8,7 @@ import numpy as np
 
 from defectlab.metrics.classification import accuracy_interval, confident_mistakes
 from defectlab.metrics.decisions import Labels, label_texts
+from defectlab.metrics.multilabel import mean_average_precision_interval
 from defectlab.metrics.operating import auroc_interval, average_precision_interval
 from defectlab.report.render import Cell, Table, percentage
 from defectlab.runs import PredictionTable
@@ -40,8 +41,8 @@ class Images:
     file: str
 
 
-def headline(result: dict[str, Any]) -> Headline:
-    """Compute the accuracy with its interval, and the cards."""
+def headline(result: dict[str, Any], predictions: PredictionTable | None = None) -> Headline:
+    """Compute the accuracy with its interval, and the cards; of a multi-label task the mean average precision has one, too."""
     right, n = count_correct(result), result["n"]
     low, high = accuracy_interval(right, n)
     present = {name: m for name, m in result["per_class"].items() if m["support"]}
@@ -61,6 +62,10 @@ def headline(result: dict[str, Any]) -> Headline:
         ("calibration error", percentage(result["ece"]), "ECE in 15 bins, 0 is best"),
         ("worst class", worst, detail),
     ]
+    if predictions is not None and predictions.thresholds is not None and result.get("average_precision") is not None:
+        low_map, high_map = mean_average_precision_interval(predictions.probabilities, predictions.truth)
+        span = f"95 % of bootstrap samples: {100 * low_map:.1f} to {100 * high_map:.1f}"
+        cards.insert(0, ("mean average precision", percentage(result["average_precision"]), span))
     majority = result.get("majority_share") or max(m["support"] for m in present.values()) / n
     return Headline(right=right, n=n, accuracy=right / n, low=low, high=high, majority=majority, cards=cards)
 
