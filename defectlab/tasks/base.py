@@ -1,6 +1,7 @@
 """The base class of every task: step, loss, metrics, optimiser."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,6 +33,8 @@ from defectlab.utils.image_format import Size
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+log = logging.getLogger(__name__)
 
 # Logged for each evaluation, beside its loss and the accuracy of each class.
 _LOGGED = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "average_precision", "cross_entropy", "ece")
@@ -68,8 +71,8 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
         multilabel: whether an image may have several of the classes, or none; from the data on the command line. Labels are
             then `(N, num_classes)` of 0 and 1, and each class is decided by its own threshold, that of the largest F1 on
             the validation images.
-        loss: `auto` is `cross_entropy`, or of a multi-label task `binary_cross_entropy`; `asymmetric` makes little of easy
-            negatives there, see `binary_loss`.
+        loss: `auto` is `cross_entropy`, or of a multi-label task `binary_cross_entropy`; `focal` makes little of easy images
+            (Lin et al. 2017), `asymmetric` of easy negatives of a multi-label task, see `binary_loss`.
 
     Attributes:
         thresholds: of a multi-label task the probability of each class from which it is decided for; else None.
@@ -183,6 +186,12 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
         self.check_saving()
         self._seed = torch.initial_seed()  # what seed_everything set
         self._weights = self._find_weights()
+        sampling = getattr(self.trainer.datamodule, "sampling", "shuffled")  # type: ignore[attr-defined]
+        if isinstance(self.class_weights, str) and sampling != "shuffled":
+            log.warning(
+                "data.sampling %s and model.class_weights %s both favour rare classes: together they do so twice", sampling,
+                self.class_weights,
+            )  # fmt: skip
         if self.class_weights is not None and self._weights is None:
             raise InputError(
                 f"model.class_weights is {self.class_weights}, but the data has no class counts: give numbers"
@@ -232,10 +241,12 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
                 raise InputError(
                     f"model.multilabel is true, and labels are of shape {tuple(labels.shape)}: expected {tuple(logits.shape)}"
                 )
-            targets, asymmetric = labels.to(logits.device, torch.float32), self.loss == "asymmetric"
-            return binary_loss(logits.float(), targets, self._weights, self.label_smoothing, asymmetric)
+            targets = labels.to(logits.device, torch.float32)
+            return binary_loss(logits.float(), targets, self._weights, self.label_smoothing, self.loss)
         try:
-            return weighted_cross_entropy(logits.float(), labels, self._weights, self.label_smoothing)
+            return weighted_cross_entropy(
+                logits.float(), labels, self._weights, self.label_smoothing, self.loss == "focal"
+            )
         except IndexError as error:  # on the CPU; a GPU tells no label
             raise InputError(f"labels: {error} Expected whole numbers below num_classes {self.num_classes}") from None
 

@@ -10,13 +10,16 @@ from torch.nn import functional
 
 from defectlab.errors import InputError
 
-Loss: TypeAlias = Literal["auto", "cross_entropy", "binary_cross_entropy", "asymmetric"]
+Loss: TypeAlias = Literal["auto", "cross_entropy", "binary_cross_entropy", "focal", "asymmetric"]
 ClassWeights: TypeAlias = Sequence[float] | Literal["balanced", "sqrt_balanced"] | None
 
 _MARGIN, _FOCUS = 0.05, 4  # of the asymmetric loss
+_FOCAL = 2
 
 
-def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None, label_smoothing: float) -> Tensor:
+def weighted_cross_entropy(
+    logits: Tensor, targets: Tensor, weights: Tensor | None, label_smoothing: float, focal: bool = False
+) -> Tensor:
     """Compute the mean cross-entropy over a batch, each image's smoothed loss times the weight of its class.
 
     `torch.nn.functional.cross_entropy` multiplies the part of the target that smoothing gives to class k by the weight
@@ -30,20 +33,29 @@ def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | No
         targets: class indices `(N,)`, or probabilities `(N, C)` as MixUp and CutMix give them, times a weight of the image.
         weights: `(C,)`, of mean 1 over the training images; None for 1 each.
         label_smoothing: fraction of the target spread evenly over all classes (Szegedy et al. 2016), in [0, 1).
+        focal: multiply the whole term of an image by the square of 1 less the probability of its target: easy images count
+            little (Lin et al., "Focal loss for dense object detection", ICCV 2017, eq. 4 with a focus of 2).
     """
-    if weights is None and targets.ndim == 1:
+    if weights is None and targets.ndim == 1 and not focal:
         return functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
     weights = logits.new_ones(logits.shape[1]) if weights is None else weights
+    if focal:
+        soft = functional.one_hot(targets, logits.shape[1]) if targets.ndim == 1 else targets
+        sums = soft.sum(dim=1)  # with a weight of the image
+        easy = (logits.softmax(dim=1) * soft).sum(dim=1) / sums.clamp(min=torch.finfo(logits.dtype).tiny)
+        hard_ones = (1 - easy) ** _FOCAL
+    else:
+        hard_ones = logits.new_ones(len(logits))
     if targets.ndim == 1:
         losses = functional.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
-        return (weights[targets] * losses).mean()
+        return (hard_ones * weights[targets] * losses).mean()
     hard = functional.cross_entropy(logits, targets * weights, reduction="none")
     uniform = -logits.log_softmax(dim=1).mean(dim=1)
-    return ((1 - label_smoothing) * hard + label_smoothing * (targets @ weights) * uniform).mean()
+    return (hard_ones * ((1 - label_smoothing) * hard + label_smoothing * (targets @ weights) * uniform)).mean()
 
 
 def binary_loss(
-    logits: Tensor, targets: Tensor, weights: Tensor | None, label_smoothing: float, asymmetric: bool = False
+    logits: Tensor, targets: Tensor, weights: Tensor | None, label_smoothing: float, kind: Loss = "auto"
 ) -> Tensor:
     """Compute the mean over images and classes of the binary cross-entropy of a multi-label task.
 
@@ -52,24 +64,30 @@ def binary_loss(
         targets: `(N, C)` in [0, 1].
         weights: `(C,)`, of the term of the images that are of a class; None for 1 each.
         label_smoothing: fraction of the target of each class that is spread evenly over yes and no, in [0, 1).
-        asymmetric: whether easy negatives count less: their term is of the probability less 0.05, times its fourth power.
+        kind: with `asymmetric` easy negatives count less: their term is of the probability less 0.05, times its fourth power.
             Ridnik et al., "Asymmetric loss for multi-label classification" (ICCV 2021), eq. 5 to 7, with a positive focus of 0.
+            `focal` multiplies each term by the square of its distance from the truth, as `weighted_cross_entropy` does.
     """
     targets = targets * (1 - label_smoothing) + label_smoothing / 2
     positive = targets * functional.logsigmoid(logits)
     if weights is not None:
         positive = positive * weights
-    if asymmetric:
+    if kind == "asymmetric":
         shifted = (logits.sigmoid() - _MARGIN).clamp(min=0)
         negative = (1 - targets) * shifted**_FOCUS * torch.log1p(-shifted)
     else:
         negative = (1 - targets) * functional.logsigmoid(-logits)
+    if kind == "focal":
+        p = logits.sigmoid()
+        positive, negative = positive * (1 - p) ** _FOCAL, negative * p**_FOCAL
     return -(positive + negative).mean()
 
 
 def check_loss(loss: Loss, multilabel: bool) -> None:
     """Raise InputError unless there is such a loss for tasks of this kind."""
-    for_these = ("auto", "binary_cross_entropy", "asymmetric") if multilabel else ("auto", "cross_entropy")
+    for_these = (
+        ("auto", "binary_cross_entropy", "focal", "asymmetric") if multilabel else ("auto", "cross_entropy", "focal")
+    )
     if loss not in for_these:
         kind = "several classes" if multilabel else "one class"
         raise InputError(

@@ -16,6 +16,7 @@ from defectlab.data.datamodules.loaders import ON_DEVICE_BYTES, ImageLoaders, Pa
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.division import Division, check_classes
 from defectlab.data.pipeline.groups import group_names
+from defectlab.data.pipeline.loader import Sampling, check_sampling
 from defectlab.data.pipeline.split_table import SplitTable, apply_table, content_hash, make_table
 from defectlab.data.pipeline.splits import WHOLE, Split, parse_fold, split_hash
 from defectlab.data.pipeline.statistics import given_statistics, is_grey
@@ -58,6 +59,9 @@ class ImageDataModule(ImageLoaders):
         group_by: what stays on one side of every split and fold: a column of `labels`, or a pattern on an image's name with
             one group in parentheses, such as `coil_(\\d+)_`; `auto` takes the group of `labels` if it gives one, null
             nothing. Sizes are then met as far as groups allow.
+        sampling: `shuffled` takes each training image once an epoch; `balanced` takes as many, equally many of each class, rare
+            ones again and again; `sqrt_balanced` by the square root of the classes' numbers of images. Of several classes
+            on one image the rarest counts.
         group_duplicates: keep images of the same place, such as overlapping crops (`near_duplicates`), in the same part
             of the split, whose sizes then may differ from those asked for.
         augmentation: of the training images; null for none.
@@ -87,6 +91,7 @@ class ImageDataModule(ImageLoaders):
         group_duplicates: bool = False,
         transform: Callable[[Tensor], Tensor] | None = None,
         group_by: str | None = "auto",
+        sampling: Sampling = "shuffled",
     ) -> None:
         super().__init__()
         if augmentation is not None and not isinstance(augmentation, Augmentation):
@@ -100,6 +105,8 @@ class ImageDataModule(ImageLoaders):
         if not 0 <= seed <= _MAX_SEED:
             raise InputError(f"data.seed is {seed}: expected a whole number from 0 to {_MAX_SEED}")
         parse_fold(split)  # it refuses what is none
+        check_sampling(sampling)
+        self.sampling: Sampling = sampling
         self._statistics = given_statistics(mean, std, channels)
         self._size = checked_size(image_size, "data.image_size")
         self.channels = channels

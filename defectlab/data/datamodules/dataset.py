@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from defectlab.data.datamodules.base import ImageDataModule, check_class_names, resized
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.fitting import camera_aspects
+from defectlab.data.pipeline.loader import Sampling
 from defectlab.data.sources.decode import planes
 from defectlab.data.sources.images import ImageSet
 from defectlab.data.sources.levels import BadImage
@@ -60,6 +61,7 @@ class DatasetDataModule(ImageDataModule):
         mean: Sequence[float] | float | None = None,
         std: Sequence[float] | float | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
+        sampling: Sampling = "shuffled",
     ) -> None:
         parts = {"train": train, "val": val, "test": test}
         self._sets: dict[str, Any] = {
@@ -75,7 +77,7 @@ class DatasetDataModule(ImageDataModule):
             image_size=(first.shape[1], first.shape[2]) if image_size is None else image_size,
             channels=len(first) if channels is None else channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
             seed=seed, val_size=val_size, test_size=test_size, augmentation=augmentation, mean=mean, std=std,
-            transform=transform,
+            transform=transform, sampling=sampling,
         )  # fmt: skip
         names = getattr(self._sets["train"], "classes", None) if class_names is None else class_names
         self._given_names = check_class_names(names)

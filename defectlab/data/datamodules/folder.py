@@ -13,6 +13,7 @@ from torch import Tensor
 from defectlab.data.datamodules.base import ImageDataModule, check_class_names
 from defectlab.data.pipeline import fitting
 from defectlab.data.pipeline.augment import Augmentation
+from defectlab.data.pipeline.loader import Sampling
 from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.data.pipeline.splits import WHOLE
 from defectlab.data.sources.archive import open_root
@@ -102,11 +103,13 @@ class ImageFolderDataModule(ImageDataModule):
         label_columns: LabelColumns | None = None,
         group_by: str | None = "auto",
         backing: Backing = "auto",
+        sampling: Sampling = "shuffled",
     ) -> None:
         super().__init__(
             image_size=1 if image_size == "auto" else image_size, channels=channels, batch_size=batch_size, eval_batch_size=eval_batch_size,
             seed=seed, val_size=val_size, test_size=test_size, split=split, group_duplicates=group_duplicates,
             augmentation=augmentation, mean=mean, std=std, transform=transform, group_by=group_by,
+            sampling=sampling,
         )  # fmt: skip
         check_on_bad_image(on_bad_image)
         check_backing(backing)

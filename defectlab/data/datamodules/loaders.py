@@ -13,7 +13,7 @@ from torch import Tensor
 
 from defectlab.data.datamodules.features import features_of, known_features
 from defectlab.data.pipeline.augment import Augmentation
-from defectlab.data.pipeline.loader import EpochLoader, EvalLoader, TrainLoader
+from defectlab.data.pipeline.loader import EpochLoader, EvalLoader, Sampling, TrainLoader
 from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.data.pipeline.splits import Split
 from defectlab.data.pipeline.statistics import pixel_statistics
@@ -37,6 +37,7 @@ class ImageLoaders(pl.LightningDataModule):
     test_size: int | float | None
     augmentation: Augmentation | None
     transform: Callable[[Tensor], Tensor] | None
+    sampling: Sampling
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,6 +160,7 @@ class ImageLoaders(pl.LightningDataModule):
             seed=self.seed, num_classes=self.num_classes, augmentation=self.augmentation, aspects=self.data.aspects,
             transform=self._transform_channels if self.transform else None, epoch=self._next_epoch(),
             same_order=self.trainer is not None and bool(getattr(self.trainer, "overfit_batches", 0)),
+            sampling=self.sampling, strata=torch.from_numpy(self.strata("train")).repeat(self._passes),
         )  # fmt: skip
         return self._train_loader
 

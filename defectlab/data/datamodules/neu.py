@@ -15,6 +15,7 @@ from defectlab.data.datamodules.base import resized
 from defectlab.data.datamodules.folder import ImageFolderDataModule
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.fitting import camera_aspects
+from defectlab.data.pipeline.loader import Sampling
 from defectlab.data.pipeline.splits import WHOLE
 from defectlab.data.sources.backing import Backing
 from defectlab.data.sources.fetch import NEU_URL, fetch_neu
@@ -87,6 +88,7 @@ class NEUDataModule(ImageFolderDataModule):
         label_columns: LabelColumns | None = None,
         group_by: str | None = "auto",
         backing: Backing = "auto",
+        sampling: Sampling = "shuffled",
     ) -> None:
         self._takes_boxes = labels == "boxes"
         if self._takes_boxes:
@@ -95,7 +97,7 @@ class NEUDataModule(ImageFolderDataModule):
             DEFAULT_ROOT if root is None else root, image_size, channels, batch_size, eval_batch_size, seed, val_size,
             test_size, split, on_bad_image, group_duplicates, augmentation, mean, std, _neu_names(class_names), transform,
             white_level, fit="stretch", black_level=black_level, page=page, labels=labels, label_columns=label_columns,
-            group_by=group_by, backing=backing,
+            group_by=group_by, backing=backing, sampling=sampling,
         )  # fmt: skip
         check_at_least("data.synthetic_per_class", synthetic_per_class, 1)
         self.requested_source = source

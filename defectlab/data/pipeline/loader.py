@@ -4,13 +4,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from defectlab.data.pipeline.augment import Augmentation, augment, draw, mix, random_generator
 from defectlab.data.sources.lazy import as_lazy
 from defectlab.errors import InputError
+
+Sampling = Literal["shuffled", "balanced", "sqrt_balanced"]
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Raise InputError unless there is such a way of sampling."""
+    if sampling not in get_args(Sampling):
+        raise InputError(f"data.sampling is {sampling}: expected one of {', '.join(get_args(Sampling))}")
 
 
 class EpochLoader(ABC):
@@ -124,6 +134,10 @@ class TrainLoader(ArrayLoader, EpochLoader):
         aspects: width by height of each of the images as the camera saw it `(N,)`, see `augment`; None for that of the pixels.
         epoch: of the next pass; each pass increases it by one.
         same_order: every epoch has the order of the first, so that its first batches are of the same images.
+        sampling: `shuffled` takes each image once. Else an epoch has as many images, and classes come equally often
+            (`balanced`) or by the square root of their number of images (`sqrt_balanced`): those of a rare class again, each
+            time with its own augmentation, of a common one other images every epoch.
+        strata: class of each of `indices`, `(n,)`, for `sampling`.
     """
 
     seed: int
@@ -133,6 +147,8 @@ class TrainLoader(ArrayLoader, EpochLoader):
     aspects: Tensor | None = None
     epoch: int = 0
     same_order: bool = False
+    sampling: Sampling = "shuffled"
+    strata: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self._batch_sizes())
@@ -147,19 +163,25 @@ class TrainLoader(ArrayLoader, EpochLoader):
             sizes.append(rest)
         return sizes
 
-    def _order(self, epoch: int) -> Tensor:
-        """Return the indices of this process's images in their order."""
-        count = len(self.indices)
-        order = self.indices[torch.randperm(count, generator=random_generator(self.seed, epoch, 1))]
-        turns = torch.arange(self.rank, -(-count // self.world_size) * self.world_size, self.world_size)
-        return order[turns % count]
+    def _order(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return the indices of this process's images in their order, and their places among those of all processes."""
+        count, generator = len(self.indices), random_generator(self.seed, epoch, 1)
+        order = torch.randperm(count, generator=generator)
+        if self.sampling != "shuffled" and self.strata is not None:
+            drawn = draw_by_class(self.strata, self.sampling, generator)
+            order = drawn[order]
+        turns = torch.arange(self.rank, -(-count // self.world_size) * self.world_size, self.world_size) % count
+        return self.indices[order[turns]], turns
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch = self.epoch
         self.epoch += 1
         settings = self.augmentation if self.images.dtype == torch.uint8 else None
-        draws = draw(len(self.images), (self.seed, epoch)) if settings else torch.empty(0)
-        batches = torch.split(self._order(0 if self.same_order else epoch), self._batch_sizes())
+        repeats = self.sampling != "shuffled"  # each time an image comes it has draws of its own
+        count = len(self.indices) if repeats else len(self.images)
+        draws = draw(count, (self.seed, epoch)) if settings else torch.empty(0)
+        order, places = self._order(0 if self.same_order else epoch)
+        batches, turns = torch.split(order, self._batch_sizes()), torch.split(places, self._batch_sizes())
         first, self._first = self._first, 0
         for step, (images, labels) in enumerate(self._fetch(batches[first:]), start=first):
             batch, self._done = batches[step], step + 1
@@ -168,7 +190,8 @@ class TrainLoader(ArrayLoader, EpochLoader):
                     images = images.float().div_(255)
                 if settings:
                     aspects = None if self.aspects is None else self.aspects.index_select(0, batch)
-                    images = augment(images, draws.index_select(0, batch), settings, aspects)
+                    own = draws.index_select(0, turns[step] if repeats else batch)
+                    images = augment(images, own, settings, aspects)
                 if self.transform:
                     images = self._transformed(images, (self.seed, epoch, step, self.rank))
                 images = self.normalise(images)
@@ -190,3 +213,19 @@ class TrainLoader(ArrayLoader, EpochLoader):
                 "data.image_size is for another size, and the images are normalised afterwards"
             )
         return result
+
+
+def draw_by_class(strata: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """Draw as many of n images as there are by class, see `TrainLoader`; return their places `(n,)`, class after class.
+
+    Mahajan et al., "Exploring the limits of weakly supervised pretraining" (ECCV 2018), section 2.2, for the square root.
+    """
+    classes, sizes = torch.unique(strata, return_counts=True)
+    shares = sizes.double() ** (0.0 if sampling == "balanced" else 0.5)
+    ends = np.round(np.cumsum((shares / shares.sum()).numpy()) * len(strata)).astype(int)
+    found = []
+    for label, wanted in zip(classes, np.diff(ends, prepend=0).tolist(), strict=True):
+        own = torch.nonzero(strata == label).flatten()
+        rounds = [own[torch.randperm(len(own), generator=generator)] for _ in range(-(-wanted // len(own)))]
+        found.append(torch.cat([*rounds, own[:0]])[:wanted])
+    return torch.cat(found)

@@ -1,0 +1,113 @@
+"""Rare classes: sampling by class, and the focal loss."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import defectlab as dl
+from defectlab.cli.main import main
+from defectlab.data.pipeline.augment import Augmentation
+from defectlab.data.pipeline.loader import Sampling, TrainLoader
+from defectlab.errors import InputError
+from defectlab.tasks.loss import binary_loss, weighted_cross_entropy
+
+LABELS = torch.tensor([0] * 90 + [1] * 9 + [2])
+
+
+def loader(
+    sampling: Sampling, rank: int = 0, world_size: int = 1, augmentation: Augmentation | None = None
+) -> TrainLoader:
+    return TrainLoader(
+        images=torch.arange(100, dtype=torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 4, 4), labels=torch.arange(100),
+        indices=torch.arange(100), batch_size=8, normalise=lambda images: images.float(), device=torch.device("cpu"), rank=rank,
+        world_size=world_size, seed=3, num_classes=3, augmentation=augmentation, sampling=sampling, strata=LABELS,
+    )  # fmt: skip
+
+
+def drawn(one: TrainLoader) -> list[int]:
+    return torch.cat([labels for _, labels in one]).tolist()
+
+
+def test_classes_come_as_often_as_asked() -> None:
+    one = loader("balanced")
+    first, second = drawn(one), drawn(one)
+    for order in (first, second):
+        assert sorted(Counter(LABELS[order].tolist()).values()) == [33, 33, 34]
+        common = [index for index in order if index < 90]
+        assert len(set(common)) == len(common), "none of a common class twice"
+        assert max(Counter(index for index in order if 90 <= index < 99).values()) <= 4, "each of nine about as often"
+    assert first != second
+    assert first == drawn(loader("balanced")), "a function of seed and epoch"
+    shares = np.sqrt([90, 9, 1])
+    counts = Counter(LABELS[drawn(loader("sqrt_balanced"))].tolist())
+    for label, share in enumerate(100 * shares / shares.sum()):
+        assert abs(counts[label] - share) <= 1
+    assert sorted(drawn(loader("shuffled"))) == list(range(100))
+
+
+def test_processes_deal_out_one_order() -> None:
+    whole = drawn(loader("balanced"))
+    parts = [drawn(loader("balanced", rank, 2)) for rank in (0, 1)]
+    assert [index for pair in zip(*parts, strict=True) for index in pair] == whole
+
+
+def test_a_repeated_image_has_other_draws() -> None:
+    batches = list(loader("balanced", augmentation=Augmentation(noise=0.1)))
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    last = images[labels == 99].flatten(1)
+    assert len(last) > 30
+    assert len(torch.unique(last, dim=0)) == len(last)
+
+
+def test_a_pass_is_taken_up_where_it_was_left() -> None:
+    whole = drawn(loader("balanced"))
+    again = loader("balanced")
+    again.load_state_dict({"batches": 5})
+    assert drawn(again) == whole[40:]
+
+
+def test_focal_loss_is_as_published() -> None:
+    logits, labels = torch.randn(50, 4, dtype=torch.float64), torch.randint(4, (50,))
+    p = logits.softmax(dim=1)[torch.arange(50), labels]
+    expected = (-((1 - p) ** 2) * p.log()).mean()
+    torch.testing.assert_close(weighted_cross_entropy(logits, labels, None, 0.0, focal=True), expected)
+    hot = torch.nn.functional.one_hot(labels, 4).double()
+    torch.testing.assert_close(weighted_cross_entropy(logits, hot, None, 0.0, focal=True), expected)
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    doubled = weighted_cross_entropy(logits, 2 * hot, weights, 0.1, focal=True)
+    torch.testing.assert_close(doubled, 2 * weighted_cross_entropy(logits, labels, weights, 0.1, focal=True))
+    q, truth = logits.sigmoid(), (torch.rand(50, 4) < 0.3).double()
+    binary = -(truth * (1 - q) ** 2 * q.log() + (1 - truth) * q**2 * (1 - q).log()).mean()
+    torch.testing.assert_close(binary_loss(logits, truth, None, 0.0, "focal"), binary)
+
+
+def test_both_from_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    for name, count, grey in (("good", 60, 120), ("bad", 9, 60)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.normal(grey, 30, (16, 16)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "set" / name / f"{number}.png")
+    config = tmp_path / "c.yaml"
+    config.write_text(f"""
+trainer: {{max_epochs: 6, accelerator: cpu}}
+model:
+  class_path: defectlab.SmallCNNTask
+  init_args: {{network: defectlab.networks.SmallResNet, optimizer: {{lr: 0.01}}, loss: focal}}
+data:
+  class_path: defectlab.ImageFolderDataModule
+  init_args: {{root: {tmp_path / "set"}, image_size: 16, channels: 1, sampling: balanced}}
+""")
+    words = ["fit", "--config", str(config), "--output", str(tmp_path / "run")]
+    assert main([*words, "--model.class_weights", "balanced"]) == 0
+    assert "twice" in capsys.readouterr().err
+    assert dl.RunFolder(tmp_path / "run").read_metrics()["test"]["balanced_accuracy"] > 0.9
+    for wrong in (["--data.sampling", "even"], ["--model.loss", "focused"]):
+        assert main([*words[:-1], str(tmp_path / "none"), *wrong]) == 1
+        assert not (tmp_path / "none").exists()
+    with pytest.raises(InputError, match=r"data\.sampling"):
+        dl.ImageFolderDataModule(str(tmp_path), sampling="even")  # type: ignore[arg-type]
