@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from matplotlib.figure import Figure
@@ -26,10 +27,13 @@ from defectlab.metrics.classification import (
     probabilities_of,
 )
 from defectlab.metrics.decisions import confidence_of, decide, label_texts
+from defectlab.metrics.line import promises, scores_of
+from defectlab.metrics.ranking import Flags, Scores
 from defectlab.report import write_report
 from defectlab.runs import RunFolder, environment, log_test_evaluation, write_prediction_table
 from defectlab.runs.folder import STAMP
 from defectlab.runs.ledger import READS_FILE
+from defectlab.runs.predictions import as_kept
 from defectlab.tasks import ClassificationTask
 
 _log = logging.getLogger(__name__)
@@ -61,6 +65,13 @@ class Outcome:
     def probabilities(self, part: str) -> Tensor:
         """Return the probabilities (N, C) of a part."""
         return probabilities_of(self.predictions[part][0], self.thresholds is not None)
+
+    def scores(self, part: str) -> dict[str, tuple[Scores, Flags]]:
+        """Return the scores of each class on a part, as tables keep them, see `scores_of`; none without that part."""
+        if part not in self.predictions:
+            return {}
+        kept = as_kept(self.probabilities(part).numpy()).astype(np.float64)
+        return scores_of(kept, self.predictions[part][1].numpy(), self.class_names)
 
 
 def outcome_of(task: ClassificationTask, data: ImageDataModule) -> Outcome:
@@ -97,10 +108,12 @@ def write_outcome(
     checkpoint = run.fingerprint
     earlier, part = earlier_metrics(run), "test" if "test" in found.results else "val"
     tables = {"val": run.val_predictions_csv, "test": run.predictions_csv}
-    stale = {"test", "calibration"} if part == "val" else set()  # an earlier test of the run is of another split
+    stale = (
+        {"test", "calibration", "operating"} if part == "val" else set()
+    )  # an earlier test of the run is of another split
     about_run = earlier.get("run") or {}
     if about_run.get("checkpoint", checkpoint) != checkpoint:
-        stale |= {"val", "test", "calibration"}
+        stale |= {"val", "test", "calibration", "operating"}
     for name in stale:
         earlier.pop(name, None)
         if name in tables:
@@ -114,8 +127,11 @@ def write_outcome(
         except OSError as error:
             _log.warning("this reading of the test part is not counted: %s", error)
     calibrated = calibration(found.results, found.predictions, found.class_names, found.thresholds)
+    operating = (
+        {"operating": promises(found.scores("val"), found.scores("test") or None)} if "val" in found.predictions else {}
+    )
     about = {"environment": environment(), "run": {**about_run, **facts}}
-    run.write_metrics({**earlier, "data": found.data, **found.results, **calibrated, **about})
+    run.write_metrics({**earlier, "data": found.data, **found.results, **calibrated, **operating, **about})
     for name, (_, labels) in found.predictions.items():
         files = found.files[name][: len(labels)]  # fewer with trainer.limit_test_batches
         write_prediction_table(

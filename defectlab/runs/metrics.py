@@ -7,6 +7,7 @@ from typing import Any, TypedDict, get_args, get_origin, get_type_hints, is_type
 
 from defectlab.errors import InputError
 from defectlab.metrics.classification import SplitMetrics, accuracy_interval
+from defectlab.metrics.line import Promise
 
 
 class DataFacts(TypedDict, total=False):
@@ -50,12 +51,13 @@ class RunFacts(TypedDict, total=False):
 
 
 class RunMetrics(TypedDict, total=False):
-    """Sections of metrics.json. A run without a test part has no `test`."""
+    """Sections of metrics.json. A run without a test part has no `test`; `operating` is by class, see `Promise`."""
 
     data: DataFacts
     val: SplitMetrics
     test: SplitMetrics
     calibration: Calibration
+    operating: dict[str, list[Promise]]
     environment: dict[str, Any]
     run: RunFacts
 

@@ -1,0 +1,86 @@
+"""What thresholds that are chosen on validation do on a line: promises, test figures, and what follows per 1,000 images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from defectlab.errors import InputError
+from defectlab.metrics.decisions import Labels, membership
+from defectlab.metrics.operating import LineRates, choose_false_alarms, choose_recall, images_for_bound, rates_at
+from defectlab.metrics.ranking import Flags, Scores
+
+ANY = "any defect"
+FALSE_ALARMS, RECALL, DEFECT_RATE = 0.01, 0.99, 0.01
+_GOOD = {"good", "ok", "okay", "normal", "nodefect", "nodefects", "defectfree", "free", "pass", "clean", "intact"}
+
+
+class Promise(TypedDict):
+    """A threshold, or None and the validation images that it `needs`, and what it does on the test images if there are any.
+
+    `test` is `LineRates` at a defect rate of 1 %.
+    """
+
+    promise: str
+    rate: float
+    threshold: float | None
+    needs: int
+    n: int
+    test: dict[str, float | list[float]] | None
+
+
+def good_class(class_names: Sequence[str]) -> str | None:
+    """Return the class that is named as parts without a defect are, such as good, ok or no_defect; None without one."""
+    named = [name for name in class_names if re.sub("[^a-z]", "", name.lower()) in _GOOD]
+    return named[0] if len(named) == 1 else None
+
+
+def scores_of(
+    probabilities: npt.NDArray[np.floating], labels: Labels, class_names: Sequence[str]
+) -> dict[str, tuple[Scores, Flags]]:
+    """Return scores (N,) and which images are positive (N,), of each class against all others and of any defect.
+
+    Any defect is what is of none of the classes in a multi-label task, else of another than `good_class`; it is left out
+    where that is one class alone.
+    """
+    truth = membership(labels, len(class_names))
+    found = {name: (probabilities[:, k], truth[:, k]) for k, name in enumerate(class_names)}
+    good = good_class(class_names)
+    if labels.ndim == 2:
+        found[ANY] = 1 - (1 - probabilities).prod(axis=1), truth.sum(axis=1) > 0
+    elif good is not None and len(class_names) > 2:
+        found[ANY] = 1 - found[good][0], ~found[good][1]
+    return {name: (np.asarray(scores, np.float64), flags) for name, (scores, flags) in found.items()}
+
+
+def promises(
+    validation: Mapping[str, tuple[Scores, Flags]], test: Mapping[str, tuple[Scores, Flags]] | None
+) -> dict[str, list[Promise]]:
+    """Choose for each class thresholds of at most 1 % false alarms and of at least 99 % recall; see `scores_of`."""
+    return {name: [_promise(kind, *own, None if test is None else test[name]) for kind in ("false_alarms", "recall")]
+            for name, own in validation.items()}  # fmt: skip
+
+
+def _promise(kind: str, scores: Scores, positive: Flags, test: tuple[Scores, Flags] | None) -> Promise:
+    allowed = kind == "false_alarms"
+    rate = FALSE_ALARMS if allowed else RECALL
+    found = Promise(
+        promise=kind, rate=rate, threshold=None, needs=images_for_bound(FALSE_ALARMS if allowed else 1 - RECALL),
+        n=int((~positive if allowed else positive).sum()), test=None,
+    )  # fmt: skip
+    if found["n"] < found["needs"]:
+        return found
+    threshold = (choose_false_alarms if allowed else choose_recall)(scores, positive, rate).threshold
+    found["threshold"] = threshold
+    if test is not None:
+        try:
+            rates: LineRates = rates_at(*test, threshold, DEFECT_RATE)
+        except InputError:  # a class without an image
+            return found
+        found["test"] = {name: list(x) if isinstance(x, tuple) else x for name, x in asdict(rates).items()}
+    return found
