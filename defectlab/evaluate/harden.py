@@ -1,11 +1,13 @@
 """Train a run anew with the corruptions that break it, and compare both networks."""
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from defectlab.data import Augmentation
@@ -14,6 +16,7 @@ from defectlab.engine.fit import returned, run_fit
 from defectlab.engine.host import as_guest
 from defectlab.engine.restore import Restored, restore
 from defectlab.errors import InputError
+from defectlab.evaluate.corruptions import Corruption
 from defectlab.evaluate.robustness import CASES, CorruptionAccuracy, Judged, Robustness, count_right, judge_corrupted
 from defectlab.figures.style import save_png
 from defectlab.metrics.statistics import holm, mcnemar, paired_interval
@@ -21,6 +24,7 @@ from defectlab.runs import RunFolder, csv_text, write_text
 from defectlab.tasks import PretrainedTask
 from defectlab.utils.yamls import read_yaml
 
+_log = logging.getLogger(__name__)
 _LOWER_IS_STRONGER = ("snr", "jpeg", "lowest_contrast")
 _SELDOM = {"snr", "illumination", "blur", "defocus", "motion_blur", "lowest_contrast", "gamma", "shot_snr", "jpeg"}
 _CHANCE, _LONGER = 0.3, 3  # as neu_robust.yaml: three images in ten get each of them, in three times the epochs
@@ -109,47 +113,54 @@ def harden(
         before = restore(folder, words)
         before.data.check_test_part()
         validated = judge_corrupted(before, "val", progress)
-        broken = {
-            corruption.name: (corruption, level)
-            for (corruption, level), worse in zip(CASES, validated, strict=True)
-            if corruption and paired_interval(*_alone(validated[0], worse), len(worse))[0] > 0
-        }
+        lost = _alone(validated[:1], validated)
+        drops = [paired_interval(*pair, validated.shape[1]) for pair in lost]
+        broken = {corruption: level for (corruption, level), (low, _) in zip(CASES, drops, strict=True) if low > 0}
         if not broken:
             return Hardening({})
-        settings = _propose(before, list(broken.values()))
+        settings = _propose(before, broken)
+        sections: dict[str, Any] = {"base": "config.yaml", "data": {"init_args": {"augmentation": settings}}}
+        epochs = (read_yaml(folder.config).get("trainer") or {}).get("max_epochs")
+        if epochs is not None:
+            sections["trainer"] = {"max_epochs": _LONGER * epochs}
+        if isinstance(before.task, PretrainedTask) and before.task.cache_features:
+            _log.warning("cached features are not augmented: the frozen backbone is run in every step instead")
+            sections["model"] = {"init_args": {"cache_features": False, "trainable": "head"}}
         overlay = folder.path / "harden.yaml"
-        write_text(overlay, _overlay(before, read_yaml(folder.config), settings))
+        write_text(overlay, yaml.safe_dump(sections, sort_keys=False))
         new = returned(*run_fit(["--config", str(overlay), *words], None, progress, before.data.split_table()))
         tested = [judge_corrupted(restored, "test", progress) for restored in (before, restore(new, words))]
     old, after = (count_right(right, before.data) for right in tested)
-    rows = [_row(row, validated[0], *right) for row, *right in zip(old.rows, validated, *tested, strict=True)]
-    worst = {corruption: corruption.levels[-1] for corruption, _ in CASES if corruption} | dict(broken.values())
-    places = [place for place, (corruption, level) in enumerate(CASES) if level == (corruption and worst[corruption])]
-    for place, p in zip(places, holm([rows[place].p for place in places]), strict=True):
-        rows[place] = replace(rows[place], p_holm=p)
+    only = _alone(*tested)
+    worst = {corruption: corruption.levels[-1] for corruption, _ in CASES if corruption} | {None: None} | broken
+    places = [place for place, (corruption, level) in enumerate(CASES) if level == worst[corruption]]
+    adjusted = dict(zip(places, holm([mcnemar(*only[place]) for place in places]), strict=True))
+    rows = [
+        HardenedAccuracy(
+            **asdict(row), drop=(lost[i][0] - lost[i][1]) / validated.shape[1], drop_low=drops[i][0], drop_high=drops[i][1],
+            after=after.rows[i].accuracy, before_only=only[i][0], after_only=only[i][1], p=mcnemar(*only[i]),
+            p_holm=adjusted.get(i),
+        )
+        for i, row in enumerate(old.rows)
+    ]  # fmt: skip
     return Hardening(settings, new, rows, old, after)
 
 
-def _alone(first: Judged, second: Judged) -> tuple[int, int]:
-    """Count the images that one of two alone has right."""
-    return int((first & ~second).sum()), int((~first & second).sum())
+def _alone(first: Judged, second: Judged) -> list[tuple[int, int]]:
+    """Count, case by case, the images that one of two alone has right."""
+    return [
+        (int((a & ~b).sum()), int((~a & b).sum())) for a, b in zip(*np.broadcast_arrays(first, second), strict=True)
+    ]
 
 
-def _row(row: CorruptionAccuracy, clean: Judged, worse: Judged, before: Judged, after: Judged) -> HardenedAccuracy:
-    lost, only = _alone(clean, worse), _alone(before, after)
-    low, high = paired_interval(*lost, len(clean))
-    return HardenedAccuracy(
-        **asdict(row), drop=(lost[0] - lost[1]) / len(clean), drop_low=low, drop_high=high, after=float(after.mean()),
-        before_only=only[0], after_only=only[1], p=mcnemar(*only), p_holm=None,
-    )  # fmt: skip
-
-
-def _propose(restored: Restored, broken: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
+def _propose(restored: Restored, broken: Mapping[Corruption | None, float | None]) -> dict[str, Any]:
     """Return a run's own augmentation with what shows the broken levels; of two values of one setting the stronger."""
     own = restored.data.augmentation or Augmentation()
     settings, off = asdict(own), asdict(Augmentation())
     images = restored.data.pixels("val").float() / 255
-    for corruption, level in broken:
+    for corruption, level in broken.items():
+        assert corruption is not None
+        assert level is not None
         name, value = corruption.setting, corruption.strength(level, images)
         if name == "snr" and own.noise:  # one alone may be given: the sd that this is of a white image
             name, value = "noise", min(10 ** (-value / 20), 1.0)
@@ -158,12 +169,3 @@ def _propose(restored: Restored, broken: Sequence[tuple[Any, Any]]) -> dict[str,
         if name in _SELDOM and not _SELDOM & set(own.operations):
             settings["chance"] = _CHANCE
     return {name: value for name, value in settings.items() if value != off[name]}
-
-
-def _overlay(restored: Restored, config: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    sections: dict[str, Any] = {"base": "config.yaml", "data": {"init_args": {"augmentation": settings}}}
-    if (config.get("trainer") or {}).get("max_epochs"):
-        sections["trainer"] = {"max_epochs": _LONGER * config["trainer"]["max_epochs"]}
-    if isinstance(restored.task, PretrainedTask) and restored.task.cache_features:
-        sections["model"] = {"init_args": {"cache_features": False, "trainable": "head"}}
-    return "# Made by `robustness RUN --harden` from what broke the run.\n" + yaml.safe_dump(sections, sort_keys=False)
