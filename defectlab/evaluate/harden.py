@@ -120,8 +120,8 @@ def harden(
             return Hardening({})
         settings = _propose(before, broken)
         sections: dict[str, Any] = {"base": "config.yaml", "data": {"init_args": {"augmentation": settings}}}
-        epochs = (read_yaml(folder.config).get("trainer") or {}).get("max_epochs")
-        if epochs is not None:
+        epochs = (read_yaml(folder.config).get("trainer") or {}).get("max_epochs") or 0
+        if epochs > 0:  # -1 is without end
             sections["trainer"] = {"max_epochs": _LONGER * epochs}
         if isinstance(before.task, PretrainedTask) and before.task.cache_features:
             _log.warning("cached features are not augmented: the frozen backbone is run in every step instead")
