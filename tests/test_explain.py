@@ -305,12 +305,9 @@ def test_images_are_chosen_by_class_and_confidence() -> None:
     labels = np.array([0, 0, 0, 1, 1, 2])
     sure = np.array([0.5, 0.9, 0.7, 0.6, 0.8, 0.95])
     predicted = np.array([0, 0, 0, 1, 0, 1])  # 4 and 5 are mistakes, of class 2 nothing is right
-    shares = np.full((6, 3), 0.02)
-    shares[np.arange(6), predicted] = sure
-    assert choose_images(labels, shares) == [2, 3, 5, 4]
-    assert choose_images(labels, shares, most_right=1, most_wrong=1) == [2, 5]
-    many = np.eye(30)
-    assert len(choose_images(np.arange(30), many)) == 8
+    assert choose_images(labels, predicted == labels, sure) == [2, 3, 5, 4]
+    assert choose_images(labels, predicted == labels, sure, most_right=1, most_wrong=1) == [2, 5]
+    assert len(choose_images(np.arange(30), np.ones(30, bool), np.ones(30))) == 8
 
 
 @pytest.mark.parametrize("shape", [(40, 6), (6, 40), (1, 5)])

@@ -191,7 +191,7 @@ def _evaluate_current(trainer: pl.Trainer, task: ClassificationTask) -> dict[str
             logits = task.predict_logits(images).float()
         # A process that is one batch short has an empty one, which has no mean.
         loss = task.training_loss(logits, labels) * len(labels) if len(labels) else sums.new_zeros(())
-        sums += torch.stack((loss, (logits.argmax(dim=1) == labels).sum(), loss.new_tensor(len(labels))))
+        sums += torch.stack((loss, task.count_right(logits, labels), loss.new_tensor(len(labels))))
     loss_sum, right, count = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
     return {"val/loss_raw": loss_sum / count, "val/accuracy_raw": right / count}
 

@@ -62,6 +62,8 @@ class Distillation(pl.Callback):
                 f"Distillation.teacher {path} knows the classes {', '.join(card.class_names)}, the data has "
                 f"{', '.join(data.card.class_names)}: expected the same in the same order"
             )
+        if card.multilabel != data.card.multilabel:
+            raise InputError(f"Distillation.teacher {path} is of another kind of task: one class an image, or several")
         if card.split_hash != data.card.split_hash:
             log.warning(
                 "the teacher was trained with another split of the data (%s, here %s): unless the test set is an "
@@ -102,7 +104,10 @@ class Distillation(pl.Callback):
 
     def _blend(self, loss: Tensor, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the weighted mean of the loss on labels and the one on the teacher's predictions."""
-        soft = distillation_loss(logits.float(), self.teacher_logits(images).float(), self.temperature)
+        student, teacher = logits.float(), self.teacher_logits(images).float()
+        if self._card.multilabel:  # yes and no of each class
+            student, teacher = (torch.stack((z, torch.zeros_like(z)), dim=-1).flatten(0, 1) for z in (student, teacher))
+        soft = distillation_loss(student, teacher, self.temperature)
         return (1 - self.weight) * loss + self.weight * soft
 
 

@@ -54,7 +54,7 @@ def _print(result: CrossValidation) -> None:
     console.print(
         f"accuracy     {result.mean:.2%} ± {result.sd:.2%} (mean ± sd of {len(result.rows)} runs, {result.settings})\n"
         f"             95 % interval {low:.2%} to {high:.2%}, corrected for overlapping training "
-        f"sets (Nadeau & Bengio 2003)\npooled       {np.mean(pooled.predicted == pooled.labels):.2%} of "
+        f"sets (Nadeau & Bengio 2003)\npooled       {np.mean(pooled.right):.2%} of "
         f"{len(pooled.files)} images",
         highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip

@@ -178,7 +178,7 @@ def _draw(path: Path, found: Predictions, card: DataCard) -> None:
 
     pixels, _, _ = read_images([Path(file) for file in found.files], card)
     answers = [
-        Answer(image.numpy(), Path(file).name, row, None)
+        Answer(image.numpy(), Path(file).name, row, None, found.thresholds)
         for image, file, row in zip(pixels, found.files, found.probabilities, strict=True)
     ]
     save_png(probabilities_figure(answers, card.class_names), path, card.source == "synthetic")

@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from defectlab.data import ImageDataModule
 from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.data.pipeline.splits import WHOLE
+from defectlab.data.sources.remote import is_address
 from defectlab.engine.configs import read_arguments
 from defectlab.engine.host import as_guest
 from defectlab.engine.imports import check_imports, import_folders, own_network
@@ -38,7 +39,13 @@ jsonargparse.typing.register_type(NetworkSpec, NetworkSpec.as_dict, own_network,
 _log = logging.getLogger(__name__)
 
 # Of the data to the model.
-LINKS = {"num_classes": "num_classes", "channels": "in_channels", "image_size": "image_size", "tiles": "tiles"}
+LINKS = {
+    "num_classes": "num_classes",
+    "channels": "in_channels",
+    "image_size": "image_size",
+    "tiles": "tiles",
+    "multilabel": "multilabel",
+}
 # Settings of the data that leave the split as it is.
 _NOT_OF_SPLIT = {
     "root", "image_size", "channels", "batch_size", "eval_batch_size", "on_bad_image", "augmentation", "mean", "std",
@@ -138,9 +145,8 @@ class DefectCLI(LightningCLI):
         for arguments, name in ((data, "root"), (model, "teacher")):
             if arguments.get(name) is not None:
                 arguments[name] = _absolute(arguments[name])
-        if (labels := data.get("labels")) is not None and Path(
-            labels
-        ).expanduser().exists():  # else it lies below the root
+        labels = data.get("labels")
+        if labels not in (None, "boxes") and Path(labels).expanduser().exists():  # else it lies below the root
             data["labels"] = _absolute(labels)
         self._settle_callbacks(config.trainer.callbacks)
         saved = (self._arguments.sections or [{}])[0].get("data", {}).get("init_args") or {}
@@ -151,7 +157,7 @@ class DefectCLI(LightningCLI):
         if not isinstance(seed, bool) and not (isinstance(seed, int) and 0 <= seed < 2**32):
             raise InputError(f"seed_everything is {seed}: expected a whole number from 0 to {2**32 - 1}, or true")
         for source, target in LINKS.items():
-            if model.get(target) is not None:
+            if model.get(target) not in (None, False):
                 raise InputError(f"model.{target} comes from the data: leave it out, or change data.{source}")
 
     def _settle_callbacks(self, given: Any) -> None:
@@ -276,6 +282,8 @@ class DefectCLI(LightningCLI):
 
 def _absolute(path: Any) -> Any:
     """Return a path, or each of several, as an absolute one."""
+    if is_address(path):
+        return path
     if isinstance(path, str | Path):
         return str(Path(path).expanduser().absolute())
     return [str(Path(one).expanduser().absolute()) for one in path]

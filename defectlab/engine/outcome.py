@@ -18,7 +18,14 @@ from defectlab.engine.tensorboard import add_figures, add_hparams
 from defectlab.errors import InputError
 from defectlab.figures.style import save_png
 from defectlab.figures.tiles import image_sheet
-from defectlab.metrics.classification import SplitMetrics, confident_mistakes, evaluate_predictions, fit_temperature
+from defectlab.metrics.classification import (
+    SplitMetrics,
+    confident_mistakes,
+    evaluate_predictions,
+    fit_temperature,
+    probabilities_of,
+)
+from defectlab.metrics.decisions import confidence_of, decide, label_texts
 from defectlab.report import write_report
 from defectlab.runs import RunFolder, environment, log_test_evaluation, write_prediction_table
 from defectlab.runs.folder import STAMP
@@ -35,7 +42,8 @@ class Outcome:
 
     Args:
         results: metrics by part (`val`, `test`).
-        predictions: logits (N, C) and labels (N,) by part.
+        predictions: logits (N, C) and labels by part.
+        thresholds: of a multi-label task, see `ClassificationTask`; else None.
         class_names: in the order of the labels.
         data: section `data` of metrics.json, `source`, `split_hash` and `counts` among it.
         files: names of the images by part, in the order of the predictions.
@@ -48,6 +56,11 @@ class Outcome:
     data: dict[str, Any]
     files: Mapping[str, Sequence[str]]
     pixels: Callable[[Any, Any], Tensor] | None = None
+    thresholds: list[float] | None = None
+
+    def probabilities(self, part: str) -> Tensor:
+        """Return the probabilities (N, C) of a part."""
+        return probabilities_of(self.predictions[part][0], self.thresholds is not None)
 
 
 def outcome_of(task: ClassificationTask, data: ImageDataModule) -> Outcome:
@@ -58,7 +71,7 @@ def outcome_of(task: ClassificationTask, data: ImageDataModule) -> Outcome:
     return Outcome(
         results=task.results, predictions=task.predictions, class_names=data.class_names,
         data={**data.describe(), "images_hash": identity}, pixels=data.pixels,
-        files={part: data.files(part) for part in ("val", "test") if part in task.predictions},
+        files={part: data.files(part) for part in ("val", "test") if part in task.predictions}, thresholds=task.thresholds,
     )  # fmt: skip
 
 
@@ -100,15 +113,15 @@ def write_outcome(
             facts["test_split_read"] = reads
         except OSError as error:
             _log.warning("this reading of the test part is not counted: %s", error)
-    calibrated = calibration(found.results, found.predictions, found.class_names)
+    calibrated = calibration(found.results, found.predictions, found.class_names, found.thresholds)
     about = {"environment": environment(), "run": {**about_run, **facts}}
     run.write_metrics({**earlier, "data": found.data, **found.results, **calibrated, **about})
-    for name, (logits, labels) in found.predictions.items():
+    for name, (_, labels) in found.predictions.items():
         files = found.files[name][: len(labels)]  # fewer with trainer.limit_test_batches
-        probabilities = logits.double().softmax(dim=1).numpy()
         write_prediction_table(
-            tables[name], files, labels.numpy(), probabilities, found.class_names, checkpoint=checkpoint
-        )
+            tables[name], files, labels.numpy(), found.probabilities(name).numpy(), found.class_names, checkpoint=checkpoint,
+            thresholds=found.thresholds,
+        )  # fmt: skip
     sheet = misclassified_sheet(found, part)
     if sheet is not None:
         save_png(sheet, run.misclassified_png, found.data["source"] == "synthetic")
@@ -139,7 +152,10 @@ def _reads_folder(run: RunFolder) -> Path:
 
 
 def calibration(
-    results: Mapping[str, SplitMetrics], predictions: Mapping[str, tuple[Tensor, Tensor]], class_names: Sequence[str]
+    results: Mapping[str, SplitMetrics],
+    predictions: Mapping[str, tuple[Tensor, Tensor]],
+    class_names: Sequence[str],
+    thresholds: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Fit the temperature on the validation images, and compute the test's calibration error with it.
 
@@ -149,7 +165,10 @@ def calibration(
         return {}  # without a mistake the likelihood grows with the confidence, to no end
     temperature = fit_temperature(*predictions["val"])
     logits, labels = predictions["test"]
-    scaled = evaluate_predictions(logits / temperature, labels, class_names)
+    if thresholds is not None:  # which move with the logits
+        limits = torch.tensor(thresholds, dtype=torch.float64).logit(eps=1e-9) / temperature
+        thresholds = limits.sigmoid().tolist()
+    scaled = evaluate_predictions(logits / temperature, labels, class_names, thresholds)
     return {"calibration": {"temperature": temperature, "ece": scaled["ece"], "loss": scaled["loss"]}}
 
 
@@ -165,14 +184,17 @@ def misclassified_sheet(found: Outcome, part: str) -> Figure | None:
     """Draw the misclassified images of a part, the most confident first; None where there are none."""
     if found.pixels is None:
         return None
-    logits, labels = found.predictions[part]
-    confidence, predicted = (values.numpy() for values in logits.double().softmax(dim=1).max(dim=1))
-    wrong = confident_mistakes(confidence, predicted, labels.numpy())[:_ON_SHEET]
+    probabilities, labels = found.probabilities(part).numpy(), found.predictions[part][1].numpy()
+    confidence, predicted = confidence_of(probabilities, found.thresholds), decide(probabilities, found.thresholds)
+    wrong = confident_mistakes(confidence, predicted, labels)[:_ON_SHEET]
     if not len(wrong):
         return None
-    names, files = found.class_names, found.files[part]
+    files, truth, taken = (
+        found.files[part],
+        *(label_texts(one[wrong], found.class_names) for one in (labels, predicted)),
+    )
     titles = [
-        f"{Path(files[i]).name}\nis {names[int(labels[i])]}\ntaken for {names[int(predicted[i])]} {confidence[i]:.0%}"
-        for i in wrong
+        f"{Path(files[i]).name}\nis {own or 'none'}\ntaken for {other or 'none'} {confidence[i]:.0%}"
+        for i, own, other in zip(wrong, truth, taken, strict=True)
     ]
     return image_sheet(found.pixels(part, wrong), titles)

@@ -9,13 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline
 
+from defectlab.data.sources.records import rarest_class
 from defectlab.engine.experiment import without_run
 from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
 from defectlab.evaluate.probe import linear_probe
 from defectlab.figures.style import BLUE, GREY, ORANGE, save_png, style_axes
+from defectlab.metrics.decisions import Labels
 from defectlab.runs import RunFolder, csv_text, write_text
 from defectlab.tasks import PretrainedTask
 from defectlab.utils.progress import progress_bar
@@ -107,7 +110,8 @@ def label_budget(
         data.setup("fit")
         labels = data.data.labels.numpy()
         pool = np.concatenate((data.parts.train, data.parts.val))
-        smallest = int(np.bincount(labels[pool], minlength=data.num_classes).min())
+        # Of each class, or of a multi-label set of those whose rarest class it is.
+        smallest = int(np.unique(data.data.strata[pool], return_counts=True)[1].min())
         possible = [budget for budget in budgets if budget <= smallest]
         if not possible:
             raise InputError(f"per_class begins at {budgets[0]}, the smallest class has {smallest} images to train on")
@@ -125,8 +129,8 @@ def label_budget(
 
 
 def accuracy_by_labels(
-    pool: tuple[_Features, npt.NDArray[np.int64]],
-    test: tuple[_Features, npt.NDArray[np.int64]],
+    pool: tuple[_Features, Labels],
+    test: tuple[_Features, Labels],
     budgets: Sequence[int],
     draws: int,
     seed: int,
@@ -140,24 +144,26 @@ def accuracy_by_labels(
     (Sener & Savarese 2018).
 
     Args:
-        pool: features (N, E) and labels (N,) that may be used for training.
-        test: features (M, E) and labels (M,) of the test images.
+        pool: features (N, E) and labels that may be used for training: (N,), or of a multi-label set (N, C), where images
+            are drawn by their rarest class, and right if all their classes are.
+        test: features (M, E) and labels of the test images.
         budgets: labelled images a class, ascending.
         draws: repetitions, each with its own random images.
         seed: seed of the first draw; the next take the next numbers.
         progress: draw a bar for work of more than a second.
     """
     features, labels = pool
-    classes = len(np.unique(labels))
+    strata = labels if labels.ndim == 1 else rarest_class(labels.astype(bool))
+    classes = len(np.unique(strata))
     rows = []
     with progress_bar("choosing and fitting", draws * len(STRATEGIES), shown=progress) as advance:
         for strategy in STRATEGIES:
             scores = np.zeros((draws, len(budgets)))
             for draw in range(draws):
                 rng = np.random.default_rng(seed + draw)
-                order = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+                order = [rng.permutation(np.flatnonzero(strata == label)) for label in np.unique(strata)]
                 chosen = np.concatenate([members[: budgets[0]] for members in order])
-                model = linear_probe().fit(features[chosen], labels[chosen])
+                model = linear_probe(several=labels.ndim == 2).fit(features[chosen], labels[chosen])
                 for step, budget in enumerate(budgets):
                     if step and strategy == "random":
                         chosen = np.concatenate([members[:budget] for members in order])
@@ -166,7 +172,7 @@ def accuracy_by_labels(
                         pick = _uncertain if strategy == "uncertainty" else _far
                         chosen = np.concatenate([chosen, pick(model, features, chosen, more)])
                     if step:
-                        model = linear_probe().fit(features[chosen], labels[chosen])
+                        model = linear_probe(several=labels.ndim == 2).fit(features[chosen], labels[chosen])
                     scores[draw, step] = model.score(*test)
                 advance(1)
             deviation = scores.std(axis=0, ddof=1) if draws > 1 else np.zeros(len(budgets))
@@ -181,8 +187,12 @@ def accuracy_by_labels(
 
 def _uncertain(model: Pipeline, features: _Features, chosen: _Indices, more: int) -> _Indices:
     rest = np.setdiff1d(np.arange(len(features)), chosen)
-    probabilities = np.sort(model.predict_proba(features[rest]), axis=1)
-    margins = probabilities[:, -1] - probabilities[:, -2]
+    probabilities = model.predict_proba(features[rest])
+    if isinstance(model[-1], OneVsRestClassifier):
+        margins = np.abs(2 * probabilities - 1).min(axis=1)
+    else:
+        probabilities = np.sort(probabilities, axis=1)
+        margins = probabilities[:, -1] - probabilities[:, -2]
     picked: _Indices = rest[np.argsort(margins, kind="stable")[:more]]
     return picked
 

@@ -213,7 +213,7 @@ def correct_matrix(runs: Sequence[RunFolder]) -> npt.NDArray[np.bool_]:
             )
     tables = aligned_tables({run.predictions_csv: read_own_table(run) for run in runs})
     check_same_images(runs, tables[0].files)
-    return np.array([table.labels == table.predicted for table in tables])
+    return np.array([table.right for table in tables])
 
 
 def compare_runs(names: Sequence[str], right: npt.NDArray[np.bool_]) -> list[Pair]:

@@ -145,7 +145,9 @@ def cross_validate(
     summary = _summarise(runs)
     pooled = pool([read_own_table(run) for run in runs])
     _save(folder, settings, words, summary)
-    RunFolder(folder).write_predictions(pooled.files, pooled.labels, pooled.probabilities, pooled.class_names)
+    RunFolder(folder).write_predictions(
+        pooled.files, pooled.labels, pooled.probabilities, pooled.class_names, pooled.thresholds
+    )
     columns = ("run", "accuracy", "macro_f1", "n", "split_hash")
     write_text(folder / "runs.csv", csv_rows([columns, *([row[name] for name in columns] for row in summary["runs"])]))
     return CrossValidation(

@@ -10,6 +10,7 @@ import numpy as np
 
 from defectlab.errors import InputError
 from defectlab.metrics.classification import accuracy_interval
+from defectlab.metrics.decisions import decide, membership
 from defectlab.runs import PredictionTable
 from defectlab.utils.text import html_table
 
@@ -83,13 +84,16 @@ class CrossValidation:
     @property
     def class_rows(self) -> list[dict[str, Any]]:
         """Compute each class's recall over the pooled predictions, its Wilson interval and the most frequent mistake."""
-        assert self.pooled.labels is not None
-        rows = []
-        for index, name in enumerate(self.pooled.class_names):
-            predicted = self.pooled.predicted[self.pooled.labels == index]
-            n, right = len(predicted), int((predicted == index).sum())
+        rows, names, truth = [], self.pooled.class_names, self.pooled.truth
+        called = membership(self.pooled.predicted, len(names))
+        for index, name in enumerate(names):
+            own = called[truth[:, index]]
+            n, right = len(own), int(own[:, index].sum())
             low, high = accuracy_interval(right, n) if n else (0.0, 1.0)
-            mistakes = Counter(self.pooled.class_names[k] for k in predicted if k != index).most_common(1)
+            others = own & ~truth[truth[:, index]]  # absent classes that are called
+            mistakes = Counter(
+                dict(zip(names, others.sum(axis=0).tolist(), strict=True)) if others.any() else {}
+            ).most_common(1)
             row = {"class": name, "n": n, "right": right, "recall": right / n if n else None, "low": low, "high": high}
             rows.append(
                 {**row, "taken_for": mistakes[0][0] if mistakes else None, "times": mistakes[0][1] if mistakes else 0}
@@ -101,16 +105,18 @@ def pool(tables: Sequence[PredictionTable]) -> PredictionTable:
     """Average each tested image's probabilities over the runs that tested it, in the order of the file names."""
     names = tables[0].class_names
     found: dict[str, list[np.ndarray]] = {}
-    labels: dict[str, int] = {}
+    labels: dict[str, Any] = {}
     for table in tables:
         if table.class_names != names or table.labels is None:
             raise InputError("the runs of one cross-validation know different classes: make them anew")
         for file, label, row in zip(table.files, table.labels, table.probabilities, strict=True):
             found.setdefault(file, []).append(row)
-            labels[file] = int(label)
+            labels[file] = label
     files = sorted(found)
+    several = [table.thresholds for table in tables if table.thresholds is not None]
+    limits = tuple(np.mean(several, axis=0).tolist()) if several else None
     means = np.array([np.mean(found[file], axis=0) for file in files])
     return PredictionTable(
         files=files, class_names=names, labels=np.array([labels[file] for file in files]),
-        predicted=means.argmax(axis=1), probabilities=means,
+        predicted=decide(means, limits), probabilities=means, thresholds=limits,
     )  # fmt: skip

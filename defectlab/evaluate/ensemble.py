@@ -14,6 +14,7 @@ from defectlab.engine.outcome import calibration, runs_root
 from defectlab.errors import InputError
 from defectlab.evaluate.comparison import correct_matrix
 from defectlab.metrics.classification import evaluate_predictions
+from defectlab.metrics.decisions import decide
 from defectlab.report import write_report
 from defectlab.runs import (
     PredictionTable,
@@ -60,7 +61,8 @@ def ensemble(runs: Sequence[str | os.PathLike[str]], output: str | Path | None =
         tables["val"] = averaged(members, "val")
     logits = {part: _logits(table) for part, table in tables.items()}
     names = tables["test"].class_names
-    results = {part: evaluate_predictions(*logits[part], names) for part in sorted(tables, reverse=True)}
+    limits = {part: table.thresholds for part, table in tables.items()}
+    results = {part: evaluate_predictions(*logits[part], names, limits[part]) for part in sorted(tables, reverse=True)}
     about = {
         "config": f"ensemble of {len(members)}",
         "members": [str(member.path.resolve()) for member in members],
@@ -82,7 +84,13 @@ def ensemble(runs: Sequence[str | os.PathLike[str]], output: str | Path | None =
                 if part in tables:
                     t = tables[part]
                     write_prediction_table(
-                        path, t.files, t.labels, t.probabilities, t.class_names, checkpoint=t.checkpoint
+                        path,
+                        t.files,
+                        t.labels,
+                        t.probabilities,
+                        t.class_names,
+                        checkpoint=t.checkpoint,
+                        thresholds=t.thresholds,
                     )
             accuracy = results["test"]["accuracy"]
             reads = [log_test_evaluation(root, split_hash, target.name, accuracy) for split_hash in hashes]
@@ -117,7 +125,10 @@ def averaged(members: Sequence[RunFolder], part: Literal["val", "test"]) -> Pred
     tables = aligned_tables({path / file: table for path, table in own.items()})
     mean = np.mean([table.probabilities for table in tables], axis=0)
     checkpoint = joined_fingerprint([member.fingerprint for member in members])
-    return replace(tables[0], predicted=mean.argmax(axis=1), probabilities=mean, checkpoint=checkpoint)
+    several = [table.thresholds for table in tables if table.thresholds is not None]
+    limits = tuple(np.mean(several, axis=0).tolist()) if several else None
+    predicted = decide(mean, limits)
+    return replace(tables[0], predicted=predicted, probabilities=mean, checkpoint=checkpoint, thresholds=limits)
 
 
 def _check_members(members: list[RunFolder]) -> None:
@@ -134,5 +145,8 @@ def _check_members(members: list[RunFolder]) -> None:
 
 
 def _logits(table: PredictionTable) -> tuple[Tensor, Tensor]:
-    """Return the logarithms of the probabilities (N, C), which are logits too, and the labels (N,)."""
-    return torch.from_numpy(table.probabilities).clamp(min=_SMALLEST).log(), torch.tensor(table.labels)
+    """Return logits (N, C) of the probabilities, of one class their logarithms, and the labels."""
+    values = torch.from_numpy(table.probabilities)
+    if table.thresholds is not None:
+        return values.logit(eps=1e-12), torch.tensor(table.labels)
+    return values.clamp(min=_SMALLEST).log(), torch.tensor(table.labels)

@@ -24,6 +24,7 @@ from defectlab.evaluate.mislabels import FOLDS, Suspect, out_of_fold, suspects
 from defectlab.evaluate.quality import ClassQuality, class_quality, measure_quality, telling_measures, unusual_images
 from defectlab.figures.style import save_png
 from defectlab.figures.tiles import image_sheet
+from defectlab.metrics.decisions import are_right, decide, label_texts
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.runs import csv_text, write_text
@@ -139,8 +140,8 @@ def inspect_data(
     check_output_folder(folder)
     with as_guest(progress):
         read = _of_folder(Path(source)) if source is not None else _of_config(str(config), overrides)
-        data, labels = read.data, read.data.labels.numpy()
-        names, files = data.class_names, data.files
+        data, labels = read.data, read.data.strata
+        names, files = [*data.class_names, *(["no class"] if data.labels.ndim == 2 else [])], read.data.files
         findings: list[Finding] = []
         pairs: list[Duplicate] = []
         with _rows_file(folder / "findings.csv", findings) as add:
@@ -160,20 +161,20 @@ def inspect_data(
                 if first_of.get(pair.first, pair.first) != first_of.get(pair.second, pair.second):
                     add([_pair("same place", pair, data)])
                     pairs.append(pair)
-            counts = np.bincount(labels, minlength=len(names))
-            enough = len(counts) > 1 and counts.min() >= FOLDS
-            probabilities = out_of_fold(_features(data.images), labels, groups=data.records.groups) if enough else None
-            doubtful = suspects(probabilities, labels) if probabilities is not None else []
+            counts = np.array(data.class_counts(np.arange(len(files))))
+            probabilities, doubtful = _doubtful(data) if len(counts) > 1 and counts.min() >= FOLDS else (None, [])
+            truth = data.label_texts
             for one in doubtful:
-                detail = f"labelled {names[one.label]}, looks like {names[one.suggested]}"
+                detail = f"labelled {truth[one.index] or 'no class'}, looks like {_suggested(one, data)}"
                 p = round(one.p_suggested, 3)
                 add([Finding(kind="doubtful label", file=files[one.index], score=p, detail=detail)])
     sheets = _draw(data, pairs, doubtful, folder)
     rest = np.ones(len(labels), dtype=bool)
     rest[[suspect.index for suspect in doubtful] + [pair.second for pair in pairs]] = False
-    right = None if probabilities is None else probabilities.argmax(axis=1) == labels
+    several = None if data.labels.ndim == 1 else np.full(len(data.class_names), 0.5)
+    right = None if probabilities is None else are_right(decide(probabilities, several), data.labels.numpy())
     return Inspection(
-        findings=tuple(findings), counts=dict(zip(names, counts.tolist(), strict=True)),
+        findings=tuple(findings), counts=dict(zip(data.class_names, counts.tolist(), strict=True)),
         classes=tuple(classes), sizes=dict(read.kinds),
         accuracy=None if right is None else float(right.mean()),
         accuracy_rest=None if right is None or not rest.any() else float(right[rest].mean()),
@@ -247,17 +248,42 @@ def _of_config(config: str, overrides: Sequence[str]) -> _Read:
 
 def _draw(data: ImageSet, pairs: Sequence[Duplicate], doubtful: Sequence[Suspect], folder: Path) -> list[Path]:
     """Draw the contact sheets: the most alike pairs side by side, and the most doubtful labels."""
-    names, files = data.class_names, [Path(file).name for file in data.files]
+    truth, files = data.label_texts, [Path(file).name for file in data.files]
     best = sorted(pairs, key=lambda pair: -pair.similarity)[: _ON_SHEET // 2]
     alike = [index for pair in best for index in (pair.first, pair.second)]
-    sheets = {"duplicates": (alike, [f"{files[i]}\n{names[int(data.labels[i])]}" for i in alike])}
+    sheets = {"duplicates": (alike, [f"{files[i]}\n{truth[i] or 'no class'}" for i in alike])}
     shown = doubtful[:_ON_SHEET]
-    titles = [f"{files[s.index]}\nlabelled {names[s.label]}\nlike {names[s.suggested]}" for s in shown]
+    titles = [f"{files[s.index]}\nlabelled {truth[s.index] or 'no class'}\nlike {_suggested(s, data)}" for s in shown]
     sheets["doubtful"] = ([s.index for s in shown], titles)
     drawn = {folder / f"{name}.png": sheet for name, sheet in sheets.items() if sheet[0]}
     for path, (indices, captions) in drawn.items():
         save_png(image_sheet(data.images[indices], captions), path)
     return list(drawn)
+
+
+def _doubtful(data: ImageSet) -> tuple[npt.NDArray[np.float64], list[Suspect]]:
+    """Compute out-of-fold probabilities (N, C), and find the images whose label is doubtful; of several, class by class."""
+    features, groups, labels = _features(data.images), data.records.groups, data.labels.numpy()
+    if labels.ndim == 1:
+        probabilities = out_of_fold(features, labels, groups=groups)
+        return probabilities, suspects(probabilities, labels)
+    found: list[Suspect] = []
+    columns = []
+    for k, own in enumerate(labels.T.astype(np.int64)):
+        binary = out_of_fold(features, own, groups=groups)
+        columns.append(binary[:, 1])
+        found += [
+            replace(one, label=k if one.label else -1, suggested=-1 if one.label else k)
+            for one in suspects(binary, own)
+        ]
+    return np.stack(columns, axis=1), sorted(found, key=lambda one: one.p_label - one.p_suggested)
+
+
+def _suggested(one: Suspect, data: ImageSet) -> str:
+    """Return what an image looks like: a class, or of a multi-label set without one that it is labelled."""
+    if data.labels.ndim == 1:
+        return data.class_names[one.suggested]
+    return f"without {data.class_names[one.label]}" if one.label >= 0 else f"with {data.class_names[one.suggested]}"
 
 
 @torch.inference_mode()
@@ -283,7 +309,7 @@ def _pair(kind: str, pair: Duplicate, data: ImageSet) -> Finding:
     """Describe a pair of duplicates: in two parts of a split, or with two labels."""
     both = pair.first, pair.second
     parts = [] if data.splits is None else [data.splits[index] for index in both]
-    labels = [data.class_names[int(data.labels[index])] for index in both]
+    labels = [text or "no class" for text in label_texts(data.labels.numpy()[list(both)], data.class_names)]
     differing = {"leak": parts, "contradiction": labels}
     details = {what: f"{what}: {' and '.join(pair)}" for what, pair in differing.items() if len(set(pair)) > 1}
     return Finding(

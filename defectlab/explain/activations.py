@@ -36,8 +36,9 @@ class TestSetActivations:
 
 
 def collect_activations(
-    network: nn.Module, batches: Iterable[Tensor], count: int, layer: str | None, progress: bool = False
-) -> TestSetActivations:
+    network: nn.Module, batches: Iterable[Tensor], count: int, layer: str | None, progress: bool = False,
+    multilabel: bool = False,
+) -> TestSetActivations:  # fmt: skip
     """Run `count` images through `network`, batches (n, C, H, W), normalised and on its device.
 
     Of more than 2,000 images, or wide embeddings, evenly chosen ones are embedded, as many as fit in 256 MiB. `progress`
@@ -80,7 +81,7 @@ def collect_activations(
     if embedded is None or done != count:
         raise InputError(f"count is {count}: found {done} images; expected as many")
     return TestSetActivations(
-        probabilities=probabilities_of(torch.cat(logits)).numpy(),
+        probabilities=probabilities_of(torch.cat(logits), multilabel).numpy(),
         embedding=torch.cat(features).numpy(),
         embedded=embedded,
         layer=layer,
@@ -90,21 +91,21 @@ def collect_activations(
 
 
 def choose_images(
-    labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64], most_right: int = 8, most_wrong: int = 4
-) -> list[int]:
+    strata: npt.NDArray[np.int64], right_ones: npt.NDArray[np.bool_], confidence: npt.NDArray[np.float64],
+    most_right: int = 8, most_wrong: int = 4,
+) -> list[int]:  # fmt: skip
     """Choose images to show: for each class the correct one of median confidence, then the most confident mistakes.
 
-    Of more than `most_right` classes evenly chosen ones are taken. `labels` (N,), `probabilities` (N, K).
+    Of more than `most_right` classes evenly chosen ones are taken. `strata` (N,) are classes, see `ImageSet.strata`.
     """
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     right: list[int] = []
-    for label in np.unique(labels):
-        own = np.flatnonzero((labels == label) & (predicted == label))
+    for label in np.unique(strata):
+        own = np.flatnonzero((strata == label) & right_ones)
         if len(own):
             right.append(int(own[np.argsort(confidence[own], kind="stable")[len(own) // 2]]))
     if len(right) > most_right:
         right = [right[i] for i in np.linspace(0, len(right) - 1, most_right).round().astype(int)]
-    return right + [int(i) for i in confident_mistakes(confidence, predicted, labels)[:most_wrong]]
+    return right + [int(i) for i in confident_mistakes(confidence, right_ones, np.ones_like(right_ones))[:most_wrong]]
 
 
 def _peaks(maps: Tensor) -> tuple[Tensor, Tensor]:

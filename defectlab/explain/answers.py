@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from defectlab.explain.attribution import COARSE
 from defectlab.figures import style
 from defectlab.figures.tiles import Tile, grey_or_colour, tile_grid
+from defectlab.metrics.decisions import confidence_of, decide
 from defectlab.utils.text import percent
 
 _ALL, _LIKELIEST = 10, 5  # up to so many classes all have a bar, of more so many
@@ -25,23 +26,47 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Answer:
-    """An image `(1 or 3, H, W)` uint8, its file, the probabilities `(K,)`, and the true class where it is known."""
+    """An image `(1 or 3, H, W)` uint8, its file, the probabilities `(K,)`, and the true class, or classes, where known.
+
+    `thresholds` are those of a multi-label task, see `ClassificationTask`.
+    """
 
     image: npt.NDArray[np.uint8]
     file: str
     probabilities: npt.NDArray[np.float64]
-    label: int | None
+    label: int | tuple[int, ...] | None
+    thresholds: Sequence[float] | None = None
 
     @property
-    def predicted(self) -> int:
+    def likeliest(self) -> int:
+        """The likeliest class, which attributions are of."""
         return int(self.probabilities.argmax())
 
+    @property
+    def predicted(self) -> tuple[int, ...]:
+        """The classes that are predicted: one, but for a multi-label task."""
+        if self.thresholds is None:
+            return (self.likeliest,)
+        return tuple(np.flatnonzero(decide(self.probabilities, self.thresholds)).tolist())
+
+    @property
+    def truth(self) -> tuple[int, ...] | None:
+        """The true classes where they are known."""
+        return (self.label,) if isinstance(self.label, int) else self.label
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether other classes are true."""
+        return self.truth is not None and self.truth != self.predicted
+
     def verdict(self, names: Sequence[str]) -> list[str]:
-        """Return predicted class, confidence, and the true class where it is known."""
-        lines = [f"predicted {names[self.predicted]}", percent(float(self.probabilities.max()))]
-        if self.label is not None:
-            lines.append("right" if self.label == self.predicted else f"is {names[self.label]}")
-        return lines
+        """Return what is predicted, its confidence, and the truth where it is known."""
+        predicted, truth = (
+            ", ".join(names[k] for k in found or ()) or "none" for found in (self.predicted, self.truth)
+        )
+        confidence = confidence_of(self.probabilities[None], self.thresholds)[0]
+        told = [] if self.truth is None else [f"is {truth}" if self.is_wrong else "right"]
+        return [f"predicted {predicted}", percent(float(confidence)), *told]
 
 
 def probabilities_figure(answers: Sequence[Answer], names: Sequence[str]) -> Figure:
@@ -100,11 +125,11 @@ def attribution_figure(
 def _bars(axes: Axes, answer: Answer, names: Sequence[str]) -> None:
     probabilities = answer.probabilities
     order = [int(k) for k in np.argsort(-probabilities, kind="stable")[: _bar_count(names)]]
-    if answer.label is not None and answer.label not in order:
-        order[-1] = answer.label
-    wrong = answer.label is not None and answer.label != answer.predicted
+    truth = answer.truth or ()
+    for place, label in enumerate([label for label in truth if label not in order], start=1):
+        order[-place] = label
     for position, label in enumerate(order):
-        colour = (style.ORANGE if wrong else style.BLUE) if label == answer.predicted else style.GREY
+        colour = (style.ORANGE if answer.is_wrong else style.BLUE) if label in answer.predicted else style.GREY
         axes.barh(position, probabilities[label], color=colour, height=0.62)
         share = percent(float(probabilities[label]))
         axes.text(probabilities[label] + 0.02, position, share, va="center", fontsize=style.SMALL, color=style.INK)
@@ -112,7 +137,7 @@ def _bars(axes: Axes, answer: Answer, names: Sequence[str]) -> None:
     axes.set_xticks([])
     axes.set_yticks(range(len(order)), [style.short_label(names[label], 18) for label in order], fontsize=style.SMALL)
     for text, label in zip(axes.get_yticklabels(), order, strict=True):
-        text.set_fontweight("bold" if label == answer.label else "normal")
+        text.set_fontweight("bold" if label in truth else "normal")
     axes.tick_params(length=0)
     style.style_axes(axes, spines=("left",))
     if len(order) < len(names):

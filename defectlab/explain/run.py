@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ from defectlab.explain.page import SHEETS, write_sheets
 from defectlab.explain.units import choose_units, units_figure
 from defectlab.inference.predictor import list_files
 from defectlab.metrics.classification import probabilities_of
+from defectlab.metrics.decisions import Labels, are_right, confidence_of, decide, label_texts
 from defectlab.networks.tiling import tiled_network
 from defectlab.runs import RunFolder
 from defectlab.runs.locate import checkpoint_of, imagenet_name
@@ -146,34 +148,35 @@ def _explain_run(
     task, card, data = restored.task, restored.card, restored.data
     files = list_files(files, card.page) if files else files
     part = "validation" if data.test_on_validation() else "test"
-    labels, names = data.labels("test").numpy(), data.class_names
+    labels, strata, names = data.labels("test").numpy(), data.strata("test"), data.strata_names
     layers = feature_maps(task.network, card.normalise(data.pixels("test", [0]).to(task.device)))
     result = None
     if boxes is not None:
         result = evaluate_attributions(task, card, data, Path(boxes), _methods(task, layers), True, part)
     watched = convolution(task.network, layer)[0] if layer is not None else layers[-1].name if layers else None
     batches = (images.to(task.device) for images, _ in data.test_dataloader())
-    found = collect_activations(task.network, batches, len(labels), watched, True)
-    predicted = found.probabilities.argmax(axis=1)
+    found = collect_activations(task.network, batches, len(labels), watched, True, card.multilabel)
+    predicted = decide(found.probabilities, task.thresholds)
+    right = are_right(predicted, labels)
     if files:
         shown, notes = _classify(task, card, files), _count(files)
     else:
-        chosen = choose_images(labels, found.probabilities)
+        chosen = choose_images(strata, right, confidence_of(found.probabilities, task.thresholds))
         pixels, paths = data.pixels("test", chosen), data.files("test")
         answers = [
-            Answer(own.numpy(), paths[i], found.probabilities[i], int(labels[i]))
+            Answer(own.numpy(), paths[i], found.probabilities[i], _classes(labels[i]), task.thresholds)
             for own, i in zip(pixels, chosen, strict=True)
         ]
         shown = _Shown(answers, card.normalise(pixels.to(task.device)))
-        notes = [_about(answers, int((predicted != labels).sum()), part)]
+        notes = [_about(answers, int((~right).sum()), part)]
     if files or chosen[0] != 0:
         layers = feature_maps(task.network, shown.images[:1])
     sheets, more = _sheets(task, card, shown, layers, layer)
-    if units := choose_units(found.peaks, labels):
+    if units := choose_units(found.peaks, strata):
         pixels_of = lambda index: data.pixels("test", [index])[0].numpy()  # noqa: E731
-        sheets["units"] = units_figure(found, units, pixels_of, labels, names)
-    own = labels[found.embedded]
-    sheets["embedding"] = embedding_figure(found.embedding, own, predicted[found.embedded] == own, names, part)
+        sheets["units"] = units_figure(found, units, pixels_of, strata, names)
+    own = strata[found.embedded]
+    sheets["embedding"] = embedding_figure(found.embedding, own, right[found.embedded], names, part)
     target = output or run.path / "explain"
     if part == "validation":
         more.append(
@@ -184,7 +187,7 @@ def _explain_run(
         more += result.notes
         result.write(target)
     notes, name = notes + more, "/".join(run.path.resolve().parts[-2:])
-    projector = partial(_add_projector, found=found, data=data, labels=labels)
+    projector = partial(_add_projector, found=found, data=data, labels=labels, predicted=predicted)
     page = write_sheets(target, name, sheets, notes, card.source == "synthetic", part, projector)
     return _explanation(page, run.path if output is None else target, sheets, notes, shown, card, result)
 
@@ -202,7 +205,7 @@ def _explanation(
 
 def _about(answers: Sequence[Answer], mistakes: int, part: str) -> str:
     """Write how the images were chosen."""
-    wrong = sum(answer.predicted != answer.label for answer in answers)
+    wrong = sum(answer.is_wrong for answer in answers)
     return (
         f"Shown are {len(answers) - wrong} {part} images that are right, of middling confidence in their class, and "
         + (f"the {wrong} most confident of {mistakes} mistakes. " if wrong else "no mistake, as there is none. ")
@@ -226,7 +229,7 @@ def _sheets(
         title = f"{Path(answers[0].file).name} on its way through {type(network).__name__}"
         sheets["feature_maps"] = feature_maps_figure(answers[0].image, layers, title)
     methods = _methods(task, layers)
-    predicted = torch.tensor([answer.predicted for answer in answers])
+    predicted = torch.tensor([answer.likeliest for answer in answers])
     maps = []
     with progress_bar("computing attributions", len(methods)) as advance:
         for method in methods:
@@ -242,14 +245,20 @@ def _methods(task: ClassificationTask, layers: Sequence[LayerMaps]) -> list[Meth
     return methods if tiled_network(task) is None else [*methods, "tiles"]
 
 
-def _add_projector(writer: SummaryWriter, found: TestSetActivations, data: ImageDataModule, labels: np.ndarray) -> None:
-    names, files, chosen = data.class_names, data.files("test"), found.embedded
+def _classes(label: Any) -> int | tuple[int, ...]:
+    """Return an image's class, or its classes."""
+    return int(label) if np.ndim(label) == 0 else tuple(np.flatnonzero(label).tolist())
+
+
+def _add_projector(
+    writer: SummaryWriter, found: TestSetActivations, data: ImageDataModule, labels: Labels, predicted: Labels
+) -> None:
+    files, chosen = data.files("test"), found.embedded
+    truth, called = (label_texts(one[chosen], data.class_names) for one in (labels, predicted))
     rows = []
-    for index in chosen:
-        probabilities = found.probabilities[index]
-        predicted = int(probabilities.argmax())
-        verdict = "right" if predicted == labels[index] else "wrong"
-        rows.append([names[labels[index]], names[predicted], verdict, f"{probabilities.max():.4f}", files[index]])
+    for index, own, taken in zip(chosen, truth, called, strict=True):
+        verdict = "right" if own == taken else "wrong"
+        rows.append([own, taken, verdict, f"{found.probabilities[index].max():.4f}", files[index]])
     header = ["class", "predicted", "verdict", "confidence", "file"]
     add_projector(writer, found.embedding, data.pixels("test", chosen), header, rows)
 
@@ -259,8 +268,11 @@ def _classify(task: ClassificationTask, card: DataCard, files: Sequence[Path]) -
     pixels, _, _ = read_images(files[:_MOST], card)
     images = card.normalise(pixels.to(task.device))
     with torch.inference_mode():
-        probabilities = probabilities_of(task.predict_logits(images)).numpy()
-    answers = [Answer(i.numpy(), f.name, p, None) for i, f, p in zip(pixels, files, probabilities, strict=False)]
+        probabilities = probabilities_of(task.predict_logits(images), card.multilabel).numpy()
+    answers = [
+        Answer(i.numpy(), f.name, p, None, task.thresholds)
+        for i, f, p in zip(pixels, files, probabilities, strict=False)
+    ]
     return _Shown(answers, images)
 
 

@@ -12,6 +12,7 @@ from matplotlib.ticker import PercentFormatter
 
 from defectlab.figures.style import GREY, TEXT, class_colours, short_label, style_axes
 from defectlab.metrics.classification import accuracy_interval
+from defectlab.metrics.decisions import membership
 from defectlab.metrics.ranking import Curve, curve
 
 _DRAWN = 8  # classes; more lines could not be told apart
@@ -26,16 +27,16 @@ def ranking_figure(probabilities: npt.ArrayLike, labels: npt.ArrayLike, class_na
 
     Args:
         probabilities: in [0, 1], (N, C).
-        labels: in [0, C), (N,).
+        labels: in [0, C), (N,); of a multi-label task (N, C) of 0 and 1.
         class_names: C names.
     """
-    values, truth = np.asarray(probabilities, np.float64), np.asarray(labels)
-    present = [k for k in range(len(class_names)) if (truth == k).any()]
-    if len(present) < 2:
+    values, truth = np.asarray(probabilities, np.float64), membership(np.asarray(labels), len(class_names))
+    present = [k for k in range(len(class_names)) if truth[:, k].any() and not truth[:, k].all()]
+    if not present:
         return None
-    if len(class_names) == 2:
-        present = [min(present, key=lambda k: int((truth == k).sum()))]
-    curves = {class_names[k]: curve(values[:, k], truth == k) for k in present}
+    if len(class_names) == 2 and np.ndim(labels) == 1:
+        present = [min(present, key=lambda k: int(truth[:, k].sum()))]
+    curves = {class_names[k]: curve(values[:, k], truth[:, k]) for k in present}
     shown = sorted(curves, key=lambda name: curves[name].average_precision)[:_DRAWN]
 
     figure = Figure(figsize=(9.5, 4.2), layout="constrained")

@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from defectlab.errors import InputError
 from defectlab.figures.style import BLUE, GREY, INK, ORANGE, SMALL, TEXT, short_label, style_axes
-from defectlab.metrics.classification import ECE_BINS, ClassMetrics, accuracy_interval
+from defectlab.metrics.classification import accuracy_interval
+from defectlab.metrics.results import ECE_BINS, ClassMetrics
 from defectlab.utils.text import percent
 
 NUMBERED_CLASSES = 25  # above this, a number in each cell of a confusion matrix cannot be read
@@ -135,13 +136,11 @@ def per_class_figure(per_class: Mapping[str, ClassMetrics]) -> Figure:
     return figure
 
 
-def reliability_figure(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> Figure:
+def reliability_figure(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Figure:
     """Draw accuracy by confidence in 15 equal bins, above the number of images in each.
 
-    `probabilities` `(N, C)` in [0, 1], `labels` `(N,)`. Bars below the diagonal are over-confidence.
+    `confidence` `(N,)` in [0, 1], see `confidence_of`; `right` `(N,)`. Bars below the diagonal are over-confidence.
     """
-    values = np.asarray(probabilities, dtype=np.float64)
-    confidence, right = values.max(axis=1), values.argmax(axis=1) == np.asarray(labels)
     edges = np.linspace(0, 1, ECE_BINS + 1)
     bins = np.minimum(np.digitize(confidence, edges) - 1, ECE_BINS - 1)
     counts = np.bincount(bins, minlength=ECE_BINS)
@@ -157,7 +156,7 @@ def reliability_figure(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> F
     upper.plot(meant, accuracy, "o", color=BLUE, ms=5, clip_on=False, label="accuracy at the bin's confidence")
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     lower.bar(centres, counts, width, color=GREY)
-    lower.set(xlabel="confidence: the top probability", ylabel="images")
+    lower.set(xlabel="confidence: probability of what is predicted", ylabel="images")
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     lower.xaxis.set_major_formatter(PercentFormatter(1))
     upper.yaxis.set_major_formatter(PercentFormatter(1))

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from defectlab.errors import InputError
+from defectlab.metrics.decisions import Labels, membership
 from defectlab.metrics.operating import LineRates, OperatingPoint, images_for_bound
 from defectlab.utils.text import read_csv
 
@@ -79,16 +80,17 @@ def choose_threshold(
     return found
 
 
-def conformal_quantile(probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], coverage: float) -> float:
+def conformal_quantile(probabilities: npt.NDArray[np.float64], labels: Labels, coverage: float) -> float:
     """Compute the probability from which a class belongs to an image's set, so that sets hold the truth with `coverage`.
 
-    Split conformal prediction with the score 1 - p of the true class: Sadinle, Lei & Wasserman, "Least ambiguous
-    set-valued classifiers", JASA 114 (2019). It holds on average over images like those of calibration, whose
-    probabilities (N, C) and labels (N,) are given, and which had no part in training; InputError for too few of them.
+    Split conformal prediction with the score 1 - p of the true class, of several the least likely: Sadinle, Lei &
+    Wasserman, "Least ambiguous set-valued classifiers", JASA 114 (2019). It holds on average over images like those of
+    calibration, whose probabilities (N, C) and labels are given, and which had no part in training; InputError for too few
+    of them.
     """
     if not 0 < coverage < 1:
         raise InputError(f"coverage is {coverage}: expected a share between 0 and 1, such as 0.95")
-    n = len(labels)
+    n, truth = len(labels), membership(labels, probabilities.shape[1])
     rank = math.ceil((n + 1) * coverage)
     if rank > n:
         needed = math.ceil(coverage / (1 - coverage))
@@ -96,7 +98,8 @@ def conformal_quantile(probabilities: npt.NDArray[np.float64], labels: npt.NDArr
             f"a coverage of {coverage:g} takes at least {needed} validation images, found {n}: hold out more by "
             "data.val_size, or ask for less"
         )
-    return float(-np.sort(-probabilities[np.arange(n), labels])[rank - 1])
+    # An image without any class is covered by every set.
+    return float(-np.sort(-np.where(truth, probabilities, 1.0).min(axis=1))[rank - 1])
 
 
 def prediction_sets(

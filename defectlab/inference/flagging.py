@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from defectlab.data.sources.annotations import GOOD
 from defectlab.errors import InputError
 from defectlab.inference.decision import Flagged
 from defectlab.inference.predictor import Predictor
 from defectlab.metrics.operating import choose_false_alarms, choose_recall, rates_at
 from defectlab.runs import PredictionTable, RunFolder, read_own_table
 from defectlab.runs.predictions import as_kept
+from defectlab.utils.card import DataCard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +21,8 @@ class Flagging:
 
     Args:
         positive: class to flag.
-        good: class that passes, in place of `positive`: all others are flagged.
+        good: class that passes, in place of `positive`: all others are flagged. Of a multi-label task, which has no such
+            class, `good` are images with none of the classes.
         recall: share of the images to flag that has to be flagged at least, such as 0.99.
         false_alarms: share of the other images that may be flagged at most, such as 0.01, in place of `recall`.
         defect_rate: share of images to flag among those of the line, for what follows per 1,000 images; None without.
@@ -51,7 +54,7 @@ def flag(predictor: Predictor, probabilities: npt.NDArray[np.float64], settings:
         InputError: a class that is not there, a run without validation images of this network, or too few of them.
     """
     run = RunFolder.open(predictor.name)
-    chosen = _chosen(predictor.card.class_names, settings)
+    chosen = _chosen(predictor.card, settings)
     scores, positive = _ranked(read_own_table(run, "val", predictor.fingerprint), chosen)
     if settings.recall is not None:
         point = choose_recall(scores, positive, settings.recall)
@@ -64,35 +67,48 @@ def flag(predictor: Predictor, probabilities: npt.NDArray[np.float64], settings:
             part = "test"
             scores, positive = _ranked(read_own_table(run, "test", predictor.fingerprint), chosen)
         rates = rates_at(scores, positive, point.threshold, settings.defect_rate)
-    return Flagged(point=point, part=part, rates=rates, flags=_scores(probabilities, chosen) >= point.threshold)
+    return Flagged(
+        point=point,
+        part=part,
+        rates=rates,
+        flags=_scores(probabilities, chosen, predictor.card.multilabel) >= point.threshold,
+    )
 
 
 def decide(
-    probabilities: npt.NDArray[np.float64],
-    flags: npt.NDArray[np.bool_],
-    class_names: tuple[str, ...],
-    settings: Flagging,
+    probabilities: npt.NDArray[np.float64], flags: npt.NDArray[np.bool_], card: DataCard, settings: Flagging
 ) -> tuple[str, ...]:
-    """Return N class names: of a flagged image the likeliest class to flag, of another the likeliest that passes."""
-    chosen = _chosen(class_names, settings)
+    """Return N class names: of a flagged image the likeliest class to flag, of another the likeliest that passes.
+
+    Of a multi-label task an image that is not flagged is `good`, or `not` the class to flag.
+    """
+    chosen, names = _chosen(card, settings), card.class_names
     best = np.where(flags[:, None] == chosen[None, :], probabilities, -1.0).argmax(axis=1)
-    return tuple(class_names[k] for k in best)
+    if card.multilabel:
+        passes = GOOD if settings.positive is None else f"not {settings.positive}"
+        return tuple(names[k] if flag else passes for k, flag in zip(best, flags, strict=True))
+    return tuple(names[k] for k in best)
 
 
-def _chosen(class_names: tuple[str, ...], settings: Flagging) -> npt.NDArray[np.bool_]:
+def _chosen(card: DataCard, settings: Flagging) -> npt.NDArray[np.bool_]:
     """Return which of C classes are flagged, (C,)."""
     option = "positive" if settings.good is None else "good"
     name = settings.positive if settings.good is None else settings.good
-    if name not in class_names:
-        raise InputError(f"{option} is {name}: expected one of {', '.join(class_names)}")
-    named = np.array([own == name for own in class_names])
+    known = (GOOD,) if card.multilabel and settings.positive is None else card.class_names
+    if name not in known:
+        raise InputError(f"{option} is {name}: expected one of {', '.join(known)}")
+    named = np.array([own == name for own in card.class_names])
     return named if settings.good is None else ~named
 
 
-def _scores(probabilities: npt.ArrayLike, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Sum the probabilities of the classes to flag, from values as tables keep them."""
-    summed: npt.NDArray[np.float64] = as_kept(probabilities)[:, chosen].astype(np.float64).sum(axis=1)
-    return summed
+def _scores(probabilities: npt.ArrayLike, chosen: npt.NDArray[np.bool_], multilabel: bool) -> npt.NDArray[np.float64]:
+    """Return the probability of any of the classes to flag, from values as tables keep them.
+
+    That is their sum; of a multi-label task, whose classes are taken for independent, it is 1 less that of none.
+    """
+    kept = as_kept(probabilities)[:, chosen].astype(np.float64)
+    scores: npt.NDArray[np.float64] = 1 - (1 - kept).prod(axis=1) if multilabel else kept.sum(axis=1)
+    return scores
 
 
 def _ranked(
@@ -100,4 +116,5 @@ def _ranked(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     if table.labels is None or len(table.class_names) != len(chosen):
         raise InputError("the run's predictions are not of the network's classes: expected them as `fit` writes them")
-    return _scores(table.probabilities, chosen), chosen[table.labels]
+    positive: npt.NDArray[np.bool_] = table.truth[:, chosen].sum(axis=1) > 0
+    return _scores(table.probabilities, chosen, table.thresholds is not None), positive

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from defectlab.errors import InputError
 from defectlab.networks import HOMES
 from defectlab.networks.base import Network
-from defectlab.tasks.contents import build_like, card_of, read_checkpoint
+from defectlab.tasks.contents import build_like, card_of, read_checkpoint, thresholds_of
 from defectlab.tasks.tta import Views, tta_logits
 from defectlab.utils.card import DataCard
 from defectlab.utils.lazy import resolve
@@ -20,13 +20,19 @@ from defectlab.utils.typed import check_arguments
 
 
 class InferenceNetwork(nn.Module):
-    """A trained network for evaluation: normalised images (N, C, H, W) to logits, averaged over the views of `tta`."""
+    """A trained network for evaluation: normalised images (N, C, H, W) to logits, averaged over the views of `tta`.
 
-    def __init__(self, network: nn.Module, tta: Views, channels_last: bool) -> None:
+    `thresholds` are those of a multi-label task, see `ClassificationTask`.
+    """
+
+    def __init__(
+        self, network: nn.Module, tta: Views, channels_last: bool, thresholds: list[float] | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.tta: Views = tta
         self.channels_last = channels_last
+        self.thresholds = thresholds
 
     @property
     def device(self) -> torch.device:
@@ -42,7 +48,7 @@ class InferenceNetwork(nn.Module):
 
     def predict_logits(self, images: Tensor) -> Tensor:
         """Compute logits `(N, num_classes)` of one view or, with `tta`, of several."""
-        return tta_logits(self, images, self.tta)
+        return tta_logits(self, images, self.tta, self.thresholds is not None)
 
 
 def load_network(path: Path) -> tuple[InferenceNetwork, DataCard] | None:
@@ -60,6 +66,7 @@ def load_network(path: Path) -> tuple[InferenceNetwork, DataCard] | None:
         make = _network_of(str(checkpoint.get("task", "")), given)
         # Older checkpoints lack some.
         views, channels_last = given.get("tta", "none"), given.get("channels_last", True) is not False
+        thresholds = thresholds_of(checkpoint, len(card.class_names)) if card.multilabel else None
         if make is None or views not in get_args(Views):
             return None
     except (InputError, TypeError, KeyError):  # `load_task` says what is wrong with it
@@ -71,7 +78,7 @@ def load_network(path: Path) -> tuple[InferenceNetwork, DataCard] | None:
             network.standardise_pixels()  # type: ignore[operator]
         if channels_last:
             network.to(memory_format=torch.channels_last)
-        return InferenceNetwork(network, views, channels_last)
+        return InferenceNetwork(network, views, channels_last, thresholds)
 
     state = checkpoint["state_dict"]
     return build_like(build, state, path, lambda network: network.load_state_dict(state), ours=True), card

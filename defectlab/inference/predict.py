@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from defectlab.data.sources.reading import check_on_bad_image
 from defectlab.errors import InputError
@@ -23,7 +22,7 @@ from defectlab.inference.flagging import Flagging, decide, flag
 from defectlab.inference.predictions import REVIEW, BadImages, Predictions
 from defectlab.inference.predictor import Image, Images, Predictor, list_images, load
 from defectlab.metrics.operating import images_for_bound
-from defectlab.runs import RunFolder, read_own_table, read_prediction_table, write_prediction_table
+from defectlab.runs import PredictionTable, RunFolder, read_own_table, read_prediction_table, write_prediction_table
 from defectlab.runs.folder import LATEST
 from defectlab.runs.predictions import as_kept
 
@@ -75,8 +74,15 @@ def predict(
     if asked and not name.is_dir() and name.name != LATEST:
         raise InputError(f"{asked[0]} needs a run folder, whose validation images it stands on, not {name}")
     predictor = model if isinstance(model, Predictor) else load(model, device, weights, allow)
+    if costs is not None and predictor.card.multilabel:
+        raise InputError(
+            "costs are of one class an image, and the network decides for several: give recall or false_alarms of a class"
+        )
     threshold = None if max_error is None else _threshold(predictor, max_error)
-    limit = None if sets is None else conformal_quantile(*_calibration(predictor), sets)
+    limit = None
+    if sets is not None:
+        table = _calibration(predictor)
+        limit = conformal_quantile(table.probabilities, table.truth, sets)
     names = predictor.card.class_names
     matrix = None if costs is None else read_costs(costs, names)
     found = _predicted(
@@ -91,7 +97,7 @@ def predict(
     flagged = None
     if flagging is not None:
         flagged = flag(predictor, found.probabilities, flagging)
-        decision = decide(found.probabilities, flagged.flags, names, flagging)
+        decision = decide(found.probabilities, flagged.flags, predictor.card, flagging)
     chosen = None if limit is None else prediction_sets(as_kept(found.probabilities), np.float32(limit), names)
     found = replace(found, threshold=threshold, flagged=flagged, decision=decision, sets=chosen)
     if output is not None:
@@ -118,8 +124,9 @@ def _predicted(predictor: Predictor, images: Sequence[Image], output: Path | Non
         if done and predictor.fingerprint is not None:
             made = predictor.joined(parts)
             write_prediction_table(
-                _part_of(output), made.files, None, made.probabilities, made.class_names, checkpoint=made.checkpoint
-            )
+                _part_of(output), made.files, None, made.probabilities, made.class_names, checkpoint=made.checkpoint,
+                thresholds=made.thresholds,
+            )  # fmt: skip
             if isinstance(error, KeyboardInterrupt):
                 raise KeyboardInterrupt(f"{done} of {len(files)} images are done: the same command goes on") from None
         raise
@@ -143,7 +150,7 @@ def _earlier(predictor: Predictor, path: Path, files: Sequence[str]) -> Predicti
         return None
     return Predictions(
         files=tuple(table.files[i] for i in kept), class_names=predictor.card.class_names,
-        probabilities=table.probabilities[kept],
+        probabilities=table.probabilities[kept], thresholds=predictor.thresholds,
     )  # fmt: skip
 
 
@@ -151,24 +158,24 @@ def _part_of(output: Path) -> Path:
     return output.with_name(f"{output.name}.part")
 
 
-def _calibration(predictor: Predictor) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Return probabilities (N, C) and labels (N,) of a run's validation images, if they are of this network."""
+def _calibration(predictor: Predictor) -> PredictionTable:
+    """Return the predictions of a run's validation images, if they are of this network."""
     folder = RunFolder.open(predictor.name)
     table = read_own_table(folder, "val", predictor.fingerprint)
     if table.labels is None or tuple(table.class_names) != predictor.card.class_names:
         raise InputError(
             f"{folder.val_predictions_csv} is not of the network's classes: expected it as `fit` writes it"
         )
-    return table.probabilities, table.labels
+    return table
 
 
 def _threshold(predictor: Predictor, max_error: float) -> Threshold:
     """Choose the confidence from which a run may decide."""
     if REVIEW in predictor.card.class_names:
         raise InputError(f"max_error leaves images to the decision {REVIEW}, and a class has that name: use sets")
-    probabilities, labels = _calibration(predictor)
-    right = probabilities.argmax(axis=1) == labels
-    found = choose_threshold(probabilities.max(axis=1), right, max_error)
+    table = _calibration(predictor)
+    right = table.right
+    found = choose_threshold(table.confidence, right, max_error)
     if found is None:
         needed = images_for_bound(max_error)
         raise InputError(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from defectlab.data.sources.reading import Skipped
 from defectlab.errors import InputError
 from defectlab.inference.decision import Flagged, Threshold
+from defectlab.metrics.decisions import confidence_of, decide, join_names, label_texts
 from defectlab.runs import write_prediction_table
 from defectlab.utils.text import html_table
 
@@ -36,6 +37,7 @@ class Predictions:
         decision: N class names, or `review` for what is left to a person; None where nothing was asked.
         flagged: operating point, and which images are flagged; None where nothing was to be flagged.
         sets: N sets of class names, the likeliest first, which hold the true one as often as promised; None without.
+        thresholds: of a multi-label task the probability of each class from which it is predicted, (C,); else None.
         tiles: N boxes (left, top, width, height) in pixels of the image, of the tile that spoke most for the class; None
             of a network without tiles.
     """
@@ -51,17 +53,17 @@ class Predictions:
     decision: tuple[str, ...] | None = None
     sets: tuple[tuple[str, ...], ...] | None = None
     tiles: tuple[Box, ...] | None = None
+    thresholds: tuple[float, ...] | None = None
 
     @property
     def predicted(self) -> list[str]:
-        """The likeliest class of each image."""
-        return [self.class_names[index] for index in self.probabilities.argmax(axis=1)]
+        """The likeliest class of each image; of a multi-label task those that reach their threshold, joined by `|`."""
+        return label_texts(decide(self.probabilities, self.thresholds), self.class_names)
 
     @property
     def confidence(self) -> npt.NDArray[np.float64]:
-        """The largest probability of each image, (N,)."""
-        largest: npt.NDArray[np.float64] = self.probabilities.max(axis=1)
-        return largest
+        """Probability of what is predicted, (N,): of several classes that of exactly these, were they independent."""
+        return confidence_of(self.probabilities, self.thresholds)
 
     @property
     def extra(self) -> dict[str, list[str]]:
@@ -71,9 +73,7 @@ class Predictions:
             columns["tile"] = [" ".join(map(str, box)) for box in self.tiles]
         if self.sets is None:
             return columns
-        # A class of that name has a backslash before it.
-        sets = ["|".join(name.replace("\\", "\\\\").replace("|", "\\|") for name in names) for names in self.sets]
-        return {**columns, "set": sets}
+        return {**columns, "set": [join_names(names) for names in self.sets]}
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -83,13 +83,16 @@ class Predictions:
             "predicted": self.predicted,
             "confidence": self.confidence.tolist(),
             **{f"p_{name}": self.probabilities[:, k].tolist() for k, name in enumerate(self.class_names)},
+            **{f"t_{name}": [t] * len(self) for name, t in zip(self.class_names, self.thresholds or (), strict=False)},
             **self.extra,
         }
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def write_csv(self, path: str | PathLike[str]) -> None:
         """Write `file,predicted,confidence,p_<class>...`, then `decision`, `tile` and `set` where there are any."""
-        write_prediction_table(Path(path), self.files, None, self.probabilities, self.class_names, self.extra)
+        write_prediction_table(
+            Path(path), self.files, None, self.probabilities, self.class_names, self.extra, thresholds=self.thresholds
+        )
 
     def __len__(self) -> int:
         return len(self.files)
@@ -99,11 +102,13 @@ class Predictions:
         return html_table(repr(self).splitlines()[0], self.rows)
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{count} {name}" for name, count in Counter(self.predicted).most_common())
+        counts = ", ".join(
+            f"{count} {name}" for name, count in Counter(name or "no class" for name in self.predicted).most_common()
+        )
         lines = [f"Predictions of {len(self)} images: {counts}"]
         for i, (file, name, p) in enumerate(zip(self.files, self.predicted, self.confidence[:_SHOWN], strict=False)):
             more = "".join(f", {column} {texts[i]}" for column, texts in self.extra.items())
-            lines.append(f"{file}: {name} {p:.1%}{more}")
+            lines.append(f"{file}: {name or 'no class'} {p:.1%}{more}")
         lines += ["…"] if len(self) > _SHOWN else []
         return "\n".join(lines)
 

@@ -61,6 +61,12 @@ class Predictor:
         """Data card of the first network."""
         return self.cards[0]
 
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """Of a multi-label task the probability of each class from which it is decided for; of several networks the mean."""
+        found = [task.thresholds for task in self.tasks if task.thresholds is not None]
+        return tuple(np.mean(found, axis=0).tolist()) if found else None
+
     def __call__(
         self, images: Images, on_bad_image: Literal["error", "skip"] = "error", progress: bool = False
     ) -> Predictions:
@@ -118,13 +124,13 @@ class Predictor:
         return Predictions(
             files=tuple(files), class_names=self.card.class_names, probabilities=probabilities, skipped=tuple(skipped),
             synthetic=any(card.source == "synthetic" for card in self.cards), checkpoint=self.fingerprint,
-            tiles=tuple(boxes) or None,
+            tiles=tuple(boxes) or None, thresholds=self.thresholds,
         )  # fmt: skip
 
     def _mean(self, pixels: Sequence[Tensor]) -> Tensor:
         """Compute mean probabilities (N, C), float64 on the CPU, from what each network takes of N images."""
         return torch.stack([
-            probabilities_of(task.predict_logits(card.normalise(own.to(task.device))))
+            probabilities_of(task.predict_logits(card.normalise(own.to(task.device))), card.multilabel)
             for task, card, own in zip(self.tasks, self.cards, pixels, strict=True)
         ]).mean(dim=0)  # fmt: skip
 
@@ -164,7 +170,7 @@ def load(
             raise InputError(f"device {device}: {str(error).splitlines()[0]}; use cpu") from None
         tasks.append(task)
         cards.append(card)
-        if card.class_names != cards[0].class_names:
+        if (card.class_names, card.multilabel) != (cards[0].class_names, cards[0].multilabel):
             raise InputError(f"{path} and {paths[0]} know other classes: expected an ensemble of the same")
     fingerprint = None if network is not None else joined_fingerprint([hash_file(path)[:16] for path in paths])
     return Predictor(name, tuple(tasks), tuple(cards), fingerprint)

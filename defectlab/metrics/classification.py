@@ -8,68 +8,42 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from defectlab.errors import InputError
-from defectlab.metrics.ranking import curve
+from defectlab.metrics.decisions import Labels, are_right
+from defectlab.metrics.multilabel import evaluate_multilabel
+from defectlab.metrics.ranking import rank_figures
+from defectlab.metrics.results import (
+    ECE_BINS,
+    ClassMetrics,
+    SplitMetrics,
+    mean_of_defined,
+    ratio,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ECE_BINS = 15
+__all__ = [
+    "ClassMetrics", "SplitMetrics", "accuracy_interval", "confident_mistakes", "evaluate_predictions", "fit_temperature",
+    "probabilities_of",
+]  # fmt: skip
 
 
-class ClassMetrics(TypedDict):
-    """Metrics of one class in [0, 1]; NaN (null in JSON) where the denominator is zero. `accuracy` is the recall.
+def evaluate_predictions(
+    logits: Tensor, labels: Tensor, class_names: Sequence[str], thresholds: Sequence[float] | None = None
+) -> SplitMetrics:
+    """Compute the metrics of a split from logits `(N, C)`, on the CPU in float64.
 
-    The last three are of the ranking by the class's probability against all other classes; `recall_at_1_percent` is the
-    largest recall with at most 1 % false alarms on these images.
-    """
-
-    accuracy: float
-    precision: float
-    recall: float
-    f1: float
-    support: int
-    auroc: float
-    average_precision: float
-    recall_at_1_percent: float
-
-
-class SplitMetrics(TypedDict):
-    """Metrics of one split, in plain values.
-
-    - `loss`: mean cross-entropy in nats, without class weights or label smoothing; `training_loss`: with them.
-    - `accuracy`: fraction of images that are right (micro).
-    - `macro_f1`: mean over the classes that occur among labels or predictions, as in torchmetrics and scikit-learn.
-    - `balanced_accuracy`, also `macro_recall`: mean recall of the classes that have images.
-    - `auroc`, `average_precision`: mean over the classes that have images, each against all others.
-    - `majority_share`: fraction of the most frequent class, the accuracy of always predicting it.
-    - `ece`: expected calibration error of the top probability, 15 equal bins, L1
-      (Guo et al. 2017, On Calibration of Modern Neural Networks, eq. 3).
-    - `confusion_matrix`: image counts, rows are true classes, columns predicted ones.
-    """
-
-    n: int
-    loss: float
-    training_loss: float
-    accuracy: float
-    macro_f1: float
-    macro_recall: float
-    balanced_accuracy: float
-    auroc: float
-    average_precision: float
-    majority_share: float
-    ece: float
-    per_class: dict[str, ClassMetrics]
-    confusion_matrix: list[list[int]]
-
-
-def evaluate_predictions(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> SplitMetrics:
-    """Compute the metrics of a split from logits `(N, C)` and labels `(N,)`, int64 in [0, C), on the CPU in float64.
+    Args:
+        logits: of softmax, or of a multi-label task of the logistic function.
+        labels: `(N,)` int64 in [0, C); of a multi-label task `(N, C)` of 0 and 1.
+        class_names: C names.
+        thresholds: of a multi-label task `(C,)`, the probability from which it decides for a class; None for 0.5.
 
     Raises:
         InputError: no images, shapes that do not fit together, labels out of range, repeated class
@@ -81,6 +55,8 @@ def evaluate_predictions(logits: Tensor, labels: Tensor, class_names: Sequence[s
 
     _check(logits, labels, class_names)
     logits = logits.detach().to("cpu", torch.float64)
+    if labels.ndim == 2:
+        return evaluate_multilabel(logits, labels.detach().cpu(), class_names, thresholds or [0.5] * logits.shape[1])
     labels = labels.detach().to("cpu", torch.int64)
     n, classes = logits.shape
 
@@ -96,30 +72,32 @@ def evaluate_predictions(logits: Tensor, labels: Tensor, class_names: Sequence[s
     for index, name in enumerate(class_names):
         hits, support = matrix[index][index], sum(matrix[index])
         predicted = sum(row[index] for row in matrix)
-        recall = _ratio(hits, support)
-        auroc, average_precision, recall_at_1_percent = _ranking(by_class[:, index], labels == index)
+        recall = ratio(hits, support)
+        auroc, average_precision, recall_at_1_percent = rank_figures(
+            by_class[:, index].numpy(), (labels == index).numpy()
+        )
         per_class[name] = {
             "accuracy": recall,
-            "precision": _ratio(hits, predicted),
+            "precision": ratio(hits, predicted),
             "recall": recall,
-            "f1": _ratio(2 * hits, support + predicted),
+            "f1": ratio(2 * hits, support + predicted),
             "support": support,
             "auroc": auroc,
             "average_precision": average_precision,
             "recall_at_1_percent": recall_at_1_percent,
         }
-    balanced_accuracy = _mean_of_defined([c["recall"] for c in per_class.values()])
+    balanced_accuracy = mean_of_defined([c["recall"] for c in per_class.values()])
     loss = math.fsum(losses.tolist()) / n  # fsum: the same bits for any number of threads
     return {
         "n": n,
         "loss": loss,
         "training_loss": loss,
         "accuracy": sum(matrix[i][i] for i in range(classes)) / n,
-        "macro_f1": _mean_of_defined([c["f1"] for c in per_class.values()]),
+        "macro_f1": mean_of_defined([c["f1"] for c in per_class.values()]),
         "macro_recall": balanced_accuracy,
         "balanced_accuracy": balanced_accuracy,
-        "auroc": _mean_of_defined([c["auroc"] for c in per_class.values()]),
-        "average_precision": _mean_of_defined([c["average_precision"] for c in per_class.values()]),
+        "auroc": mean_of_defined([c["auroc"] for c in per_class.values()]),
+        "average_precision": mean_of_defined([c["average_precision"] for c in per_class.values()]),
         "majority_share": max(c["support"] for c in per_class.values()) / n,
         "ece": float(ece),
         "per_class": per_class,
@@ -127,7 +105,7 @@ def evaluate_predictions(logits: Tensor, labels: Tensor, class_names: Sequence[s
     }
 
 
-def probabilities_of(logits: Tensor) -> Tensor:
+def probabilities_of(logits: Tensor, multilabel: bool = False) -> Tensor:
     """Compute the probabilities of logits `(N, C)`, float64 on the CPU; InputError for logits that are not finite."""
     values = logits.detach().double().cpu()
     broken = int((~values.isfinite()).any(dim=1).sum())
@@ -136,31 +114,37 @@ def probabilities_of(logits: Tensor) -> Tensor:
             f"the network's output is not finite for {broken} of {len(values)} images: expected numbers; train it anew "
             "with a lower learning rate, or take another checkpoint"
         )
-    return values.softmax(dim=1)
+    return values.sigmoid() if multilabel else values.softmax(dim=1)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return the temperature in [0.05, 20] that logits `(N, C)` are divided by for the largest likelihood of labels `(N,)`.
+    """Return the temperature in [0.05, 20] that logits `(N, C)` are divided by for the largest likelihood of the labels.
 
-    Guo et al. 2017, section 4.2; the lower bound where no label is missed.
+    Guo et al. 2017, section 4.2; the lower bound where no label is missed. Labels are `(N,)`, or of a multi-label task
+    `(N, C)`.
     """
     from scipy.optimize import minimize_scalar
-    from torch.nn.functional import cross_entropy
+    from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
     values, truth = logits.detach().double().cpu(), labels.cpu()
 
     def loss(power: float) -> float:
-        return float(cross_entropy(values / math.exp(power), truth))
+        scaled = values / math.exp(power)
+        return float(
+            binary_cross_entropy_with_logits(scaled, truth.double())
+            if truth.ndim == 2
+            else cross_entropy(scaled, truth)
+        )
 
     best = minimize_scalar(loss, bounds=(math.log(0.05), math.log(20)), method="bounded")
     return math.exp(float(best.x))
 
 
 def confident_mistakes(
-    confidence: npt.NDArray[np.floating[Any]], predicted: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.floating[Any]], predicted: Labels, labels: Labels
 ) -> npt.NDArray[np.int64]:
-    """Return the indices of the wrong predictions, the most confident first; all arguments are `(N,)`."""
-    wrong = np.flatnonzero(predicted != labels)
+    """Return the indices of the N images that are decided wrongly, the most confident first."""
+    wrong = np.flatnonzero(~are_right(predicted, labels))
     order: npt.NDArray[np.int64] = wrong[np.argsort(-confidence[wrong], kind="stable")]
     return order
 
@@ -185,28 +169,11 @@ def accuracy_interval(correct: float, n: int, level: float = 0.95) -> tuple[floa
     return low, high
 
 
-def _ranking(scores: Tensor, positive: Tensor) -> tuple[float, float, float]:
-    """Compute AUROC, average precision and recall at 1 % false alarms; NaN where all images are positive or none is."""
-    if not positive.any() or positive.all():
-        return math.nan, math.nan, math.nan
-    found = curve(scores.numpy(), positive.numpy())
-    return found.auroc, found.average_precision, found.recall_at(0.01)
-
-
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else math.nan
-
-
-def _mean_of_defined(values: Sequence[float]) -> float:
-    defined = [value for value in values if not math.isnan(value)]
-    return math.fsum(defined) / len(defined) if defined else math.nan
-
-
 def _check(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
     classes = len(class_names)
     if classes < 2 or len(set(class_names)) != classes:
         raise InputError(f"class_names = {list(class_names)}: expected at least two different names")
-    if logits.ndim != 2 or logits.shape[1] != classes or labels.shape != logits.shape[:1]:
+    if logits.ndim != 2 or logits.shape[1] != classes or labels.shape not in (logits.shape[:1], logits.shape):
         raise InputError(
             f"logits of shape {tuple(logits.shape)} and labels of shape {tuple(labels.shape)}: "
             f"expected (N, {classes}) and (N,), as there are {classes} class names"
@@ -214,8 +181,10 @@ def _check(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
     if len(labels) == 0:
         raise InputError("the split holds no images, so there is nothing to evaluate; check the data folder")
     lowest, highest = int(labels.min()), int(labels.max())
-    if lowest < 0 or highest >= classes:
-        raise InputError(f"labels run from {lowest} to {highest}: expected 0 to {classes - 1}")
+    if lowest < 0 or highest >= (2 if labels.ndim == 2 else classes):
+        raise InputError(
+            f"labels run from {lowest} to {highest}: expected 0 to {1 if labels.ndim == 2 else classes - 1}"
+        )
     broken = int((~logits.isfinite()).any(dim=1).sum())
     if broken:
         raise InputError(

@@ -99,3 +99,11 @@ def curve(scores: Scores, positive: Flags) -> Curve:
         positives=int(flagged[-1]),
         negatives=len(scores) - int(flagged[-1]),
     )
+
+
+def rank_figures(scores: Scores, positive: Flags) -> tuple[float, float, float]:
+    """Compute AUROC, average precision and recall at 1 % false alarms; NaN where all images are positive or none is."""
+    if not positive.any() or positive.all():
+        return math.nan, math.nan, math.nan
+    found = curve(scores, positive)
+    return found.auroc, found.average_precision, found.recall_at(0.01)

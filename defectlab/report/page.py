@@ -92,7 +92,7 @@ def _draw(
     if len(losses) > 1:
         drawn["steps"] = figures.steps_figure(losses)
     if predictions is not None and predictions.labels is not None:
-        drawn["reliability"] = figures.reliability_figure(predictions.probabilities, predictions.labels)
+        drawn["reliability"] = figures.reliability_figure(predictions.confidence, predictions.right)
         ranked = ranking_figure(predictions.probabilities, predictions.labels, predictions.class_names)
         drawn |= {} if ranked is None else {"ranking": ranked}
     for name, figure in drawn.items():

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from defectlab.metrics.classification import accuracy_interval, confident_mistakes
+from defectlab.metrics.decisions import Labels, label_texts
 from defectlab.metrics.operating import auroc_interval, average_precision_interval
 from defectlab.report.render import Cell, Table, percentage
 from defectlab.runs import PredictionTable
@@ -54,12 +54,14 @@ def headline(result: dict[str, Any]) -> Headline:
         level = sum(m["accuracy"] == figure["accuracy"] for m in present.values()) - 1
         detail += f"; level with {level} other{'s' if level > 1 else ''}" if level else ""
     cards = [
-        ("balanced accuracy", percentage(result["macro_recall"]), "mean recall of the classes"),
+        ("micro F1", percentage(result["micro_f1"]), "over all images and classes")
+        if "micro_f1" in result
+        else ("balanced accuracy", percentage(result["macro_recall"]), "mean recall of the classes"),
         ("macro F1", percentage(result["macro_f1"]), "the mean over classes"),
         ("calibration error", percentage(result["ece"]), "ECE in 15 bins, 0 is best"),
         ("worst class", worst, detail),
     ]
-    majority = max(m["support"] for m in present.values()) / n
+    majority = result.get("majority_share") or max(m["support"] for m in present.values()) / n
     return Headline(right=right, n=n, accuracy=right / n, low=low, high=high, majority=majority, cards=cards)
 
 
@@ -82,12 +84,14 @@ def confusions(result: dict[str, Any]) -> Table:
     names, counts = list(result["per_class"]), np.array(result["confusion_matrix"])
     wrong = counts * (1 - np.eye(len(names), dtype=counts.dtype))
     order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSION_ROWS]
+    supports = [m["support"] for m in result["per_class"].values()]
     rows: list[list[Cell]] = [
-        [names[true], names[taken], int(wrong[true, taken]), float(wrong[true, taken] / counts[true].sum())]
+        [names[true], names[taken], int(wrong[true, taken]), float(wrong[true, taken] / supports[true])]
         for true, taken in (divmod(int(cell), len(names)) for cell in order)
         if wrong[true, taken]
     ]
-    return Table(["true class", "taken for", "images", "share of the true class"], rows, text_columns=2)
+    taken = "taken for, too" if "micro_f1" in result else "taken for"
+    return Table(["true class", taken, "images", "share of the true class"], rows, text_columns=2)
 
 
 def classes(result: dict[str, Any]) -> Table:
@@ -116,27 +120,40 @@ def ranking(result: dict[str, Any]) -> Table | None:
     return Table(columns, rows) if rows else None
 
 
-def images(predictions: PredictionTable, labels: npt.NDArray[np.int64], file: str) -> Images:
+def images(predictions: PredictionTable, labels: Labels, file: str) -> Images:
     """Tabulate the most confident mistakes and the least certain images."""
     names = predictions.class_names
-    confidence = predictions.probabilities.max(axis=1)
-    right = predictions.predicted == labels
+    confidence, right = predictions.confidence, predictions.right
+    own, called = label_texts(labels, names), label_texts(predictions.predicted, names)
 
     def row(index: int, *verdict: Cell) -> list[Cell]:
+        if predictions.thresholds is not None:
+            return [
+                predictions.files[index],
+                own[index] or "none",
+                called[index] or "none",
+                *verdict,
+                float(confidence[index]),
+            ]
         probabilities = predictions.probabilities[index]
         taken, second = (int(k) for k in np.argsort(-probabilities, kind="stable")[:2])
         other = second if right[index] else int(labels[index])
-        texts = (predictions.files[index], names[labels[index]], names[taken], *verdict, names[other])
+        texts = (predictions.files[index], own[index], names[taken], *verdict, names[other])
         return [*texts, float(probabilities[taken]), float(probabilities[other])]
 
-    columns = ["file", "true class", "taken for", "against", "probability", "of the other"]
+    columns, texts = ["file", "true class", "taken for", "against", "probability", "of the other"], 4
+    if predictions.thresholds is not None:
+        columns, texts = ["file", "true classes", "taken for", "probability of just these"], 3
+    bars = tuple(range(texts, len(columns)))
     wrong = confident_mistakes(confidence, predictions.predicted, labels)
     unsure = np.argsort(confidence, kind="stable")[:UNSURE_ROWS]
     verdicts = [row(int(i), "right" if right[i] else "wrong") for i in unsure]
     return Images(
         len(wrong),
-        Table(columns, [row(int(i)) for i in wrong[:WRONG_ROWS]], text_columns=4, bars=(4, 5)),
-        Table([*columns[:3], "verdict", *columns[3:]], verdicts, text_columns=5, bars=(5, 6)),
+        Table(columns, [row(int(i)) for i in wrong[:WRONG_ROWS]], text_columns=texts, bars=bars),
+        Table(
+            [*columns[:3], "verdict", *columns[3:]], verdicts, text_columns=texts + 1, bars=tuple(b + 1 for b in bars)
+        ),
         file,
     )
 

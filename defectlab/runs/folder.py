@@ -199,11 +199,13 @@ class RunFolder:
         labels: npt.ArrayLike | None,
         probabilities: npt.ArrayLike,
         class_names: Sequence[str],
+        thresholds: Sequence[float] | None = None,
     ) -> None:
         """Write predictions.csv with the run's fingerprint; see `write_prediction_table`."""
         write_prediction_table(
-            self.predictions_csv, files, labels, probabilities, class_names, checkpoint=self.fingerprint
-        )
+            self.predictions_csv, files, labels, probabilities, class_names, checkpoint=self.fingerprint,
+            thresholds=thresholds,
+        )  # fmt: skip
 
     def read_predictions(self) -> PredictionTable:
         """Read predictions.csv; see `read_prediction_table`."""

@@ -62,7 +62,8 @@ class RunMetrics(TypedDict, total=False):
 
 def count_correct(result: Mapping[str, Any]) -> int:
     """Return the number of correct images of `SplitMetrics`."""
-    return sum(row[index] for index, row in enumerate(result["confusion_matrix"]))
+    correct: float = result["accuracy"] * result["n"]
+    return round(correct)
 
 
 def accuracy_text(part: str, result: Mapping[str, Any], source: str | None) -> str:

@@ -2,12 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from defectlab.errors import InputError
+from defectlab.metrics.decisions import (
+    Labels,
+    are_right,
+    confidence_of,
+    decide,
+    label_texts,
+    membership,
+    split_names,
+)
 from defectlab.utils.text import csv_rows, read_csv, write_text
 
 _CHECKPOINT = "checkpoint"  # last column
@@ -15,17 +25,42 @@ _CHECKPOINT = "checkpoint"  # last column
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionTable:
-    """Predictions of N images: class indices (N,) `labels` (None if unknown) and `predicted`; `probabilities` (N, C).
+    """Predictions of N images.
 
-    `checkpoint` is the fingerprint of the network's checkpoint, see `RunFolder.fingerprint`; None in tables without it.
+    Args:
+        labels: class indices (N,), of a multi-label task (N, C) of 0 and 1; None if unknown.
+        predicted: as `labels`.
+        probabilities: (N, C).
+        checkpoint: fingerprint of the network's checkpoint, see `RunFolder.fingerprint`; None in tables without it.
+        thresholds: of a multi-label task the probability of each class from which it is predicted, (C,); else None.
     """
 
     files: list[str]
     class_names: list[str]
-    labels: npt.NDArray[np.int64] | None
-    predicted: npt.NDArray[np.int64]
+    labels: Labels | None
+    predicted: Labels
     probabilities: npt.NDArray[np.float64]
     checkpoint: str | None = None
+    thresholds: tuple[float, ...] | None = None
+
+    @property
+    def truth(self) -> npt.NDArray[np.bool_]:
+        """Which images are of which class, (N, C); InputError where that is unknown."""
+        if self.labels is None:
+            raise InputError("the predictions have no labels: expected a run's own, as `fit` and `test` write it")
+        return membership(self.labels, len(self.class_names))
+
+    @property
+    def right(self) -> npt.NDArray[np.bool_]:
+        """Which images are predicted rightly, (N,), see `are_right`; InputError where that is unknown."""
+        if self.labels is None:
+            raise InputError("the predictions have no labels: expected a run's own, as `fit` and `test` write it")
+        return are_right(self.predicted, self.labels)
+
+    @property
+    def confidence(self) -> npt.NDArray[np.float64]:
+        """Probability of what is predicted, (N,), see `confidence_of`."""
+        return confidence_of(self.probabilities, self.thresholds)
 
 
 def as_kept(probabilities: npt.ArrayLike) -> npt.NDArray[np.float32]:
@@ -44,34 +79,44 @@ def write_prediction_table(
     class_names: Sequence[str],
     extra: Mapping[str, Sequence[str]] | None = None,
     checkpoint: str | None = None,
+    thresholds: Sequence[float] | None = None,
 ) -> None:
     """Write one row an image: `file,label,predicted,confidence,p_<class>...`, the columns of N texts `extra`, `checkpoint`.
 
-    `labels` (N,) are class indices; with None there is no label column. `probabilities` (N, C) are written as
-    `as_kept` rounds them, and `confidence` is the largest of a row. InputError for lengths that do not fit together.
+    `labels` are as of `PredictionTable`; with None there is no label column. `probabilities` (N, C) are written as
+    `as_kept` rounds them. With `thresholds` (C,) an image has any number of classes, joined by `|`, and columns
+    `t_<class>` keep them. InputError for lengths that do not fit together.
     """
     table = as_kept(probabilities)
     truth = None if labels is None else np.asarray(labels, dtype=np.int64)
     expected = (len(files), len(class_names))
-    if table.shape != expected or (truth is not None and truth.shape != expected[:1]):
+    if table.shape != expected or (
+        truth is not None and truth.shape != (expected[:1] if thresholds is None else expected)
+    ):
         raise InputError(
             f"{path.name}: probabilities of shape {table.shape} with labels of shape "
             f"{None if truth is None else truth.shape}; expected {expected}: a row a file, a column a class"
         )
-    if truth is not None and truth.size and not 0 <= truth.min() <= truth.max() < len(class_names):
+    most = len(class_names) if thresholds is None else 2
+    if truth is not None and truth.size and not 0 <= truth.min() <= truth.max() < most:
         raise InputError(
             f"{path.name}: labels run from {truth.min()} to {truth.max()}: "
-            f"expected 0 to {len(class_names) - 1}, a number for each class"
+            f"expected 0 to {most - 1}, a number for each class"
         )
-    label_column = [] if truth is None else ["label"]
-    more = {**(extra or {}), **({} if checkpoint is None else {_CHECKPOINT: [checkpoint] * len(files)})}
-    rows = [["file", *label_column, "predicted", "confidence", *(f"p_{name}" for name in class_names), *more]]
-    for index, (file, row) in enumerate(zip(files, table, strict=True)):
-        label = [] if truth is None else [class_names[truth[index]]]
-        best = int(row.argmax())
-        last = (column[index] for column in more.values())
-        rows.append([file, *label, class_names[best], *(str(p) for p in (row[best], *row)), *last])
-    write_text(path, csv_rows(rows))
+    limits = {} if thresholds is None else {
+        f"t_{name}": [str(np.float32(value))] * len(files) for name, value in zip(class_names, thresholds, strict=True)
+    }  # fmt: skip
+    about = {} if checkpoint is None else {_CHECKPOINT: [checkpoint] * len(files)}
+    confidence = confidence_of(table, thresholds).astype(np.float32) if len(files) else ()
+    columns: dict[str, Sequence[object]] = {
+        "file": files,
+        **({} if truth is None else {"label": label_texts(truth, class_names)}),
+        "predicted": label_texts(decide(table, thresholds), class_names),
+        "confidence": [str(p) for p in confidence],
+        **{f"p_{name}": [str(p) for p in table[:, k]] for k, name in enumerate(class_names)},
+        **limits, **(extra or {}), **about,
+    }  # fmt: skip
+    write_text(path, csv_rows([list(columns), *zip(*columns.values(), strict=True)]))
 
 
 def read_prediction_table(path: Path) -> PredictionTable:
@@ -79,15 +124,18 @@ def read_prediction_table(path: Path) -> PredictionTable:
     header, *rows = read_csv(path, "expected the predictions of a run, as `fit` and `test` write them") or [[]]
     labelled = "label" in header[:2]
     fixed = ["file", *(["label"] if labelled else []), "predicted", "confidence"]
-    last = len(fixed) + sum(column.startswith("p_") for column in header)
+    last = len(fixed) + len(list(takewhile(lambda column: column.startswith("p_"), header[len(fixed) :])))
     class_names = [column.removeprefix("p_") for column in header[len(fixed) : last]]
+    several = header[last : last + len(class_names)] == [f"t_{name}" for name in class_names]
     if header[: len(fixed)] != fixed or not class_names:
         raise InputError(
             f"{path}: header {','.join(header)[:60]!r}; "
             "expected file,[label,]predicted,confidence,p_<class>..., as `test` and `predict` write it"
         )
     index_of = {name: index for index, name in enumerate(class_names)}
-    labels, predicted, probabilities = [], [], []
+    labels: list[int | list[bool]] = []
+    predicted: list[int | list[bool]] = []
+    probabilities, limits = [], set()
     has_checkpoint = header[last:][-1:] == [_CHECKPOINT]
     checkpoints = {row[-1] for row in rows if row} if has_checkpoint else set()
     if len(checkpoints) > 1:
@@ -96,7 +144,7 @@ def read_prediction_table(path: Path) -> PredictionTable:
         )
     for line, row in enumerate(rows, start=2):
         try:
-            names = [index_of[name] for name in row[1 : len(fixed) - 1]]
+            named = [_indices(cell, index_of, several) for cell in row[1 : len(fixed) - 1]]
             values = [float(cell) for cell in row[len(fixed) : last]]
             if len(row) != len(header):
                 raise ValueError(f"{len(row)} cells instead of {len(header)}")
@@ -104,15 +152,36 @@ def read_prediction_table(path: Path) -> PredictionTable:
                 raise ValueError(f"a probability of {min(values)} or {max(values)}")
         except (KeyError, ValueError) as error:
             raise InputError(f"{path}, row {line}: {error} does not fit the header; write it anew") from None
-        labels.append(names[0])
-        predicted.append(names[-1])
+        labels.append(named[0])
+        predicted.append(named[-1])
         probabilities.append(values)
+        limits.add(tuple(row[last : last + len(class_names)]) if several else ())
+    if len(limits) > 1:
+        raise InputError(f"{path} has rows of {len(limits)} sets of thresholds: expected one; write it anew")
+    kind = np.bool_ if several else np.int64
     return PredictionTable(
         files=[row[0] for row in rows], class_names=class_names,
-        labels=np.array(labels, dtype=np.int64) if labelled else None, predicted=np.array(predicted, dtype=np.int64),
+        labels=np.array(labels, dtype=kind) if labelled else None, predicted=np.array(predicted, dtype=kind),
         probabilities=as_kept(probabilities).astype(np.float64).reshape(len(rows), len(class_names)),
-        checkpoint=next(iter(checkpoints), None),
+        checkpoint=next(iter(checkpoints), None), thresholds=_numbers(path, next(iter(limits), ())) if several else None,
     )  # fmt: skip
+
+
+def _indices(cell: str, index_of: Mapping[str, int], several: bool) -> int | list[bool]:
+    """Return the index of the class in a cell, or which classes are in it."""
+    if not several:
+        return index_of[cell]
+    chosen = {index_of[name] for name in split_names(cell)}
+    return [index in chosen for index in range(len(index_of))]
+
+
+def _numbers(path: Path, cells: Sequence[str]) -> tuple[float, ...]:
+    """Return the thresholds of a row."""
+    try:
+        found = tuple(float(cell) for cell in cells)
+    except ValueError as error:
+        raise InputError(f"{path}: a threshold does not fit the header ({error}); write it anew") from None
+    return found
 
 
 def aligned_tables(tables: Mapping[Path, PredictionTable]) -> list[PredictionTable]:
@@ -138,8 +207,8 @@ def aligned_tables(tables: Mapping[Path, PredictionTable]) -> list[PredictionTab
                 "data.seed"
             )
         order = [place[name] for name in first.files]
-        theirs = [table.class_names[label] for label in table.labels[order]]
-        ours = [first.class_names[label] for label in first.labels]
+        theirs = label_texts(table.labels[order], table.class_names)
+        ours = label_texts(first.labels, first.class_names)
         if theirs != ours:
             name = next(f for f, a, b in zip(first.files, ours, theirs, strict=True) if a != b)
             raise InputError(

@@ -13,9 +13,18 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from defectlab.errors import InputError, check_at_least
 from defectlab.metrics.classification import SplitMetrics, evaluate_predictions
+from defectlab.metrics.multilabel import choose_f1_thresholds
 from defectlab.networks.base import build_network
 from defectlab.tasks.hparams import NetworkSpec, find_network, without_downloads
-from defectlab.tasks.loss import ClassWeights, check_class_weights, class_weight_tensor, weighted_cross_entropy
+from defectlab.tasks.loss import (
+    ClassWeights,
+    Loss,
+    binary_loss,
+    check_class_weights,
+    check_loss,
+    class_weight_tensor,
+    weighted_cross_entropy,
+)  # fmt: skip
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, decayed
 from defectlab.tasks.saving import PlainCheckpoints
 from defectlab.tasks.tta import Views, check_tta, tta_logits
@@ -56,8 +65,14 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
             (5); see `tta_logits`.
         channels_last: memory format of network and images: faster convolutions, same results.
         compile: pass the network through torch.compile; pays on GPUs and in long runs.
+        multilabel: whether an image may have several of the classes, or none; from the data on the command line. Labels are
+            then `(N, num_classes)` of 0 and 1, and each class is decided by its own threshold, that of the largest F1 on
+            the validation images.
+        loss: `auto` is `cross_entropy`, or of a multi-label task `binary_cross_entropy`; `asymmetric` makes little of easy
+            negatives there, see `binary_loss`.
 
     Attributes:
+        thresholds: of a multi-label task the probability of each class from which it is decided for; else None.
         extra_losses: functions of `(loss, images, logits, labels)` of a training batch that return the loss to use
             instead; callbacks such as `defectlab.callbacks.Distillation` add to them.
     """
@@ -75,6 +90,8 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
         tta: Views = "none",
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002 (torch's word)
+        multilabel: bool = False,
+        loss: Loss = "auto",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False, ignore=["network"] if isinstance(network, nn.Module) else None)
@@ -83,6 +100,7 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
             raise InputError(f"model.label_smoothing is {label_smoothing}: expected at least 0 and below 1")
         check_class_weights(class_weights, num_classes)
         check_tta(tta)
+        check_loss(loss, multilabel)
         given: Any = network
         if isinstance(given, NetworkSpec):
             given = given.load()
@@ -97,6 +115,9 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
         self.class_weights = class_weights
         self.tta: Views = tta
         self.channels_last = channels_last
+        self.multilabel = multilabel
+        self.loss = loss
+        self.thresholds = [0.5] * num_classes if multilabel else None
         self.extra_losses: list[ExtraLoss] = []
         self.results: dict[str, SplitMetrics] = {}
         self.predictions: dict[str, tuple[Tensor, Tensor]] = {}
@@ -134,7 +155,7 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
 
     def predict_logits(self, images: Tensor) -> Tensor:
         """Compute the logits `(N, num_classes)` of an evaluation: of one view or, with `tta`, of several."""
-        return tta_logits(self, images, self.tta)
+        return tta_logits(self, images, self.tta, self.multilabel)
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -154,6 +175,11 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
             raise InputError(
                 f"the task has num_classes {self.num_classes}, the data {len(self.class_names)} class names"
             )
+        if getattr(self.trainer.datamodule, "multilabel", self.multilabel) != self.multilabel:  # type: ignore[attr-defined]
+            found, own = ("one class", "several") if self.multilabel else ("several classes", "one")
+            raise InputError(
+                f"the data has {found} an image, the task is for {own}: give model.multilabel {str(not self.multilabel).lower()}"
+            )
         self.check_saving()
         self._seed = torch.initial_seed()  # what seed_everything set
         self._weights = self._find_weights()
@@ -172,7 +198,8 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
             return None
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         counts = data.class_counts("train") if hasattr(data, "class_counts") else None
-        return class_weight_tensor(self.class_weights, counts, self.device)
+        count = len(data.parts.train) if self.multilabel and counts is not None else None
+        return class_weight_tensor(self.class_weights, counts, self.device, count)
 
     def on_train_epoch_start(self) -> None:
         """Seed dropout by the run's seed and the epoch alone, so that a resumed run equals an unbroken one."""
@@ -193,13 +220,20 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
         self._validated = bool(state["validated"])
 
     def training_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Compute the cross-entropy of a batch with class weights and smoothing, also for validation."""
+        """Compute the loss of a batch with class weights and smoothing, also for validation."""
         if self._weights is None:  # no training came before, or has only begun
             self._weights = self._find_weights()
         if logits.shape[1:] != (self.num_classes,):
             raise InputError(
                 f"the network gives logits of shape {tuple(logits.shape)}: expected (N, {self.num_classes}), num_classes"
             )
+        if self.multilabel:
+            if labels.shape != logits.shape:
+                raise InputError(
+                    f"model.multilabel is true, and labels are of shape {tuple(labels.shape)}: expected {tuple(logits.shape)}"
+                )
+            targets, asymmetric = labels.to(logits.device, torch.float32), self.loss == "asymmetric"
+            return binary_loss(logits.float(), targets, self._weights, self.label_smoothing, asymmetric)
         try:
             return weighted_cross_entropy(logits.float(), labels, self._weights, self.label_smoothing)
         except IndexError as error:  # on the CPU; a GPU tells no label
@@ -223,13 +257,19 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
         images, labels = batch
         logits = self(images)
         loss = self.batch_loss(images, logits, labels)
-        hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
-        self._steps.append((loss.detach(), (logits.detach().argmax(dim=1) == hard).sum(), len(labels)))
+        self._steps.append((loss.detach(), self.count_right(logits.detach(), labels), len(labels)))
         # One call in log_every_n_steps: a log call in each step would cost more than a small network's own.
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/loss_step", loss.detach(), prog_bar=True)
             self.log("lr", self._rate())
         return self.penalised(loss)
+
+    def count_right(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Count the images of a batch that are decided rightly: the likeliest class, or all classes with thresholds of 0.5."""
+        if self.multilabel:
+            return ((logits > 0) == (labels > 0.5)).all(dim=1).sum()
+        hard = labels if labels.ndim == 1 else labels.argmax(dim=1)
+        return (logits.argmax(dim=1) == hard).sum()
 
     def _rate(self) -> float:
         """Return the rate of the first group: of the network, or of the head where a backbone has its own."""
@@ -268,7 +308,8 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
     def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
         """Compute the probabilities `(N, num_classes)`."""
         images = batch if isinstance(batch, Tensor) else batch[0]
-        return torch.softmax(self.predict_logits(images).float(), dim=1)
+        logits = self.predict_logits(images).float()
+        return logits.sigmoid() if self.multilabel else logits.softmax(dim=1)
 
     def on_validation_epoch_end(self) -> None:
         """Compute and log `val/…`."""
@@ -282,7 +323,9 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
     def _finish(self, stage: Literal["val", "test"]) -> None:
         logits, labels = _gather(self._batches, self.trainer.world_size)
         self._batches = []
-        result = evaluate_predictions(logits, labels, self.class_names)
+        if self.multilabel and stage == "val":
+            self.thresholds = choose_f1_thresholds(logits.double().sigmoid().numpy(), labels.numpy())
+        result = evaluate_predictions(logits, labels, self.class_names, self.thresholds)
         loss = float(self.training_loss(logits.to(self.device), labels.to(self.device)))
         result["training_loss"] = loss
         self.results[stage], self.predictions[stage] = result, (logits, labels)

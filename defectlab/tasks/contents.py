@@ -49,6 +49,18 @@ def data_state(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     raise InputError(f"{path} does not know its classes: expected a checkpoint written by defectlab fit")
 
 
+def thresholds_of(checkpoint: Mapping[str, Any], count: int) -> list[float]:
+    """Return the thresholds of the classes of a multi-label task; InputError for what are none."""
+    found = checkpoint.get("thresholds")
+    if (
+        not isinstance(found, list)
+        or len(found) != count
+        or not all(isinstance(x, float) and 0 <= x <= 1 for x in found)
+    ):
+        raise InputError(f"the checkpoint has the thresholds {str(found)[:60]}: expected {count} numbers from 0 to 1")
+    return list(found)
+
+
 def card_of(checkpoint: dict[str, Any], path: Path) -> DataCard:
     """Return the data card of a checkpoint; InputError for one that cannot be used, or is of another number of classes."""
     try:

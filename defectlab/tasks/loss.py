@@ -1,4 +1,4 @@
-"""Class weights, and a cross-entropy whose weights and label smoothing do not distort each other."""
+"""Class weights, and losses of one class or several an image, whose weights and label smoothing do not distort each other."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,10 @@ from torch.nn import functional
 
 from defectlab.errors import InputError
 
+Loss: TypeAlias = Literal["auto", "cross_entropy", "binary_cross_entropy", "asymmetric"]
 ClassWeights: TypeAlias = Sequence[float] | Literal["balanced", "sqrt_balanced"] | None
+
+_MARGIN, _FOCUS = 0.05, 4  # of the asymmetric loss
 
 
 def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None, label_smoothing: float) -> Tensor:
@@ -39,6 +42,41 @@ def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | No
     return ((1 - label_smoothing) * hard + label_smoothing * (targets @ weights) * uniform).mean()
 
 
+def binary_loss(
+    logits: Tensor, targets: Tensor, weights: Tensor | None, label_smoothing: float, asymmetric: bool = False
+) -> Tensor:
+    """Compute the mean over images and classes of the binary cross-entropy of a multi-label task.
+
+    Args:
+        logits: `(N, C)`, of the logistic function.
+        targets: `(N, C)` in [0, 1].
+        weights: `(C,)`, of the term of the images that are of a class; None for 1 each.
+        label_smoothing: fraction of the target of each class that is spread evenly over yes and no, in [0, 1).
+        asymmetric: whether easy negatives count less: their term is of the probability less 0.05, times its fourth power.
+            Ridnik et al., "Asymmetric loss for multi-label classification" (ICCV 2021), eq. 5 to 7, with a positive focus of 0.
+    """
+    targets = targets * (1 - label_smoothing) + label_smoothing / 2
+    positive = targets * functional.logsigmoid(logits)
+    if weights is not None:
+        positive = positive * weights
+    if asymmetric:
+        shifted = (logits.sigmoid() - _MARGIN).clamp(min=0)
+        negative = (1 - targets) * shifted**_FOCUS * torch.log1p(-shifted)
+    else:
+        negative = (1 - targets) * functional.logsigmoid(-logits)
+    return -(positive + negative).mean()
+
+
+def check_loss(loss: Loss, multilabel: bool) -> None:
+    """Raise InputError unless there is such a loss for tasks of this kind."""
+    for_these = ("auto", "binary_cross_entropy", "asymmetric") if multilabel else ("auto", "cross_entropy")
+    if loss not in for_these:
+        kind = "several classes" if multilabel else "one class"
+        raise InputError(
+            f"model.loss is {loss}: expected {', '.join(for_these[:-1])} or {for_these[-1]} for data with {kind} an image"
+        )
+
+
 def check_class_weights(weights: ClassWeights, num_classes: int) -> None:
     """Raise InputError unless these are None, a known rule, or a usable weight for each class."""
     if weights is None or weights in ("balanced", "sqrt_balanced"):
@@ -52,19 +90,27 @@ def check_class_weights(weights: ClassWeights, num_classes: int) -> None:
 
 
 def class_weight_tensor(
-    weights: Sequence[float] | Literal["balanced", "sqrt_balanced"], counts: Sequence[int] | None, device: torch.device
-) -> Tensor | None:
+    weights: Sequence[float] | Literal["balanced", "sqrt_balanced"], counts: Sequence[int] | None, device: torch.device,
+    multilabel_of: int | None = None,
+) -> Tensor | None:  # fmt: skip
     """Return weights `(C,)` of mean 1 over the training images, or over the classes if there are no counts.
 
     Args:
         weights: a rule, which needs counts (else the result is None), or one weight per class.
         counts: training images of each class, None if they are not known.
         device: of the result.
+        multilabel_of: of a multi-label task the number of training images: a rule is then of those that are not of a class
+            over those that are, and numbers stay as they are.
     """
+    if multilabel_of is not None and not isinstance(weights, str):
+        return torch.tensor(list(weights), dtype=torch.float32, device=device)
     sizes = None if counts is None else torch.tensor(counts, dtype=torch.float32, device=device)
     if isinstance(weights, str):
         if sizes is None:
             return None
+        if multilabel_of is not None:
+            ratio = (multilabel_of - sizes).clamp(min=1) / sizes.clamp(min=1)
+            return ratio ** (1.0 if weights == "balanced" else 0.5)
         values = sizes.clamp(min=1) ** (-1.0 if weights == "balanced" else -0.5)
     else:
         values = torch.tensor(list(weights), dtype=torch.float32, device=device)

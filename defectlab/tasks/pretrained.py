@@ -15,7 +15,7 @@ from defectlab.networks.pretrained import Stages
 from defectlab.networks.tiling import Pooling
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.tasks.base import ClassificationTask
-from defectlab.tasks.loss import ClassWeights
+from defectlab.tasks.loss import ClassWeights, Loss
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
 from defectlab.tasks.tta import Views
 from defectlab.utils._compat import finds_unused_parameters
@@ -84,6 +84,8 @@ class PretrainedTask(ClassificationTask):
         tta: Views = "none",
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002
+        multilabel: bool = False,
+        loss: Loss = "auto",
     ) -> None:
         if cache_features == "auto":
             cache_features = tiles is not None and weights is not None
@@ -100,6 +102,7 @@ class PretrainedTask(ClassificationTask):
         super().__init__(
             network, num_classes, optimizer=optimizer, scheduler=scheduler, label_smoothing=label_smoothing,
             class_weights=class_weights, tta=tta, channels_last=channels_last, compile=compile,
+            multilabel=multilabel, loss=loss,
         )  # fmt: skip
         self.trainable = "head" if cache_features else trainable
         self.unfreeze_epoch = unfreeze_epoch

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from defectlab.errors import InputError
+from defectlab.tasks.contents import thresholds_of
 from defectlab.tasks.hparams import NOT_PLAIN, class_path, is_found_again, module_spec, to_plain_values
 from defectlab.tasks.loss import check_class_weights
 
@@ -25,6 +26,7 @@ class PlainCheckpoints(_Module):
 
     network: nn.Module
     num_classes: int
+    thresholds: list[float] | None = None  # of a multi-label task
     training_only: ClassVar[tuple[str, ...]] = ()  # arguments that a checkpoint leaves out: it has the tensors
 
     def __init__(self) -> None:
@@ -74,6 +76,8 @@ class PlainCheckpoints(_Module):
         if "network" in inspect.signature(type(self)).parameters:
             values["network"] = self._network_spec()
         checkpoint["hyper_parameters"] = values
+        if self.thresholds is not None:
+            checkpoint["thresholds"] = list(self.thresholds)
         checkpoint["class_weights"] = None if self._weights is None else self._weights.tolist()
         checkpoint["task"] = class_path(type(self))
 
@@ -85,6 +89,8 @@ class PlainCheckpoints(_Module):
                 f"the checkpoint has {count} classes, the data has {self.num_classes}: use the data set that the "
                 "checkpoint was trained on, or another checkpoint"
             )
+        if self.thresholds is not None:
+            self.thresholds = thresholds_of(checkpoint, self.num_classes)
         weights = checkpoint.get("class_weights")
         check_class_weights(weights, self.num_classes)
         self._weights = None if weights is None else torch.tensor(weights, device=self.device)

@@ -8,7 +8,7 @@ from defectlab.errors import InputError
 from defectlab.networks import Network, PretrainedNetwork
 from defectlab.tasks.base import ClassificationTask
 from defectlab.tasks.hparams import NetworkSpec
-from defectlab.tasks.loss import ClassWeights
+from defectlab.tasks.loss import ClassWeights, Loss
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
 from defectlab.tasks.tta import Views
 from defectlab.utils.image_format import Size
@@ -38,11 +38,13 @@ class SmallCNNTask(ClassificationTask):
         tta: Views = "none",
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002
+        multilabel: bool = False,
+        loss: Loss = "auto",
     ) -> None:
         super().__init__(
             network, num_classes, in_channels, image_size, optimizer=optimizer, scheduler=scheduler,
             label_smoothing=label_smoothing, class_weights=class_weights, tta=tta, channels_last=channels_last,
-            compile=compile,
+            compile=compile, multilabel=multilabel, loss=loss,
         )  # fmt: skip
         if standard_scaler:
             if not isinstance(self.network, Network) or isinstance(self.network, PretrainedNetwork):

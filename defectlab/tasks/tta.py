@@ -19,8 +19,8 @@ def check_tta(kind: Views) -> None:
         raise InputError(f"model.tta is {kind}: expected one of {', '.join(get_args(Views))}")
 
 
-def tta_logits(network: Callable[[Tensor], Tensor], images: Tensor, kind: Views) -> Tensor:
-    """Compute the log of the mean of the probabilities over all views, `(N, num_classes)`.
+def tta_logits(network: Callable[[Tensor], Tensor], images: Tensor, kind: Views, multilabel: bool = False) -> Tensor:
+    """Compute the log of the mean of the probabilities over all views, `(N, num_classes)`; of a multi-label task its logit.
 
     Probabilities are averaged, not logits, so that one view with large logits does not outvote the rest.
 
@@ -33,8 +33,10 @@ def tta_logits(network: Callable[[Tensor], Tensor], images: Tensor, kind: Views)
     """
     if kind == "none" or images.ndim < 4:
         return network(images)
-    log_probabilities = torch.stack([network(view).float().log_softmax(dim=1) for view in _views(images, kind)])
-    return log_probabilities.logsumexp(dim=0) - math.log(len(log_probabilities))
+    logits = torch.stack([network(view).float() for view in _views(images, kind)])
+    if multilabel:  # log of the mean of yes, less that of no
+        return functional.logsigmoid(logits).logsumexp(dim=0) - functional.logsigmoid(-logits).logsumexp(dim=0)
+    return logits.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))
 
 
 def _views(images: Tensor, kind: Views) -> Iterator[Tensor]:

@@ -29,6 +29,7 @@ class DataCard(ImageFormat):
         std: one value per channel, above 0.
         source: `real`, `synthetic`, or `imagenet` for a network of torchvision's.
         split_hash: of the split; None without one.
+        multilabel: whether an image may have several of the classes, or none.
 
     Raises:
         InputError: a value out of range, or of another length than the others.
@@ -39,6 +40,7 @@ class DataCard(ImageFormat):
     std: tuple[float, ...]
     source: str = "real"
     split_hash: str | None = None
+    multilabel: bool = False
 
     def __post_init__(self) -> None:
         try:

@@ -129,6 +129,11 @@ class ImageDataModule(ImageLoaders):
         return self.image_format.image_size
 
     @property
+    def multilabel(self) -> bool:
+        """Return whether an image may have several of the classes, or none."""
+        return False
+
+    @property
     def tiles(self) -> Tiles | None:
         """Return the tiles of the images that a network is to look at, None where it looks at whole images."""
         return None
@@ -143,11 +148,16 @@ class ImageDataModule(ImageLoaders):
             return
         check_batch(self.image_size, self.batch_size, prod(self.image_format.shape))
         data = self.load().reordered(self.class_names)
+        if (data.labels.ndim == 2) != self.multilabel:
+            raise InputError(
+                f"{self.location} has one class an image, and data asks for several: expected a file of labels or boxes that "
+                "gives them (data.labels), or leave data.label_columns.several out"
+            )
         check_names(self.location, data.class_names)
         known = self._known(data.files, data.splits)
         if len(known) < len(data.files):
             data = data.select(np.array(known, dtype=np.int64))
-        names = [data.class_names[label] for label in data.labels.tolist()]
+        names = data.label_texts
         data.records = replace(data.records, groups=self._group_names(data))
         if self._kept is None:
             parts = self.divide(data)
@@ -174,7 +184,7 @@ class ImageDataModule(ImageLoaders):
             copies = self.channels // len(mean)
             self._statistics = mean * copies, std * copies
         self._data, self._parts, self._table = data, parts, table
-        self._old_hash = split_hash(parts, data.labels.numpy())
+        self._old_hash = split_hash(parts, data.strata)
         self._card = None if self._statistics is None else self._make_card(*self._statistics)
 
     def keep_split(self, table: SplitTable) -> None:
@@ -272,7 +282,7 @@ class ImageDataModule(ImageLoaders):
         means, deviations = (tuple(float(value) for value in values) for values in (mean, std))
         return DataCard(
             class_names=tuple(self.class_names), mean=means, std=deviations, source=self.source,
-            split_hash=self.split_table().hash, **{**vars(self.image_format), **self.data.reading},
+            split_hash=self.split_table().hash, multilabel=self.multilabel, **{**vars(self.image_format), **self.data.reading},
         )  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
@@ -284,6 +294,7 @@ class ImageDataModule(ImageLoaders):
             "class_names": list(self.class_names),
             "counts": {p: dict(zip(self.class_names, self.class_counts(p), strict=True)) for p in parts},
             "split_hash": self.card.split_hash,
+            **({"multilabel": True} if self.multilabel else {}),
             "mean": list(self.card.mean),
             "std": list(self.card.std),
             "image_size": self.image_size if isinstance(self.image_size, int) else list(self.image_size),
@@ -309,6 +320,12 @@ class ImageDataModule(ImageLoaders):
             raise InputError(
                 f"the checkpoint knows the classes {', '.join(state_dict['class_names'])}, the data has "
                 f"{', '.join(self.class_names)}: use the data set that the checkpoint was trained on"
+            )
+        if state_dict.get("multilabel", False) != self.multilabel:
+            own, other = ("several", "one") if self.multilabel else ("one", "several")
+            raise InputError(
+                f"an image has {own} of the classes here, {other} where the checkpoint was trained: see "
+                "data.label_columns.several"
             )
         channels = state_dict["channels"]
         if channels != self.channels:

@@ -26,6 +26,7 @@ from defectlab.data.sources.layouts import Listing, is_single, list_folders, lis
 from defectlab.data.sources.levels import Level
 from defectlab.data.sources.opening import expand_pages, file_shapes, peek
 from defectlab.data.sources.reading import check_on_bad_image
+from defectlab.data.sources.remote import is_address, mirror
 from defectlab.data.sources.tables import is_label_file
 from defectlab.errors import InputError
 from defectlab.utils.image_format import Alpha, ImageFormat, Size, Tiles
@@ -39,7 +40,8 @@ class ImageFolderDataModule(ImageDataModule):
     """Class folders, or train/val/test folders of class folders, a table of labels, .npy arrays, or a .zip of any of them.
 
     Args:
-        root: folder or .zip, several of them or a glob pattern, or the table of labels itself. A table, COCO's or Pascal
+        root: folder, .zip or .tar, several folders or a glob pattern, a folder of WebDataset's shards, an address that fsspec
+            reads, such as s3://bucket/folder, which is mirrored into the cache, or the table of labels itself. A table, COCO's or Pascal
             VOC's files in a folder that has no class folders are found. With `split` of `test` and `class_names` an
             image's class is the nearest folder above it that is named like one, of which some may be absent.
         image_size: side in pixels of a square, or [height, width]; `auto` looks at the shapes of the set: squares are
@@ -153,6 +155,11 @@ class ImageFolderDataModule(ImageDataModule):
         return self._fitting.image_format
 
     @property
+    def multilabel(self) -> bool:
+        """Return whether `label_columns.several` is `all`."""
+        return self.label_columns is not None and self.label_columns.several == "all"
+
+    @property
     def fit(self) -> fitting.FitChoice:
         """Return how images are fitted; never `auto`."""
         return self.image_format.fit if self.tiles is None else "tiles"
@@ -243,7 +250,7 @@ class ImageFolderDataModule(ImageDataModule):
 
     @cached_property
     def _folder(self) -> Path:
-        return open_root(Path(self.root).expanduser())
+        return open_root(mirror(self.root) if is_address(self.root) else Path(self.root).expanduser())
 
     @cached_property
     def _listing(self) -> Listing:

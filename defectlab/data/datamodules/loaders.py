@@ -100,8 +100,18 @@ class ImageLoaders(pl.LightningDataModule):
         )
 
     def labels(self, part: Part) -> Tensor:
-        """Return the labels `(n,)` int64 of a part of the split, in the order of its evaluation loader."""
+        """Return the labels `(n,)` int64 of a part, in the order of its evaluation loader; of a multi-label set `(n, C)`."""
         return self.data.labels[torch.from_numpy(getattr(self.parts, part))]
+
+    def strata(self, part: Part) -> np.ndarray:
+        """Return one class `(n,)` for each image of a part, see `ImageSet.strata`; an index into `strata_names`."""
+        strata: np.ndarray = self.data.strata[getattr(self.parts, part)]
+        return strata
+
+    @property
+    def strata_names(self) -> list[str]:
+        """Return the classes, and of a multi-label set the name of having none."""
+        return [*self.class_names, *(["no class"] if self.data.labels.ndim == 2 else [])]
 
     @property
     def data(self) -> ImageSet:
@@ -157,6 +167,10 @@ class ImageLoaders(pl.LightningDataModule):
         records, labels = self.data.records, self.data.labels
         if records.targets is None and records.weights is None:
             return labels
+        if labels.ndim == 2:
+            raise InputError(
+                "a table weighs the images of a multi-label set: expected none; leave out its column of weights"
+            )
         soft = torch.nn.functional.one_hot(labels, self.num_classes).float()
         if records.targets is not None:
             soft = torch.from_numpy(records.targets)
@@ -277,5 +291,4 @@ class ImageLoaders(pl.LightningDataModule):
 
     def class_counts(self, part: Part) -> list[int]:
         """Return the number of images of each class."""
-        labels = self.data.labels.numpy()[getattr(self.parts, part)]
-        return [int(count) for count in np.bincount(labels, minlength=self.num_classes)]
+        return self.data.class_counts(getattr(self.parts, part))

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -52,6 +53,8 @@ class NEUDataModule(ImageFolderDataModule):
         class_names: the six in the order that their labels get, and that an array's numbers from 0 mean; any name in use
             will do, such as Cr. None takes the alphabet; numbers then stay numbers, but for those of
             `NEU_train_labels.npy` and `NEU_test_labels.npy`, whose order is known.
+        labels: `boxes` makes a multi-label set of the classes of each image's boxes, Pascal VOC's .xml files of NEU-DET in
+            `root` or in a folder beside it that is named for annotations; else as in `ImageFolderDataModule`.
 
     The other arguments are those of `ImageFolderDataModule`.
     """
@@ -85,6 +88,9 @@ class NEUDataModule(ImageFolderDataModule):
         group_by: str | None = "auto",
         backing: Backing = "auto",
     ) -> None:
+        self._takes_boxes = labels == "boxes"
+        if self._takes_boxes:
+            labels, label_columns = None, replace(label_columns or LabelColumns(), several="all")
         super().__init__(
             DEFAULT_ROOT if root is None else root, image_size, channels, batch_size, eval_batch_size, seed, val_size,
             test_size, split, on_bad_image, group_duplicates, augmentation, mean, std, _neu_names(class_names), transform,
@@ -150,6 +156,8 @@ class NEUDataModule(ImageFolderDataModule):
         return self._generate() if self._generated else super().load()
 
     def _list(self) -> Listing:
+        if self._takes_boxes:
+            self._labels_path = _boxes_of(self._folder)
         if self._labels_path is not None:
             return super()._list()
         return list_labelled(self._folder, NEU_CLASSES) if self.split == WHOLE else list_neu(self._folder)
@@ -186,6 +194,18 @@ def _neu_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
         raise InputError(
             f"data.class_names is {', '.join(names)}: expected {', '.join(NEU_CLASSES)}, each once and in any order, or "
             "ImageFolderDataModule for other classes"
+        )
+    return found
+
+
+def _boxes_of(root: Path) -> Path:
+    """Return the folder of the boxes of the images in `root`."""
+    beside = [path for path in sorted(root.resolve().parent.glob("*nnotation*")) if path.is_dir()]
+    found = next((folder for folder in (root, *beside) if next(folder.rglob("*.[xX][mM][lL]"), None)), None)
+    if found is None:
+        raise InputError(
+            f"data.labels is boxes, and there are no .xml files in {root}, nor in a folder of annotations beside it: put "
+            "NEU-DET's there, or give their folder as data.labels and all as data.label_columns.several"
         )
     return found
 

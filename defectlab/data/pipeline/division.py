@@ -37,7 +37,7 @@ class Division:
         if self.split == splits.WHOLE:
             return None
         found = group_names(self.group_by, data.files, data.records)
-        if found is None and self.group_by and (seen := looks_grouped(data.files, data.labels.numpy())):
+        if found is None and self.group_by and (seen := looks_grouped(data.files, data.strata)):
             log.warning(
                 "%s: names look like %d groups of images that are alike: a random split overstates the accuracy on new ones; "
                 "keep them together by data.group_by '%s'", self.location, seen[1], seen[0],
@@ -49,7 +49,7 @@ class Division:
 
         With `planned` it is what can be done without pixels, and nothing is told.
         """
-        labels = data.labels.numpy()
+        labels = data.strata
         if self.split == splits.WHOLE:
             return splits.Split(*(np.arange(count) for count in (0, 0, len(labels))))
         own, fold = self._groups(data, planned), splits.parse_fold(self.split)
@@ -79,7 +79,7 @@ class Division:
             return None
         unique, codes = np.unique(data.files if names is None else names, return_inverse=True)
         by = "data.group_duplicates" if names is None else f"data.group_by {self.group_by}"
-        own = Groups(codes=codes, names=unique.tolist(), by=by, class_names=data.class_names)
+        own = Groups(codes=codes, names=unique.tolist(), by=by, class_names=[*data.class_names, "none of the classes"])
         if names is not None and not planned:
             log.info("%d images are in %d groups, which stay together (data.group_by)", len(codes), len(unique))
         if duplicates:
@@ -96,8 +96,8 @@ def check_classes(parts: splits.Split, data: ImageSet, location: str) -> None:
     """Raise InputError for a class without training images; warn of classes that other parts lack."""
     for part in PARTS:
         indices = getattr(parts, part)
-        present = set(data.labels[indices].tolist())
-        missing = [name for label, name in enumerate(data.class_names) if label not in present]
+        counts = data.class_counts(indices)
+        missing = [name for name, count in zip(data.class_names, counts, strict=True) if not count]
         if not missing or (part == "test" and not len(indices)):
             continue
         text = f"{location}: no image of {listed(missing)} in the {part} part"

@@ -27,8 +27,9 @@ from defectlab.data.sources.lazy import select_images
 from defectlab.data.sources.levels import BadImage
 from defectlab.data.sources.opening import bytes_of, pillow_hushed
 from defectlab.data.sources.reading import ColourFound, Skipped, read_images
-from defectlab.data.sources.records import ImageRecords
+from defectlab.data.sources.records import ImageRecords, rarest_class
 from defectlab.errors import InputError
+from defectlab.metrics.decisions import label_texts
 from defectlab.utils.image_format import ImageFormat
 
 _SAMPLE = 128  # images by which a set is taken for grey, until all are read
@@ -40,7 +41,7 @@ class ImageSet:
 
     Args:
         images: (N, C, H, W) uint8; of a streamed set `LazyImages`, which are decoded when they are asked for.
-        labels: (N,) int64, indices into `class_names`.
+        labels: (N,) int64, indices into `class_names`; of a multi-label set (N, C) float32, 1 for each class of an image.
         class_names: in the order of the labels.
         files: relative to the root, posix style, `images.npy[12]` for row 12 of an array.
         splits: "train", "val" or "test" for each image where the source gives a split.
@@ -66,6 +67,25 @@ class ImageSet:
     aspects: Tensor | None = None
     records: ImageRecords = field(default_factory=ImageRecords)
     index: ImageIndex | None = None
+
+    @property
+    def label_texts(self) -> list[str]:
+        """Class of each image, or its classes joined by `|`."""
+        return label_texts(self.labels.numpy(), self.class_names)
+
+    def class_counts(self, indices: npt.NDArray[np.int64]) -> list[int]:
+        """Return how many of the images at `indices` are of each class."""
+        labels = self.labels.numpy()[indices]
+        counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(self.class_names))
+        return [int(count) for count in counts]
+
+    @property
+    def strata(self) -> npt.NDArray[np.int64]:
+        """Index (N,) by which a split keeps proportions: the label, of several the rarest class, C for none."""
+        if self.labels.ndim == 1:
+            strata: npt.NDArray[np.int64] = self.labels.numpy()
+            return strata
+        return rarest_class(self.labels.numpy().astype(bool))
 
     def select(self, indices: npt.NDArray[np.int64]) -> ImageSet:
         """Return the images at `indices` (n,), in that order; pixels of more than 4 GiB are not copied."""
@@ -113,8 +133,17 @@ class ImageSet:
                 f"{', '.join(self.class_names)}, each once and in any order"
             )
         order = torch.tensor([list(class_names).index(name) for name in self.class_names])
-        records = self.records.with_classes([self.class_names.index(name) for name in class_names])
-        return replace(self, labels=order[self.labels], class_names=list(class_names), records=records)
+        columns = [self.class_names.index(name) for name in class_names]
+        labels = order[self.labels] if self.labels.ndim == 1 else self.labels[:, columns]
+        records = self.records.with_classes(columns)
+        return replace(self, labels=labels, class_names=list(class_names), records=records)
+
+
+def labels_of(listing: Listing, rows: Sequence[int]) -> Tensor:
+    """Return the labels of a listing's files at `rows`, as `ImageSet` has them."""
+    if listing.records.multilabel and listing.records.targets is not None:
+        return torch.from_numpy(listing.records.targets)[torch.tensor(rows, dtype=torch.int64)]
+    return torch.tensor([listing.labels[row] for row in rows], dtype=torch.int64)
 
 
 def read_listing(
@@ -143,8 +172,8 @@ def read_listing(
     tell_pages(root, listing.files, headers, wanted.page)
     if rule is not None:
         planned = ImageSet(
-            images=torch.empty(0), labels=torch.tensor(listing.labels), class_names=list(listing.class_names), files=names,
-            splits=listing.splits,
+            images=torch.empty(0), labels=labels_of(listing, range(len(files))), class_names=list(listing.class_names),
+            files=names, splits=listing.splits,
         )  # fmt: skip
         kinds, own = [header.pixel_type for header in headers], wanted
         wanted = rule.apply(root, own, kinds, planned, lambda index: measure(listing.files[index], own))
@@ -156,14 +185,10 @@ def read_listing(
         if chosen == "mapped":
             kept, pixels = ([files[row] for row in good], [names[row] for row in good]), images.numpy()
             index = build_index(*kept, place, wanted, images.shape[1], lambda row: pixels[row], strict=True)
-    labels = [listing.labels[index] for index in good]
-    left = set(labels)
-    empty = [name for label, name in enumerate(listing.class_names) if label not in left]
-    if empty and complete:
-        raise InputError(f"{root}: no image of {', '.join(empty)} can be read; replace them, such as {skipped[0]}")
-    return ImageSet(
+    labels = labels_of(listing, good)
+    data = ImageSet(
         images=images,
-        labels=torch.tensor(labels, dtype=torch.int64),
+        labels=labels,
         class_names=list(listing.class_names),
         files=[names[index] for index in good],
         splits=None if listing.splits is None else [listing.splits[index] for index in good],
@@ -171,9 +196,16 @@ def read_listing(
         reading=wanted.reading,
         synthetic=sum(headers[index].generated for index in good),
         content=lambda index: bytes_of(listing.files[good[index]]),
-        records=listing.records.select(good),
+        records=listing.records.select(good)
+        if labels.ndim == 1
+        else replace(listing.records.select(good), targets=None),
         index=index,
     )
+    counts = data.class_counts(np.arange(len(good)))
+    empty = [name for name, count in zip(data.class_names, counts, strict=True) if not count]
+    if empty and complete:
+        raise InputError(f"{root}: no image of {', '.join(empty)} can be read; replace them, such as {skipped[0]}")
+    return data
 
 
 def _held(

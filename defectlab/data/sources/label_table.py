@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from defectlab.data.sources.annotations import GOOD, Labels, is_annotated, is_runs, read_annotations, read_runs
 from defectlab.data.sources.files import check_names, image_files, natural_key
 from defectlab.data.sources.layouts import Listing, part_of
 from defectlab.data.sources.masks import without_masks
-from defectlab.data.sources.records import ImageRecords
+from defectlab.data.sources.records import ImageRecords, rarest_class
 from defectlab.data.sources.tables import (
     TABLE_SUFFIXES,
     Columns,
@@ -47,7 +48,8 @@ class LabelColumns:
         group: column that data.group_by auto groups by.
         weight: column of numbers above 0 that weigh images in the training loss.
         time: column of numbers or dates for data.split time.
-        several: an image of several classes is an error, or of the `first` or of the one with the `largest` area.
+        several: an image of several classes is an error, or of the `first` or of the one with the `largest` area; `all` makes
+            a multi-label set, of whose images each has any number of classes.
         soft: whether probabilities are trained on; None does where they are given a column a class.
     """
 
@@ -57,7 +59,7 @@ class LabelColumns:
     group: str | None = None
     weight: str | None = None
     time: str | None = None
-    several: Literal["error", "first", "largest"] = "error"
+    several: Literal["error", "first", "largest", "all"] = "error"
     soft: bool | None = None
 
 
@@ -102,7 +104,11 @@ def list_labels(
     if left or len(files) < len(found.images):
         missing = len(found.images) - len(files)
         log.warning("%s: left out are %d images without a row, and %d rows without an image", path, left, missing)
-    labels, known = _indices(path, found, _one_class(path, found, table.several), class_names, aliases or {})
+    several = table.several == "all"
+    if several:
+        labels, known, members = _several(path, found, class_names, aliases or {})
+    else:
+        labels, known = _indices(path, found, _one_class(path, found, table.several), class_names, aliases or {})
     roles = {role: find_column(path, found.columns, role, getattr(table, role)) for role in _ROLES if found.columns}
     cells = {role: found.columns[name] for role, name in roles.items() if name}
     if cells:
@@ -119,8 +125,9 @@ def list_labels(
     if "group" in cells:
         refuse(path, found.images, (not value for value in cells["group"]), f"have no group in column {roles['group']}")
     soft = found.soft if table.soft is None or found.soft is None else table.soft
+    targets = np.array([[area.get(name, 0.0) for name in known] for area in found.areas], np.float32) if soft else None
     records = ImageRecords(
-        targets=np.array([[area.get(name, 0.0) for name in known] for area in found.areas], np.float32) if soft else None,
+        targets=members if several else targets, multilabel=several,
         weights=numbers(path, "of weights", cells["weight"], 1e-6, 1e6).astype(np.float32) if "weight" in cells else None,
         groups=np.array(cells["group"]) if "group" in cells else None,
         times=read_times(path, str(roles["time"]), cells["time"]) if split == "time" and "time" in cells else None,
@@ -130,7 +137,8 @@ def list_labels(
     whole = Listing(root=root, files=places, labels=labels, class_names=known, splits=splits, records=records)
     listing = whole.select(sorted(files), known)
     check_names(path, known)
-    empty = [name for label, name in enumerate(known) if label not in set(listing.labels) and split != "test"]
+    present = set(np.flatnonzero(members[sorted(files)].any(axis=0)) if several else listing.labels)
+    empty = [name for label, name in enumerate(known) if label not in present and split != "test"]
     if len(known) < 2 or empty:
         what = some(empty, "classes without an image") if empty else f"the one class {known[0]}"
         raise InputError(f"{path}: found {what}; expected images of two or more, see data.class_names")
@@ -159,13 +167,20 @@ def _read(path: Path, root: Path, table: LabelColumns, class_names: Sequence[str
     if each:
         p = np.stack([numbers(path, name, columns[name], 0, 1) for name in each], axis=1)
         found.soft = bool((p % 1).any()) or None
+        if table.several == "all" and found.soft is not None:
+            raise InputError(
+                f"{path}: the columns of classes hold probabilities: expected 0 and 1 where several is all"
+            )
         wrong = (found.soft is not None and abs(total - 1) > 0.01 for total in p.sum(axis=1))
         refuse(path, found.images, wrong, "have probabilities that do not sum to 1; expected one class an image")
         found.areas = [{name: x for name, x in zip(each, row, strict=True) if x} for row in p.tolist()]
         return found
-    refuse(path, found.images, (not cell.strip("| ") for cell in cells), f"have no label in column {label}; fill it in")
+    if table.several != "all":
+        refuse(
+            path, found.images, (not cell.strip("| ") for cell in cells), f"have no label in column {label}; fill it in"
+        )
     numeric = all(map(is_number, cells))
-    if numeric and any(float(cell) % 1 for cell in cells):
+    if numeric and table.several != "all" and any(float(cell) % 1 for cell in cells):
         good, bad = class_names if class_names is not None and len(class_names) == 2 else (GOOD, "bad")
         log.info("%s: column %s is a probability, from 0.5 an image is %s, else %s", path, label, bad, good)
         found.areas = [{bad: p, good: 1 - p} for p in numbers(path, str(label), cells, 0, 1).tolist()]
@@ -192,12 +207,27 @@ def _one_class(path: Path, found: Labels, several: str) -> list[str]:
     if several == "error" and not largest:
         named = (f"{image}: {', '.join(area)}" for image, area in zip(found.images, found.areas, strict=True))
         refuse(path, named, (len(area) > 1 for area in found.areas), (
-            f"of {len(found.areas)} images have several classes, expected one: take the first, or the largest by area, by "
-            "data.label_columns.several, or leave these images out"
+            f"of {len(found.areas)} images have several classes, expected one: take all of them, the first, or the largest by area, "
+            "by data.label_columns.several, or leave these images out"
         ))  # fmt: skip
     return [
         (max(area, key=area.__getitem__) if largest else next(iter(area))) if area else GOOD for area in found.areas
     ]
+
+
+def _several(
+    path: Path, found: Labels, class_names: Sequence[str] | None, aliases: Mapping[str, str]
+) -> tuple[list[int], list[str], npt.NDArray[np.float32]]:
+    """Return the index of each image's rarest class, -1 for none, the classes, and which image is of which, (N, C)."""
+    named = [[name for name, area in areas.items() if area and name != GOOD] for areas in found.areas]
+    pairs = Labels(
+        images=[image for image, names in zip(found.images, named, strict=True) for _ in names], areas=[],
+    )  # fmt: skip
+    flat, known = _indices(path, pairs, [name for names in named for name in names], class_names, aliases)
+    members = np.zeros((len(named), len(known)), np.float32)
+    members[np.repeat(np.arange(len(named)), [len(names) for names in named]), flat] = 1
+    rarest = rarest_class(members.astype(bool))
+    return np.where(rarest < len(known), rarest, -1).tolist(), known, members
 
 
 def _indices(

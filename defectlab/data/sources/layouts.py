@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from defectlab.data.sources.files import SUFFIXES, check_names, image_files, is_ignored, natural_key
 from defectlab.data.sources.masks import is_mask_folder, without_masks
 from defectlab.data.sources.records import ImageRecords
@@ -37,7 +39,8 @@ _FILLERS = re.compile("[^a-z]|data|dataset|set|seg|images?|imgs?|folder|split") 
 
 @dataclass(kw_only=True)
 class Listing:
-    """Image files below `root`, each with its label (an index into `class_names`).
+    """Image files below `root`, each with its label (an index into `class_names`; -1 for an image of a multi-label set
+    without any class, else there its rarest one).
 
     `splits` is "train", "val" or "test" for each file, or None where the source gives no split; `records` is what a table
     says of each.
@@ -59,10 +62,12 @@ class Listing:
         """Return the files at `indices`; of the classes those that they are of, and those in `also`."""
         chosen = list(indices)
         present = {self.labels[i] for i in chosen}
+        if self.records.targets is not None and self.records.multilabel:
+            present = set(np.flatnonzero(self.records.targets[chosen].any(axis=0)).tolist())
         kept = [label for label, name in enumerate(self.class_names) if label in present or name in also]
         return Listing(
             root=self.root, files=[self.files[i] for i in chosen], class_names=[self.class_names[label] for label in kept],
-            labels=[kept.index(self.labels[i]) for i in chosen],
+            labels=[kept.index(self.labels[i]) if self.labels[i] >= 0 else -1 for i in chosen],
             splits=None if self.splits is None else [self.splits[i] for i in chosen],
             records=self.records.select(chosen).with_classes(kept),
         )  # fmt: skip
@@ -131,7 +136,9 @@ def list_folders(root: Path, keep_split: bool = True) -> Listing:
 
 def is_single(root: str | Sequence[str]) -> bool:
     """Return whether a root is one folder or file, neither several nor a pattern."""
-    return isinstance(root, str) and (not glob.has_magic(root) or os.path.lexists(os.path.expanduser(root)))
+    if not isinstance(root, str):
+        return False
+    return "://" in root or not glob.has_magic(root) or os.path.lexists(os.path.expanduser(root))
 
 
 def list_several(roots: str | Sequence[str]) -> Listing:

@@ -108,6 +108,11 @@ def _write(
 
 def _names(data: ImageDataModule) -> list[str]:
     """Return a unique `<class>/<file>` for every image, none equal to the copy of another."""
+    if data.multilabel:
+        raise InputError(
+            "images of several classes do not fit into one folder a class: augment them while they are trained on, by "
+            "data.augmentation"
+        )
     folders = safe_names(data.class_names)
     used: set[str] = set()
     names = []

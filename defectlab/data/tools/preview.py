@@ -220,7 +220,8 @@ def _rows(data: ImageDataModule, settings: Augmentation, everything: bool) -> li
     images = data.data.images[indices].float() / 255
     known = data.data.aspects
     aspects = [None if known is None else known[index : index + 1] for index in indices]
-    names = [data.class_names[int(data.data.labels[index])] for index in indices]
+    texts = data.data.label_texts
+    names = [texts[index] or "no class" for index in indices]
     alone: list[PreviewRow] = []
     mixed: list[PreviewRow] = []
     for name in Augmentation.names() if everything else settings.operations:
@@ -242,6 +243,6 @@ def _rows(data: ImageDataModule, settings: Augmentation, everything: bool) -> li
 def _one_a_class(data: ImageDataModule) -> list[int]:
     """Return the first training image of each of the first classes."""
     train = data.parts.train
-    labels = data.data.labels.numpy()[train]
+    labels = data.strata("train")
     present = np.unique(labels)[:_CLASSES]
     return [int(train[np.flatnonzero(labels == label)[0]]) for label in present]
