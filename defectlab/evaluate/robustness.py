@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from defectlab.data import ImageDataModule
 from defectlab.data.datamodules.loaders import Part
@@ -19,6 +18,7 @@ from defectlab.engine.restore import Restored, restore
 from defectlab.evaluate.corruptions import CORRUPTIONS, Corruption
 from defectlab.figures.style import BLUE, GREY, ORANGE, TEXT, save_png, style_axes
 from defectlab.metrics.classification import accuracy_interval, probabilities_of
+from defectlab.metrics.decisions import are_right, decide
 from defectlab.runs import RunFolder, csv_text, write_text
 from defectlab.utils.progress import progress_bar
 from defectlab.utils.text import html_table
@@ -126,21 +126,18 @@ def robustness(
 def judge_corrupted(restored: Restored, part: Part, progress: bool = False) -> Judged:
     """Judge every image of a part under each of CASES: whether the network has it right, bool (cases, images)."""
     task, card = restored.task, restored.card
-    images, labels = restored.data.pixels(part).to(restored.device), restored.data.labels(part)
-    right: list[Tensor] = []
+    images, labels = restored.data.pixels(part).to(restored.device), restored.data.labels(part).numpy()
+    right = np.empty((len(CASES), len(labels)), dtype=bool)
     with progress_bar("evaluating corruptions", len(CASES), shown=progress) as advance:
-        for corruption, level in CASES:
-            for pixels, own in zip(torch.split(images, _BLOCK), torch.split(labels, _BLOCK), strict=True):
-                clean = pixels.float() / 255
+        for row, (corruption, level) in zip(right, CASES, strict=True):
+            for start in range(0, len(labels), _BLOCK):
+                block = slice(start, start + _BLOCK)
+                clean = images[block].float() / 255
                 worse = clean if corruption is None or level is None else corruption.apply(clean, level)
-                right.append(_is_right(task.predict_logits(card.normalise(worse)).cpu(), own))
+                probabilities = probabilities_of(task.predict_logits(card.normalise(worse)), task.multilabel).numpy()
+                row[block] = are_right(decide(probabilities, task.thresholds), labels[block])
             advance(1)
-    return torch.cat(right).view(len(CASES), len(labels)).numpy()
-
-
-def _is_right(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return which images (N,) are classified as they are labelled."""
-    return probabilities_of(logits).argmax(dim=1) == labels
+    return right
 
 
 def count_right(right: Judged, data: ImageDataModule) -> Robustness:
