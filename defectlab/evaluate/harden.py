@@ -115,7 +115,8 @@ def harden(
         validated = judge_corrupted(before, "val", progress)
         lost = _alone(validated[:1], validated)
         drops = [paired_interval(*pair, validated.shape[1]) for pair in lost]
-        broken = {corruption: level for (corruption, level), (low, _) in zip(CASES, drops, strict=True) if low > 0}
+        worse = [case for case, (low, _) in zip(CASES, drops, strict=True) if low > 0]
+        broken = {corruption: level for corruption, level in worse if corruption and level is not None}  # the worst
         if not broken:
             return Hardening({})
         settings = _propose(before, broken)
@@ -132,8 +133,8 @@ def harden(
         tested = [judge_corrupted(restored, "test", progress) for restored in (before, restore(new, words))]
     old, after = (count_right(right, before.data) for right in tested)
     only = _alone(*tested)
-    worst = {corruption: corruption.levels[-1] for corruption, _ in CASES if corruption} | {None: None} | broken
-    places = [place for place, (corruption, level) in enumerate(CASES) if level == worst[corruption]]
+    worst = {corruption: corruption.levels[-1] for corruption, _ in CASES if corruption} | broken
+    places = [place for place, (corruption, level) in enumerate(CASES) if not corruption or level == worst[corruption]]
     adjusted = dict(zip(places, holm([mcnemar(*only[place]) for place in places]), strict=True))
     rows = [
         HardenedAccuracy(
@@ -153,14 +154,12 @@ def _alone(first: Judged, second: Judged) -> list[tuple[int, int]]:
     ]
 
 
-def _propose(restored: Restored, broken: Mapping[Corruption | None, float | None]) -> dict[str, Any]:
+def _propose(restored: Restored, broken: Mapping[Corruption, float]) -> dict[str, Any]:
     """Return a run's own augmentation with what shows the broken levels; of two values of one setting the stronger."""
     own = restored.data.augmentation or Augmentation()
     settings, off = asdict(own), asdict(Augmentation())
     images = restored.data.pixels("val").float() / 255
     for corruption, level in broken.items():
-        assert corruption is not None
-        assert level is not None
         name, value = corruption.setting, corruption.strength(level, images)
         if name == "snr" and own.noise:  # one alone may be given: the sd that this is of a white image
             name, value = "noise", min(10 ** (-value / 20), 1.0)
