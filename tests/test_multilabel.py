@@ -275,6 +275,7 @@ COMMANDS = {
     "compare": ["compare", "RUN", "OTHER"],
     "ensemble": ["ensemble", "RUN", "OTHER", "--output", "OUT/ensemble"],
     "robustness": ["robustness", "COPY"],
+    "harden": ["robustness", "COPY", "--harden", "--trainer.max_epochs", "1", "--trainer.default_root_dir", "OUT/runs"],
     "explain": ["explain", "RUN", "--output", "OUT/explained"],
     "explain a file": ["explain", "RUN", "IMAGES/image_0.png", "--output", "OUT/file"],
     "summary": ["summary", "RUN"],
@@ -297,6 +298,10 @@ def test_every_command_takes_it(name: str, runs: list[Path], drawn: Path, tmp_pa
         head, slash, rest = word.partition("/")
         words.append(f"{places[head]}{slash}{rest}" if head in places else word)
     assert main(words) == 0
+
+
+def test_robustness_judges_all_classes_of_an_image(runs: list[Path]) -> None:
+    assert dl.robustness(runs[0]).rows[0].accuracy == pytest.approx(dl.open_run(runs[0]).metrics["test"]["accuracy"])
 
 
 def test_the_wrong_kind_of_task_or_data_is_refused(

@@ -4,15 +4,20 @@ import csv
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from helpers import write_config
+import yaml
+from helpers import refusal, write_config
+from PIL import Image
 
+import defectlab as dl
 from defectlab.cli.main import main
 from defectlab.data import Augmentation
 from defectlab.data.pipeline.augment import augment, draw
 from defectlab.errors import InputError
 from defectlab.evaluate.corruptions import CORRUPTIONS, Corruption, noise_by_power, noise_by_variance
+from defectlab.metrics.statistics import mcnemar, paired_interval
 
 
 def grey(level: float, spread: float) -> torch.Tensor:
@@ -94,3 +99,89 @@ def test_images_of_any_size_are_corrupted(side: int) -> None:
             worse = corruption.apply(images, level)
             assert worse.shape == images.shape
             assert 0 <= worse.min() <= worse.max() <= 1
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run whose two classes are two brightnesses, so that light breaks it and blur does not."""
+    rng = np.random.default_rng(0)
+    for name, grey in (("dark", 100), ("light", 150)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(40):
+            pixels = (grey + rng.normal(0, 4, (16, 16))).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{index}.png")
+    config = write_config(tmp_path, tmp_path / "images")
+    text = config.read_text(encoding="utf-8").replace("val_size: 6, test_size: 7", "val_size: 20, test_size: 30")
+    config.write_text(text.replace("max_epochs: 2", "max_epochs: 6"), encoding="utf-8")
+    assert main(["fit", "--config", str(config)]) == 0
+    return next((tmp_path / "runs" / "tiny").iterdir())
+
+
+def test_a_run_is_hardened(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (run / "config.yaml").read_text(encoding="utf-8")
+    own = "augmentation: {vertical_flip: 0.5, brightness: 0.4, gamma: 0.5}"
+    assert "augmentation: null" in text
+    (run / "config.yaml").write_text(text.replace("augmentation: null", own), encoding="utf-8")
+    capsys.readouterr()
+
+    (run / "harden.yaml").mkdir()
+    assert main(["robustness", str(run), "--harden"]) == 1
+    assert "harden.yaml cannot be written" in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "harden").exists(), "nothing is trained that could not be repeated"
+    (run / "harden.yaml").rmdir()
+
+    assert main(["robustness", str(run), "--harden", "--trainer.max_epochs", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "broke        darker, brighter, gamma\n" in shown
+    overlay = yaml.safe_load((run / "harden.yaml").read_text(encoding="utf-8"))
+    # The stronger of two values; what the run has of `chance` stays.
+    assert overlay["data"]["init_args"]["augmentation"] == {"vertical_flip": 0.5, "brightness": 0.4, "gamma": 2}
+    assert overlay["trainer"] == {"max_epochs": 18}, "three times the run's own"
+
+    (new,) = (tmp_path / "runs" / "harden").iterdir()
+    saved = yaml.safe_load((new / "config.yaml").read_text(encoding="utf-8"))
+    assert saved["data"]["init_args"]["augmentation"]["gamma"] == 2
+    assert saved["trainer"]["max_epochs"] == 2
+    assert (new / "split.csv").read_bytes() == (run / "split.csv").read_bytes()
+    assert (new / "harden.png").read_bytes()[:4] == b"\x89PNG"
+    with (new / "harden.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 1 + sum(len(corruption.levels) for corruption in CORRUPTIONS)
+    tested = [row for row in rows if row["p_holm"]]
+    assert [row["corruption"] for row in tested] == ["clean", *(corruption.name for corruption in CORRUPTIONS)]
+    dark = next(row for row in tested if row["corruption"] == "darker")
+    # 20 validation images, half of them dark: 10 are lost.
+    assert [float(dark[name]) for name in ("level", "drop")] == pytest.approx([-0.3, 0.5])
+    assert float(dark["drop_low"]) == pytest.approx(paired_interval(10, 0, 20)[0])
+    for row in rows:
+        only = int(row["before_only"]), int(row["after_only"])
+        assert float(row["p"]) == pytest.approx(mcnemar(*only))
+        assert float(row["accuracy"]) - float(row["after"]) == pytest.approx((only[0] - only[1]) / 30)
+    for name, folder in (("accuracy", run), ("after", new)):
+        for row, own_row in zip(rows, dl.robustness(folder).rows, strict=True):
+            assert float(row[name]) == pytest.approx(own_row.accuracy), "as robustness says of each run"
+
+
+def test_what_is_whole_is_not_hardened(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dl.harden(finished).run is None
+    assert main(["robustness", "--harden", str(finished)]) == 0
+    assert "nothing was trained" in capsys.readouterr().out
+    assert not (finished / "harden.yaml").exists()
+    for words in (["--data.seed", "1"], ["--config", "neu_mobilenet.yaml"], ["--trainer.max_epoch", "3"]):
+        assert main(["robustness", str(finished), "--harden", *words]) == 1
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_hardening_takes_a_test_part(tmp_path: Path, class_folders: Path) -> None:
+    config = write_config(tmp_path, class_folders)
+    fitted = dl.fit(config, data={"test_size": 0}, trainer={"max_epochs": 1})
+    refusal(lambda: dl.harden(fitted), "no test images")
+    refusal(lambda: dl.harden(tmp_path), "run")
+
+
+@pytest.mark.parametrize(("first", "second", "n"), [(0, 0, 10), (5, 0, 120), (3, 3, 50), (10, 0, 10)])
+def test_interval_of_a_paired_difference(first: int, second: int, n: int) -> None:
+    low, high = paired_interval(first, second, n)
+    assert -1 <= low <= (first - second) / n <= high <= 1
+    assert paired_interval(second, first, n) == pytest.approx((-high, -low))
+    assert (low > 0) == (first - second >= 5)

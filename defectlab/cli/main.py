@@ -29,7 +29,7 @@ COMMANDS = {
     "report": "write report.html and its figures anew:    report RUN",
     "crossval": "repeated cross-validation:                 crossval --config C [--folds 5 --repeats 2] ...",
     "budget": "accuracy by labelled images a class:       budget --config C [--draws 10] ...",
-    "robustness": "accuracy on images made worse:           robustness RUN",
+    "robustness": "accuracy on images made worse:           robustness RUN [--harden]",
     "explain": "see inside: filters, maps, where it looks: explain RUN|CKPT|imagenet/NETWORK [IMAGES...] | explain kernels IMAGE",
     "course": "the programs of the course:                course | course run NAME... [--seeds 3]",
     "compare": "which of several runs is better:           compare RUN RUN...",

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
+from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.engine.checks import check_continuation, check_settings
 from defectlab.engine.configs import override_words
 from defectlab.engine.experiment import DefectCLI
@@ -80,7 +81,7 @@ def fit(
         else:
             raise InputError("fit needs a config, such as neu_mobilenet.yaml, or task=... and data=... as objects")
         settings = {"model": model, "data": data, "trainer": _settings(trainer), "seed_everything": seed_everything}
-        return _returned(*run_fit([*words, *override_words(settings)], target, progress))
+        return returned(*run_fit([*words, *override_words(settings)], target, progress))
 
 
 def resume(
@@ -105,7 +106,7 @@ def resume(
     """
     with as_guest(progress):
         words = override_words({"model": model, "data": data, "trainer": _settings(trainer)})
-        return _returned(*run_resume(open_trained_run(run), words, progress))
+        return returned(*run_resume(open_trained_run(run), words, progress))
 
 
 def _as_yaml(config: Mapping[str, Any]) -> str:
@@ -123,7 +124,7 @@ def _settings(trainer: Mapping[str, Any] | Trainer | None) -> Mapping[str, Any] 
     return trainer
 
 
-def _returned(cli: DefectCLI, run: RunFolder | None) -> RunFolder:
+def returned(cli: DefectCLI, run: RunFolder | None) -> RunFolder:
     """Return the run folder, in every process of the run."""
     if run is None and cli.trainer.is_global_zero:
         raise InputError("trainer.fast_dev_run keeps nothing, so there is no run to return: set it to false")
@@ -132,9 +133,11 @@ def _returned(cli: DefectCLI, run: RunFolder | None) -> RunFolder:
 
 
 def run_fit(
-    words: Sequence[str], output: Path | None = None, progress: bool = True
+    words: Sequence[str], output: Path | None = None, progress: bool = True, split: SplitTable | None = None
 ) -> tuple[DefectCLI, RunFolder | None]:
     """Train and test as the words of `fit` say; a new run folder that nothing was trained into is removed.
+
+    The images are divided as in `split`, if one is given.
 
     What torchrun starts again goes on in the run folder of its first start.
 
@@ -150,6 +153,8 @@ def run_fit(
     cli = DefectCLI("fit", words, output=output, progress=progress)
     assert cli.run is not None
     remember_run(cli.run)
+    if split is not None:
+        cli.datamodule.keep_split(split)
     try:
         with locked(cli.run):
             if is_first_process() and RunFolder(cli.run).config.exists():

@@ -1,21 +1,24 @@
 """Measure how accuracy falls on corrupted images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from defectlab.data import ImageDataModule
+from defectlab.data.datamodules.loaders import Part
 from defectlab.data.sources.layouts import NEU_CLASSES
 from defectlab.engine.host import as_guest
-from defectlab.engine.restore import restore
+from defectlab.engine.restore import Restored, restore
 from defectlab.evaluate.corruptions import CORRUPTIONS, Corruption
 from defectlab.figures.style import BLUE, GREY, ORANGE, TEXT, save_png, style_axes
 from defectlab.metrics.classification import accuracy_interval, probabilities_of
+from defectlab.metrics.decisions import are_right, decide
 from defectlab.runs import RunFolder, csv_text, write_text
 from defectlab.utils.progress import progress_bar
 from defectlab.utils.text import html_table
@@ -23,6 +26,10 @@ from defectlab.utils.text import html_table
 # Song & Yan 2013, table 3: per cent by dB, trained on clean halves of NEU-CLS. They do not say which SNR.
 AECLBP: dict[float, float] = {50: 98.87, 40: 98.53, 30: 88.29, 20: 37.09}
 _BLOCK = 128
+CASES: tuple[tuple[Corruption | None, float | None], ...] = (  # the clean images first
+    (None, None), *((corruption, level) for corruption in CORRUPTIONS for level in corruption.levels),
+)  # fmt: skip
+Judged = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,22 +67,27 @@ class Robustness:
         worst = min(self.rows, key=lambda row: row.accuracy)
         return f"Robustness: clean {self.rows[0].accuracy:.2%}, worst {worst.accuracy:.2%} ({worst.corruption} {worst.level})"
 
-    def figure(self) -> Figure:
-        """Draw a small plot a corruption, its 95 % Wilson intervals as a band, the clean accuracy as a line."""
-        clean = self.rows[0].accuracy
+    def figure(self, after: "Robustness | None" = None) -> Figure:
+        """Draw a small plot a corruption, its 95 % Wilson intervals as a band, the clean accuracy as a line.
+
+        `after` is drawn beside, of the same images by a network that was hardened.
+        """
         figure = Figure(figsize=(12, 8.4), layout="constrained")
+        drawn = [("this run", self, BLUE)] if after is None else [("before", self, GREY), ("after", after, BLUE)]
         for axes, corruption in zip(figure.subplots(3, 4, sharey=True).flat, CORRUPTIONS, strict=True):
-            mine = [row for row in self.rows if row.corruption == corruption.name]
-            places = range(len(mine))
-            low, high = [100 * r.low for r in mine], [100 * r.high for r in mine]
-            axes.axhline(100 * clean, color=GREY, lw=1, ls=":")
-            axes.fill_between(places, low, high, color=BLUE, alpha=0.2, lw=0)
-            axes.plot(places, [100 * r.accuracy for r in mine], color=BLUE, marker="o", ms=4, label="this run")
+            places = range(len(corruption.levels))
+            for name, found, colour in drawn:
+                mine = [row for row in found.rows if row.corruption == corruption.name]
+                low, high = [100 * r.low for r in mine], [100 * r.high for r in mine]
+                axes.axhline(100 * found.rows[0].accuracy, color=GREY if after is None else colour, lw=1, ls=":")
+                axes.fill_between(places, low, high, color=colour, alpha=0.2, lw=0)
+                axes.plot(places, [100 * r.accuracy for r in mine], color=colour, marker="o", ms=4, label=name)
             if self.published and corruption.name == "noise, SNR of power":
-                known = [(place, AECLBP[r.level]) for place, r in zip(places, mine, strict=True) if r.level in AECLBP]
+                known = [(place, AECLBP[level]) for place, level in enumerate(corruption.levels) if level in AECLBP]
                 axes.plot(*zip(*known, strict=True), "D--", ms=4, color=ORANGE, label="AECLBP (Song & Yan 2013)")
+            if len(axes.lines) > 2 and corruption is CORRUPTIONS[0]:
                 axes.legend(fontsize=TEXT, loc="lower left")
-            axes.set_xticks(list(places), [f"{r.level:g}" for r in mine])
+            axes.set_xticks(list(places), [f"{level:g}" for level in corruption.levels])
             style_axes(axes, corruption.name, grid="y")
             axes.set_xlabel(corruption.unit)
         figure.supylabel("accuracy, %")
@@ -106,41 +118,37 @@ def robustness(
     moved = [] if data_root is None else ["--data.root", str(Path(data_root))]
     with as_guest(progress):
         restored = restore(RunFolder(RunFolder.open(run).path.resolve()), [*moved, *overrides], data)
-        data, task, card = restored.data, restored.task, restored.card
-        data.check_test_part()
-
-        def classify(batch: Tensor) -> Tensor:
-            logits: Tensor = task.predict_logits(card.normalise(batch))
-            return probabilities_of(logits).argmax(dim=1)
-
-        images, labels = data.pixels("test").to(restored.device), data.labels("test")
-        rows = evaluate_corruptions(classify, images, labels, progress)
-    published = tuple(data.class_names) == NEU_CLASSES and data.source == "real"
-    return Robustness(rows, published, data.source == "synthetic")
+        restored.data.check_test_part()
+        return count_right(judge_corrupted(restored, "test", progress), restored.data)
 
 
 @torch.inference_mode()
-def evaluate_corruptions(
-    classify: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, progress: bool = False
-) -> list[CorruptionAccuracy]:
-    """Evaluate on the clean images, then under every corruption at every level.
-
-    `classify` turns float images (N, C, H, W) in [0, 1] into predicted classes (N,); `images` are uint8 (N, C, H, W), on
-    the device, `labels` (N,). `progress` draws a bar.
-    """
-    rows: list[CorruptionAccuracy] = []
-    levels: list[tuple[Corruption | None, float | None]] = [(c, level) for c in CORRUPTIONS for level in c.levels]
-    with progress_bar("evaluating corruptions", 1 + len(levels), shown=progress) as advance:
-        for corruption, level in [(None, None), *levels]:
-            right = 0
-            for pixels, own in zip(torch.split(images, _BLOCK), torch.split(labels, _BLOCK), strict=True):
-                clean = pixels.float() / 255
+def judge_corrupted(restored: Restored, part: Part, progress: bool = False) -> Judged:
+    """Judge every image of a part under each of CASES: whether the network has it right, bool (cases, images)."""
+    task, card = restored.task, restored.card
+    images, labels = restored.data.pixels(part).to(restored.device), restored.data.labels(part).numpy()
+    right = np.empty((len(CASES), len(labels)), dtype=bool)
+    with progress_bar("evaluating corruptions", len(CASES), shown=progress) as advance:
+        for row, (corruption, level) in zip(right, CASES, strict=True):
+            for start in range(0, len(labels), _BLOCK):
+                block = slice(start, start + _BLOCK)
+                clean = images[block].float() / 255
                 worse = clean if corruption is None or level is None else corruption.apply(clean, level)
-                right += int((classify(worse).cpu() == own).sum())
-            name, unit = ("clean", "") if corruption is None else (corruption.name, corruption.unit)
-            low, high = accuracy_interval(right, len(labels))
-            rows.append(CorruptionAccuracy(
-                corruption=name, unit=unit, level=level, accuracy=right / len(labels), low=low, high=high, n=len(labels),
-            ))  # fmt: skip
+                probabilities = probabilities_of(task.predict_logits(card.normalise(worse)), task.multilabel).numpy()
+                row[block] = are_right(decide(probabilities, task.thresholds), labels[block])
             advance(1)
-    return rows
+    return right
+
+
+def count_right(right: Judged, data: ImageDataModule) -> Robustness:
+    """Count what `judge_corrupted` returned of a part of `data`."""
+    rows: list[CorruptionAccuracy] = []
+    for (corruption, level), images in zip(CASES, right, strict=True):
+        name, unit = ("clean", "") if corruption is None else (corruption.name, corruption.unit)
+        hits, n = int(images.sum()), len(images)
+        low, high = accuracy_interval(hits, n)
+        rows.append(CorruptionAccuracy(
+            corruption=name, unit=unit, level=level, accuracy=hits / n, low=low, high=high, n=n,
+        ))  # fmt: skip
+    published = tuple(data.class_names) == NEU_CLASSES and data.source == "real"
+    return Robustness(rows, published, data.source == "synthetic")

@@ -24,6 +24,17 @@ def mcnemar(first_only: int, second_only: int) -> float:
     return float(binomtest(first_only, first_only + second_only).pvalue)
 
 
+def paired_interval(first_only: int, second_only: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Compute the bounds, in [-1, 1], of the first of two accuracies on the same `n` images less the second.
+
+    Agresti & Min, "Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine 24
+    (2005): Wald's interval with half an image more in each of four cells. The counts are those of `mcnemar`.
+    """
+    discordant, difference, images = first_only + second_only + 1, first_only - second_only, n + 2
+    half = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(discordant - difference**2 / images)
+    return max((difference - half) / images, -1.0), min((difference + half) / images, 1.0)
+
+
 def images_needed(first_only: int, second_only: int, n: int, level: float = 0.05, power: float = 0.8) -> int | None:
     """Estimate how many images would show the difference seen on `n`; None if there is none.
 
