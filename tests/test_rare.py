@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import defectlab as dl
 from defectlab.cli.main import main
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.loader import Sampling, TrainLoader
 from defectlab.errors import InputError
+from defectlab.metrics.line import ANY, promises, scores_of
+from defectlab.metrics.operating import choose_false_alarms, choose_recall
 from defectlab.tasks.loss import binary_loss, weighted_cross_entropy
 
 LABELS = torch.tensor([0] * 90 + [1] * 9 + [2])
@@ -111,3 +114,62 @@ data:
         assert not (tmp_path / "none").exists()
     with pytest.raises(InputError, match=r"data\.sampling"):
         dl.ImageFolderDataModule(str(tmp_path), sampling="even")  # type: ignore[arg-type]
+
+
+def test_promises_are_chosen_on_validation_and_measured_on_test() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.random((2, 1500)) < 0.3
+    scores = 1 / (1 + np.exp(-rng.normal(3 * labels - 1.5, 1)))
+    parts = [
+        scores_of(np.stack((1 - own, own), axis=1), truth.astype(np.int64), ("good", "bad"))
+        for own, truth in zip(scores, labels, strict=True)
+    ]
+    found = promises(parts[0], parts[1])
+    alarms, recall = found["bad"]
+    assert alarms["threshold"] == choose_false_alarms(scores[0], labels[0], 0.01).threshold
+    assert recall["threshold"] == choose_recall(scores[0], labels[0], 0.99).threshold
+    assert alarms["test"] is not None
+    assert recall["test"] is not None
+    flagged = scores[1] >= alarms["threshold"]
+    assert alarms["test"]["false_alarm_rate"] == pytest.approx(flagged[~labels[1]].mean())
+    assert alarms["test"]["escapes"] == pytest.approx(10 * (1 - flagged[labels[1]].mean()))
+    few = promises({name: (own[:200], truth[:200]) for name, (own, truth) in parts[0].items()}, None)
+    assert few["bad"][1] == {
+        "promise": "recall",
+        "rate": 0.99,
+        "threshold": None,
+        "needs": 299,
+        "n": int(labels[0, :200].sum()),
+        "test": None,
+    }
+    assert set(found) == {"good", "bad"}, "any defect is the one that is bad"
+    three = scores_of(np.full((4, 3), 1 / 3), np.array([0, 1, 2, 1]), ("OK", "hole", "stain"))
+    assert three[ANY][1].tolist() == [False, True, True, True]
+
+
+def test_operating_points_are_in_report_and_tensorboard(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, count, grey in (("good", 330, 120), ("hole", 30, 60), ("stain", 30, 200)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.normal(grey, 30, (8, 8)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "set" / name / f"{number}.png")
+    config = tmp_path / "c.yaml"
+    config.write_text(f"""
+trainer: {{max_epochs: 1, accelerator: cpu}}
+model:
+  class_path: defectlab.SmallCNNTask
+  init_args: {{network: defectlab.networks.LeNet5}}
+data:
+  class_path: defectlab.ImageFolderDataModule
+  init_args: {{root: {tmp_path / "set"}, image_size: 32, channels: 1, val_size: 350, test_size: 20}}
+""")
+    assert main(["fit", "--config", str(config), "--output", str(tmp_path / "run")]) == 0
+    found = dl.RunFolder(tmp_path / "run").read_metrics()["operating"]
+    assert set(found) == {"good", "hole", "stain", ANY}
+    assert found["hole"][0]["threshold"] is not None, "there are 299 others, or more"
+    assert found["hole"][1]["threshold"] is None
+    assert "Operating points" in (tmp_path / "run" / "report.html").read_text()
+    events = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0})
+    events.Reload()
+    assert {"val/ranking", "test/ranking"} <= set(events.Tags()["images"])

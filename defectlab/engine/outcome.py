@@ -17,6 +17,7 @@ from defectlab.data import ImageDataModule
 from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.engine.tensorboard import add_figures, add_hparams
 from defectlab.errors import InputError
+from defectlab.figures.ranking import marked_points, ranking_figure
 from defectlab.figures.style import save_png
 from defectlab.figures.tiles import image_sheet
 from defectlab.metrics.classification import (
@@ -144,7 +145,15 @@ def write_outcome(
     else:
         run.misclassified_png.unlink(missing_ok=True)
     if trainer.is_global_zero:
-        add_figures(trainer.loggers, found.results, sheet, trainer.global_step)
+        points = marked_points(operating.get("operating", {}))
+        rankings = {
+            name: ranking_figure(
+                found.probabilities(name).numpy(), found.predictions[name][1].numpy(), found.class_names,
+                points if name == "test" else None,
+            )
+            for name in found.predictions
+        }  # fmt: skip
+        add_figures(trainer.loggers, found.results, rankings, sheet, trainer.global_step)
         add_hparams(trainer.loggers, config, part, found.results[part])
     write_report(run)
 

@@ -1,6 +1,6 @@
 """Add figures and hyper-parameters to the trainer's loggers, beside the curves that Lightning draws."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -37,9 +37,13 @@ def add_augmented(loggers: Sequence[Any], images: Tensor, card: DataCard) -> Non
 
 
 def add_figures(
-    loggers: Sequence[Any], results: dict[str, SplitMetrics], misclassified: Figure | None, step: int
-) -> None:
-    """Log the confusion matrix of each evaluated part, and the misclassified images if there are any."""
+    loggers: Sequence[Any], results: dict[str, SplitMetrics], rankings: Mapping[str, Figure | None],
+    misclassified: Figure | None, step: int,
+) -> None:  # fmt: skip
+    """Log confusion matrix and ranking curves of each evaluated part, and the misclassified images if there are any."""
+    for stage, ranking in rankings.items():
+        if ranking is not None:
+            _add_figure(loggers, f"{stage}/ranking", ranking, step)
     for stage, result in results.items():
         supports = [row["support"] for row in result["per_class"].values()]
         figure = confusion_matrix_figure(result["confusion_matrix"], list(result["per_class"]), supports)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,21 @@ _DRAWN = 8  # classes; more lines could not be told apart
 _BANDS = 3  # up to so many lines are drawn with their intervals
 
 
-def ranking_figure(probabilities: npt.ArrayLike, labels: npt.ArrayLike, class_names: Sequence[str]) -> Figure | None:
+Points = Mapping[str, Sequence[tuple[str, float, float]]]
+
+
+def marked_points(operating: Mapping[str, Any]) -> Points:
+    """Return marker, false-alarm rate and recall on the test images of the thresholds in metrics.json's `operating`."""
+    markers = {"false_alarms": "o", "recall": "s"}
+    return {
+        name: [(markers[one["promise"]], one["test"]["false_alarm_rate"], one["test"]["recall"]) for one in rows if one["test"]]
+        for name, rows in operating.items()
+    }  # fmt: skip
+
+
+def ranking_figure(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, class_names: Sequence[str], points: Points | None = None
+) -> Figure | None:
     """Draw recall by false alarms, on a logarithmic scale, and precision by recall, of each class against all others.
 
     Of more than eight classes those of the lowest average precision are drawn, of two the rarer one. Bands are pointwise
@@ -29,6 +44,7 @@ def ranking_figure(probabilities: npt.ArrayLike, labels: npt.ArrayLike, class_na
         probabilities: in [0, 1], (N, C).
         labels: in [0, C), (N,); of a multi-label task (N, C) of 0 and 1.
         class_names: C names.
+        points: to mark on the curves of a class, see `marked_points`.
     """
     values, truth = np.asarray(probabilities, np.float64), membership(np.asarray(labels), len(class_names))
     present = [k for k in range(len(class_names)) if truth[:, k].any() and not truth[:, k].all()]
@@ -49,6 +65,13 @@ def ranking_figure(probabilities: npt.ArrayLike, labels: npt.ArrayLike, class_na
         alarms = np.maximum(found.false_alarm_rate, 0.5 / found.negatives)
         left.step(alarms, recall, where="post", color=colour, lw=1.8, label=label)
         right.step(recall, found.precision, where="pre", color=colour, lw=1.8)
+        for marker, rate, own in (points or {}).get(name, ()):
+            place = max(rate, 0.5 / found.negatives)
+            left.plot(place, own, marker, color=colour, mec="white", ms=7, clip_on=False, zorder=3)
+            flagged, alarms_there = own * found.positives, rate * found.negatives
+            if flagged + alarms_there > 0:
+                precision = flagged / (flagged + alarms_there)
+                right.plot(own, precision, marker, color=colour, mec="white", ms=7, clip_on=False, zorder=3)
         if len(shown) <= _BANDS:
             _band(left, alarms, found.flagged, np.full_like(found.flagged, found.positives), colour, "post")
             some = found.flagged + found.alarms > 0

@@ -6,7 +6,7 @@ from typing import Any
 
 from defectlab.errors import InputError
 from defectlab.figures import runs as figures
-from defectlab.figures.ranking import ranking_figure
+from defectlab.figures.ranking import marked_points, ranking_figure
 from defectlab.figures.style import save_png
 from defectlab.report import sections
 from defectlab.report.render import Picture, write_page
@@ -46,6 +46,7 @@ def write_report(run: str | Path | RunFolder) -> Path:
         "confusions": sections.confusions(result),
         "classes": sections.classes(result),
         "ranking": sections.ranking(result),
+        "operating": sections.operating(metrics),
         "images": None if predictions is None or labels is None else sections.images(predictions, labels, file.name),
         "ece": result["ece"],
         "calibration": metrics.get("calibration"),
@@ -54,7 +55,7 @@ def write_report(run: str | Path | RunFolder) -> Path:
         "about": sections.run_facts(about),
         "environment": list((metrics.get("environment") or {}).items()),
         "config": run.config.read_text(encoding="utf-8", errors="replace") if run.config.is_file() else None,
-        "pictures": _draw(run, result, about.get("best_epoch"), predictions, synthetic),
+        "pictures": _draw(run, metrics, result, about.get("best_epoch"), predictions, synthetic),
     }
     page = run.path / "report.html"
     write_page(page, "report.html", values)
@@ -75,7 +76,12 @@ def _predictions(run: RunFolder, file: Path, n: int, split: str) -> PredictionTa
 
 
 def _draw(
-    run: RunFolder, result: dict[str, Any], best_epoch: int | None, predictions: PredictionTable | None, synthetic: bool
+    run: RunFolder,
+    metrics: dict[str, Any],
+    result: dict[str, Any],
+    best_epoch: int | None,
+    predictions: PredictionTable | None,
+    synthetic: bool,
 ) -> dict[str, Picture]:
     """Write confusion_matrix.csv and the PNGs that the run has data for; return each PNG by name."""
     names, matrix = list(result["per_class"]), result["confusion_matrix"]
@@ -95,7 +101,8 @@ def _draw(
         drawn["steps"] = figures.steps_figure(losses)
     if predictions is not None and predictions.labels is not None:
         drawn["reliability"] = figures.reliability_figure(predictions.confidence, predictions.right)
-        ranked = ranking_figure(predictions.probabilities, predictions.labels, predictions.class_names)
+        points = marked_points(metrics.get("operating") or {})
+        ranked = ranking_figure(predictions.probabilities, predictions.labels, predictions.class_names, points)
         drawn |= {} if ranked is None else {"ranking": ranked}
     for name, figure in drawn.items():
         save_png(figure, run.path / f"{name}.png", synthetic)  # said on the image too, as images leave the page

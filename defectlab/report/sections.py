@@ -14,6 +14,7 @@ from defectlab.report.render import Cell, Table, percentage
 from defectlab.runs import PredictionTable
 from defectlab.runs.metrics import count_correct
 
+OPERATING_ROWS = 8
 WRONG_ROWS, UNSURE_ROWS, CONFUSION_ROWS, SKIPPED_FILES = 100, 12, 10, 20  # more would not be read
 SPLITS = {"test": "test", "val": "validation"}
 
@@ -123,6 +124,40 @@ def ranking(result: dict[str, Any]) -> Table | None:
             ])  # fmt: skip
     columns = ["class, against all others", "images", "AUROC", "average precision", "recall at 1 % false alarms"]
     return Table(columns, rows) if rows else None
+
+
+def operating(metrics: dict[str, Any]) -> Table | None:
+    """Tabulate the thresholds that are chosen on validation and what they do on the test images; None in an older run.
+
+    Of more than `OPERATING_ROWS` classes those that are ranked worst on validation.
+    """
+    found, per_class = metrics.get("operating") or {}, (metrics.get("val") or {}).get("per_class", {})
+    area = {name: m["auroc"] for name, m in per_class.items() if m.get("auroc") is not None}
+    names = sorted(found, key=lambda name: area.get(name, -1.0))[:OPERATING_ROWS]
+    rows: list[list[Cell]] = []
+    for name in (name for name in found if name in names):
+        for one in found[name]:
+            allowed = one["promise"] == "false_alarms"
+            asked = f"at most {one['rate']:.0%} false alarms" if allowed else f"recall of at least {one['rate']:.0%}"
+            cells: list[Cell] = [
+                f"takes {one['needs']} images {'of others' if allowed else 'of it'}, {one['n']} are there"
+            ]
+            cells += ["–"] * 4
+            if one["threshold"] is not None:
+                cells[0], test = f"{one['threshold']:.4f}", one["test"]
+                if test is not None:
+                    spans = ("recall", "recall_interval"), ("false_alarm_rate", "false_alarm_interval")
+                    cells[1:3] = [_spanned(100 * test[rate], *(100 * x for x in test[span])) for rate, span in spans]
+                    cells[3:] = [
+                        _spanned(test[rate], *test[f"{rate}_interval"]) for rate in ("escapes", "false_rejects")
+                    ]
+            rows.append([name, asked, *cells])
+    columns = ["class to flag", "promise", "threshold", "recall, %", "false alarms, %", "escapes", "false rejects"]
+    return Table(columns, rows, text_columns=3) if rows else None
+
+
+def _spanned(value: float, low: float, high: float) -> str:
+    return f"{value:.1f} ({low:.1f} – {high:.1f})"
 
 
 def images(predictions: PredictionTable, labels: Labels, file: str) -> Images:
