@@ -173,3 +173,19 @@ data:
     events = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0})
     events.Reload()
     assert {"val/ranking", "test/ranking"} <= set(events.Tags()["images"])
+
+
+def test_the_focal_minimum_is_at_the_smoothed_target() -> None:
+    logits = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], lr=0.5, max_iter=300, tolerance_change=1e-14)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = weighted_cross_entropy(logits, torch.tensor([1]), None, 0.3, focal=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(
+        logits.softmax(dim=1)[0].detach(), torch.tensor([0.1, 0.8, 0.1]).double(), atol=0.02, rtol=0
+    )

@@ -33,25 +33,26 @@ def weighted_cross_entropy(
         targets: class indices `(N,)`, or probabilities `(N, C)` as MixUp and CutMix give them, times a weight of the image.
         weights: `(C,)`, of mean 1 over the training images; None for 1 each.
         label_smoothing: fraction of the target spread evenly over all classes (Szegedy et al. 2016), in [0, 1).
-        focal: multiply the whole term of an image by the square of 1 less the probability of its target: easy images count
-            little (Lin et al., "Focal loss for dense object detection", ICCV 2017, eq. 4 with a focus of 2).
+        focal: multiply the whole term of an image by the square of half the sum of the differences between probabilities and
+            target, so that easy images count little: for a hard label 1 - p (Lin et al., "Focal loss for dense object
+            detection", ICCV 2017, eq. 4 with a focus of 2); for a smoothed or mixed one 0 at the target, as in Li et al.,
+            "Generalized focal loss" (NeurIPS 2020), eq. 2, where 1 - p would move the minimum to certainty.
     """
     if weights is None and targets.ndim == 1 and not focal:
         return functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
     weights = logits.new_ones(logits.shape[1]) if weights is None else weights
-    if focal:
-        soft = functional.one_hot(targets, logits.shape[1]) if targets.ndim == 1 else targets
-        sums = soft.sum(dim=1)  # with a weight of the image
-        easy = (logits.softmax(dim=1) * soft).sum(dim=1) / sums.clamp(min=torch.finfo(logits.dtype).tiny)
-        hard_ones = (1 - easy) ** _FOCAL
-    else:
-        hard_ones = logits.new_ones(len(logits))
     if targets.ndim == 1:
         losses = functional.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
-        return (hard_ones * weights[targets] * losses).mean()
-    hard = functional.cross_entropy(logits, targets * weights, reduction="none")
-    uniform = -logits.log_softmax(dim=1).mean(dim=1)
-    return (hard_ones * ((1 - label_smoothing) * hard + label_smoothing * (targets @ weights) * uniform)).mean()
+        losses = weights[targets] * losses
+    else:
+        hard = functional.cross_entropy(logits, targets * weights, reduction="none")
+        uniform = -logits.log_softmax(dim=1).mean(dim=1)
+        losses = (1 - label_smoothing) * hard + label_smoothing * (targets @ weights) * uniform
+    if focal:
+        hot = functional.one_hot(targets, logits.shape[1]) if targets.ndim == 1 else targets * weights
+        aims = functional.normalize(hot.float(), p=1, dim=1) * (1 - label_smoothing) + label_smoothing / logits.shape[1]
+        losses = losses * ((logits.softmax(dim=1) - aims).abs().sum(dim=1) / 2) ** _FOCAL
+    return losses.mean()
 
 
 def binary_loss(
@@ -78,8 +79,8 @@ def binary_loss(
     else:
         negative = (1 - targets) * functional.logsigmoid(-logits)
     if kind == "focal":
-        p = logits.sigmoid()
-        positive, negative = positive * (1 - p) ** _FOCAL, negative * p**_FOCAL
+        easy = (logits.sigmoid() - targets).abs() ** _FOCAL
+        positive, negative = positive * easy, negative * easy
     return -(positive + negative).mean()
 
 
