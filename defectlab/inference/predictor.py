@@ -28,6 +28,7 @@ from defectlab.runs.ensembles import joined_fingerprint
 from defectlab.runs.locate import checkpoints_of, imagenet_name
 from defectlab.utils.card import DataCard
 from defectlab.utils.files import hash_file
+from defectlab.utils.image_format import images_at_once
 from defectlab.utils.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -83,12 +84,15 @@ class Predictor:
         return found
 
     def blocks(self, images: Sequence[Image], progress: bool = False) -> Iterator[Predictions]:
-        """Predict images of `list_images`, up to 128 at a time: a part of the table after the other."""
+        """Predict images of `list_images`, up to 128 at a time, on a CPU fewer large ones: a part of the table after the other."""
         beyond: list[Any] = []
         network = tiled_network(self.tasks[0])
+        size = _BLOCK
+        if self.tasks[0].device.type == "cpu":
+            size = min(images_at_once(card.image_size, _BLOCK) for card in self.cards)
         with torch.inference_mode(), progress_bar("predicting", len(images), shown=progress) as advance:
-            for start in range(0, len(images), _BLOCK):
-                block = images[start : start + _BLOCK]
+            for start in range(0, len(images), size):
+                block = images[start : start + size]
                 names = [str(one) if isinstance(one, Path) else f"image {start + i}" for i, one in enumerate(block)]
                 pixels, good, bad = _read(self.card, block, beyond)
                 probabilities = torch.empty(0, len(self.card.class_names), dtype=torch.float64)

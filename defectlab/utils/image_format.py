@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from defectlab.errors import InputError
 
+_BLOCK_PIXELS = 2**21  # of a batch whose activations a CPU's caches still serve
 Size = int | tuple[int, int]  # the side of a square, or height and width
 Fit = Literal["stretch", "pad", "crop"]
 PixelType = Literal["uint8", "integers", "floats"]  # kinds of numbers: of 8 bits, of more, floats
@@ -28,6 +29,12 @@ def checked_size(value: object, name: str = "image_size") -> Size:
         )
     height, width = pair
     return height if height == width else (height, width)
+
+
+def images_at_once(size: Size, most: int) -> int:
+    """Return how many images of a size, 1 to `most`, a CPU computes at a time: more pixels only wait for memory."""
+    height, width = sides(size)
+    return max(1, min(most, _BLOCK_PIXELS // (height * width)))
 
 
 def sides(size: Size) -> tuple[int, int]:

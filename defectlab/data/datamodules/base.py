@@ -46,7 +46,7 @@ class ImageDataModule(ImageLoaders):
         image_size: side in pixels of the square that images are stretched to, or [height, width]; nothing is cut off.
         channels: 1 (grey), 3 (RGB), or those of images that have exactly so many.
         batch_size: images per step and process in training.
-        eval_batch_size: images per step and process in evaluation.
+        eval_batch_size: images per step and process in evaluation; on a CPU fewer where they are large.
         seed: of the split, the order and the augmentation; a whole number from 0.
         val_size: fraction (below 1) or number of images held out for validation; of the training images where the
             source gives a split without validation.

@@ -21,6 +21,7 @@ from defectlab.data.sources.images import ImageSet
 from defectlab.data.sources.lazy import as_lazy
 from defectlab.errors import InputError
 from defectlab.utils.card import DataCard
+from defectlab.utils.image_format import images_at_once
 
 Part = Literal["train", "val", "test"]
 _SAMPLED = 20_000  # streamed images by which the statistics of each pixel are measured
@@ -213,9 +214,12 @@ class ImageLoaders(pl.LightningDataModule):
 
     def _eval_loader(self, indices: np.ndarray, features: Tensor | None = None) -> EvalLoader:
         device, rank, world_size = self._device_and_rank()
+        batch = self.eval_batch_size
+        if features is None and device.type == "cpu":
+            batch = images_at_once(self.card.image_size, batch)
         return EvalLoader(
             images=self._images(device) if features is None else features, labels=self.data.labels,
-            indices=torch.from_numpy(indices), batch_size=self.eval_batch_size, normalise=self.card.normalise,
+            indices=torch.from_numpy(indices), batch_size=batch, normalise=self.card.normalise,
             device=device, rank=rank, world_size=world_size,
         )  # fmt: skip
 
