@@ -16,14 +16,16 @@ from defectlab.metrics.operating import LineRates, choose_false_alarms, choose_r
 from defectlab.metrics.ranking import Flags, Scores
 
 ANY = "any defect"
-FALSE_ALARMS, RECALL, DEFECT_RATE = 0.01, 0.99, 0.01
+RATES = (0.01, 0.02, 0.05, 0.1)  # of false alarms, or of escapes; the strictest that the images can promise is taken
+DEFECT_RATE = 0.01
 _GOOD = {"good", "ok", "okay", "normal", "nodefect", "nodefects", "defectfree", "free", "pass", "clean", "intact"}
 
 
 class Promise(TypedDict):
-    """A threshold, or None and the validation images that it `needs`, and what it does on the test images if there are any.
+    """A threshold and what it does on the test images if there are any: `LineRates` at a defect rate of 1 %.
 
-    `test` is `LineRates` at a defect rate of 1 %.
+    `rate` is the strictest that `n` validation images can promise, of 1, 2, 5 and 10 % false alarms or escapes; without any
+    there is no threshold. `needs` are the images that 1 % takes.
     """
 
     promise: str
@@ -61,19 +63,19 @@ def scores_of(
 def promises(
     validation: Mapping[str, tuple[Scores, Flags]], test: Mapping[str, tuple[Scores, Flags]] | None
 ) -> dict[str, list[Promise]]:
-    """Choose for each class thresholds of at most 1 % false alarms and of at least 99 % recall; see `scores_of`."""
+    """Choose for each class a threshold of few false alarms and one of a high recall, see `Promise` and `scores_of`."""
     return {name: [_promise(kind, *own, None if test is None else test[name]) for kind in ("false_alarms", "recall")]
             for name, own in validation.items()}  # fmt: skip
 
 
 def _promise(kind: str, scores: Scores, positive: Flags, test: tuple[Scores, Flags] | None) -> Promise:
     allowed = kind == "false_alarms"
-    rate = FALSE_ALARMS if allowed else RECALL
-    found = Promise(
-        promise=kind, rate=rate, threshold=None, needs=images_for_bound(FALSE_ALARMS if allowed else 1 - RECALL),
-        n=int((~positive if allowed else positive).sum()), test=None,
-    )  # fmt: skip
-    if found["n"] < found["needs"]:
+    n = int((~positive if allowed else positive).sum())
+    kept = next((rate for rate in RATES if images_for_bound(rate) <= n), None)
+    rate = RATES[-1] if kept is None else kept
+    rate = rate if allowed else 1 - rate
+    found = Promise(promise=kind, rate=rate, threshold=None, needs=images_for_bound(RATES[0]), n=n, test=None)
+    if kept is None:
         return found
     threshold = (choose_false_alarms if allowed else choose_recall)(scores, positive, rate).threshold
     found["threshold"] = threshold

@@ -139,9 +139,8 @@ def operating(metrics: dict[str, Any]) -> Table | None:
         for one in found[name]:
             allowed = one["promise"] == "false_alarms"
             asked = f"at most {one['rate']:.0%} false alarms" if allowed else f"recall of at least {one['rate']:.0%}"
-            cells: list[Cell] = [
-                f"takes {one['needs']} images {'of others' if allowed else 'of it'}, {one['n']} are there"
-            ]
+            about = "of others" if allowed else "of it"
+            cells: list[Cell] = [f"too few validation images: {one['n']} {about}"]
             cells += ["–"] * 4
             if one["threshold"] is not None:
                 cells[0], test = f"{one['threshold']:.4f}", one["test"]
