@@ -8,6 +8,7 @@ import numpy as np
 
 from defectlab.metrics.classification import accuracy_interval, confident_mistakes
 from defectlab.metrics.decisions import Labels, label_texts
+from defectlab.metrics.line import good_class
 from defectlab.metrics.multilabel import mean_average_precision_interval
 from defectlab.metrics.operating import auroc_interval, average_precision_interval
 from defectlab.report.render import Cell, Table, percentage
@@ -135,10 +136,11 @@ def operating(metrics: dict[str, Any]) -> Table | None:
     area = {name: m["auroc"] for name, m in per_class.items() if m.get("auroc") is not None}
     names = sorted(found, key=lambda name: area.get(name, -1.0))[:OPERATING_ROWS]
     rows: list[list[Cell]] = []
-    for name in (name for name in found if name in names):
+    passing = good_class(list(found)) if len(found) == 2 else None  # what is said of the other says all
+    for name in (name for name in found if name in names and name != passing):
         for one in found[name]:
             allowed = one["promise"] == "false_alarms"
-            asked = f"at most {one['rate']:.0%} false alarms" if allowed else f"recall of at least {one['rate']:.0%}"
+            asked = f"false alarms ≤ {one['rate']:.0%}" if allowed else f"recall ≥ {one['rate']:.0%}"
             about = "of others" if allowed else "of it"
             cells: list[Cell] = [f"too few validation images: {one['n']} {about}"]
             cells += ["–"] * 4
@@ -156,7 +158,7 @@ def operating(metrics: dict[str, Any]) -> Table | None:
 
 
 def _spanned(value: float, low: float, high: float) -> str:
-    return f"{value:.1f} ({low:.1f} – {high:.1f})"
+    return f"{value:.3g} ({low:.3g} – {high:.3g})"
 
 
 def images(predictions: PredictionTable, labels: Labels, file: str) -> Images:
