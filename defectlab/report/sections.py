@@ -147,18 +147,16 @@ def operating(metrics: dict[str, Any]) -> Table | None:
             if one["threshold"] is not None:
                 cells[0], test = f"{one['threshold']:.4f}", one["test"]
                 if test is not None:
-                    spans = ("recall", "recall_interval"), ("false_alarm_rate", "false_alarm_interval")
-                    cells[1:3] = [_spanned(100 * test[rate], *(100 * x for x in test[span])) for rate, span in spans]
-                    cells[3:] = [
-                        _spanned(test[rate], *test[f"{rate}_interval"]) for rate in ("escapes", "false_rejects")
-                    ]
+                    for place, rate, span in (
+                        (1, "recall", "recall_interval"),
+                        (2, "false_alarm_rate", "false_alarm_interval"),
+                    ):
+                        low, high = (100 * bound for bound in test[span])
+                        cells[place] = f"{100 * test[rate]:.1f} ({low:.1f} – {high:.1f})"
+                    cells[3:] = [f"{test[rate]:.1f}" for rate in ("escapes", "false_rejects")]
             rows.append([name, asked, *cells])
     columns = ["class to flag", "promise", "threshold", "recall, %", "false alarms, %", "escapes", "false rejects"]
     return Table(columns, rows, text_columns=3) if rows else None
-
-
-def _spanned(value: float, low: float, high: float) -> str:
-    return f"{value:.3g} ({low:.3g} – {high:.3g})"
 
 
 def images(predictions: PredictionTable, labels: Labels, file: str) -> Images:
