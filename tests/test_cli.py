@@ -81,7 +81,7 @@ def test_help_version_and_every_command(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_fit_leaves_the_run_folder_of_the_contract(finished: Path) -> None:
     metrics = read(finished)
-    assert list(metrics) == ["data", "val", "test", "calibration", "environment", "run"]
+    assert list(metrics) == ["data", "val", "test", "calibration", "operating", "environment", "run"]
     assert metrics["data"]["class_names"] == ["good", "hole", "scratch"]
     assert metrics["test"]["n"] == 7
     assert metrics["run"]["config"] == "tiny"
@@ -108,7 +108,7 @@ def test_what_tensorboard_shows(finished: Path) -> None:
     tags = events.Tags()
     curves = {"train/loss", "train/loss_step", "val/loss", "val/accuracy", "lr", "val/accuracy/hole", "test/accuracy"}
     assert curves <= set(tags["scalars"])
-    pictures = {"val/confusion_matrix", "test/confusion_matrix", "images/augmented"}
+    pictures = {"val/confusion_matrix", "test/confusion_matrix", "val/ranking", "test/ranking", "images/augmented"}
     assert pictures <= set(tags["images"]) <= {*pictures, "images/misclassified"}
     assert ("images/misclassified" in tags["images"]) == (finished / "misclassified.png").exists()
     assert [event.step for event in events.Scalars("train/loss_step")] == [1, 3, 5]
