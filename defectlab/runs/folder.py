@@ -29,7 +29,7 @@ from defectlab.runs.state import read_state
 from defectlab.utils.files import hash_file
 from defectlab.utils.text import write_text
 
-SECTIONS = ("data", "val", "test", "calibration", "environment", "run")
+SECTIONS = ("data", "val", "test", "calibration", "operating", "environment", "run")
 STAMP = re.compile(r"\d{8}-\d{6}(-\d+)?")  # the name that a run folder is given
 LATEST = "latest"
 _log = logging.getLogger(__name__)
