@@ -334,3 +334,37 @@ def test_the_interval_of_the_mean_average_precision_holds_it() -> None:
     assert (low, high) == mean_average_precision_interval(probabilities, truth)
     few = mean_average_precision_interval(probabilities[:60], truth[:60])
     assert few[1] - few[0] > high - low
+
+
+def test_rows_of_boxes_are_joined(drawn: Path, tmp_path: Path) -> None:
+    shutil.copytree(drawn, tmp_path / "set")
+    lines = (drawn / "labels.csv").read_text().splitlines()[1:]
+    rows = ["image,label,bbox,group"]
+    for number, line in enumerate(lines):
+        file, text = line.split(",")
+        rows += [f'{file},{name},"1, 2, {3 + k}, 4",g{number // 4}' for k, name in enumerate(text.split("|"))]
+        rows[-1] = rows[-1] if text else f"{file},,,g{number // 4}"
+
+    def data(several: str) -> dl.ImageFolderDataModule:
+        (tmp_path / "set" / "labels.csv").write_text("\n".join(rows) + "\n")
+        columns = LabelColumns(several=several)  # type: ignore[arg-type]
+        found = dl.ImageFolderDataModule(str(tmp_path / "set"), image_size=32, channels=1, label_columns=columns)
+        found.setup()
+        return found
+
+    joined = data("all")
+    truth = dict(line.split(",") for line in lines)
+    assert {f: set(t.split("|")) for f, t in zip(joined.data.files, joined.data.label_texts, strict=True)} == {
+        file: set(text.split("|")) for file, text in truth.items()
+    }
+    assert joined.groups("train") is not None
+    largest = data("largest")
+    for file, text in zip(largest.data.files, largest.data.label_texts, strict=True):
+        assert text == (truth[file].split("|")[-1] or "good"), "the last box is the widest"
+    whole = rows.copy()
+    for bad, words in (("1, 2, 0, 4", "no pixel"), ("1, 2", "no pixel"), ("40, 2, 3, 4", "no pixel of them")):
+        rows[:] = whole
+        at = next(i for i, row in enumerate(rows) if (row.startswith("image_3.png") and '"' in row) or '"' in row)
+        rows[at] = rows[at].split('"')[0] + f'"{bad}"' + rows[at].split('"')[2]
+        with pytest.raises(InputError, match=words):
+            data("all")

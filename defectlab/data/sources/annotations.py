@@ -26,13 +26,17 @@ _COCO = ("images", "annotations", "categories")
 
 @dataclass(kw_only=True)
 class Labels:
-    """Of each image its classes with their areas, or with `soft` their probabilities; none for `GOOD`."""
+    """Of each image its classes with their areas, or with `soft` their probabilities; none for `GOOD`.
+
+    `corners` (N, 2) are the largest left and top edge of its boxes, where a table has these.
+    """
 
     images: list[str]
     areas: list[dict[str, float]]
     splits: list[str] | None = None
     columns: Columns = field(default_factory=dict)
     soft: bool | None = None
+    corners: list[tuple[float, float]] = field(default_factory=list)
 
 
 def is_annotated(folder: Path) -> bool:

@@ -16,6 +16,7 @@ from defectlab.data.sources.annotations import GOOD, Labels, is_annotated, is_ru
 from defectlab.data.sources.files import check_names, image_files, natural_key
 from defectlab.data.sources.layouts import Listing, part_of
 from defectlab.data.sources.masks import without_masks
+from defectlab.data.sources.opening import file_shapes
 from defectlab.data.sources.records import ImageRecords, rarest_class
 from defectlab.data.sources.tables import (
     TABLE_SUFFIXES,
@@ -48,6 +49,7 @@ class LabelColumns:
         group: column that data.group_by auto groups by.
         weight: column of numbers above 0 that weigh images in the training loss.
         time: column of numbers or dates for data.split time.
+        box: column of boxes, left, top, width and height in pixels, a row a box: the rows of one image are joined.
         several: an image of several classes is an error, or of the `first` or of the one with the `largest` area; `all` makes
             a multi-label set, of whose images each has any number of classes.
         soft: whether probabilities are trained on; None does where they are given a column a class.
@@ -59,6 +61,7 @@ class LabelColumns:
     group: str | None = None
     weight: str | None = None
     time: str | None = None
+    box: str | None = None
     several: Literal["error", "first", "largest", "all"] = "error"
     soft: bool | None = None
 
@@ -100,6 +103,16 @@ def list_labels(
     found = _read(path, root, table, class_names)
     below = image_files(root, tell=False)
     files = locate(path, root, below, found.images, skip_missing)
+    if found.corners:
+        shapes = file_shapes([files[row] for row in sorted(files)])
+        pairs = zip((found.corners[row] for row in sorted(files)), shapes.tolist(), strict=True)
+        beyond = (high > 0 and (x >= wide or y >= high) for (x, y), (high, wide) in pairs)
+        refuse(
+            path,
+            (found.images[row] for row in sorted(files)),
+            beyond,
+            "have boxes that hold no pixel of them; mend or remove these",
+        )
     left = len(set(without_masks(root, below)) - set(files.values()))
     if left or len(files) < len(found.images):
         missing = len(found.images) - len(files)
@@ -163,6 +176,8 @@ def _read(path: Path, root: Path, table: LabelColumns, class_names: Sequence[str
         wanted = "image files (data.label_columns.image)" if image is None else "classes (data.label_columns.label)"
         raise InputError(f"{path} has the columns {', '.join(columns)}: expected one of {wanted}; name it")
     log.info("%s: image in column %s, class in column %s", path, image, label or " and ".join(each))
+    if label and (box := find_column(path, columns, "box", table.box)):
+        return _joined_boxes(path, columns, image, label, box)
     found, cells = Labels(images=columns[image], areas=[], columns=columns), columns[label or each[0]]
     if each:
         p = np.stack([numbers(path, name, columns[name], 0, 1) for name in each], axis=1)
@@ -189,6 +204,30 @@ def _read(path: Path, root: Path, table: LabelColumns, class_names: Sequence[str
         texts = [str(int(float(cell))) for cell in cells] if numeric else cells
         found.areas = [dict.fromkeys(filter(None, map(str.strip, text.split("|"))), 1.0) for text in texts]
     return found
+
+
+def _joined_boxes(path: Path, columns: Columns, image: str, label: str, box: str) -> Labels:
+    """Join the rows of each image, of which each has a class and its box; an empty class is none."""
+    edges = [[float(number) for number in re.findall(r"-?\d+\.?\d*(?:e[-+]?\d+)?", cell)] for cell in columns[box]]
+    named = (f"{name}: {cell}" for name, cell in zip(columns[image], columns[box], strict=True))
+    wrong = (bool(cell) and not _is_box(four) for cell, four in zip(columns[box], edges, strict=True))
+    what = f"in column {box} hold no pixel of the image: expected left, top, width and height in pixels"
+    refuse(path, named, wrong, what)
+    first: dict[str, int] = {}
+    areas: dict[str, dict[str, float]] = {}
+    corners: dict[str, tuple[float, float]] = {}
+    for row, (name, text, four) in enumerate(zip(columns[image], columns[label], edges, strict=True)):
+        first.setdefault(name, row)
+        own, (x, y, wide, high) = areas.setdefault(name, {}), four or (0.0, 0.0, 1.0, 1.0)
+        if text:
+            own[text] = own.get(text, 0.0) + wide * high
+        corners[name] = max(corners.get(name, (x, y))[0], x), max(corners.get(name, (x, y))[1], y)
+    kept = {column: [cells[row] for row in first.values()] for column, cells in columns.items()}
+    return Labels(images=list(first), areas=list(areas.values()), columns=kept, corners=list(corners.values()))
+
+
+def _is_box(four: Sequence[float]) -> bool:
+    return len(four) == 4 and min(four[2:]) > 0 and four[0] + four[2] > 0 and four[1] + four[3] > 0
 
 
 def _class_columns(columns: Columns, class_names: Sequence[str] | None) -> list[str]:

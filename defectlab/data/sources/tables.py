@@ -26,7 +26,7 @@ USUAL = {  # names of columns in use, without case and separators
     "image": "image file filename filepath path imagepath imagefile imagename imageid img name id",
     "label": "label labels class classname category target defectclass classid y",
     "split": "split part subset", "group": "group groupid", "weight": "weight sampleweight",
-    "time": "time timestamp datetime date",
+    "time": "time timestamp datetime date", "box": "box bbox boundingbox",
 }  # fmt: skip
 _ADVICE = "expected a table with a column of image files and one of labels"
 
