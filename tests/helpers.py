@@ -43,7 +43,7 @@ trainer:
 """
 
 
-def write_config(folder: Path, pictures: Path) -> Path:
+def write_config(folder: Path, pictures: Path | str) -> Path:
     """`folder/tiny.yaml`, whose runs go to `folder/runs/tiny`."""
     path = folder / "tiny.yaml"
     path.write_text(TINY.replace("ROOT", str(pictures)).replace("RUNS", str(folder / "runs")), encoding="utf-8")

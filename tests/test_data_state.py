@@ -18,7 +18,7 @@ from torchvision import datasets
 
 from defectlab.cli.main import main
 from defectlab.data import ImageFolderDataModule, MNISTDataModule
-from defectlab.data.sources.archive import extract_zip, open_root
+from defectlab.data.sources.archive import extract_archive, open_root
 from defectlab.data.sources.cache import read_note, write_note
 from defectlab.data.sources.fetch import fetch
 from defectlab.data.sources.reading import read_images
@@ -157,7 +157,7 @@ def test_names_in_zips_without_a_flag(tmp_path: Path, encoding: str, names: tupl
     for old, new in zip(blank, raw, strict=True):  # zipfile itself would set the flag
         content = content.replace(old.encode(), new)
     (tmp_path / "set.zip").write_bytes(content)
-    out = extract_zip(tmp_path / "set.zip", tmp_path / "out")
+    out = extract_archive(tmp_path / "set.zip", tmp_path / "out")
     assert {path.relative_to(out).as_posix() for path in out.rglob("*.png")} == set(names)
 
 

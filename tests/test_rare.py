@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import write_config
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -88,24 +89,21 @@ def test_focal_loss_is_as_published() -> None:
     torch.testing.assert_close(binary_loss(logits, truth, None, 0.0, "focal"), binary)
 
 
-def test_both_from_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def draw_set(folder: Path, counts: dict[str, tuple[int, int]]) -> Path:
+    """Draw so many images of 16 px of a grey level for each class."""
     rng = np.random.default_rng(0)
-    for name, count, grey in (("good", 60, 120), ("bad", 9, 60)):
-        (tmp_path / "set" / name).mkdir(parents=True)
+    for name, (count, grey) in counts.items():
+        (folder / name).mkdir(parents=True)
         for number in range(count):
             pixels = rng.normal(grey, 30, (16, 16)).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "set" / name / f"{number}.png")
-    config = tmp_path / "c.yaml"
-    config.write_text(f"""
-trainer: {{max_epochs: 6, accelerator: cpu}}
-model:
-  class_path: defectlab.SmallCNNTask
-  init_args: {{network: defectlab.networks.SmallResNet, optimizer: {{lr: 0.01}}, loss: focal}}
-data:
-  class_path: defectlab.ImageFolderDataModule
-  init_args: {{root: {tmp_path / "set"}, image_size: 16, channels: 1, sampling: balanced}}
-""")
-    words = ["fit", "--config", str(config), "--output", str(tmp_path / "run")]
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+def test_both_from_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path, draw_set(tmp_path / "set", {"good": (60, 120), "bad": (9, 60)}))
+    more = ["--data.sampling", "balanced", "--model.loss", "focal", "--trainer.max_epochs", "6"]
+    words = ["fit", "--config", str(config), *more, "--output", str(tmp_path / "run")]
     assert main([*words, "--model.class_weights", "balanced"]) == 0
     assert "twice" in capsys.readouterr().err
     assert dl.RunFolder(tmp_path / "run").read_metrics()["test"]["balanced_accuracy"] > 0.9
@@ -144,23 +142,17 @@ def test_promises_are_chosen_on_validation_and_measured_on_test() -> None:
 
 
 def test_operating_points_are_in_report_and_tensorboard(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    for name, count, grey in (("good", 330, 120), ("hole", 30, 60), ("stain", 30, 200)):
-        (tmp_path / "set" / name).mkdir(parents=True)
-        for number in range(count):
-            pixels = rng.normal(grey, 30, (8, 8)).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "set" / name / f"{number}.png")
-    config = tmp_path / "c.yaml"
-    config.write_text(f"""
-trainer: {{max_epochs: 1, accelerator: cpu}}
-model:
-  class_path: defectlab.SmallCNNTask
-  init_args: {{network: defectlab.networks.LeNet5}}
-data:
-  class_path: defectlab.ImageFolderDataModule
-  init_args: {{root: {tmp_path / "set"}, image_size: 32, channels: 1, val_size: 350, test_size: 20}}
-""")
-    assert main(["fit", "--config", str(config), "--output", str(tmp_path / "run")]) == 0
+    pictures = draw_set(tmp_path / "set", {"good": (330, 120), "hole": (30, 60), "stain": (30, 200)})
+    words = [
+        "fit",
+        "--config",
+        str(write_config(tmp_path, pictures)),
+        "--data.val_size",
+        "350",
+        "--data.test_size",
+        "20",
+    ]
+    assert main([*words, "--output", str(tmp_path / "run")]) == 0
     found = dl.RunFolder(tmp_path / "run").read_metrics()["operating"]
     assert set(found) == {"good", "hole", "stain", ANY}
     assert found["hole"][0]["threshold"] is not None, "there are 299 others, or more"

@@ -12,6 +12,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from helpers import write_config
 from PIL import Image
 
 import defectlab as dl
@@ -124,16 +125,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 def test_fit_and_test_from_a_web_address(server: str, tmp_path: Path) -> None:
     pytest.importorskip("aiohttp")
-    config = tmp_path / "c.yaml"
-    config.write_text(f"""
-trainer: {{max_epochs: 1, accelerator: cpu}}
-model:
-  class_path: defectlab.SmallCNNTask
-  init_args: {{network: defectlab.networks.LeNet5}}
-data:
-  class_path: defectlab.ImageFolderDataModule
-  init_args: {{root: {server}/set.tar, image_size: 32, channels: 1}}
-""")
+    config = write_config(tmp_path, f"{server}/set.tar")
     assert main(["fit", "--config", str(config), "--output", str(tmp_path / "run")]) == 0
     assert f"root: {server}/set.tar" in (tmp_path / "run" / "config.yaml").read_text()
     assert main(["test", str(tmp_path / "run")]) == 0

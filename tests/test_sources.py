@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from defectlab.data.sources.archive import extract_zip, open_root, publish
+from defectlab.data.sources.archive import extract_archive, open_root, publish
 from defectlab.data.sources.array_labels import read_labels
 from defectlab.data.sources.arrays import find_arrays, load_arrays
 from defectlab.data.sources.files import expand_images, image_files
@@ -713,22 +713,22 @@ def zipped(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFL
 
 def test_a_zip_is_unpacked_as_it_is(tmp_path: Path) -> None:
     archive = zipped(tmp_path / "a.zip", {"top/x.txt": b"x", "top\\y.txt": b"y", "./z.txt": b"z", "empty/": b""})
-    assert extract_zip(archive, tmp_path / "deep" / "out") == tmp_path / "deep" / "out"
+    assert extract_archive(archive, tmp_path / "deep" / "out") == tmp_path / "deep" / "out"
     out = tmp_path / "deep" / "out"
     assert {path.relative_to(out).as_posix() for path in out.rglob("*")} == {
         "top", "top/x.txt", "top/y.txt", "z.txt", "empty",
     }  # fmt: skip
     assert (out / "top" / "y.txt").read_bytes() == b"y"
     assert os.listdir(tmp_path / "deep") == ["out"]
-    refusal(lambda: extract_zip(archive, out), out, "exists")
-    extract_zip(archive, tmp_path / "some", only=["z.txt"])
+    refusal(lambda: extract_archive(archive, out), out, "exists")
+    extract_archive(archive, tmp_path / "some", only=["z.txt"])
     assert os.listdir(tmp_path / "some") == ["z.txt"]
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/evil", "\\evil", "..\\evil", "C:/evil", "c:evil"])
 def test_members_that_lead_outside_are_refused(tmp_path: Path, name: str) -> None:
     archive = zipped(tmp_path / "a.zip", {"fine.txt": b"x", name: b"evil"})
-    refusal(lambda: extract_zip(archive, tmp_path / "in" / "out"), archive, "leads outside")
+    refusal(lambda: extract_archive(archive, tmp_path / "in" / "out"), archive, "leads outside")
     assert os.listdir(tmp_path) == ["a.zip"]
 
 
@@ -784,7 +784,7 @@ def _twice(path: Path) -> Path:
 )
 def test_bad_archives_are_refused_and_leave_nothing(tmp_path: Path, make: Callable[[Path], Path], word: str) -> None:
     archive = make(tmp_path / "a.zip")
-    refusal(lambda: extract_zip(archive, tmp_path / "out"), archive, word)
+    refusal(lambda: extract_archive(archive, tmp_path / "out"), archive, word)
     assert os.listdir(tmp_path) == ["a.zip"]
 
 
@@ -793,15 +793,15 @@ def test_archives_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name, most, word in (("MAX_BYTES", 999, "more than"), ("MAX_FILES", 9, "10 members")):
         with monkeypatch.context() as patch:
             patch.setattr(f"defectlab.data.sources.archive.{name}", most)
-            refusal(lambda: extract_zip(archive, tmp_path / "out"), word)
-    refusal(lambda: extract_zip(tmp_path / "gone.zip", tmp_path / "out"), "gone.zip", "No such file")
+            refusal(lambda: extract_archive(archive, tmp_path / "out"), word)
+    refusal(lambda: extract_archive(tmp_path / "gone.zip", tmp_path / "out"), "gone.zip", "No such file")
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 999})())
-        refusal(lambda: extract_zip(archive, tmp_path / "out"), "make room")
+        refusal(lambda: extract_archive(archive, tmp_path / "out"), "make room")
     assert os.listdir(tmp_path) == ["a.zip"]
     monkeypatch.setattr("defectlab.data.sources.archive.MAX_BYTES", 1000)
     monkeypatch.setattr("defectlab.data.sources.archive.MAX_FILES", 10)
-    extract_zip(archive, tmp_path / "out")
+    extract_archive(archive, tmp_path / "out")
 
 
 def test_of_two_that_unpack_at_once_one_copy_stays(tmp_path: Path) -> None:

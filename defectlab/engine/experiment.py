@@ -19,7 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from defectlab.data import ImageDataModule
 from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.data.pipeline.splits import WHOLE
-from defectlab.data.sources.remote import is_address
+from defectlab.data.sources.files import is_address
 from defectlab.engine.configs import read_arguments
 from defectlab.engine.host import as_guest
 from defectlab.engine.imports import check_imports, import_folders, own_network

@@ -144,7 +144,7 @@ def write_outcome(
         save_png(sheet, run.misclassified_png, found.data["source"] == "synthetic")
     else:
         run.misclassified_png.unlink(missing_ok=True)
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and trainer.loggers:  # the report draws its own
         points = marked_points(operating.get("operating", {}))
         rankings = {
             name: ranking_figure(
@@ -216,10 +216,10 @@ def misclassified_sheet(found: Outcome, part: str) -> Figure | None:
         return None
     files, truth, taken = (
         found.files[part],
-        *(label_texts(one[wrong], found.class_names) for one in (labels, predicted)),
+        *(label_texts(one[wrong], found.class_names, "none") for one in (labels, predicted)),
     )
     titles = [
-        f"{Path(files[i]).name}\nis {own or 'none'}\ntaken for {other or 'none'} {confidence[i]:.0%}"
+        f"{Path(files[i]).name}\nis {own}\ntaken for {other} {confidence[i]:.0%}"
         for i, own, other in zip(wrong, truth, taken, strict=True)
     ]
     return image_sheet(found.pixels(part, wrong), titles)

@@ -10,7 +10,7 @@ import numpy as np
 
 from defectlab.errors import InputError
 from defectlab.metrics.classification import accuracy_interval
-from defectlab.metrics.decisions import decide, membership
+from defectlab.metrics.decisions import decide, mean_thresholds, membership
 from defectlab.runs import PredictionTable
 from defectlab.utils.text import html_table
 
@@ -113,8 +113,7 @@ def pool(tables: Sequence[PredictionTable]) -> PredictionTable:
             found.setdefault(file, []).append(row)
             labels[file] = label
     files = sorted(found)
-    several = [table.thresholds for table in tables if table.thresholds is not None]
-    limits = tuple(np.mean(several, axis=0).tolist()) if several else None
+    limits = mean_thresholds(table.thresholds for table in tables)
     means = np.array([np.mean(found[file], axis=0) for file in files])
     return PredictionTable(
         files=files, class_names=names, labels=np.array([labels[file] for file in files]),

@@ -14,7 +14,7 @@ from defectlab.engine.outcome import calibration, runs_root
 from defectlab.errors import InputError
 from defectlab.evaluate.comparison import correct_matrix
 from defectlab.metrics.classification import evaluate_predictions
-from defectlab.metrics.decisions import decide
+from defectlab.metrics.decisions import decide, mean_thresholds
 from defectlab.report import write_report
 from defectlab.runs import (
     PredictionTable,
@@ -125,8 +125,7 @@ def averaged(members: Sequence[RunFolder], part: Literal["val", "test"]) -> Pred
     tables = aligned_tables({path / file: table for path, table in own.items()})
     mean = np.mean([table.probabilities for table in tables], axis=0)
     checkpoint = joined_fingerprint([member.fingerprint for member in members])
-    several = [table.thresholds for table in tables if table.thresholds is not None]
-    limits = tuple(np.mean(several, axis=0).tolist()) if several else None
+    limits = mean_thresholds(table.thresholds for table in tables)
     predicted = decide(mean, limits)
     return replace(tables[0], predicted=predicted, probabilities=mean, checkpoint=checkpoint, thresholds=limits)
 

@@ -24,7 +24,7 @@ from defectlab.evaluate.mislabels import FOLDS, Suspect, out_of_fold, suspects
 from defectlab.evaluate.quality import ClassQuality, class_quality, measure_quality, telling_measures, unusual_images
 from defectlab.figures.style import save_png
 from defectlab.figures.tiles import image_sheet
-from defectlab.metrics.decisions import are_right, decide, label_texts
+from defectlab.metrics.decisions import NO_CLASS, are_right, decide, label_texts
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.runs import csv_text, write_text
@@ -141,7 +141,7 @@ def inspect_data(
     with as_guest(progress):
         read = _of_folder(Path(source)) if source is not None else _of_config(str(config), overrides)
         data, labels = read.data, read.data.strata
-        names, files = [*data.class_names, *(["no class"] if data.labels.ndim == 2 else [])], read.data.files
+        names, files = data.strata_names, data.files
         findings: list[Finding] = []
         pairs: list[Duplicate] = []
         with _rows_file(folder / "findings.csv", findings) as add:
@@ -163,9 +163,9 @@ def inspect_data(
                     pairs.append(pair)
             counts = np.array(data.class_counts(np.arange(len(files))))
             probabilities, doubtful = _doubtful(data) if len(counts) > 1 and counts.min() >= FOLDS else (None, [])
-            truth = data.label_texts
+            truth = label_texts(data.labels.numpy(), names, NO_CLASS)
             for one in doubtful:
-                detail = f"labelled {truth[one.index] or 'no class'}, looks like {_suggested(one, data)}"
+                detail = f"labelled {truth[one.index]}, looks like {_suggested(one, data)}"
                 p = round(one.p_suggested, 3)
                 add([Finding(kind="doubtful label", file=files[one.index], score=p, detail=detail)])
     sheets = _draw(data, pairs, doubtful, folder)
@@ -248,12 +248,13 @@ def _of_config(config: str, overrides: Sequence[str]) -> _Read:
 
 def _draw(data: ImageSet, pairs: Sequence[Duplicate], doubtful: Sequence[Suspect], folder: Path) -> list[Path]:
     """Draw the contact sheets: the most alike pairs side by side, and the most doubtful labels."""
-    truth, files = data.label_texts, [Path(file).name for file in data.files]
+    truth = label_texts(data.labels.numpy(), data.class_names, NO_CLASS)
+    files = [Path(file).name for file in data.files]
     best = sorted(pairs, key=lambda pair: -pair.similarity)[: _ON_SHEET // 2]
     alike = [index for pair in best for index in (pair.first, pair.second)]
-    sheets = {"duplicates": (alike, [f"{files[i]}\n{truth[i] or 'no class'}" for i in alike])}
+    sheets = {"duplicates": (alike, [f"{files[i]}\n{truth[i]}" for i in alike])}
     shown = doubtful[:_ON_SHEET]
-    titles = [f"{files[s.index]}\nlabelled {truth[s.index] or 'no class'}\nlike {_suggested(s, data)}" for s in shown]
+    titles = [f"{files[s.index]}\nlabelled {truth[s.index]}\nlike {_suggested(s, data)}" for s in shown]
     sheets["doubtful"] = ([s.index for s in shown], titles)
     drawn = {folder / f"{name}.png": sheet for name, sheet in sheets.items() if sheet[0]}
     for path, (indices, captions) in drawn.items():
@@ -309,7 +310,7 @@ def _pair(kind: str, pair: Duplicate, data: ImageSet) -> Finding:
     """Describe a pair of duplicates: in two parts of a split, or with two labels."""
     both = pair.first, pair.second
     parts = [] if data.splits is None else [data.splits[index] for index in both]
-    labels = [text or "no class" for text in label_texts(data.labels.numpy()[list(both)], data.class_names)]
+    labels = label_texts(data.labels.numpy()[list(both)], data.class_names, NO_CLASS)
     differing = {"leak": parts, "contradiction": labels}
     details = {what: f"{what}: {' and '.join(pair)}" for what, pair in differing.items() if len(set(pair)) > 1}
     return Finding(

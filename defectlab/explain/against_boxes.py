@@ -62,7 +62,7 @@ def evaluate_attributions(
     The true class of an image is explained, whatever was predicted. `part` is what the notes call the images,
     `validation` where those stand for test images; `progress` draws a bar.
     """
-    files, names = data.files("test"), data.strata_names
+    files, names = data.files("test"), data.data.strata_names
     labels = torch.from_numpy(data.strata("test"))  # of several classes the rarest one is explained
     found = find_boxes(folder, files)
     masks, kept, others = [], [], 0

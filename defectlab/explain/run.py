@@ -148,7 +148,7 @@ def _explain_run(
     task, card, data = restored.task, restored.card, restored.data
     files = list_files(files, card.page) if files else files
     part = "validation" if data.test_on_validation() else "test"
-    labels, strata, names = data.labels("test").numpy(), data.strata("test"), data.strata_names
+    labels, strata, names = data.labels("test").numpy(), data.strata("test"), data.data.strata_names
     layers = feature_maps(task.network, card.normalise(data.pixels("test", [0]).to(task.device)))
     result = None
     if boxes is not None:

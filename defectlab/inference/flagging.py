@@ -9,6 +9,7 @@ from defectlab.data.sources.annotations import GOOD
 from defectlab.errors import InputError
 from defectlab.inference.decision import Flagged
 from defectlab.inference.predictor import Predictor
+from defectlab.metrics.decisions import any_probability
 from defectlab.metrics.operating import choose_false_alarms, choose_recall, rates_at
 from defectlab.runs import PredictionTable, RunFolder, read_own_table
 from defectlab.runs.predictions import as_kept
@@ -75,7 +76,7 @@ def flag(predictor: Predictor, probabilities: npt.NDArray[np.float64], settings:
     )
 
 
-def decide(
+def decide_flagged(
     probabilities: npt.NDArray[np.float64], flags: npt.NDArray[np.bool_], card: DataCard, settings: Flagging
 ) -> tuple[str, ...]:
     """Return N class names: of a flagged image the likeliest class to flag, of another the likeliest that passes.
@@ -102,13 +103,8 @@ def _chosen(card: DataCard, settings: Flagging) -> npt.NDArray[np.bool_]:
 
 
 def _scores(probabilities: npt.ArrayLike, chosen: npt.NDArray[np.bool_], multilabel: bool) -> npt.NDArray[np.float64]:
-    """Return the probability of any of the classes to flag, from values as tables keep them.
-
-    That is their sum; of a multi-label task, whose classes are taken for independent, it is 1 less that of none.
-    """
-    kept = as_kept(probabilities)[:, chosen].astype(np.float64)
-    scores: npt.NDArray[np.float64] = 1 - (1 - kept).prod(axis=1) if multilabel else kept.sum(axis=1)
-    return scores
+    """Return the probability of any of the classes to flag, from values as tables keep them."""
+    return any_probability(as_kept(probabilities), chosen, multilabel)
 
 
 def _ranked(

@@ -18,7 +18,7 @@ from defectlab.inference.decision import (
     prediction_sets,
     read_costs,
 )
-from defectlab.inference.flagging import Flagging, decide, flag
+from defectlab.inference.flagging import Flagging, decide_flagged, flag
 from defectlab.inference.predictions import REVIEW, BadImages, Predictions
 from defectlab.inference.predictor import Image, Images, Predictor, list_images, load
 from defectlab.metrics.operating import images_for_bound
@@ -97,7 +97,7 @@ def predict(
     flagged = None
     if flagging is not None:
         flagged = flag(predictor, found.probabilities, flagging)
-        decision = decide(found.probabilities, flagged.flags, predictor.card, flagging)
+        decision = decide_flagged(found.probabilities, flagged.flags, predictor.card, flagging)
     chosen = None if limit is None else prediction_sets(as_kept(found.probabilities), np.float32(limit), names)
     found = replace(found, threshold=threshold, flagged=flagged, decision=decision, sets=chosen)
     if output is not None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from defectlab.data.sources.reading import Skipped
 from defectlab.errors import InputError
 from defectlab.inference.decision import Flagged, Threshold
-from defectlab.metrics.decisions import confidence_of, decide, join_names, label_texts
+from defectlab.metrics.decisions import NO_CLASS, confidence_of, decide, join_names, label_texts
 from defectlab.runs import write_prediction_table
 from defectlab.utils.text import html_table
 
@@ -102,13 +102,12 @@ class Predictions:
         return html_table(repr(self).splitlines()[0], self.rows)
 
     def __repr__(self) -> str:
-        counts = ", ".join(
-            f"{count} {name}" for name, count in Counter(name or "no class" for name in self.predicted).most_common()
-        )
+        predicted = [name or NO_CLASS for name in self.predicted]
+        counts = ", ".join(f"{count} {name}" for name, count in Counter(predicted).most_common())
         lines = [f"Predictions of {len(self)} images: {counts}"]
-        for i, (file, name, p) in enumerate(zip(self.files, self.predicted, self.confidence[:_SHOWN], strict=False)):
+        for i, (file, name, p) in enumerate(zip(self.files, predicted, self.confidence[:_SHOWN], strict=False)):
             more = "".join(f", {column} {texts[i]}" for column, texts in self.extra.items())
-            lines.append(f"{file}: {name or 'no class'} {p:.1%}{more}")
+            lines.append(f"{file}: {name} {p:.1%}{more}")
         lines += ["…"] if len(self) > _SHOWN else []
         return "\n".join(lines)
 

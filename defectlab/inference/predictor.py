@@ -23,6 +23,7 @@ from defectlab.inference.network import InferenceNetwork, load_network
 from defectlab.inference.predictions import BadImages, Box, Predictions
 from defectlab.inference.tiles import deciding_tiles, tiles_seen
 from defectlab.metrics.classification import probabilities_of
+from defectlab.metrics.decisions import mean_thresholds
 from defectlab.networks.tiling import tiled_network
 from defectlab.runs.ensembles import joined_fingerprint
 from defectlab.runs.locate import checkpoints_of, imagenet_name
@@ -65,8 +66,7 @@ class Predictor:
     @property
     def thresholds(self) -> tuple[float, ...] | None:
         """Of a multi-label task the probability of each class from which it is decided for; of several networks the mean."""
-        found = [task.thresholds for task in self.tasks if task.thresholds is not None]
-        return tuple(np.mean(found, axis=0).tolist()) if found else None
+        return mean_thresholds(task.thresholds for task in self.tasks)
 
     def __call__(
         self, images: Images, on_bad_image: Literal["error", "skip"] = "error", progress: bool = False

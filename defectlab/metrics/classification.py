@@ -17,13 +17,7 @@ from defectlab.errors import InputError
 from defectlab.metrics.decisions import Labels, are_right
 from defectlab.metrics.multilabel import evaluate_multilabel
 from defectlab.metrics.ranking import rank_figures
-from defectlab.metrics.results import (
-    ECE_BINS,
-    ClassMetrics,
-    SplitMetrics,
-    mean_of_defined,
-    ratio,
-)
+from defectlab.metrics.results import ClassMetrics, SplitMetrics, expected_calibration_error, mean_of_defined, ratio
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +45,7 @@ def evaluate_predictions(
     """
     import torch
     from torch.nn.functional import cross_entropy
-    from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
 
     _check(logits, labels, class_names)
     logits = logits.detach().to("cpu", torch.float64)
@@ -62,9 +56,8 @@ def evaluate_predictions(
 
     losses = cross_entropy(logits, labels, reduction="none")
     by_class = logits.softmax(dim=1)
-    # torchmetrics bins in float32 and gives a confidence of exactly 1 a sixteenth bin of its own.
-    probabilities = by_class.clamp(max=1 - 2**-24)
-    ece = multiclass_calibration_error(probabilities, labels, num_classes=classes, n_bins=ECE_BINS, norm="l1")
+    likeliest = by_class.max(dim=1)
+    ece = expected_calibration_error(likeliest.values.numpy(), (likeliest.indices == labels).numpy())
     matrix: list[list[int]] = multiclass_confusion_matrix(logits.argmax(1), labels, classes).tolist()
 
     # Ratios of the integer counts: torchmetrics' own class figures are rounded to float32.
@@ -99,7 +92,7 @@ def evaluate_predictions(
         "auroc": mean_of_defined([c["auroc"] for c in per_class.values()]),
         "average_precision": mean_of_defined([c["average_precision"] for c in per_class.values()]),
         "majority_share": max(c["support"] for c in per_class.values()) / n,
-        "ece": float(ece),
+        "ece": ece,
         "per_class": per_class,
         "confusion_matrix": matrix,
     }

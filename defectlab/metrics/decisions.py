@@ -6,12 +6,13 @@ Labels are class indices `(N,)`, or of a multi-label task `(N, C)` of 0 and 1.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+NO_CLASS = "no class"  # to read, of an image of a multi-label task
 Labels = npt.NDArray[Any]
 Probabilities = npt.NDArray[np.floating[Any]]
 
@@ -45,11 +46,29 @@ def membership(labels: Labels, classes: int) -> npt.NDArray[np.bool_]:
     return labels.astype(bool) if labels.ndim == 2 else labels[:, None] == np.arange(classes)
 
 
-def label_texts(labels: Labels, class_names: Sequence[str]) -> list[str]:
-    """Return the class of each image, or its classes joined by `|`, empty for none."""
+def mean_thresholds(found: Iterable[Sequence[float] | None]) -> tuple[float, ...] | None:
+    """Return the mean thresholds `(C,)` of several networks; None where these have none."""
+    several = [thresholds for thresholds in found if thresholds is not None]
+    return tuple(np.mean(several, axis=0).tolist()) if several else None
+
+
+def any_probability(
+    probabilities: Probabilities, chosen: npt.NDArray[np.bool_], multilabel: bool
+) -> npt.NDArray[np.float64]:
+    """Return the probability `(N,)` of any of the classes `chosen` `(C,)`, from probabilities `(N, C)`.
+
+    That is their sum; of a multi-label task, whose classes are taken for independent, it is 1 less that of none.
+    """
+    kept = probabilities[:, chosen].astype(np.float64)
+    found: npt.NDArray[np.float64] = 1 - (1 - kept).prod(axis=1) if multilabel else kept.sum(axis=1)
+    return found
+
+
+def label_texts(labels: Labels, class_names: Sequence[str], none: str = "") -> list[str]:
+    """Return the class of each image, or its classes joined by `|`, `none` for no class."""
     if labels.ndim == 1:
         return [class_names[label] for label in labels.tolist()]
-    return [join_names([class_names[k] for k in np.flatnonzero(row).tolist()]) for row in labels]
+    return [join_names([class_names[k] for k in np.flatnonzero(row).tolist()]) or none for row in labels]
 
 
 def join_names(names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from defectlab.errors import InputError
-from defectlab.metrics.decisions import Labels, membership
+from defectlab.metrics.decisions import Labels, any_probability, membership
 from defectlab.metrics.operating import LineRates, choose_false_alarms, choose_recall, images_for_bound, rates_at
 from defectlab.metrics.ranking import Flags, Scores
 
@@ -53,10 +53,10 @@ def scores_of(
     truth = membership(labels, len(class_names))
     found = {name: (probabilities[:, k], truth[:, k]) for k, name in enumerate(class_names)}
     good = good_class(class_names)
-    if labels.ndim == 2:
-        found[ANY] = 1 - (1 - probabilities).prod(axis=1), truth.sum(axis=1) > 0
-    elif good is not None and len(class_names) > 2:
-        found[ANY] = 1 - found[good][0], ~found[good][1]
+    several = labels.ndim == 2
+    if several or (good is not None and len(class_names) > 2):
+        bad = np.array([name != good for name in class_names]) | several
+        found[ANY] = any_probability(probabilities, bad, several), truth[:, bad].sum(axis=1) > 0
     return {name: (np.asarray(scores, np.float64), flags) for name, (scores, flags) in found.items()}
 
 

@@ -89,5 +89,6 @@ def expected_calibration_error(confidence: npt.NDArray[np.float64], right: npt.N
     import torch
     from torchmetrics.functional.classification import binary_calibration_error
 
-    values = torch.from_numpy(confidence).clamp(max=1 - 2**-24)
+    # torchmetrics bins in float32 and gives a confidence of exactly 1 a sixteenth bin of its own.
+    values = torch.from_numpy(confidence).clamp(max=1 - 2**-24).float()
     return float(binary_calibration_error(values, torch.from_numpy(right).long(), n_bins=ECE_BINS, norm="l1"))

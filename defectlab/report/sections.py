@@ -163,14 +163,14 @@ def images(predictions: PredictionTable, labels: Labels, file: str) -> Images:
     """Tabulate the most confident mistakes and the least certain images."""
     names = predictions.class_names
     confidence, right = predictions.confidence, predictions.right
-    own, called = label_texts(labels, names), label_texts(predictions.predicted, names)
+    own, called = (label_texts(one, names, "none") for one in (labels, predictions.predicted))
 
     def row(index: int, *verdict: Cell) -> list[Cell]:
         if predictions.thresholds is not None:
             return [
                 predictions.files[index],
-                own[index] or "none",
-                called[index] or "none",
+                own[index],
+                called[index],
                 *verdict,
                 float(confidence[index]),
             ]

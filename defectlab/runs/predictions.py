@@ -46,16 +46,18 @@ class PredictionTable:
     @property
     def truth(self) -> npt.NDArray[np.bool_]:
         """Which images are of which class, (N, C); InputError where that is unknown."""
-        if self.labels is None:
-            raise InputError("the predictions have no labels: expected a run's own, as `fit` and `test` write it")
-        return membership(self.labels, len(self.class_names))
+        return membership(self._known_labels, len(self.class_names))
 
     @property
     def right(self) -> npt.NDArray[np.bool_]:
         """Which images are predicted rightly, (N,), see `are_right`; InputError where that is unknown."""
+        return are_right(self.predicted, self._known_labels)
+
+    @property
+    def _known_labels(self) -> Labels:
         if self.labels is None:
             raise InputError("the predictions have no labels: expected a run's own, as `fit` and `test` write it")
-        return are_right(self.predicted, self.labels)
+        return self.labels
 
     @property
     def confidence(self) -> npt.NDArray[np.float64]:

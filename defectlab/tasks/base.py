@@ -24,6 +24,7 @@ from defectlab.tasks.loss import (
     check_class_weights,
     check_loss,
     class_weight_tensor,
+    positive_weight_tensor,
     weighted_cross_entropy,
 )  # fmt: skip
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, decayed
@@ -207,8 +208,9 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
             return None
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         counts = data.class_counts("train") if hasattr(data, "class_counts") else None
-        count = len(data.parts.train) if self.multilabel and counts is not None else None
-        return class_weight_tensor(self.class_weights, counts, self.device, count)
+        if self.multilabel and counts is not None:
+            return positive_weight_tensor(self.class_weights, counts, len(data.parts.train), self.device)
+        return class_weight_tensor(self.class_weights, counts, self.device)
 
     def on_train_epoch_start(self) -> None:
         """Seed dropout by the run's seed and the epoch alone, so that a resumed run equals an unbroken one."""

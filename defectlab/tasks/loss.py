@@ -109,28 +109,34 @@ def check_class_weights(weights: ClassWeights, num_classes: int) -> None:
 
 
 def class_weight_tensor(
-    weights: Sequence[float] | Literal["balanced", "sqrt_balanced"], counts: Sequence[int] | None, device: torch.device,
-    multilabel_of: int | None = None,
-) -> Tensor | None:  # fmt: skip
+    weights: Sequence[float] | Literal["balanced", "sqrt_balanced"], counts: Sequence[int] | None, device: torch.device
+) -> Tensor | None:
     """Return weights `(C,)` of mean 1 over the training images, or over the classes if there are no counts.
 
     Args:
         weights: a rule, which needs counts (else the result is None), or one weight per class.
         counts: training images of each class, None if they are not known.
         device: of the result.
-        multilabel_of: of a multi-label task the number of training images: a rule is then of those that are not of a class
-            over those that are, and numbers stay as they are.
     """
-    if multilabel_of is not None and not isinstance(weights, str):
-        return torch.tensor(list(weights), dtype=torch.float32, device=device)
     sizes = None if counts is None else torch.tensor(counts, dtype=torch.float32, device=device)
     if isinstance(weights, str):
         if sizes is None:
             return None
-        if multilabel_of is not None:
-            ratio = (multilabel_of - sizes).clamp(min=1) / sizes.clamp(min=1)
-            return ratio ** (1.0 if weights == "balanced" else 0.5)
         values = sizes.clamp(min=1) ** (-1.0 if weights == "balanced" else -0.5)
     else:
         values = torch.tensor(list(weights), dtype=torch.float32, device=device)
     return values / (values.mean() if sizes is None else (values * sizes).sum() / sizes.sum())
+
+
+def positive_weight_tensor(
+    weights: Sequence[float] | Literal["balanced", "sqrt_balanced"], counts: Sequence[int], images: int, device: torch.device
+) -> Tensor:  # fmt: skip
+    """Return weights `(C,)` of the images that are of a class, for a multi-label task of so many training `images`.
+
+    A rule takes those that are not of a class over the `counts` that are, or its square root; numbers stay as they are.
+    """
+    if not isinstance(weights, str):
+        return torch.tensor(list(weights), dtype=torch.float32, device=device)
+    sizes = torch.tensor(counts, dtype=torch.float32, device=device)
+    ratio = (images - sizes).clamp(min=1) / sizes.clamp(min=1)
+    return ratio ** (1.0 if weights == "balanced" else 0.5)

@@ -21,13 +21,14 @@ from defectlab.data.sources.array_labels import read_labels
 from defectlab.data.sources.arrays import ArrayFiles, array_shapes, find_arrays, load_arrays
 from defectlab.data.sources.backing import Backing, check_backing
 from defectlab.data.sources.depth import LevelRule
+from defectlab.data.sources.files import is_address
 from defectlab.data.sources.images import ImageSet, read_listing
 from defectlab.data.sources.label_table import LabelColumns, find_labels, list_labels
 from defectlab.data.sources.layouts import Listing, is_single, list_folders, list_labelled, list_several
 from defectlab.data.sources.levels import Level
 from defectlab.data.sources.opening import expand_pages, file_shapes, peek
 from defectlab.data.sources.reading import check_on_bad_image
-from defectlab.data.sources.remote import is_address, mirror
+from defectlab.data.sources.remote import mirror
 from defectlab.data.sources.tables import is_label_file
 from defectlab.errors import InputError
 from defectlab.utils.image_format import Alpha, ImageFormat, Size, Tiles

@@ -106,14 +106,9 @@ class ImageLoaders(pl.LightningDataModule):
         return self.data.labels[torch.from_numpy(getattr(self.parts, part))]
 
     def strata(self, part: Part) -> np.ndarray:
-        """Return one class `(n,)` for each image of a part, see `ImageSet.strata`; an index into `strata_names`."""
+        """Return one class `(n,)` for each image of a part: an index into `ImageSet.strata_names`, see `ImageSet.strata`."""
         strata: np.ndarray = self.data.strata[getattr(self.parts, part)]
         return strata
-
-    @property
-    def strata_names(self) -> list[str]:
-        """Return the classes, and of a multi-label set the name of having none."""
-        return [*self.class_names, *(["no class"] if self.data.labels.ndim == 2 else [])]
 
     @property
     def data(self) -> ImageSet:
@@ -155,13 +150,15 @@ class ImageLoaders(pl.LightningDataModule):
             raise InputError(f"data.split is test: all images of {self.location} are test images, none to train on")
         device, rank, world_size = self._device_and_rank()
         images = self._images(device) if self._features is None else self._features
+        shuffled = self.sampling == "shuffled"
+        strata = None if shuffled else torch.from_numpy(self.strata("train")).repeat(self._passes)
         self._train_loader = TrainLoader(
             images=images, labels=self._targets(), indices=torch.from_numpy(self.parts.train).repeat(self._passes),
             batch_size=self.batch_size, normalise=self.card.normalise, device=device, rank=rank, world_size=world_size,
             seed=self.seed, num_classes=self.num_classes, augmentation=self.augmentation, aspects=self.data.aspects,
             transform=self._transform_channels if self.transform else None, epoch=self._next_epoch(),
             same_order=self.trainer is not None and bool(getattr(self.trainer, "overfit_batches", 0)),
-            sampling=self.sampling, strata=torch.from_numpy(self.strata("train")).repeat(self._passes),
+            sampling=self.sampling, strata=strata,
         )  # fmt: skip
         return self._train_loader
 

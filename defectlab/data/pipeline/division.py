@@ -79,7 +79,7 @@ class Division:
             return None
         unique, codes = np.unique(data.files if names is None else names, return_inverse=True)
         by = "data.group_duplicates" if names is None else f"data.group_by {self.group_by}"
-        own = Groups(codes=codes, names=unique.tolist(), by=by, class_names=[*data.class_names, "none of the classes"])
+        own = Groups(codes=codes, names=unique.tolist(), by=by, class_names=data.strata_names)
         if names is not None and not planned:
             log.info("%d images are in %d groups, which stay together (data.group_by)", len(codes), len(unique))
         if duplicates:

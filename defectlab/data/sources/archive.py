@@ -47,7 +47,7 @@ class _Member(NamedTuple):
     open: Callable[[], IO[bytes] | None]
 
 
-def extract_zip(archive: Path, target: Path, only: Collection[str] | None = None) -> Path:
+def extract_archive(archive: Path, target: Path, only: Collection[str] | None = None) -> Path:
     """Unpack an archive into the new folder `target`, through a temporary folder beside it; return `target`.
 
     With `only`, files of other names are left out.
@@ -104,7 +104,7 @@ def open_root(root: Path, cache: Path | None = None) -> Path:
     if target.is_dir() and not (read_note(target) and all(_is_whole(target, member) for member in members)):
         shutil.rmtree(target, ignore_errors=True)  # a file was lost or changed since
     if not target.is_dir():
-        extract_zip(root, target)
+        extract_archive(root, target)
         write_note(target, {"archive": str(root)}, sum(size for _, size, _ in told))
     return target
 

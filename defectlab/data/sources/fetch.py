@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path
 
-from defectlab.data.sources.archive import MAX_BYTES, extract_zip, publish
+from defectlab.data.sources.archive import MAX_BYTES, extract_archive, publish
 from defectlab.data.sources.cache import alone
 from defectlab.data.sources.files import natural_key
 from defectlab.errors import InputError
@@ -201,10 +201,10 @@ def _receive(url: str, part: Path, timeout: float) -> bool:
 
 def _unpack(url: str, part: Path, target: Path, manifest: Mapping[str, str] | None) -> Path:
     if manifest is None:
-        return extract_zip(part, target)
+        return extract_archive(part, target)
     with temporary_folder(target.parent) as work:
         finished = work / target.name
-        unpacked = extract_zip(part, work / "unpacked", only=manifest)
+        unpacked = extract_archive(part, work / "unpacked", only=manifest)
         check = check_files(_all_files(unpacked), manifest)
         if check.differing or check.missing:
             raise InputError(

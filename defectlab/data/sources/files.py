@@ -135,6 +135,11 @@ def expand_images(patterns: str | PathLike[str] | Sequence[str | PathLike[str]])
     return sorted(found.values(), key=_path_key)
 
 
+def is_address(root: object) -> bool:
+    """Return whether a data root is an address such as s3://bucket/folder, not a path."""
+    return isinstance(root, str) and "://" in root
+
+
 def page_of(path: Path) -> tuple[Path, int | None]:
     """Return the file and the page that a path such as `a.tif[2]` names; no page for a file of that very name."""
     found = re.fullmatch(r"(.+)\[(\d+)\]", path.name)

@@ -29,7 +29,7 @@ from defectlab.data.sources.opening import bytes_of, pillow_hushed
 from defectlab.data.sources.reading import ColourFound, Skipped, read_images
 from defectlab.data.sources.records import ImageRecords, rarest_class
 from defectlab.errors import InputError
-from defectlab.metrics.decisions import label_texts
+from defectlab.metrics.decisions import NO_CLASS, label_texts
 from defectlab.utils.image_format import ImageFormat
 
 _SAMPLE = 128  # images by which a set is taken for grey, until all are read
@@ -67,6 +67,11 @@ class ImageSet:
     aspects: Tensor | None = None
     records: ImageRecords = field(default_factory=ImageRecords)
     index: ImageIndex | None = None
+
+    @property
+    def strata_names(self) -> list[str]:
+        """Names of the `strata`: the classes, and of a multi-label set that of having none."""
+        return [*self.class_names, *([NO_CLASS] if self.labels.ndim == 2 else [])]
 
     @property
     def label_texts(self) -> list[str]:

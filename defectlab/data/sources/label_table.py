@@ -17,7 +17,7 @@ from defectlab.data.sources.files import check_names, image_files, natural_key
 from defectlab.data.sources.layouts import Listing, part_of
 from defectlab.data.sources.masks import without_masks
 from defectlab.data.sources.opening import file_shapes
-from defectlab.data.sources.records import ImageRecords, rarest_class
+from defectlab.data.sources.records import ImageRecords
 from defectlab.data.sources.tables import (
     TABLE_SUFFIXES,
     Columns,
@@ -119,7 +119,8 @@ def list_labels(
         log.warning("%s: left out are %d images without a row, and %d rows without an image", path, left, missing)
     several = table.several == "all"
     if several:
-        labels, known, members = _several(path, found, class_names, aliases or {})
+        known, members = _several(path, found, class_names, aliases or {})
+        labels = [-1] * len(members)
     else:
         labels, known = _indices(path, found, _one_class(path, found, table.several), class_names, aliases or {})
     roles = {role: find_column(path, found.columns, role, getattr(table, role)) for role in _ROLES if found.columns}
@@ -256,8 +257,8 @@ def _one_class(path: Path, found: Labels, several: str) -> list[str]:
 
 def _several(
     path: Path, found: Labels, class_names: Sequence[str] | None, aliases: Mapping[str, str]
-) -> tuple[list[int], list[str], npt.NDArray[np.float32]]:
-    """Return the index of each image's rarest class, -1 for none, the classes, and which image is of which, (N, C)."""
+) -> tuple[list[str], npt.NDArray[np.float32]]:
+    """Return the classes, and which image is of which, (N, C)."""
     named = [[name for name, area in areas.items() if area and name != GOOD] for areas in found.areas]
     pairs = Labels(
         images=[image for image, names in zip(found.images, named, strict=True) for _ in names], areas=[],
@@ -265,8 +266,7 @@ def _several(
     flat, known = _indices(path, pairs, [name for names in named for name in names], class_names, aliases)
     members = np.zeros((len(named), len(known)), np.float32)
     members[np.repeat(np.arange(len(named)), [len(names) for names in named]), flat] = 1
-    rarest = rarest_class(members.astype(bool))
-    return np.where(rarest < len(known), rarest, -1).tolist(), known, members
+    return known, members
 
 
 def _indices(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from defectlab.data.sources.files import SUFFIXES, check_names, image_files, is_ignored, natural_key
+from defectlab.data.sources.files import SUFFIXES, check_names, image_files, is_address, is_ignored, natural_key
 from defectlab.data.sources.masks import is_mask_folder, without_masks
 from defectlab.data.sources.records import ImageRecords
 from defectlab.errors import InputError
@@ -39,8 +39,8 @@ _FILLERS = re.compile("[^a-z]|data|dataset|set|seg|images?|imgs?|folder|split") 
 
 @dataclass(kw_only=True)
 class Listing:
-    """Image files below `root`, each with its label (an index into `class_names`; -1 for an image of a multi-label set
-    without any class, else there its rarest one).
+    """Image files below `root`, each with its label (an index into `class_names`; -1 in a multi-label set, whose
+    classes are in `records.targets`).
 
     `splits` is "train", "val" or "test" for each file, or None where the source gives no split; `records` is what a table
     says of each.
@@ -138,7 +138,7 @@ def is_single(root: str | Sequence[str]) -> bool:
     """Return whether a root is one folder or file, neither several nor a pattern."""
     if not isinstance(root, str):
         return False
-    return "://" in root or not glob.has_magic(root) or os.path.lexists(os.path.expanduser(root))
+    return is_address(root) or not glob.has_magic(root) or os.path.lexists(os.path.expanduser(root))
 
 
 def list_several(roots: str | Sequence[str]) -> Listing:

@@ -18,15 +18,11 @@ from defectlab.errors import InputError
 from defectlab.utils.files import atomic
 from defectlab.utils.memory import bytes_text
 from defectlab.utils.progress import progress_bar
+from defectlab.utils.text import first_line
 
 _WANTED = (*SUFFIXES, *TABLE_SUFFIXES, *ARCHIVES, ".json", ".xml")
 _STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")  # of one store or another
 _AT_ONCE = 8
-
-
-def is_address(root: object) -> bool:
-    """Return whether a data root is an address such as s3://bucket/folder, not a path."""
-    return isinstance(root, str) and "://" in root
 
 
 def mirror(address: str, cache: Path | None = None) -> Path:
@@ -74,7 +70,9 @@ def mirror(address: str, cache: Path | None = None) -> Path:
         except InputError:
             raise
         except Exception as error:  # of any of the stores' packages
-            raise InputError(f"{address}: {_line(error)} while it was fetched; the same command goes on") from None
+            raise InputError(
+                f"{address}: {first_line(error)[:200]} while it was fetched; the same command goes on"
+            ) from None
     return target / next(iter(told)) if single else target
 
 
@@ -91,7 +89,7 @@ def _listed(address: str) -> tuple[Any, str, Mapping[str, Mapping[str, Any]]]:
         found = {top: own} if single else store.find(top, detail=True)
     except Exception as error:  # the package of the store is missing, or it does not answer
         raise InputError(
-            f"{address} cannot be read ({_line(error)}); expected an object store or a web address"
+            f"{address} cannot be read ({first_line(error)[:200]}); expected an object store or a web address"
         ) from None
     wanted = {name: info for name, info in found.items() if name.lower().endswith(_WANTED)}
     if not wanted:
@@ -109,7 +107,3 @@ def _below(address: str, name: str, top: str) -> str:
 
 def _facts(info: Mapping[str, Any]) -> list[Any]:
     return [int(info.get("size") or 0), *(str(info[stamp]) for stamp in _STAMPS if info.get(stamp))]
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -15,6 +15,7 @@ from defectlab.data.datamodules.base import ImageDataModule
 from defectlab.data.pipeline.augment import COLUMNS, MIXING, QUIET, Augmentation, augment, draw, mix
 from defectlab.errors import InputError
 from defectlab.figures.tiles import Tile, grey_or_colour, tile_grid
+from defectlab.metrics.decisions import NO_CLASS, label_texts
 
 STEPS = 6
 _CLASSES = 6  # of which images are shown
@@ -220,8 +221,7 @@ def _rows(data: ImageDataModule, settings: Augmentation, everything: bool) -> li
     images = data.data.images[indices].float() / 255
     known = data.data.aspects
     aspects = [None if known is None else known[index : index + 1] for index in indices]
-    texts = data.data.label_texts
-    names = [texts[index] or "no class" for index in indices]
+    names = label_texts(data.data.labels.numpy()[indices], data.class_names, NO_CLASS)
     alone: list[PreviewRow] = []
     mixed: list[PreviewRow] = []
     for name in Augmentation.names() if everything else settings.operations:
