@@ -368,3 +368,22 @@ def test_rows_of_boxes_are_joined(drawn: Path, tmp_path: Path) -> None:
         rows[at] = rows[at].split('"')[0] + f'"{bad}"' + rows[at].split('"')[2]
         with pytest.raises(InputError, match=words):
             data("all")
+
+
+def test_an_ensemble_is_calibrated_by_its_own_thresholds(runs: list[Path], tmp_path: Path) -> None:
+    early = [str(tmp_path / "a"), str(tmp_path / "b")]  # networks that err, without which nothing is calibrated
+    for seed, run in enumerate(early):
+        words = ["fit", "--config", str(runs[0].parent / "several.yaml"), "--trainer.max_epochs", "4"]
+        assert main([*words, "--seed_everything", str(seed), "--output", run]) == 0
+    assert main(["ensemble", *early, "--output", str(tmp_path / "both")]) == 0
+    metrics = json.loads((tmp_path / "both" / "metrics.json").read_text())
+    table = read_prediction_table(tmp_path / "both" / "predictions.csv")
+    temperature = metrics["calibration"]["temperature"]
+    logits = torch.from_numpy(table.probabilities).logit(eps=1e-12) / temperature
+    limits = (torch.tensor(table.thresholds, dtype=torch.float64).logit() / temperature).sigmoid().tolist()
+    found = [
+        evaluate_predictions(logits, torch.from_numpy(table.truth).float(), table.class_names, own)["ece"]
+        for own in (limits, None)
+    ]
+    assert metrics["calibration"]["ece"] == pytest.approx(found[0], abs=1e-4)
+    assert abs(found[0] - found[1]) > 1e-3, "or the test tells nothing"

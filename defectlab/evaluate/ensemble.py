@@ -71,7 +71,7 @@ def ensemble(runs: Sequence[str | os.PathLike[str]], output: str | Path | None =
     metrics = {
         "data": {**described[0], "split_hash": ", ".join(hashes)},
         **results,
-        **calibration(results, logits, names),
+        **calibration(results, logits, names, limits["test"]),
         "environment": environment(),
     }
     root = runs_root(members[0])
