@@ -140,9 +140,19 @@ class PretrainedNetwork(Network):
 
     def classify(self, embeddings: Tensor) -> Tensor:
         """Turn what `embed` returns into logits (N, num_classes)."""
+        return super().forward_head(self._joined(embeddings))
+
+    def embed_and_classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn images (N, in_channels, H, W), or what `embed` returns, into embeddings (N, E) and logits (N, num_classes)."""
+        embeddings = self._joined(self.embed(images) if images.ndim == 4 else images)
+        return embeddings, super().forward_head(embeddings)
+
+    def _joined(self, embeddings: Tensor) -> Tensor:
+        """Join those of all tiles where their weights are learned; others are as they are."""
         if self.tiling is not None and embeddings.ndim == 3:
-            embeddings = self.tiling(embeddings[:, None])
-        return super().forward_head(embeddings)
+            joined: Tensor = self.tiling(embeddings[:, None])
+            return joined
+        return embeddings
 
     def embed_tiles(self, images: Tensor) -> Tensor:
         """Turn images (N, in_channels, H, W) into the embeddings of their tiles (N, rows, columns, E)."""
