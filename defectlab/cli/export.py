@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from defectlab.cli.arguments import CommandParser
-from defectlab.inference.export import export
+from defectlab.deploy.export import export
 
 
 def run(words: list[str]) -> int:

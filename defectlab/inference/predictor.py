@@ -104,7 +104,7 @@ class Predictor:
                         if card.image_format not in by_want:
                             by_want[card.image_format] = _read(card, seen, beyond)[0]
                     with tiles_seen(network) as tiles:
-                        probabilities = self._mean([by_want[card.image_format] for card in self.cards])
+                        probabilities = self.mean_probabilities([by_want[card.image_format] for card in self.cards])
                     if network is not None:  # of views the first is the image as it is
                         boxes = deciding_tiles(network, tiles[0], probabilities.argmax(dim=1), seen, self.card)
                 yield self._predictions([names[i] for i in good], probabilities.numpy(), bad, boxes)
@@ -131,8 +131,8 @@ class Predictor:
             tiles=tuple(boxes) or None, thresholds=self.thresholds,
         )  # fmt: skip
 
-    def _mean(self, pixels: Sequence[Tensor]) -> Tensor:
-        """Compute mean probabilities (N, C), float64 on the CPU, from what each network takes of N images."""
+    def mean_probabilities(self, pixels: Sequence[Tensor]) -> Tensor:
+        """Compute mean probabilities (N, C), float64 on the CPU, from the uint8 images (N, C, H, W) of each network."""
         return torch.stack([
             probabilities_of(task.predict_logits(card.normalise(own.to(task.device))), card.multilabel)
             for task, card, own in zip(self.tasks, self.cards, pixels, strict=True)
