@@ -16,10 +16,10 @@ from defectlab.utils.image_format import ImageFormat
 Images = npt.NDArray[np.uint8] | str | PathLike[str] | Sequence[str | PathLike[str]] | Sequence[npt.NDArray[np.uint8]]
 """Files, folders and globs, one or many; or arrays (H, W) or (H, W, 1 or 3), or one (N, H, W[, 1 or 3])."""
 
-Image: TypeAlias = Path | npt.NDArray[np.uint8]
+ImageInput: TypeAlias = Path | npt.NDArray[np.uint8]
 
 
-def list_images(images: Images, wanted: ImageFormat) -> Sequence[Image]:
+def list_images(images: Images, wanted: ImageFormat) -> Sequence[ImageInput]:
     """Return the files that are named, or each of their pages as `wanted.page` says, or single images (H, W) or (H, W, C).
 
     Raises:

@@ -10,10 +10,10 @@ from defectlab.data.sources.skipped import check_on_bad_image
 from defectlab.errors import InputError
 from defectlab.inference.decision import min_expected_cost, read_costs
 from defectlab.inference.flagging import Flagging, decide_flagged, flag
-from defectlab.inference.images import Image, Images, list_images
+from defectlab.inference.images import ImageInput, Images, list_images
 from defectlab.inference.predictions import BadImages, Predictions
 from defectlab.inference.predictor import Predictor, load
-from defectlab.inference.promises import Calibration, Promises, choose_promises
+from defectlab.inference.promises import Promises, calibration_of, choose_promises
 from defectlab.runs import PredictionTable, RunFolder, read_own_table, read_prediction_table, write_prediction_table
 from defectlab.runs.folder import LATEST
 
@@ -71,7 +71,7 @@ def predict(
         )
     names, promised = predictor.card.class_names, Promises()
     if max_error is not None or sets is not None:
-        promised = choose_promises(Calibration.of(_calibration(predictor)), names, max_error, sets)
+        promised = choose_promises(calibration_of(_calibration(predictor)), names, max_error, sets)
     matrix = None if costs is None else read_costs(costs, names)
     found = _predicted(
         predictor, list_images(images, predictor.card), None if output is None else Path(output), progress
@@ -92,7 +92,7 @@ def predict(
     return found
 
 
-def _predicted(predictor: Predictor, images: Sequence[Image], output: Path | None, progress: bool) -> Predictions:
+def _predicted(predictor: Predictor, images: Sequence[ImageInput], output: Path | None, progress: bool) -> Predictions:
     """Predict images; what is done when it is interrupted is kept beside `output`, and gone on with by the next call."""
     if output is None or not isinstance(images[0], Path):
         return predictor.joined(list(predictor.blocks(images, progress)))

@@ -18,7 +18,7 @@ from defectlab.data.sources.reading import NothingReadable, read_images
 from defectlab.data.sources.skipped import Skipped, check_on_bad_image
 from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
-from defectlab.inference.images import Image, Images, list_images
+from defectlab.inference.images import ImageInput, Images, list_images
 from defectlab.inference.network import InferenceNetwork, load_network
 from defectlab.inference.predictions import BadImages, Predictions
 from defectlab.inference.tiles import deciding_tiles, tiles_seen
@@ -79,7 +79,7 @@ class Predictor:
             raise BadImages(found)
         return found
 
-    def blocks(self, images: Sequence[Image], progress: bool = False) -> Iterator[Predictions]:
+    def blocks(self, images: Sequence[ImageInput], progress: bool = False) -> Iterator[Predictions]:
         """Predict images of `list_images`, up to 128 at a time, on a CPU fewer large ones: a part of the table after the other."""
         beyond: list[Any] = []
         network = tiled_network(self.tasks[0])
@@ -192,7 +192,7 @@ def _load(
     return found
 
 
-def _read(card: DataCard, block: Sequence[Image], beyond: list[Any]) -> tuple[Tensor, list[int], list[Skipped]]:
+def _read(card: DataCard, block: Sequence[ImageInput], beyond: list[Any]) -> tuple[Tensor, list[int], list[Skipped]]:
     """Read files, or convert arrays, as `read_images` does, and leave out what cannot be read."""
     files = [one for one in block if isinstance(one, Path)]
     if files:

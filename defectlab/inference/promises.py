@@ -36,12 +36,6 @@ class Calibration:
     right: npt.NDArray[np.bool_]
     set_score: npt.NDArray[np.float32]
 
-    @classmethod
-    def of(cls, table: PredictionTable) -> Calibration:
-        """Return that of labelled predictions."""
-        scores = as_kept(set_scores(table.probabilities, table.truth))
-        return cls(confidence=as_kept(table.confidence), right=table.right, set_score=scores)
-
 
 @dataclass(frozen=True)
 class Promises:
@@ -88,3 +82,9 @@ def choose_promises(
                 "more by max_error"
             )
     return Promises(threshold, None if sets is None else conformal_quantile(calibration.set_score, sets))
+
+
+def calibration_of(table: PredictionTable) -> Calibration:
+    """Return what promises need of the labelled predictions of validation images."""
+    scores = as_kept(set_scores(table.probabilities, table.truth))
+    return Calibration(confidence=as_kept(table.confidence), right=table.right, set_score=scores)
