@@ -133,11 +133,11 @@ def test_one_file_without_torch_gives_the_same(images: Path, tmp_path: Path) -> 
     folder = export(tmp_path / "export", tiles=True)
     found = Runtime(folder)(images, max_error=0.05, sets=0.9, on_bad_image="skip")
     found.write_csv(tmp_path / "ours.csv")
-    block = (
-        "class Refuse:\n def find_spec(self, name, *rest):\n  if name.split('.')[0] in %r: raise ImportError(name)\n"
-        % (HEAVY,)
+    code = (
+        "import sys\nclass Refuse:\n def find_spec(self, name, *rest):\n"
+        f"  if name.split('.')[0] in {HEAVY}: raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Refuse())\nimport runtime\nsys.exit(runtime.main(sys.argv[1:]))"
     )
-    code = f"import sys\n{block}sys.meta_path.insert(0, Refuse())\nimport runtime\nsys.exit(runtime.main(sys.argv[1:]))"
     words = [str(images), "--output", str(tmp_path / "theirs.csv"), "--max-error", "0.05", "--sets", "0.9"]
     done = subprocess.run(
         [sys.executable, "-c", code, *words, "--on-bad-image", "skip"], cwd=folder, capture_output=True, text=True, check=False,

@@ -14,7 +14,7 @@ from defectlab.data.sources.skipped import Skipped
 from defectlab.errors import InputError
 from defectlab.inference.decision import Flagged, Threshold
 from defectlab.metrics.decisions import NO_CLASS, confidence_of, decide, join_names, label_texts
-from defectlab.runs import write_prediction_table
+from defectlab.runs.predictions import write_prediction_table
 from defectlab.utils.image_format import Box
 from defectlab.utils.text import html_table
 
