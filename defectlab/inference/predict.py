@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from defectlab.data.sources.reading import check_on_bad_image
 from defectlab.errors import InputError
@@ -21,6 +22,7 @@ from defectlab.inference.decision import (
 from defectlab.inference.flagging import Flagging, decide_flagged, flag
 from defectlab.inference.predictions import REVIEW, BadImages, Predictions
 from defectlab.inference.predictor import Image, Images, Predictor, list_images, load
+from defectlab.metrics.novelty import check_novelty, novelty_p_values
 from defectlab.metrics.operating import images_for_bound
 from defectlab.runs import PredictionTable, RunFolder, read_own_table, read_prediction_table, write_prediction_table
 from defectlab.runs.folder import LATEST
@@ -35,6 +37,7 @@ def predict(
     sets: float | None = None,
     costs: str | PathLike[str] | None = None,
     flagging: Flagging | None = None,
+    novelty: float | None = None,
     on_bad_image: Literal["error", "skip"] = "error",
     device: str | None = None,
     weights: str | PathLike[str] | None = None,
@@ -53,6 +56,8 @@ def predict(
             prediction on the run's validation images).
         costs: CSV file with a row a true class and a column a decision: the decision is the one of least expected cost.
         flagging: which class to flag, and with what promise; the decision is then a class on either side of the threshold.
+        novelty: share of false alarms such as 0.01: images that are like none of the run's are `novel`, and of images like
+            its validation images at most this share is called so (a conformal p-value on them).
         on_bad_image: `skip` leaves out what cannot be read; else that is an error after the last image.
         device: see `load`, like `weights` and `allow`; a Predictor stays where it is.
         output: CSV file to write the predictions to. Of a call that is stopped, what is done stays in OUTPUT.part, and the
@@ -68,7 +73,7 @@ def predict(
     if len(several) > 1:
         raise InputError(f"{' and '.join(several)} both decide: give one of them")
     check_on_bad_image(on_bad_image)
-    promises = {"max_error": max_error, "sets": sets, "flagging": flagging}
+    promises = {"max_error": max_error, "sets": sets, "flagging": flagging, "novelty": novelty}
     asked = [option for option, value in promises.items() if value is not None]
     name = Path(model.name if isinstance(model, Predictor) else model)
     if asked and not name.is_dir() and name.name != LATEST:
@@ -83,11 +88,12 @@ def predict(
     if sets is not None:
         table = _calibration(predictor)
         limit = conformal_quantile(table.probabilities, table.truth, sets)
+    known = None if novelty is None else _known_novelty(predictor, novelty)
     names = predictor.card.class_names
     matrix = None if costs is None else read_costs(costs, names)
     found = _predicted(
-        predictor, list_images(images, predictor.card), None if output is None else Path(output), progress
-    )
+        predictor, list_images(images, predictor.card), None if output is None else Path(output), progress, known is not None,
+    )  # fmt: skip
     decision = None
     if threshold is not None:
         sure = as_kept(found.confidence) >= np.float32(threshold.confidence)
@@ -100,6 +106,9 @@ def predict(
         decision = decide_flagged(found.probabilities, flagged.flags, predictor.card, flagging)
     chosen = None if limit is None else prediction_sets(as_kept(found.probabilities), np.float32(limit), names)
     found = replace(found, threshold=threshold, flagged=flagged, decision=decision, sets=chosen)
+    if known is not None and novelty is not None and found.novelty is not None:
+        p_values = novelty_p_values(found.novelty, known)
+        found = replace(found, novelty_p=p_values, novel=p_values <= novelty)
     if output is not None:
         found.write_csv(output)
         _part_of(Path(output)).unlink(missing_ok=True)
@@ -108,24 +117,26 @@ def predict(
     return found
 
 
-def _predicted(predictor: Predictor, images: Sequence[Image], output: Path | None, progress: bool) -> Predictions:
+def _predicted(
+    predictor: Predictor, images: Sequence[Image], output: Path | None, progress: bool, novelty: bool
+) -> Predictions:
     """Predict images; what is done when it is interrupted is kept beside `output`, and gone on with by the next call."""
     if output is None or not isinstance(images[0], Path):
-        return predictor.joined(list(predictor.blocks(images, progress)))
+        return predictor.joined(list(predictor.blocks(images, progress, novelty)))
     files = [str(file) for file in images]
-    earlier = _earlier(predictor, _part_of(output), files)
+    earlier = _earlier(predictor, _part_of(output), files, novelty)
     parts: list[Predictions] = [] if earlier is None else [earlier]
     known = set() if earlier is None else set(earlier.files)
     rest = [file for file in images if str(file) not in known]
     try:
-        parts.extend(predictor.blocks(rest, progress))  # what it gave before an error stays
+        parts.extend(predictor.blocks(rest, progress, novelty))  # what it gave before an error stays
     except BaseException as error:
         done = sum(map(len, parts))
         if done and predictor.fingerprint is not None:
             made = predictor.joined(parts)
             write_prediction_table(
                 _part_of(output), made.files, None, made.probabilities, made.class_names, checkpoint=made.checkpoint,
-                thresholds=made.thresholds,
+                thresholds=made.thresholds, novelty=made.novelty,
             )  # fmt: skip
             if isinstance(error, KeyboardInterrupt):
                 raise KeyboardInterrupt(f"{done} of {len(files)} images are done: the same command goes on") from None
@@ -133,16 +144,21 @@ def _predicted(predictor: Predictor, images: Sequence[Image], output: Path | Non
     found = predictor.joined(parts)
     place = {file: index for index, file in enumerate(found.files)}
     order = [place[file] for file in files if file in place]
-    return replace(found, files=tuple(found.files[i] for i in order), probabilities=found.probabilities[order])
+    return replace(
+        found, files=tuple(found.files[i] for i in order), probabilities=found.probabilities[order],
+        novelty=None if found.novelty is None else found.novelty[order],
+    )  # fmt: skip
 
 
-def _earlier(predictor: Predictor, path: Path, files: Sequence[str]) -> Predictions | None:
+def _earlier(predictor: Predictor, path: Path, files: Sequence[str], novelty: bool) -> Predictions | None:
     """Return what an interrupted call has left, of files that were not written to since."""
     if not path.is_file() or predictor.fingerprint is None:
         return None
     try:
         table, written = read_prediction_table(path), path.stat().st_mtime_ns
         if table.checkpoint != predictor.fingerprint or tuple(table.class_names) != predictor.card.class_names:
+            return None
+        if novelty != (table.novelty is not None):
             return None
         wanted = set(files)
         kept = [i for i, f in enumerate(table.files) if f in wanted and Path(f).stat().st_mtime_ns < written]
@@ -151,6 +167,7 @@ def _earlier(predictor: Predictor, path: Path, files: Sequence[str]) -> Predicti
     return Predictions(
         files=tuple(table.files[i] for i in kept), class_names=predictor.card.class_names,
         probabilities=table.probabilities[kept], thresholds=predictor.thresholds,
+        novelty=None if table.novelty is None else table.novelty[kept],
     )  # fmt: skip
 
 
@@ -167,6 +184,18 @@ def _calibration(predictor: Predictor) -> PredictionTable:
             f"{folder.val_predictions_csv} is not of the network's classes: expected it as `fit` writes it"
         )
     return table
+
+
+def _known_novelty(predictor: Predictor, share: float) -> npt.NDArray[np.float32]:
+    """Return the novelty of a run's validation images; InputError where they cannot promise the share of false alarms."""
+    table = _calibration(predictor)
+    if table.novelty is None or any(task.novelty is None for task in predictor.tasks):
+        raise InputError(
+            f"{predictor.name} has no novelty scorer, which fit adds at its end: it was made by an earlier version, or its "
+            "network has no embedding; fit anew"
+        )
+    check_novelty(share, len(table.novelty))
+    return table.novelty
 
 
 def _threshold(predictor: Predictor, max_error: float) -> Threshold:
