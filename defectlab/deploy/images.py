@@ -16,7 +16,7 @@ from defectlab.data.datamodules.loaders import Part
 from defectlab.data.sources.reading import read_images
 from defectlab.engine.restore import Restored, restore
 from defectlab.errors import InputError
-from defectlab.inference.predictor import list_files
+from defectlab.inference.images import list_files
 from defectlab.metrics.decisions import Labels
 from defectlab.runs import RunFolder
 from defectlab.utils.image_format import ImageFormat, images_at_once
