@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from defectlab.data.sources.decode import save_image
 from defectlab.data.sources.files import FORMATS
 from defectlab.deploy.bundle import write_bundle
-from defectlab.deploy.certificate import MARGIN, Answers, Certificate, certify
+from defectlab.deploy.certificate import MARGIN, Answers, Certificate, calibrated, certify
 from defectlab.deploy.convert import answer_in_process, make_openvino, quantise, write_onnx
+from defectlab.deploy.exported import CARD_VERSION, hash_model
 from defectlab.deploy.graph import DeployedGraph, to_onnx, to_program
 from defectlab.deploy.images import AskedImages, images_of_files, images_of_runs
 from defectlab.deploy.strip import strip
@@ -25,17 +25,16 @@ from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
 from defectlab.inference.predict import predict
 from defectlab.inference.predictor import Predictor, load
-from defectlab.metrics.decisions import are_right, confidence_of, decide, membership
+from defectlab.inference.promises import Calibration
 from defectlab.runs import RunFolder, environment, members_of, write_prediction_table
 from defectlab.runs.ensembles import read_own_metrics
 from defectlab.runs.folder import LATEST
 from defectlab.runs.predictions import as_kept
-from defectlab.utils.files import check_output_folder, hash_file, temporary_folder
+from defectlab.utils.files import check_output_folder, temporary_folder
 from defectlab.utils.progress import progress_bar
 from defectlab.utils.text import write_text
 
 Format = Literal["onnx", "openvino", "torch"]
-CARD_VERSION = 1
 _MODEL = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
 _VECTORS = 20
 
@@ -109,15 +108,15 @@ def export(
             card = _card(predictor, graph, model, format, fspath(run))
             write_bundle(folder, card)
             before, after = _both_sides(predictor, graph, asked, folder, progress)
-            card["calibration"] = _calibration(after.probabilities, asked, predictor.thresholds)
+            card["calibration"] = _calibration(calibrated(asked, after, predictor.thresholds))
             if format == "onnx":
-                write_onnx(model, json.dumps({k: v for k, v in card.items() if k != "model"}, sort_keys=True))
+                write_onnx(model, card)
             card["model"] |= {
-                "sha256": hash_file(model),
+                "sha256": hash_model(model),
                 "bytes": sum(f.stat().st_size for f in folder.glob("model.*")),
             }
             certificate = certify(
-                asked.names, asked.parts, before, after, asked.labels, predictor.thresholds,
+                asked, before, after, predictor.card.class_names, predictor.thresholds,
                 precision="int8" if int8 else "float32", margin=margin,
             )  # fmt: skip
             if not certificate.passed:
@@ -224,22 +223,12 @@ def _both_sides(
     return before, Answers(probabilities=as_kept(found.pop("probabilities")), outputs=found)
 
 
-def _calibration(
-    probabilities: npt.NDArray[np.float32], asked: AskedImages, thresholds: Sequence[float] | None
-) -> dict[str, Any] | None:
-    """Return what thresholds and sets are chosen from: the export's own answers about the validation images."""
-    known = np.array([part == "val" for part in asked.parts])
-    if asked.labels is None or not known.any():
+def _calibration(found: Calibration | None) -> dict[str, Any] | None:
+    """Return plain values."""
+    if found is None:
         return None
-    own, labels = probabilities[known], asked.labels[known]
-    truth = membership(labels, own.shape[1])
-    return {
-        "confidence": [float(p) for p in as_kept(confidence_of(own, thresholds))],
-        "right": [int(one) for one in are_right(decide(own, thresholds), labels)],
-        # An image without any class is covered by every set.
-        "set_score": [float(p) for p in np.where(truth, own, np.float32(1)).min(axis=1)],
-        "novelty": None,
-    }
+    numbers = {name: [float(value) for value in getattr(found, name)] for name in ("confidence", "set_score")}
+    return {**numbers, "right": [int(one) for one in found.right], "novelty": None}
 
 
 def _write_vectors(

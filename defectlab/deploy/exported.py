@@ -17,7 +17,7 @@ from defectlab.utils.image_format import Box, ImageFormat
 
 CARD_VERSION = 1
 CARD_KEY = "defectlab"  # of the card in the metadata of an ONNX file
-_NOT_IN_MODEL = ("model", "certificate")  # keys of card.json that the metadata lacks
+NOT_IN_MODEL = ("model", "certificate")  # keys of card.json that the metadata lacks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ def check_model(card: ExportedCard, metadata: str | None = None) -> None:
         raise InputError(
             f"{error.filename} cannot be read ({error.strerror}); copy the exported folder again"
         ) from None
-    own = {key: value for key, value in card.values.items() if key not in _NOT_IN_MODEL}
+    own = {key: value for key, value in card.values.items() if key not in NOT_IN_MODEL}
     if damaged:
         raise InputError(
             f"{card.model} is damaged, or another model than card.json is of; copy the exported folder again"
