@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from defectlab.data.sources.decode import save_image
@@ -206,20 +207,24 @@ def _both_sides(
     predictor: Predictor, graph: DeployedGraph, asked: AskedImages, folder: Path, progress: bool
 ) -> tuple[Answers, Answers]:
     """Ask the run's network and the exported folder, in a process of its own, about all images."""
-    probabilities, tiles = [], []
+    probabilities: list[npt.NDArray[np.float32]] = []
+    outputs: dict[str, list[npt.NDArray[Any]]] = {}
     with temporary_folder(folder.parent) as blocks, torch.inference_mode():
         with progress_bar("certifying", len(asked.names), shown=progress) as advance:
             for number, block in enumerate(asked.blocks()):
                 pixels = [block[graph.place_of(card)] for card in predictor.cards]
-                probabilities.append(as_kept(predictor.mean_probabilities(pixels).numpy()))
+                mean, novelty = predictor.mean_probabilities(pixels, novelty=graph.scores_novelty)
+                probabilities.append(as_kept(mean.numpy()))
+                if novelty is not None:
+                    outputs.setdefault("novelty", []).append(novelty)
                 if graph.tile_boxes is not None:
-                    tiles.append(graph(*block)[-1].numpy())
+                    outputs.setdefault("tile", []).append(graph(*block)[-1].numpy())
                 arrays = dict(zip(graph.input_names, (each.numpy() for each in block), strict=True))
                 np.savez(blocks / f"{number:06}.npz", **arrays)  # type: ignore[arg-type]
                 advance(len(block[0]))
         found = answer_in_process(folder, blocks)
-    outputs = {"tile": np.concatenate(tiles)} if tiles else {}
-    before = Answers(probabilities=np.concatenate(probabilities), outputs=outputs)
+    own = {name: np.concatenate(parts) for name, parts in outputs.items()}
+    before = Answers(probabilities=np.concatenate(probabilities), outputs=own)
     return before, Answers(probabilities=as_kept(found.pop("probabilities")), outputs=found)
 
 
@@ -227,8 +232,9 @@ def _calibration(found: Calibration | None) -> dict[str, Any] | None:
     """Return plain values."""
     if found is None:
         return None
-    numbers = {name: [float(value) for value in getattr(found, name)] for name in ("confidence", "set_score")}
-    return {**numbers, "right": [int(one) for one in found.right], "novelty": None}
+    numbers = {name: getattr(found, name) for name in ("confidence", "set_score", "novelty")}
+    plain = {name: None if values is None else values.astype(float).tolist() for name, values in numbers.items()}
+    return {**plain, "right": found.right.astype(int).tolist()}
 
 
 def _write_vectors(

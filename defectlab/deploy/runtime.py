@@ -63,6 +63,7 @@ class Runtime:
         *,
         max_error: float | None = None,
         sets: float | None = None,
+        novelty: float | None = None,
         on_bad_image: Literal["error", "skip"] = "error",
     ) -> Predictions:
         """Predict files, folders and globs, one or many, or uint8 arrays, as `defectlab predict` does.
@@ -71,6 +72,7 @@ class Runtime:
             images: what is to be predicted.
             max_error: share of wrong ones among the images decided, such as 0.01; the others get the decision `review`.
             sets: coverage such as 0.95: for each image a set of classes, which holds the true one that often.
+            novelty: share of false alarms such as 0.01: images that are like none of the run's are `novel`.
             on_bad_image: `skip` leaves out what cannot be read; else that is an error after the last image.
 
         Raises:
@@ -78,7 +80,7 @@ class Runtime:
             InputError: no image, none that can be read, or a promise that the validation images do not show.
         """
         check_on_bad_image(on_bad_image)
-        promises = self.promises(max_error, sets)
+        promises = self.promises(max_error, sets, novelty)
         with progress_bars(False):
             found = promises.apply(self.predict(list_images(images, self.card.formats[0])))
         if not found.files:
@@ -88,13 +90,15 @@ class Runtime:
             raise BadImages(found)
         return found
 
-    def promises(self, max_error: float | None = None, sets: float | None = None) -> Promises:
+    def promises(
+        self, max_error: float | None = None, sets: float | None = None, novelty: float | None = None
+    ) -> Promises:
         """Choose what is promised, see `__call__`."""
-        if max_error is None and sets is None:
+        if max_error is None and sets is None and novelty is None:
             return Promises()
         if self.card.calibration is None:
             raise InputError("the export has no validation images, which promises stand on: export a run folder")
-        return choose_promises(self.card.calibration, self.card.class_names, max_error, sets)
+        return choose_promises(self.card.calibration, self.card.class_names, max_error, sets, novelty)
 
     def predict(self, images: Sequence[ImageInput]) -> Predictions:
         """Predict single images; those that cannot be read are `skipped`."""
@@ -104,6 +108,7 @@ class Runtime:
         beyond: list[Any] = []
         boxes: list[Box] = []
         found = [np.empty((0, len(self.card.class_names)), np.float32)]
+        scores: list[npt.NDArray[np.float32]] = []
         with pillow_hushed():
             for start in range(0, len(images), size):
                 block = images[start : start + size]
@@ -119,13 +124,14 @@ class Runtime:
                 if good:
                     outputs = self.run([np.stack(each) for each in zip(*good, strict=True)])
                     found.append(outputs["probabilities"])
+                    scores += [outputs["novelty"]] if "novelty" in outputs else []
                     seen = [image for image, own in zip(block, pixels, strict=True) if not isinstance(own, BadImage)]
                     boxes += self._boxes(seen, outputs)
         tell_beyond(list(dict.fromkeys(beyond)), self.card.formats[0])
         return Predictions(
             files=tuple(files), class_names=self.card.class_names, skipped=tuple(skipped), synthetic=self.card.synthetic,
             probabilities=np.concatenate(found).astype(np.float64), checkpoint=self.card.values.get("fingerprint"),
-            tiles=tuple(boxes) or None, thresholds=self.card.thresholds,
+            tiles=tuple(boxes) or None, thresholds=self.card.thresholds, novelty=np.concatenate(scores) if scores else None,
         )  # fmt: skip
 
     def _decoded(self, image: ImageInput, beyond: list[Any]) -> list[npt.NDArray[np.uint8]] | BadImage:
@@ -193,6 +199,7 @@ def _main(words: Sequence[str] | None) -> int:
     )
     parser.add_argument("--max-error", type=float, metavar="SHARE", help="of wrong ones among the images decided")
     parser.add_argument("--sets", type=float, metavar="COVERAGE", help="a set of classes an image, such as 0.95")
+    parser.add_argument("--novelty", type=float, metavar="SHARE", help="of false alarms among what is called novel")
     parser.add_argument("--on-bad-image", "--on_bad_image", choices=("error", "skip"), default="error")
     parser.add_argument("--threads", type=int, default=1, help="that decode and compute (default: 1)")
     parser.add_argument("--provider", default="cpu", help="of ONNX Runtime, or device of OpenVINO (default: cpu)")
@@ -204,7 +211,7 @@ def _main(words: Sequence[str] | None) -> int:
     if output is not None and (output.suffix.lower() in SUFFIXES or (output.exists() and not output.is_file())):
         raise InputError(f"--output {output} is named as an image or no file: expected the name of a CSV file")
     runtime = Runtime(given.model, given.provider, given.threads)
-    asked = {"max_error": given.max_error, "sets": given.sets, "on_bad_image": given.on_bad_image}
+    asked = {key: getattr(given, key) for key in ("max_error", "sets", "novelty", "on_bad_image")}
     try:
         _tell(runtime(given.images, **asked), output)
     except BadImages as error:  # what could be read is told first

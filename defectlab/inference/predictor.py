@@ -24,6 +24,7 @@ from defectlab.inference.predictions import BadImages, Predictions
 from defectlab.inference.tiles import deciding_tiles, tiles_seen
 from defectlab.metrics.classification import probabilities_of
 from defectlab.metrics.decisions import mean_thresholds
+from defectlab.metrics.novelty import joined_novelty
 from defectlab.networks.tiling import tiled_network
 from defectlab.runs.ensembles import joined_fingerprint
 from defectlab.runs.locate import checkpoints_of, imagenet_name
@@ -79,8 +80,13 @@ class Predictor:
             raise BadImages(found)
         return found
 
-    def blocks(self, images: Sequence[ImageInput], progress: bool = False) -> Iterator[Predictions]:
-        """Predict images of `list_images`, up to 128 at a time, on a CPU fewer large ones: a part of the table after the other."""
+    def blocks(
+        self, images: Sequence[ImageInput], progress: bool = False, novelty: bool = False
+    ) -> Iterator[Predictions]:
+        """Predict images of `list_images`, up to 128 at a time, on a CPU fewer large ones: a part of the table after the other.
+
+        With `novelty` also how strange they are, of several networks the geometric mean of their scores.
+        """
         beyond: list[Any] = []
         network = tiled_network(self.tasks[0])
         size = _BLOCK
@@ -93,6 +99,7 @@ class Predictor:
                 pixels, good, bad = _read(self.card, block, beyond)
                 probabilities = torch.empty(0, len(self.card.class_names), dtype=torch.float64)
                 boxes: list[Box] = []
+                scores = np.empty(0, np.float32) if novelty else None
                 if good:
                     seen = [block[i] for i in good]
                     by_want = {self.card.image_format: pixels}
@@ -100,10 +107,11 @@ class Predictor:
                         if card.image_format not in by_want:
                             by_want[card.image_format] = _read(card, seen, beyond)[0]
                     with tiles_seen(network) as tiles:
-                        probabilities = self.mean_probabilities([by_want[card.image_format] for card in self.cards])
+                        wanted = [by_want[card.image_format] for card in self.cards]
+                        probabilities, scores = self.mean_probabilities(wanted, novelty)
                     if network is not None:  # of views the first is the image as it is
                         boxes = deciding_tiles(network, tiles[0], probabilities.argmax(dim=1), seen, self.card)
-                yield self._predictions([names[i] for i in good], probabilities.numpy(), bad, boxes)
+                yield self._predictions([names[i] for i in good], probabilities.numpy(), bad, boxes, scores)
                 advance(len(block))
         tell_beyond(list(dict.fromkeys(beyond)), self.card)
 
@@ -115,24 +123,40 @@ class Predictor:
                 f"none of {len(skipped)} images can be read, the first is {skipped[0]}: nothing was written"
             )
         boxes = [box for part in parts for box in part.tiles or ()]
-        return self._predictions(files, np.concatenate([part.probabilities for part in parts]), skipped, boxes)
+        scores = [part.novelty for part in parts if part.novelty is not None]
+        return self._predictions(
+            files, np.concatenate([part.probabilities for part in parts]), skipped, boxes,
+            np.concatenate(scores) if len(scores) == len(parts) else None,
+        )  # fmt: skip
 
     def _predictions(
         self, files: Sequence[str], probabilities: npt.NDArray[np.float64], skipped: Sequence[Skipped],
-        boxes: Sequence[Box],
+        boxes: Sequence[Box], novelty: npt.NDArray[np.float32] | None,
     ) -> Predictions:  # fmt: skip
         return Predictions(
             files=tuple(files), class_names=self.card.class_names, probabilities=probabilities, skipped=tuple(skipped),
             synthetic=any(card.source == "synthetic" for card in self.cards), checkpoint=self.fingerprint,
             tiles=tuple(boxes) or None, thresholds=self.thresholds,
+            novelty=novelty,
         )  # fmt: skip
 
-    def mean_probabilities(self, pixels: Sequence[Tensor]) -> Tensor:
-        """Compute mean probabilities (N, C), float64 on the CPU, from the uint8 images (N, C, H, W) of each network."""
-        return torch.stack([
-            probabilities_of(task.predict_logits(card.normalise(own.to(task.device))), card.multilabel)
-            for task, card, own in zip(self.tasks, self.cards, pixels, strict=True)
-        ]).mean(dim=0)  # fmt: skip
+    def mean_probabilities(
+        self, pixels: Sequence[Tensor], novelty: bool = False
+    ) -> tuple[Tensor, npt.NDArray[np.float32] | None]:
+        """Compute mean probabilities (N, C), float64 on the CPU, and with `novelty` scores (N,) where there is a scorer.
+
+        `pixels` are what each network takes of N images, uint8 (N, C, H, W).
+        """
+        found, scores = [], []
+        for task, card, own in zip(self.tasks, self.cards, pixels, strict=True):
+            images = card.normalise(own.to(task.device))
+            if novelty and task.novelty is not None:
+                embeddings, logits = task.predict_embeddings(images)
+                scores.append(task.novelty(embeddings).cpu().numpy())
+            else:
+                logits = task.predict_logits(images)
+            found.append(probabilities_of(logits, card.multilabel))
+        return torch.stack(found).mean(dim=0), joined_novelty(scores) if scores else None
 
 
 def load(

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from defectlab.errors import InputError
+from defectlab.networks.novelty import NoveltyScorer
 from defectlab.utils.card import DataCard
 from defectlab.utils.image_format import sides
 from defectlab.utils.tensors import check_finite, first_mismatch, read_tensors
@@ -59,6 +60,12 @@ def thresholds_of(checkpoint: Mapping[str, Any], count: int) -> list[float]:
     ):
         raise InputError(f"the checkpoint has the thresholds {str(found)[:60]}: expected {count} numbers from 0 to 1")
     return list(found)
+
+
+def scorer_of(checkpoint: Mapping[str, Any]) -> NoveltyScorer | None:
+    """Return the novelty scorer of a checkpoint; None of an older one, InputError for a damaged one."""
+    state = checkpoint.get("novelty")
+    return None if state is None else NoveltyScorer.from_state(state)
 
 
 def card_of(checkpoint: dict[str, Any], path: Path) -> DataCard:
