@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from defectlab.inference.decision import choose_threshold, conformal_quantile, prediction_sets
+from defectlab.errors import InputError
+from defectlab.inference.decision import set_scores
+from defectlab.inference.predictions import Predictions
+from defectlab.inference.promises import Calibration, choose_promises
 from defectlab.metrics.decisions import Labels, are_right, confidence_of, decide
-from defectlab.metrics.operating import images_for_bound
 from defectlab.metrics.statistics import paired_interval
+from defectlab.runs.predictions import as_kept
 
 LARGEST_DIFFERENCE = 1e-4  # of a probability, of an export in float32
 MARGIN = 0.005  # of accuracy, that an export of less precision may lose
-MAX_ERRORS, COVERAGE = (0.01, 0.05), 0.95  # whose decisions are compared
+MAX_ERRORS, COVERAGE, NOVELTY = (0.01, 0.05), 0.95, 0.01  # whose decisions are compared
 _SHOWN = 5
+Precision = Literal["float32", "int8"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """N images that both sides are asked about.
+
+    Args:
+        names: N names.
+        parts: `val`, `test`, or `given` for images that are of no run.
+        labels: (N,) or (N, K); None where they are not known.
+    """
+
+    names: list[str]
+    parts: list[str]
+    labels: Labels | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What one side says of N images, the validation images first.
+    """What one side says of N images.
 
     Args:
         probabilities: (N, K) float32.
@@ -54,7 +74,7 @@ class Certificate:
     largest_difference: float
     decisions: dict[str, int]
     differing: tuple[str, ...]
-    precision: str = "float32"
+    precision: Precision = "float32"
     accuracy: tuple[float, float] | None = None
     loss_bound: float | None = None
     margin: float = MARGIN
@@ -90,67 +110,78 @@ class Certificate:
 
 
 def certify(
-    names: Sequence[str], parts: Sequence[str], run: Answers, export: Answers, labels: Labels | None,
-    thresholds: Sequence[float] | None = None, precision: str = "float32", margin: float = MARGIN,
+    asked: Asked, run: Answers, export: Answers, class_names: Sequence[str],
+    thresholds: Sequence[float] | None = None, precision: Precision = "float32", margin: float = MARGIN,
 ) -> Certificate:  # fmt: skip
-    """Compare what a run and its export say of the same N images.
+    """Compare what a run and its export say of the same images.
+
+    Each side takes its own limits from its own answers about the validation images, as it does at work.
 
     Args:
-        names: N names.
-        parts: the part of each image.
+        asked: N images.
         run: the run's answers.
         export: the export's.
-        labels: (N,) or (N, K); None where they are not known.
+        class_names: K names.
         thresholds: of a multi-label task (K,); else None.
         precision: of the export, see `Certificate`.
         margin: see `Certificate`.
     """
-    sides = (run.probabilities, export.probabilities)
-    classes = [decide(side, thresholds) for side in sides]
-    changed = {"class": (classes[0] != classes[1]).reshape(len(names), -1).any(axis=1)}
+    sides = [_decisions(asked, side, class_names, thresholds) for side in (run, export)]
+    nothing = [None] * len(asked.names)  # of a promise that one side cannot give
+    changed = {
+        kind: np.array([sides[0].get(kind, nothing)[i] != sides[1].get(kind, nothing)[i] for i in range(len(nothing))])
+        for kind in {**sides[0], **sides[1]}
+    }
     accuracy = loss_bound = None
-    if labels is not None:
-        right = [are_right(decided, labels) for decided in classes]
+    if asked.labels is not None:
+        right = [are_right(decide(side.probabilities, thresholds), asked.labels) for side in (run, export)]
         accuracy = float(right[0].mean()), float(right[1].mean())
         lost, won = int((right[0] & ~right[1]).sum()), int((~right[0] & right[1]).sum())
-        loss_bound = paired_interval(lost, won, len(names), level=0.9)[1]
-        known = np.array([part == "val" for part in parts])
-        if known.any():
-            changed |= _bounded_decisions(sides, [side[known] for side in right], labels[known], known, thresholds)
-    if "tile" in export.outputs and "tile" in run.outputs:
-        changed["tile"] = run.outputs["tile"] != export.outputs["tile"]
-    any_changed = np.logical_or.reduce(list(changed.values()))
+        loss_bound = paired_interval(lost, won, len(asked.names), level=0.9)[1]
     return Certificate(
-        images={part: list(parts).count(part) for part in dict.fromkeys(parts)},
-        largest_difference=float(np.abs(sides[0].astype(np.float64) - sides[1]).max()),
+        images={part: asked.parts.count(part) for part in dict.fromkeys(asked.parts)},
+        largest_difference=float(np.abs(run.probabilities.astype(np.float64) - export.probabilities).max()),
         decisions={kind: int(rows.sum()) for kind, rows in changed.items()},
-        differing=tuple(names[i] for i in np.flatnonzero(any_changed)[:_SHOWN]),
+        differing=tuple(asked.names[i] for i in np.flatnonzero(np.any(list(changed.values()), axis=0))[:_SHOWN]),
         precision=precision, accuracy=accuracy, loss_bound=loss_bound, margin=margin,
     )  # fmt: skip
 
 
-def _bounded_decisions(
-    sides: Sequence[npt.NDArray[np.float32]], right: Sequence[npt.NDArray[np.bool_]], labels: Labels,
-    known: npt.NDArray[np.bool_], thresholds: Sequence[float] | None,
-) -> dict[str, npt.NDArray[np.bool_]]:  # fmt: skip
-    """Return which images are decided otherwise where each side has chosen its own limits on the validation images."""
-    changed = {}
-    confidences = [confidence_of(side, thresholds).astype(np.float32) for side in sides]
+def calibrated(asked: Asked, answers: Answers, thresholds: Sequence[float] | None) -> Calibration | None:
+    """Return what promises stand on: answers about the validation images, where these have labels; else None."""
+    known = np.array([part == "val" for part in asked.parts])
+    if asked.labels is None or not known.any():
+        return None
+    own, labels = answers.probabilities[known].astype(np.float64), asked.labels[known]
+    return Calibration(
+        confidence=as_kept(confidence_of(own, thresholds)), right=are_right(decide(own, thresholds), labels),
+        set_score=as_kept(set_scores(own, labels)),
+        novelty=as_kept(answers.outputs["novelty"][known]) if "novelty" in answers.outputs else None,
+    )  # fmt: skip
+
+
+def _decisions(
+    asked: Asked, answers: Answers, class_names: Sequence[str], thresholds: Sequence[float] | None
+) -> dict[str, Sequence[object]]:
+    """Return N decisions of each kind."""
+    found = Predictions(
+        files=tuple(asked.names), class_names=tuple(class_names), probabilities=answers.probabilities.astype(np.float64),
+        thresholds=None if thresholds is None else tuple(thresholds), novelty=answers.outputs.get("novelty"),
+    )  # fmt: skip
+    kinds: dict[str, Sequence[object]] = {"class": found.predicted}
+    if "tile" in answers.outputs:
+        kinds["tile"] = answers.outputs["tile"].tolist()
+    calibration = calibrated(asked, answers, thresholds)
+    if calibration is None:
+        return kinds
     for error in MAX_ERRORS:
-        if images_for_bound(error) > known.sum():
-            continue
-        found = [
-            choose_threshold(confidence[known].astype(np.float64), own, error)
-            for confidence, own in zip(confidences, right, strict=True)
-        ]
-        sure = [
-            np.zeros(len(confidence), np.bool_) if limit is None else confidence >= np.float32(limit.confidence)
-            for confidence, limit in zip(confidences, found, strict=True)
-        ]
-        changed[f"max_error {error:g}"] = sure[0] != sure[1]
-    if known.sum() >= COVERAGE / (1 - COVERAGE):
-        names = [str(k) for k in range(sides[0].shape[1])]
-        limits = [np.float32(conformal_quantile(side[known].astype(np.float64), labels, COVERAGE)) for side in sides]
-        sets = [prediction_sets(side, limit, names) for side, limit in zip(sides, limits, strict=True)]
-        changed[f"sets {COVERAGE:g}"] = np.array([set(a) != set(b) for a, b in zip(*sets, strict=True)])
-    return changed
+        with suppress(InputError):  # too few images, or too many of them wrong
+            promises = choose_promises(calibration, class_names, max_error=error)
+            kinds[f"max_error {error:g}"] = promises.apply(found).decision or ()
+    with suppress(InputError):
+        sets = choose_promises(calibration, class_names, sets=COVERAGE).apply(found).sets or ()
+        kinds[f"sets {COVERAGE:g}"] = [sorted(one) for one in sets]
+    with suppress(InputError):  # no scorer
+        novel = choose_promises(calibration, class_names, novelty=NOVELTY).apply(found).novel
+        kinds[f"novelty {NOVELTY:g}"] = [] if novel is None else novel.tolist()
+    return kinds

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from defectlab.deploy.exported import CARD_KEY, NOT_IN_MODEL
 from defectlab.errors import InputError
 from defectlab.utils.files import temporary_folder
 
 if TYPE_CHECKING:
     import onnx
 
-CARD_KEY = "defectlab"  # of the ONNX metadata
 
 # A fresh process has what the target machine will have: no torch, whose libraries OpenVINO does not bear beside it.
 _ANSWER = """
@@ -60,12 +61,13 @@ def make_openvino(model: Path, target: Path) -> None:
     _python(_TO_OPENVINO, [model, target], "OpenVINO cannot convert the model")
 
 
-def write_onnx(model: Path, card: str) -> None:
-    """Write the card's text into the metadata of an ONNX file."""
+def write_onnx(model: Path, card: Mapping[str, Any]) -> None:
+    """Write a card into the metadata of an ONNX file, without what it says of the file itself."""
     import onnx
 
     found = onnx.load(model)
-    onnx.helper.set_model_props(found, {CARD_KEY: card})
+    text = json.dumps({key: value for key, value in card.items() if key not in NOT_IN_MODEL}, sort_keys=True)
+    onnx.helper.set_model_props(found, {CARD_KEY: text})
     onnx.save(found, model)
 
 

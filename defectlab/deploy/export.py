@@ -16,8 +16,9 @@ import torch
 from defectlab.data.sources.decode import save_image
 from defectlab.data.sources.files import FORMATS
 from defectlab.deploy.bundle import write_bundle
-from defectlab.deploy.certificate import MARGIN, Answers, Certificate, certify
+from defectlab.deploy.certificate import MARGIN, Answers, Certificate, calibrated, certify
 from defectlab.deploy.convert import answer_in_process, make_openvino, quantise, write_onnx
+from defectlab.deploy.exported import CARD_VERSION, hash_model
 from defectlab.deploy.graph import DeployedGraph, to_onnx, to_program
 from defectlab.deploy.images import AskedImages, images_of_files, images_of_runs
 from defectlab.deploy.strip import strip
@@ -25,17 +26,16 @@ from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
 from defectlab.inference.predict import predict
 from defectlab.inference.predictor import Predictor, load
-from defectlab.metrics.decisions import are_right, confidence_of, decide, membership
+from defectlab.inference.promises import Calibration
 from defectlab.runs import RunFolder, environment, members_of, write_prediction_table
 from defectlab.runs.ensembles import read_own_metrics
 from defectlab.runs.folder import LATEST
 from defectlab.runs.predictions import as_kept
-from defectlab.utils.files import check_output_folder, hash_file, temporary_folder
+from defectlab.utils.files import check_output_folder, temporary_folder
 from defectlab.utils.progress import progress_bar
 from defectlab.utils.text import write_text
 
 Format = Literal["onnx", "openvino", "torch"]
-CARD_VERSION = 1
 _MODEL = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
 _VECTORS = 20
 
@@ -109,15 +109,15 @@ def export(
             card = _card(predictor, graph, model, format, fspath(run))
             write_bundle(folder, card)
             before, after = _both_sides(predictor, graph, asked, folder, progress)
-            card["calibration"] = _calibration(after.probabilities, asked, predictor.thresholds)
+            card["calibration"] = _calibration(calibrated(asked, after, predictor.thresholds))
             if format == "onnx":
-                write_onnx(model, json.dumps({k: v for k, v in card.items() if k != "model"}, sort_keys=True))
+                write_onnx(model, card)
             card["model"] |= {
-                "sha256": hash_file(model),
+                "sha256": hash_model(model),
                 "bytes": sum(f.stat().st_size for f in folder.glob("model.*")),
             }
             certificate = certify(
-                asked.names, asked.parts, before, after, asked.labels, predictor.thresholds,
+                asked, before, after, predictor.card.class_names, predictor.thresholds,
                 precision="int8" if int8 else "float32", margin=margin,
             )  # fmt: skip
             if not certificate.passed:
@@ -207,39 +207,34 @@ def _both_sides(
     predictor: Predictor, graph: DeployedGraph, asked: AskedImages, folder: Path, progress: bool
 ) -> tuple[Answers, Answers]:
     """Ask the run's network and the exported folder, in a process of its own, about all images."""
-    probabilities, tiles = [], []
+    probabilities: list[npt.NDArray[np.float32]] = []
+    outputs: dict[str, list[npt.NDArray[Any]]] = {}
     with temporary_folder(folder.parent) as blocks, torch.inference_mode():
         with progress_bar("certifying", len(asked.names), shown=progress) as advance:
             for number, block in enumerate(asked.blocks()):
                 pixels = [block[graph.place_of(card)] for card in predictor.cards]
-                probabilities.append(as_kept(predictor.mean_probabilities(pixels).numpy()))
+                mean, novelty = predictor.mean_probabilities(pixels, novelty=graph.scores_novelty)
+                probabilities.append(as_kept(mean.numpy()))
+                if novelty is not None:
+                    outputs.setdefault("novelty", []).append(novelty)
                 if graph.tile_boxes is not None:
-                    tiles.append(graph(*block)[-1].numpy())
+                    outputs.setdefault("tile", []).append(graph(*block)[-1].numpy())
                 arrays = dict(zip(graph.input_names, (each.numpy() for each in block), strict=True))
                 np.savez(blocks / f"{number:06}.npz", **arrays)  # type: ignore[arg-type]
                 advance(len(block[0]))
         found = answer_in_process(folder, blocks)
-    outputs = {"tile": np.concatenate(tiles)} if tiles else {}
-    before = Answers(probabilities=np.concatenate(probabilities), outputs=outputs)
+    own = {name: np.concatenate(parts) for name, parts in outputs.items()}
+    before = Answers(probabilities=np.concatenate(probabilities), outputs=own)
     return before, Answers(probabilities=as_kept(found.pop("probabilities")), outputs=found)
 
 
-def _calibration(
-    probabilities: npt.NDArray[np.float32], asked: AskedImages, thresholds: Sequence[float] | None
-) -> dict[str, Any] | None:
-    """Return what thresholds and sets are chosen from: the export's own answers about the validation images."""
-    known = np.array([part == "val" for part in asked.parts])
-    if asked.labels is None or not known.any():
+def _calibration(found: Calibration | None) -> dict[str, Any] | None:
+    """Return plain values."""
+    if found is None:
         return None
-    own, labels = probabilities[known], asked.labels[known]
-    truth = membership(labels, own.shape[1])
-    return {
-        "confidence": [float(p) for p in as_kept(confidence_of(own, thresholds))],
-        "right": [int(one) for one in are_right(decide(own, thresholds), labels)],
-        # An image without any class is covered by every set.
-        "set_score": [float(p) for p in np.where(truth, own, np.float32(1)).min(axis=1)],
-        "novelty": None,
-    }
+    numbers = {name: getattr(found, name) for name in ("confidence", "set_score", "novelty")}
+    plain = {name: None if values is None else values.astype(float).tolist() for name, values in numbers.items()}
+    return {**plain, "right": found.right.astype(int).tolist()}
 
 
 def _write_vectors(

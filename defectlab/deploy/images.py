@@ -14,10 +14,10 @@ from torch import Tensor
 
 from defectlab.data.datamodules.loaders import Part
 from defectlab.data.sources.reading import read_images
+from defectlab.deploy.certificate import Asked
 from defectlab.engine.restore import Restored, restore
 from defectlab.errors import InputError
 from defectlab.inference.images import list_files
-from defectlab.metrics.decisions import Labels
 from defectlab.runs import RunFolder
 from defectlab.utils.image_format import ImageFormat, images_at_once
 
@@ -31,13 +31,10 @@ class _Row(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskedImages:
+class AskedImages(Asked):
     """N images in the formats of an export.
 
     Args:
-        names: N names.
-        parts: `val`, `test`, or `given` for images that are of no run.
-        labels: (N,) or (N, K); None where they are not known.
         formats: of each tensor of a block.
         block: returns the images of some rows, ascending, as uint8 (n, C, H, W), a tensor for each format.
         training: the same of rows of the training part.
@@ -45,9 +42,6 @@ class AskedImages:
         content: returns the bytes of the file of a row, None where it has none.
     """
 
-    names: list[str]
-    parts: list[str]
-    labels: Labels | None
     formats: Sequence[ImageFormat]
     block: Callable[[Sequence[int]], list[Tensor]]
     training: Callable[[Sequence[int]], list[Tensor]]

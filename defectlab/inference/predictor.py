@@ -108,7 +108,7 @@ class Predictor:
                             by_want[card.image_format] = _read(card, seen, beyond)[0]
                     with tiles_seen(network) as tiles:
                         wanted = [by_want[card.image_format] for card in self.cards]
-                        probabilities, scores = self._mean(wanted, novelty)
+                        probabilities, scores = self.mean_probabilities(wanted, novelty)
                     if network is not None:  # of views the first is the image as it is
                         boxes = deciding_tiles(network, tiles[0], probabilities.argmax(dim=1), seen, self.card)
                 yield self._predictions([names[i] for i in good], probabilities.numpy(), bad, boxes, scores)
@@ -140,12 +140,13 @@ class Predictor:
             novelty=novelty,
         )  # fmt: skip
 
-    def mean_probabilities(self, pixels: Sequence[Tensor]) -> Tensor:
-        """Compute mean probabilities (N, C), float64 on the CPU, from the uint8 images (N, C, H, W) of each network."""
-        return self._mean(pixels, novelty=False)[0]
+    def mean_probabilities(
+        self, pixels: Sequence[Tensor], novelty: bool = False
+    ) -> tuple[Tensor, npt.NDArray[np.float32] | None]:
+        """Compute mean probabilities (N, C), float64 on the CPU, and with `novelty` scores (N,) where there is a scorer.
 
-    def _mean(self, pixels: Sequence[Tensor], novelty: bool) -> tuple[Tensor, npt.NDArray[np.float32] | None]:
-        """Compute mean probabilities (N, C), float64 on the CPU, and with `novelty` scores (N,), from what each network takes."""
+        `pixels` are what each network takes of N images, uint8 (N, C, H, W).
+        """
         found, scores = [], []
         for task, card, own in zip(self.tasks, self.cards, pixels, strict=True):
             images = card.normalise(own.to(task.device))
