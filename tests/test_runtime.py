@@ -441,5 +441,6 @@ def test_openvino_gives_the_same(images: Path, tmp_path: Path) -> None:
     done = program(folder, *asked, "--output", str(theirs))
     assert done.returncode == 0, done.stderr
     same_csv(ours, theirs)
+    assert program(folder, str(images / "img_4.png")).stdout.count("\n") == 1
     model.with_suffix(".bin").write_bytes(b"none")
     assert program(folder, *asked).returncode == 1
