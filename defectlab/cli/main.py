@@ -35,7 +35,8 @@ COMMANDS = {
     "compare": "which of several runs is better:           compare RUN RUN...",
     "ensemble": "the mean of several runs' predictions:     ensemble RUN RUN... [--output DIR]",
     "summary": "the layers of a network, or many compared: summary RUN|--config C | summary compare [RUN|C...]",
-    "export": "keep a network, or its backbone, alone:    export RUN|CKPT --output FILE.ckpt|.safetensors",
+    "export": "a folder that runs without torch:          export RUN|CKPT --output DIR [--format openvino] [--int8]",
+    "verify": "whether an export answers here as it did:  verify DIR [--data.root DIR]",
     "data": "data sets:                                 data fetch|synthesize|inspect|preview|augment ...",
     "configs": "list the shipped configs, or print one:    configs [NAME]",
 }
