@@ -69,7 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())  # own networks and data sets are found in the current folder
     with _speaking(), _terminable():
-        return _status(words)
+        status = _status(words)
+    if arguments is None and words[0] == "predict" and "torch" in sys.modules:
+        from defectlab.utils._compat import end_process
+
+        end_process(status)
+    return status
 
 
 def _status(words: list[str]) -> int:

@@ -5,9 +5,12 @@ Heavy packages are imported inside the functions, as every package of defectlab'
 
 from __future__ import annotations
 
+import atexit
 import inspect
+import os
 import re
 import sys
+import threading
 from collections.abc import Mapping
 from importlib import import_module, metadata
 from pathlib import Path
@@ -41,6 +44,26 @@ def _require(found: bool, package: str, part: str) -> None:
 
 def _takes(function: Any, *names: str) -> bool:
     return callable(function) and list(inspect.signature(function).parameters)[: len(names)] == list(names)
+
+
+# Python
+
+
+def end_process(status: int) -> None:
+    """End the process when its `atexit` functions are done: taking torch apart takes 0.4 s and 130 MB.
+
+    It returns, for the ordinary end, where threads still work, output cannot be written, or Python has no such functions.
+    """
+    working = any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+    if working or not hasattr(atexit, "_run_exitfuncs"):
+        return
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):  # Python tells it
+        return
+    os._exit(status)
 
 
 # Lightning's command line
