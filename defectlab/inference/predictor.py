@@ -1,7 +1,9 @@
 """Predict images by one trained network, or by the mean probabilities of several."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -21,6 +23,7 @@ from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
 from defectlab.inference.network import InferenceNetwork, load_network
 from defectlab.inference.predictions import BadImages, Box, Predictions
+from defectlab.inference.straight import straight_line
 from defectlab.inference.tiles import deciding_tiles, tiles_seen
 from defectlab.metrics.classification import probabilities_of
 from defectlab.metrics.decisions import mean_thresholds
@@ -73,18 +76,27 @@ class Predictor:
     ) -> Predictions:
         """Predict `Images`, each resized and converted to what the network takes; arguments as of `predict`.
 
+        A single image on the CPU goes through `straight_line`, from the first on: in less time, with probabilities that
+        differ by about 1e-7 from those of the image among others.
+
         Raises:
             BadImages: an InputError whose `predictions` are those of the images that could be read.
             InputError: no such image, or none that can be read.
         """
         check_on_bad_image(on_bad_image)
-        found = self.joined(list(self.blocks(list_images(images, self.card), progress)))
+        listed = list_images(images, self.card)
+        found = self.joined(list(self.blocks(listed, progress, self._lines if len(listed) == 1 else ())))
         if found.skipped and on_bad_image == "error":
             raise BadImages(found)
         return found
 
-    def blocks(self, images: Sequence[Image], progress: bool = False) -> Iterator[Predictions]:
-        """Predict images of `list_images`, up to 128 at a time, on a CPU fewer large ones: a part of the table after the other."""
+    def blocks(
+        self, images: Sequence[Image], progress: bool = False, lines: Sequence[Callable[[Tensor], Tensor]] = ()
+    ) -> Iterator[Predictions]:
+        """Predict images of `list_images`, up to 128 at a time, on a CPU fewer large ones: a part of the table after the other.
+
+        `lines` turn the pixels of each network into its logits, in place of the network.
+        """
         beyond: list[Any] = []
         network = tiled_network(self.tasks[0])
         size = _BLOCK
@@ -104,7 +116,7 @@ class Predictor:
                         if card.image_format not in by_want:
                             by_want[card.image_format] = _read(card, seen, beyond)[0]
                     with tiles_seen(network) as tiles:
-                        probabilities = self._mean([by_want[card.image_format] for card in self.cards])
+                        probabilities = self._mean([by_want[card.image_format] for card in self.cards], lines)
                     if network is not None:  # of views the first is the image as it is
                         boxes = deciding_tiles(network, tiles[0], probabilities.argmax(dim=1), seen, self.card)
                 yield self._predictions([names[i] for i in good], probabilities.numpy(), bad, boxes)
@@ -131,12 +143,32 @@ class Predictor:
             tiles=tuple(boxes) or None, thresholds=self.thresholds,
         )  # fmt: skip
 
-    def _mean(self, pixels: Sequence[Tensor]) -> Tensor:
+    def _mean(self, pixels: Sequence[Tensor], lines: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
         """Compute mean probabilities (N, C), float64 on the CPU, from what each network takes of N images."""
         return torch.stack([
-            probabilities_of(task.predict_logits(card.normalise(own.to(task.device))), card.multilabel)
-            for task, card, own in zip(self.tasks, self.cards, pixels, strict=True)
+            probabilities_of(line(own), card.multilabel)
+            for line, card, own in zip(lines or map(self._logits_of, range(len(pixels))), self.cards, pixels, strict=True)
         ]).mean(dim=0)  # fmt: skip
+
+    def _logits_of(self, index: int) -> Callable[[Tensor], Tensor]:
+        """Return what turns pixels (N, *shape) into logits of a network."""
+        task, card = self.tasks[index], self.cards[index]
+        return lambda pixels: task.predict_logits(card.normalise(pixels.to(task.device)))
+
+    @cached_property
+    def _lines(self) -> tuple[Callable[[Tensor], Tensor], ...]:
+        """Straight lines of all networks, for one image; none where there is any that has none, or tiles to be told."""
+        lines = []
+        for index, (task, card) in enumerate(zip(self.tasks, self.cards, strict=True)):
+            known = isinstance(task, InferenceNetwork) and task.device.type == "cpu" and tiled_network(task) is None
+            shape = (1, *card.image_format.shape)
+            levels = torch.linspace(0, 255, math.prod(shape)).to(torch.uint8).view(shape)
+            with torch.inference_mode():
+                line = straight_line(self._logits_of(index), levels) if known else None
+            if line is None:
+                return ()
+            lines.append(line)
+        return tuple(lines)
 
 
 def load(
