@@ -15,8 +15,10 @@ from defectlab.cli.main import main
 from defectlab.data.pipeline.augment import Augmentation
 from defectlab.data.pipeline.loader import Sampling, TrainLoader
 from defectlab.errors import InputError
-from defectlab.metrics.line import ANY, promises, scores_of
+from defectlab.figures.ranking import ranking_figure
+from defectlab.metrics.line import ANY, good_class, promises, scores_of
 from defectlab.metrics.operating import choose_false_alarms, choose_recall
+from defectlab.runs import read_own_table
 from defectlab.tasks.loss import binary_loss, weighted_cross_entropy
 
 LABELS = torch.tensor([0] * 90 + [1] * 9 + [2])
@@ -139,6 +141,15 @@ def test_promises_are_chosen_on_validation_and_measured_on_test() -> None:
     assert set(found) == {"good", "bad"}, "any defect is the one that is bad"
     three = scores_of(np.full((4, 3), 1 / 3), np.array([0, 1, 2, 1]), ("OK", "hole", "stain"))
     assert three[ANY][1].tolist() == [False, True, True, True]
+    assert [good_class([name, "hole"]) for name in ("MT_Free", "no_defect", "not_ok")] == ["MT_Free", "no_defect", None]
+
+
+def test_false_alarms_below_one_in_a_hundred_are_told_apart_on_the_axis() -> None:
+    own, labels = np.linspace(0, 1, 4000), np.arange(4000) % 2
+    figure = ranking_figure(np.stack((1 - own, own), axis=1), labels, ("good", "bad"))
+    assert figure is not None
+    text = figure.axes[0].xaxis.get_major_formatter()
+    assert [text(rate, None) for rate in (0.001, 0.01, 0.1)] == ["0.1%", "1%", "10%"]
 
 
 def test_operating_points_are_in_report_and_tensorboard(tmp_path: Path) -> None:
@@ -162,6 +173,9 @@ def test_operating_points_are_in_report_and_tensorboard(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0})
     events.Reload()
     assert {"val/ranking", "test/ranking"} <= set(events.Tags()["images"])
+    run, test = dl.RunFolder(tmp_path / "run"), dl.RunFolder(tmp_path / "run").read_metrics()["test"]
+    assert f"balanced {test['balanced_accuracy']:.2%}" in repr(run)
+    assert read_own_table(run).balanced_accuracy == pytest.approx(test["balanced_accuracy"])
 
 
 def test_the_focal_minimum_is_at_the_smoothed_target() -> None:

@@ -61,6 +61,22 @@ def test_contributions_add_up_to_what_the_largest_tiles_add_to_the_logit(pooling
     torch.testing.assert_close(added.sum(dim=(1, 2)), logits[0] - logits[1], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("hidden", [0, 8])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_contributions_are_gradient_times_difference(pooling: Pooling, hidden: int) -> None:
+    network = PretrainedNetwork(3, 1, (48, 96), tiles=Tiles(32, 16), pooling=pooling, hidden=hidden)
+    for _ in range(3):  # statistics that differ from 0 and 1
+        network(torch.rand(8, 1, 48, 96))
+    network.eval()
+    classes = torch.tensor([2, 0, 1, 1])
+    tiles = network.embed_tiles(torch.randn(4, 1, 48, 96)).detach()
+    tiles = (tiles + tiles.std() * torch.randn_like(tiles)).requires_grad_()
+    assert network.tiling is not None
+    (gradient,) = torch.autograd.grad(network.classify(network.tiling(tiles)).gather(1, classes[:, None]).sum(), tiles)
+    expected = (gradient * (tiles - tiles.mean(dim=(1, 2), keepdim=True))).sum(dim=3)
+    torch.testing.assert_close(network.tile_contributions(tiles, classes), expected, atol=1e-6, rtol=1e-4)
+
+
 def strips(root: Path, count: int = 12) -> None:
     """Write strips of noise with a bright or a dark spot at some place."""
     for label, sign in (("bright", 1), ("dark", -1)):

@@ -34,11 +34,13 @@ def run(words: list[str]) -> int:
 def _print(found: LabelBudget) -> None:
     rows = found.rows
     note = " on SYNTHETIC images" if found.synthetic else ""
-    title = f"test accuracy{note}, mean ± sd of {rows[0].draws} draws"
+    title = f"test accuracy{note} (balanced), mean ± sd of {rows[0].draws} draws"
     shown = new_table(title, ("images a class", "in all", *STRATEGIES), left=())
     for first in (row for row in rows if row.strategy == STRATEGIES[0]):
         same = [row for row in rows if row.per_class == first.per_class]
         shown.add_row(
-            str(first.per_class), str(first.labelled), *(f"{100 * row.mean:.1f} ± {100 * row.sd:.1f}" for row in same)
+            str(first.per_class),
+            str(first.labelled),
+            *(f"{100 * row.mean:.1f} ± {100 * row.sd:.1f} ({100 * row.balanced_mean:.1f})" for row in same),
         )
     Console().print(shown)

@@ -43,7 +43,7 @@ def _print_scores(result: Comparison) -> None:
     pair = result.pairs[0]
     columns, title = ["cross-validation", "accuracy", "95 % interval (corrected)"], "shared splits"
     if isinstance(pair, Pair):
-        columns, title = ["run", "right", "accuracy", "95 % interval (Wilson)"], "shared test images"
+        columns, title = ["run", "right", "accuracy", "95 % interval (Wilson)", "balanced"], "shared test images"
     table = new_table(f"{pair.n if isinstance(pair, Pair) else pair.splits} {title}", columns, wraps=False)
     if result.differences:
         table.add_column("config", overflow="fold")
@@ -51,6 +51,8 @@ def _print_scores(result: Comparison) -> None:
         mean = f"{row['accuracy']:.2%}" + (f" ± {row['sd']:.2%}" if "sd" in row else "")
         cells = [row["name"], *([str(row["right"])] if "right" in row else []), mean]
         config = "\n".join(f"{key}: {value}" for key, value in result.differences.get(row["name"], {}).items())
-        cells += [f"{row['low']:.1%} to {row['high']:.1%}", *([config] if result.differences else [])]
+        cells.append(f"{row['low']:.1%} to {row['high']:.1%}")
+        cells += [f"{row['balanced_accuracy']:.2%}"] if "balanced_accuracy" in row else []
+        cells += [config] if result.differences else []
         table.add_row(*map(escape, cells))
     Console().print(table)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from defectlab.cli.arguments import CommandParser
 from defectlab.course.table import Row, course_table, markdown
+from defectlab.runs.metrics import balanced_of
 from defectlab.utils.text import shown_path
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def _print_run(ended: "CourseRun") -> None:
     outcome = ended.error
     if outcome is None:
         metrics = ended.run.read_metrics()
-        outcome = f"{metrics['test']['accuracy']:.2%} in {metrics['run']['total_seconds']:.0f} s"
+        test = metrics["test"]
+        outcome = f"{test['accuracy']:.2%} in {metrics['run']['total_seconds']:.0f} s, balanced {balanced_of(test):.2%}"
     print(f"{ended.done:>4} of {ended.total}  {ended.name}: {outcome}", flush=True)
 
 

@@ -55,7 +55,7 @@ def _print(result: CrossValidation) -> None:
         f"accuracy     {result.mean:.2%} ± {result.sd:.2%} (mean ± sd of {len(result.rows)} runs, {result.settings})\n"
         f"             95 % interval {low:.2%} to {high:.2%}, corrected for overlapping training "
         f"sets (Nadeau & Bengio 2003)\npooled       {np.mean(pooled.right):.2%} of "
-        f"{len(pooled.files)} images",
+        f"{len(pooled.files)} images, balanced {pooled.balanced_accuracy:.2%}",
         highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
     if result.ungrouped is not None:

@@ -21,8 +21,10 @@ def run(words: list[str]) -> int:
     result = ensemble(given.runs, given.output)
     metrics = result.read_metrics()
     print_result(metrics["test"], "test", str(metrics["data"].get("source")))
-    for member, accuracy in zip(metrics["run"]["members"], metrics["run"]["member_accuracy"], strict=True):
-        print(f"member       {accuracy:.2%}   {shown_path(Path(member))}")
+    about = metrics["run"]
+    columns = (about["members"], about["member_accuracy"], about["member_balanced_accuracy"])
+    for member, accuracy, balanced in zip(*columns, strict=True):
+        print(f"member       {accuracy:.2%} (balanced {balanced:.2%})   {shown_path(Path(member))}")
     if "val" not in metrics:
         print("validation   left out: the members were not all validated on the same images")
     print(f"run folder   {shown_path(result.path)}")

@@ -51,14 +51,24 @@ def _spread(accuracy: float, sd: float | None) -> str:
 
 
 def _print(rows: Sequence[NetworkRow]) -> None:
-    counts = ("image", "classes", "parameters", "multiply-adds", "test accuracy", "latency, ms", "10 to 90 %")
+    counts = (
+        "image",
+        "classes",
+        "parameters",
+        "multiply-adds",
+        "test accuracy",
+        "balanced",
+        "latency, ms",
+        "10 to 90 %",
+    )
     table = new_table("networks", ("network", *counts), wraps=False)
     for row in rows:
         synthetic = " SYNTHETIC" if row.data == "synthetic" else ""
         accuracy = "" if row.accuracy is None else f"{_spread(row.accuracy, row.sd)} of {row.n}{synthetic}"
+        balanced = "" if row.balanced_accuracy is None else f"{row.balanced_accuracy:.2%}"
         table.add_row(
             escape(row.network), row.image, str(row.classes), f"{row.parameters:,}", f"{row.multiply_adds:,}", accuracy,
-            f"{row.latency_median_ms:.2f}", f"{row.latency_p10_ms:.2f} to {row.latency_p90_ms:.2f}",
+            balanced, f"{row.latency_median_ms:.2f}", f"{row.latency_p10_ms:.2f} to {row.latency_p90_ms:.2f}",
         )  # fmt: skip
     print_wide(table)
     machine = environment()

@@ -18,7 +18,8 @@ from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
 from defectlab.evaluate.probe import linear_probe
 from defectlab.figures.style import BLUE, GREY, ORANGE, save_png, style_axes
-from defectlab.metrics.decisions import Labels
+from defectlab.metrics.decisions import Labels, are_right
+from defectlab.metrics.results import balanced_accuracy
 from defectlab.runs import RunFolder, csv_text, write_text
 from defectlab.tasks import PretrainedTask
 from defectlab.utils.progress import progress_bar
@@ -31,7 +32,10 @@ _Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetAccuracy:
-    """Accuracy in [0, 1] on the test images, over draws, with `labelled` training images in all; see `label_budget`."""
+    """Accuracy in [0, 1] on the test images, over draws, with `labelled` training images in all; see `label_budget`.
+
+    `mean` and `sd` are of the accuracy, `balanced_mean` and `balanced_sd` of the balanced accuracy.
+    """
 
     strategy: str
     per_class: int
@@ -39,6 +43,8 @@ class BudgetAccuracy:
     draws: int
     mean: float
     sd: float
+    balanced_mean: float
+    balanced_sd: float
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,7 +60,7 @@ class LabelBudget:
 
     def __repr__(self) -> str:
         best = max(self.rows, key=lambda row: row.mean)
-        return f"LabelBudget of {len(self.rows)} rows: at best {best.mean:.2%} with {best.labelled} labels ({best.strategy})"
+        return f"LabelBudget of {len(self.rows)} rows: at best {best.mean:.2%} (balanced {best.balanced_mean:.2%}) with {best.labelled} labels ({best.strategy})"
 
     def figure(self) -> Figure:
         """Draw a line a strategy with a band of one sd."""
@@ -155,10 +161,11 @@ def accuracy_by_labels(
     features, labels = pool
     strata = labels if labels.ndim == 1 else rarest_class(labels.astype(bool))
     classes = len(np.unique(strata))
+    columns = labels.shape[1] if labels.ndim == 2 else 1 + int(max(labels.max(), test[1].max()))
     rows = []
     with progress_bar("choosing and fitting", draws * len(STRATEGIES), shown=progress) as advance:
         for strategy in STRATEGIES:
-            scores = np.zeros((draws, len(budgets)))
+            scores = np.zeros((2, draws, len(budgets)))
             for draw in range(draws):
                 rng = np.random.default_rng(seed + draw)
                 order = [rng.permutation(np.flatnonzero(strata == label)) for label in np.unique(strata)]
@@ -173,15 +180,20 @@ def accuracy_by_labels(
                         chosen = np.concatenate([chosen, pick(model, features, chosen, more)])
                     if step:
                         model = linear_probe(several=labels.ndim == 2).fit(features[chosen], labels[chosen])
-                    scores[draw, step] = model.score(*test)
+                    predicted = model.predict(test[0])
+                    scores[:, draw, step] = (
+                        are_right(predicted, test[1]).mean(), balanced_accuracy(predicted, test[1], columns)
+                    )  # fmt: skip
                 advance(1)
-            deviation = scores.std(axis=0, ddof=1) if draws > 1 else np.zeros(len(budgets))
+            deviation = scores.std(axis=1, ddof=1) if draws > 1 else np.zeros((2, len(budgets)))
+            found = np.stack((scores.mean(axis=1), deviation), axis=1).reshape(4, -1).T.tolist()
             rows += [
                 BudgetAccuracy(
-                    strategy=strategy, per_class=b, labelled=min(classes * b, len(labels)), draws=draws, mean=m, sd=d
+                    strategy=strategy, per_class=budget, labelled=min(classes * budget, len(labels)), draws=draws, mean=mean,
+                    sd=sd, balanced_mean=balanced, balanced_sd=spread,
                 )
-                for b, m, d in zip(budgets, scores.mean(axis=0).tolist(), deviation.tolist(), strict=True)
-            ]
+                for budget, (mean, sd, balanced, spread) in zip(budgets, found, strict=True)
+            ]  # fmt: skip
     return rows
 
 

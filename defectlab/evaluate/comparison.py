@@ -91,7 +91,7 @@ class Comparison:
 
     Args:
         scores: name, accuracy, low and high of its 95 % interval of each run, the best first; with sd for
-            cross-validations, right for runs.
+            cross-validations, right and balanced_accuracy for runs.
         pairs: every pair.
         alpha: the probability of a false alarm over all pairs.
         differences: each run's values of what differs in their configs, in the order given; see `config_differences`.
@@ -129,7 +129,9 @@ class Comparison:
 
     def __repr__(self) -> str:
         scores = (
-            f"{row['name']}: {row['accuracy']:.2%} ({row['low']:.1%} to {row['high']:.1%})" for row in self.scores
+            f"{row['name']}: {row['accuracy']:.2%} ({row['low']:.1%} to {row['high']:.1%})"
+            + (f", balanced {row['balanced_accuracy']:.2%}" if "balanced_accuracy" in row else "")
+            for row in self.scores
         )
         return "\n".join((f"Comparison of {len(self.scores)}", *scores, *self.verdicts))
 
@@ -181,9 +183,10 @@ def _runs(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], list[Pair], list
     names = short_names([run.path.resolve() for run in runs])
     right = correct_matrix(runs)
     scores = []
-    for name, row in zip(names, right, strict=True):
+    for name, run, row in zip(names, runs, right, strict=True):
         low, high = accuracy_interval(int(row.sum()), len(row))
-        scores.append({"name": name, "right": int(row.sum()), "accuracy": float(row.mean()), "low": low, "high": high})
+        score = {"name": name, "right": int(row.sum()), "accuracy": float(row.mean()), "low": low, "high": high}
+        scores.append({**score, "balanced_accuracy": read_own_table(run).balanced_accuracy})
     return scores, compare_runs(names, right), runs
 
 

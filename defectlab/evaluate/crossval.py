@@ -23,6 +23,7 @@ from defectlab.evaluate.same_data import check_same_images
 from defectlab.metrics.statistics import corrected_interval
 from defectlab.runs import CROSSVAL_FILE, RunFolder, read_crossval, read_own_table, write_text
 from defectlab.runs.ensembles import read_own_metrics
+from defectlab.runs.metrics import balanced_of
 from defectlab.utils.text import csv_rows
 from defectlab.utils.typed import check_arguments
 
@@ -148,7 +149,7 @@ def cross_validate(
     RunFolder(folder).write_predictions(
         pooled.files, pooled.labels, pooled.probabilities, pooled.class_names, pooled.thresholds
     )
-    columns = ("run", "accuracy", "macro_f1", "n", "split_hash")
+    columns = ("run", "accuracy", "balanced_accuracy", "macro_f1", "n", "split_hash")
     write_text(folder / "runs.csv", csv_rows([columns, *([row[name] for name in columns] for row in summary["runs"])]))
     return CrossValidation(
         folder=folder, settings=settings, rows=summary["runs"], mean=summary["accuracy"], sd=summary["sd"],
@@ -253,8 +254,8 @@ def _summarise(runs: Sequence[RunFolder]) -> dict[str, Any]:
         test, data = metrics["test"], metrics["data"]
         counts = {part: sum(data["counts"][part].values()) for part in ("train", "test")}
         ratios.append(counts["test"] / counts["train"])
-        row = {key: test[key] for key in ("accuracy", "macro_f1", "n")}
-        rows.append({"run": run.path.name, **row, "split_hash": data["split_hash"]})
+        row = {"accuracy": test["accuracy"], "balanced_accuracy": balanced_of(test), "macro_f1": test["macro_f1"]}
+        rows.append({"run": run.path.name, **row, "n": test["n"], "split_hash": data["split_hash"]})
     scores = [float(row["accuracy"]) for row in rows]
     low, high = corrected_interval(scores, fmean(ratios))
     low, high = max(low, 0.0), min(high, 1.0)  # the t interval knows nothing of bounds

@@ -40,7 +40,7 @@ class CrossValidation:
     Args:
         folder: with a run folder a split, runs.csv, the pooled predictions.csv and crossval.json.
         settings: what was repeated.
-        rows: run, accuracy, macro_f1, n and split_hash of each run, for `pandas.DataFrame`.
+        rows: run, accuracy, balanced_accuracy, macro_f1, n and split_hash of each run, for `pandas.DataFrame`.
         mean: accuracy over the runs.
         sd: its sample standard deviation.
         interval: of the mean, 95 %, corrected for overlapping training sets (Nadeau & Bengio 2003).
@@ -68,7 +68,8 @@ class CrossValidation:
         low, high = self.interval
         return (
             f"CrossValidation: accuracy {self.mean:.2%} ± {self.sd:.2%} (mean ± sd of {len(self.rows)} runs, "
-            f"{self.settings}), 95 % interval {low:.2%} to {high:.2%}, in {self.folder}"
+            f"{self.settings}), 95 % interval {low:.2%} to {high:.2%}, balanced {self.pooled.balanced_accuracy:.2%} pooled, in "
+            f"{self.folder}"
         )
 
     @property

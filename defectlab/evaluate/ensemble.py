@@ -15,6 +15,7 @@ from defectlab.errors import InputError
 from defectlab.evaluate.comparison import correct_matrix
 from defectlab.metrics.classification import evaluate_predictions
 from defectlab.metrics.decisions import decide, mean_thresholds
+from defectlab.metrics.line import promises, scores_of
 from defectlab.report import write_report
 from defectlab.runs import (
     PredictionTable,
@@ -29,6 +30,7 @@ from defectlab.runs import (
 )
 from defectlab.runs.create import remove_made, stamped_folder
 from defectlab.runs.ensembles import joined_fingerprint
+from defectlab.runs.predictions import as_kept
 from defectlab.utils.files import temporary_folder
 
 _SMALLEST = 1e-300  # the logarithm of a probability of 0 has to be finite
@@ -63,15 +65,21 @@ def ensemble(runs: Sequence[str | os.PathLike[str]], output: str | Path | None =
     names = tables["test"].class_names
     limits = {part: table.thresholds for part, table in tables.items()}
     results = {part: evaluate_predictions(*logits[part], names, limits[part]) for part in sorted(tables, reverse=True)}
+    scores = {
+        part: scores_of(as_kept(table.probabilities), table.labels, names)
+        for part, table in tables.items() if table.labels is not None
+    }  # fmt: skip
     about = {
         "config": f"ensemble of {len(members)}",
         "members": [str(member.path.resolve()) for member in members],
         "member_accuracy": accuracies,
+        "member_balanced_accuracy": [read_own_table(member).balanced_accuracy for member in members],
     }
     metrics = {
         "data": {**described[0], "split_hash": ", ".join(hashes)},
         **results,
         **calibration(results, logits, names, limits["test"]),
+        **({"operating": promises(scores["val"], scores["test"])} if "val" in scores else {}),
         "environment": environment(),
     }
     root = runs_root(members[0])

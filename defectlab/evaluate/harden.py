@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import yaml
 
 from defectlab.data import Augmentation
+from defectlab.data.datamodules.loaders import Part
 from defectlab.engine.configs import override_words
 from defectlab.engine.fit import returned, run_fit
 from defectlab.engine.host import as_guest
 from defectlab.engine.restore import Restored, restore
 from defectlab.errors import InputError
 from defectlab.evaluate.corruptions import Corruption
-from defectlab.evaluate.robustness import CASES, CorruptionAccuracy, Judged, Robustness, count_right, judge_corrupted
+from defectlab.evaluate.robustness import CASES, CorruptionAccuracy, Robustness, judged, predict_corrupted
 from defectlab.figures.style import save_png
+from defectlab.metrics.decisions import Labels, are_right
 from defectlab.metrics.statistics import holm, mcnemar, paired_interval
 from defectlab.runs import RunFolder, csv_text, write_text
 from defectlab.tasks import PretrainedTask
@@ -28,12 +31,13 @@ _log = logging.getLogger(__name__)
 _LOWER_IS_STRONGER = ("snr", "jpeg", "lowest_contrast")
 _SELDOM = {"snr", "illumination", "blur", "defocus", "motion_blur", "lowest_contrast", "gamma", "shot_snr", "jpeg"}
 _CHANCE, _LONGER = 0.3, 3  # as neu_robust.yaml: three images in ten get each of them, in three times the epochs
+_Right = npt.NDArray[np.bool_]  # (cases, images)
 _OWN = ("--data.root", "--trainer.", "--model.", "--cpu.", "--seed_everything")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HardenedAccuracy(CorruptionAccuracy):
-    """Accuracy of a run on its test images, and `after` on the same of the run that was hardened, in [0, 1].
+    """Accuracy of a run on its test images, and `after` of the run that was hardened, also balanced, in [0, 1].
 
     `drop` below the clean accuracy, on validation images and with a 95 % interval, says what broke. Of the test images
     `before_only` and `after_only` are right by one run alone; `p` is McNemar's. `p_holm` is adjusted over the clean
@@ -44,6 +48,7 @@ class HardenedAccuracy(CorruptionAccuracy):
     drop_low: float
     drop_high: float
     after: float
+    after_balanced: float
     before_only: int
     after_only: int
     p: float
@@ -112,7 +117,7 @@ def harden(
         folder = RunFolder(RunFolder.open(run).path.resolve())
         before = restore(folder, words)
         before.data.check_test_part()
-        validated = judge_corrupted(before, "val", progress)
+        validated = _right(predict_corrupted(before, "val", progress), before, "val")
         lost = _alone(validated[:1], validated)
         drops = [paired_interval(*pair, validated.shape[1]) for pair in lost]
         worse = [case for case, (low, _) in zip(CASES, drops, strict=True) if low > 0]
@@ -130,16 +135,16 @@ def harden(
         overlay = folder.path / "harden.yaml"
         write_text(overlay, yaml.safe_dump(sections, sort_keys=False))
         new = returned(*run_fit(["--config", str(overlay), *words], None, progress, before.data.split_table()))
-        tested = [judge_corrupted(restored, "test", progress) for restored in (before, restore(new, words))]
-    old, after = (count_right(right, before.data) for right in tested)
-    only = _alone(*tested)
+        tested = [predict_corrupted(restored, "test", progress) for restored in (before, restore(new, words))]
+    old, after = (judged(predicted, before.data, "test") for predicted in tested)
+    only = _alone(*(_right(predicted, before, "test") for predicted in tested))
     worst = {corruption: corruption.levels[-1] for corruption, _ in CASES if corruption} | broken
     places = [place for place, (corruption, level) in enumerate(CASES) if not corruption or level == worst[corruption]]
     adjusted = dict(zip(places, holm([mcnemar(*only[place]) for place in places]), strict=True))
     rows = [
         HardenedAccuracy(
             **asdict(row), drop=(lost[i][0] - lost[i][1]) / validated.shape[1], drop_low=drops[i][0], drop_high=drops[i][1],
-            after=after.rows[i].accuracy, before_only=only[i][0], after_only=only[i][1], p=mcnemar(*only[i]),
+            after=after.rows[i].accuracy, after_balanced=after.rows[i].balanced_accuracy, before_only=only[i][0], after_only=only[i][1], p=mcnemar(*only[i]),
             p_holm=adjusted.get(i),
         )
         for i, row in enumerate(old.rows)
@@ -147,7 +152,12 @@ def harden(
     return Hardening(settings, new, rows, old, after)
 
 
-def _alone(first: Judged, second: Judged) -> list[tuple[int, int]]:
+def _right(predicted: Sequence[Labels], restored: Restored, part: Part) -> _Right:
+    labels = restored.data.labels(part).numpy()
+    return np.stack([are_right(found, labels) for found in predicted])
+
+
+def _alone(first: _Right, second: _Right) -> list[tuple[int, int]]:
     """Count, case by case, the images that one of two alone has right."""
     return [
         (int((a & ~b).sum()), int((~a & b).sum())) for a, b in zip(*np.broadcast_arrays(first, second), strict=True)

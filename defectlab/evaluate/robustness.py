@@ -6,7 +6,6 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
 
@@ -18,7 +17,8 @@ from defectlab.engine.restore import Restored, restore
 from defectlab.evaluate.corruptions import CORRUPTIONS, Corruption
 from defectlab.figures.style import BLUE, GREY, ORANGE, TEXT, save_png, style_axes
 from defectlab.metrics.classification import accuracy_interval, probabilities_of
-from defectlab.metrics.decisions import are_right, decide
+from defectlab.metrics.decisions import Labels, are_right, decide
+from defectlab.metrics.results import balanced_accuracy
 from defectlab.runs import RunFolder, csv_text, write_text
 from defectlab.utils.progress import progress_bar
 from defectlab.utils.text import html_table
@@ -29,12 +29,11 @@ _BLOCK = 128
 CASES: tuple[tuple[Corruption | None, float | None], ...] = (  # the clean images first
     (None, None), *((corruption, level) for corruption in CORRUPTIONS for level in corruption.levels),
 )  # fmt: skip
-Judged = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorruptionAccuracy:
-    """Accuracy in [0, 1] on `n` images after one corruption; `level` is None for the clean ones."""
+    """Accuracy and balanced accuracy in [0, 1] on `n` images after one corruption; `level` is None for the clean ones."""
 
     corruption: str
     unit: str
@@ -43,6 +42,7 @@ class CorruptionAccuracy:
     low: float
     high: float
     n: int
+    balanced_accuracy: float
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,7 +65,10 @@ class Robustness:
 
     def __repr__(self) -> str:
         worst = min(self.rows, key=lambda row: row.accuracy)
-        return f"Robustness: clean {self.rows[0].accuracy:.2%}, worst {worst.accuracy:.2%} ({worst.corruption} {worst.level})"
+        return "Robustness: " + ", ".join(
+            f"{name} {row.accuracy:.2%} (balanced {row.balanced_accuracy:.2%})"
+            for name, row in (("clean", self.rows[0]), (f"worst by {worst.corruption} {worst.level}", worst))
+        )
 
     def figure(self, after: "Robustness | None" = None) -> Figure:
         """Draw a small plot a corruption, its 95 % Wilson intervals as a band, the clean accuracy as a line.
@@ -119,36 +122,39 @@ def robustness(
     with as_guest(progress):
         restored = restore(RunFolder(RunFolder.open(run).path.resolve()), [*moved, *overrides], data)
         restored.data.check_test_part()
-        return count_right(judge_corrupted(restored, "test", progress), restored.data)
+        return judged(predict_corrupted(restored, "test", progress), restored.data, "test")
 
 
 @torch.inference_mode()
-def judge_corrupted(restored: Restored, part: Part, progress: bool = False) -> Judged:
-    """Judge every image of a part under each of CASES: whether the network has it right, bool (cases, images)."""
+def predict_corrupted(restored: Restored, part: Part, progress: bool = False) -> list[Labels]:
+    """Predict every image of a part under each of CASES: an array a case, see `decide`."""
     task, card = restored.task, restored.card
-    images, labels = restored.data.pixels(part).to(restored.device), restored.data.labels(part).numpy()
-    right = np.empty((len(CASES), len(labels)), dtype=bool)
+    images = restored.data.pixels(part).to(restored.device)
+    predicted = []
     with progress_bar("evaluating corruptions", len(CASES), shown=progress) as advance:
-        for row, (corruption, level) in zip(right, CASES, strict=True):
-            for start in range(0, len(labels), _BLOCK):
-                block = slice(start, start + _BLOCK)
-                clean = images[block].float() / 255
+        for corruption, level in CASES:
+            blocks = []
+            for block in torch.split(images, _BLOCK):
+                clean = block.float() / 255
                 worse = clean if corruption is None or level is None else corruption.apply(clean, level)
                 probabilities = probabilities_of(task.predict_logits(card.normalise(worse)), task.multilabel).numpy()
-                row[block] = are_right(decide(probabilities, task.thresholds), labels[block])
+                blocks.append(decide(probabilities, task.thresholds))
+            predicted.append(np.concatenate(blocks))
             advance(1)
-    return right
+    return predicted
 
 
-def count_right(right: Judged, data: ImageDataModule) -> Robustness:
-    """Count what `judge_corrupted` returned of a part of `data`."""
+def judged(predicted: Sequence[Labels], data: ImageDataModule, part: Part) -> Robustness:
+    """Evaluate what `predict_corrupted` returned of a part of `data`."""
+    labels = data.labels(part).numpy()
     rows: list[CorruptionAccuracy] = []
-    for (corruption, level), images in zip(CASES, right, strict=True):
+    for (corruption, level), found in zip(CASES, predicted, strict=True):
         name, unit = ("clean", "") if corruption is None else (corruption.name, corruption.unit)
-        hits, n = int(images.sum()), len(images)
+        hits, n = int(are_right(found, labels).sum()), len(labels)
         low, high = accuracy_interval(hits, n)
         rows.append(CorruptionAccuracy(
             corruption=name, unit=unit, level=level, accuracy=hits / n, low=low, high=high, n=n,
+            balanced_accuracy=balanced_accuracy(found, labels, len(data.class_names)),
         ))  # fmt: skip
     published = tuple(data.class_names) == NEU_CLASSES and data.source == "real"
     return Robustness(rows, published, data.source == "synthetic")

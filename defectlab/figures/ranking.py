@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from defectlab.figures.style import GREY, TEXT, class_colours, short_label, style_axes
 from defectlab.metrics.classification import accuracy_interval
@@ -83,9 +85,18 @@ def ranking_figure(
     right.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall")
     style_axes(left, "recall by false alarms", grid="y")
     style_axes(right, "precision by recall", grid="y")
-    for axis in (left.xaxis, left.yaxis, right.xaxis, right.yaxis):
+    for axis in (left.yaxis, right.xaxis, right.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=None))
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=TEXT)
+    left.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{100 * rate:g}%"))  # 0.1 %, where others round to 0
+    handles = [handle for axes in (left, right) for handle in axes.get_legend_handles_labels()[0]]
+    drawn = {marker for name in shown for marker, _, _ in (points or {}).get(name, ())}
+    handles += [
+        Line2D([], [], color=GREY, ls="", marker=marker, label=f"{words}, chosen on validation")
+        for marker, words in (("o", "few false alarms"), ("s", "high recall")) if marker in drawn
+    ]  # fmt: skip
+    if len(shown) <= _BANDS:
+        handles.append(Patch(color=GREY, alpha=0.3, lw=0, label="pointwise 95 % Wilson intervals"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=TEXT)
     return figure
 
 

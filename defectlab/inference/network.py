@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from defectlab.errors import InputError
 from defectlab.networks import HOMES
-from defectlab.networks.base import Network
+from defectlab.networks.base import Network, embed_and_classify
 from defectlab.tasks.contents import build_like, card_of, read_checkpoint, thresholds_of
-from defectlab.tasks.tta import Views, tta_logits
+from defectlab.tasks.tta import Views, tta_embeddings, tta_logits
 from defectlab.utils.card import DataCard
 from defectlab.utils.lazy import resolve
 from defectlab.utils.typed import check_arguments
@@ -46,9 +46,19 @@ class InferenceNetwork(nn.Module):
         logits: Tensor = self.network(images)
         return logits
 
+    def embed_and_classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the embeddings `(N, E)` and logits of one view, see `defectlab.networks.base`."""
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return embed_and_classify(self.network, images)
+
     def predict_logits(self, images: Tensor) -> Tensor:
         """Compute logits `(N, num_classes)` of one view or, with `tta`, of several."""
         return tta_logits(self, images, self.tta, self.thresholds is not None)
+
+    def predict_embeddings(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the embeddings `(N, E)`, means over views, and the logits of `predict_logits`, in one pass."""
+        return tta_embeddings(self.embed_and_classify, images, self.tta, self.thresholds is not None)
 
 
 def load_network(path: Path) -> tuple[InferenceNetwork, DataCard] | None:

@@ -19,6 +19,7 @@ ANY = "any defect"
 RATES = (0.01, 0.02, 0.05, 0.1)  # of false alarms, or of escapes; the strictest that the images can promise is taken
 DEFECT_RATE = 0.01
 _GOOD = {"good", "ok", "okay", "normal", "nodefect", "nodefects", "defectfree", "free", "pass", "clean", "intact"}
+_NEGATIONS = {"no", "non", "not", "un"}
 
 
 class Promise(TypedDict):
@@ -38,8 +39,13 @@ class Promise(TypedDict):
 
 def good_class(class_names: Sequence[str]) -> str | None:
     """Return the class that is named as parts without a defect are, such as good, ok or no_defect; None without one."""
-    named = [name for name in class_names if re.sub("[^a-z]", "", name.lower()) in _GOOD]
+    named = [name for name in class_names if _passes(re.findall("[a-z]+", name.lower()))]
     return named[0] if len(named) == 1 else None
+
+
+def _passes(words: list[str]) -> bool:
+    """Whether a name is of `_GOOD`, or ends so behind a prefix, as MT_Free; not not_ok."""
+    return "".join(words) in _GOOD or (words[-1:] != [] and words[-1] in _GOOD and not _NEGATIONS.intersection(words))
 
 
 def scores_of(

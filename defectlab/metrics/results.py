@@ -9,6 +9,8 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from defectlab.metrics.decisions import Labels, membership
+
 ECE_BINS = 15
 
 
@@ -82,6 +84,16 @@ def mean_of_defined(values: Sequence[float]) -> float:
     """Return the mean of the values that are numbers; NaN of none."""
     defined = [value for value in values if not math.isnan(value)]
     return math.fsum(defined) / len(defined) if defined else math.nan
+
+
+def balanced_accuracy(predicted: Labels, labels: Labels, classes: int) -> float:
+    """Compute the balanced accuracy of decisions, see `SplitMetrics`; NaN where no class can be judged."""
+    truth, called = membership(labels, classes), membership(predicted, classes)
+    found = [ratio(int((a & b).sum()), int(a.sum())) for a, b in zip(truth.T, called.T, strict=True)]
+    if labels.ndim == 2:
+        passed = [ratio(int((~a & ~b).sum()), int((~a).sum())) for a, b in zip(truth.T, called.T, strict=True)]
+        found = [(recall + specificity) / 2 for recall, specificity in zip(found, passed, strict=True)]
+    return mean_of_defined(found)
 
 
 def expected_calibration_error(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> float:

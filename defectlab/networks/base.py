@@ -59,9 +59,36 @@ class Network(nn.Module):
         logits: Tensor = self.head(features)
         return logits
 
+    def embed_and_classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn images (N, in_channels, H, W) into embeddings (N, D) and logits (N, num_classes) in one pass.
+
+        An embedding is the mean over space of the last feature map; of networks that pool otherwise, what they pool.
+        """
+        features = self.forward_features(images)
+        return features.mean(dim=(2, 3)), self.forward_head(features)
+
     def forward(self, images: Tensor) -> Tensor:
         """Turn images (N, in_channels, H, W) into logits (N, num_classes)."""
         return self.forward_head(self.forward_features(images))
+
+
+def embed_and_classify(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn images (N, C, H, W) into embeddings (N, E) and logits (N, num_classes), in one pass of any network.
+
+    One without a method of this name is embedded by what its last linear layer takes, or by its logits.
+    """
+    own: Callable[[Tensor], tuple[Tensor, Tensor]] | None = getattr(network, "embed_and_classify", None)
+    if own is not None:
+        return own(images)
+    taken: list[Tensor] = []
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+    hooks = [layer.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0])) for layer in layers]
+    try:
+        logits: Tensor = network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return (taken[-1] if taken else logits).flatten(1), logits
 
 
 def build_network(

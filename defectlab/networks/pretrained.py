@@ -140,9 +140,19 @@ class PretrainedNetwork(Network):
 
     def classify(self, embeddings: Tensor) -> Tensor:
         """Turn what `embed` returns into logits (N, num_classes)."""
+        return super().forward_head(self._joined(embeddings))
+
+    def embed_and_classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn images (N, in_channels, H, W), or what `embed` returns, into embeddings (N, E) and logits (N, num_classes)."""
+        embeddings = self._joined(self.embed(images) if images.ndim == 4 else images)
+        return embeddings, super().forward_head(embeddings)
+
+    def _joined(self, embeddings: Tensor) -> Tensor:
+        """Join those of all tiles where their weights are learned; others are as they are."""
         if self.tiling is not None and embeddings.ndim == 3:
-            embeddings = self.tiling(embeddings[:, None])
-        return super().forward_head(embeddings)
+            joined: Tensor = self.tiling(embeddings[:, None])
+            return joined
+        return embeddings
 
     def embed_tiles(self, images: Tensor) -> Tensor:
         """Turn images (N, in_channels, H, W) into the embeddings of their tiles (N, rows, columns, E)."""
@@ -152,14 +162,19 @@ class PretrainedNetwork(Network):
         """Compute what each tile adds to the logits of the classes (N,): (N, rows, columns).
 
         Gradient times the difference from the mean tile. With the largest or the mean of the tiles and a linear head it
-        adds up to how far the logit is above that of an image whose tiles are all the mean one.
+        adds up to how far the logit is above that of an image whose tiles are all the mean one. The gradient is written
+        out, since an exported network has no autograd.
         """
         assert self.tiling is not None
-        with torch.inference_mode(False), torch.enable_grad():
-            tiles = tiles.clone().requires_grad_()
-            logits = super().forward_head(self.tiling(tiles))
-            (gradient,) = torch.autograd.grad(logits.gather(1, classes.clone()[:, None]).sum(), tiles)
-        return (gradient * (tiles - tiles.mean(dim=(1, 2), keepdim=True))).sum(dim=3).detach()
+        standardise, *hidden, last = self.head[0], *(m for m in self.head if isinstance(m, nn.Linear))
+        pooled = self.tiling(tiles)
+        gradient = last.weight[classes]
+        for layer in hidden:
+            units = layer(standardise(pooled))
+            slope = torch.where(units.abs() < 3, units / 3 + 0.5, (units > 0).to(units))  # of hardswish
+            gradient = (gradient * slope) @ layer.weight
+        gradient = self.tiling.pull_back(tiles, pooled, standardise.scale * gradient)
+        return (gradient * (tiles - tiles.mean(dim=(1, 2), keepdim=True))).sum(dim=3)
 
     def freeze_backbone(self) -> None:
         """Stop the backbone from learning, its BatchNorm statistics included, until `unfreeze_backbone`."""

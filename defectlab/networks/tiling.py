@@ -22,6 +22,12 @@ class Standardise(nn.BatchNorm1d):
     def __init__(self, num_features: int, momentum: float = 0.1) -> None:
         super().__init__(num_features, momentum=momentum, affine=False)
 
+    @property
+    def scale(self) -> Tensor:
+        """Return what differences of embeddings are multiplied by in evaluation, (E,)."""
+        assert self.running_var is not None
+        return (self.running_var + self.eps).rsqrt()
+
     def forward(self, embeddings: Tensor) -> Tensor:
         """Standardise embeddings (N, E)."""
         if self.training and embeddings.shape[0] == 1:
@@ -99,6 +105,26 @@ class TilePooling(nn.Module):
             return torch.sum(tiles * scores.softmax(dim=1), dim=1)
         joined = [tiles.mean(dim=1)] if "mean" in self.pooling else []
         return torch.cat([*joined, tiles.amax(dim=1)] if "max" in self.pooling else joined, dim=1)
+
+    def pull_back(self, tiles: Tensor, pooled: Tensor, gradient: Tensor) -> Tensor:
+        """Compute the gradient by tiles `(N, rows, columns, E)` from that by what `forward` made of them, `pooled`."""
+        flat, pooled, gradient = tiles.flatten(1, 2), pooled[:, None], gradient[:, None]
+        if self.attention is not None:
+            standardise, first, tanh, last = self.attention
+            units = tanh(first(standardise(flat.flatten(0, 1)))).view(*flat.shape[:2], -1)
+            weights = last(units).softmax(dim=1)
+            by_unit = (1 - units.square()) * last.weight
+            by_score = weights * ((flat - pooled) * gradient).sum(dim=2, keepdim=True)
+            found = weights * gradient + by_score * (by_unit @ first.weight) * standardise.scale
+            return found.view_as(tiles)
+        parts = dict(zip(self.pooling.split("_"), gradient.chunk(1 + (self.pooling == "mean_max"), dim=2), strict=True))
+        found = torch.zeros_like(flat)
+        if "mean" in parts:
+            found = found + parts["mean"] / flat.shape[1]
+        if "max" in parts:  # of equal ones each gets its share
+            largest = (flat == flat.amax(dim=1, keepdim=True)).to(flat)
+            found = found + parts["max"] * largest / largest.sum(dim=1, keepdim=True)
+        return found.view_as(tiles)
 
     def box(self, row: int, column: int) -> tuple[int, int, int, int]:
         """Return top, left, height and width of a tile, in pixels of the image."""

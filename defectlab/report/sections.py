@@ -10,7 +10,7 @@ from defectlab.metrics.classification import accuracy_interval, confident_mistak
 from defectlab.metrics.decisions import Labels, label_texts
 from defectlab.metrics.line import good_class
 from defectlab.metrics.multilabel import mean_average_precision_interval
-from defectlab.metrics.operating import auroc_interval, average_precision_interval
+from defectlab.metrics.operating import auroc_interval, average_precision_interval, images_for_bound
 from defectlab.report.render import Cell, Table, percentage
 from defectlab.runs import PredictionTable
 from defectlab.runs.metrics import count_correct
@@ -142,7 +142,8 @@ def operating(metrics: dict[str, Any]) -> Table | None:
             allowed = one["promise"] == "false_alarms"
             asked = f"false alarms ≤ {one['rate']:.0%}" if allowed else f"recall ≥ {one['rate']:.0%}"
             about = "of others" if allowed else "of it"
-            cells: list[Cell] = [f"too few validation images: {one['n']} {about}"]
+            least = images_for_bound(one["rate"] if allowed else 1 - one["rate"])
+            cells: list[Cell] = [f"validation has {one['n']} images {about}, and it takes {least}"]
             cells += ["–"] * 4
             if one["threshold"] is not None:
                 cells[0], test = f"{one['threshold']:.4f}", one["test"]

@@ -68,12 +68,17 @@ def count_correct(result: Mapping[str, Any]) -> int:
     return round(correct)
 
 
+def balanced_of(result: Mapping[str, Any]) -> float:
+    """Return the balanced accuracy of a part; older runs have it as macro recall alone."""
+    return float(result["balanced_accuracy"] if "balanced_accuracy" in result else result["macro_recall"])
+
+
 def accuracy_text(part: str, result: Mapping[str, Any], source: str | None) -> str:
-    """Write the accuracy of a part with its 95 % Wilson interval and its number of images."""
+    """Write the accuracy of a part with its 95 % Wilson interval and number of images and the balanced accuracy."""
     correct, n = count_correct(result), result["n"]
     low, high = accuracy_interval(correct, n)
     synthetic = ", SYNTHETIC images" if source == "synthetic" else ""
-    return f"{part} {correct / n:.2%} ({low:.1%} to {high:.1%}, n = {n}{synthetic})"
+    return f"{part} {correct / n:.2%} ({low:.1%} to {high:.1%}, n = {n}{synthetic}), balanced {balanced_of(result):.2%}"
 
 
 def check_metrics(metrics: Mapping[str, Any], path: Path) -> None:

@@ -18,6 +18,7 @@ from defectlab.metrics.decisions import (
     membership,
     split_names,
 )
+from defectlab.metrics.results import balanced_accuracy
 from defectlab.utils.text import csv_rows, read_csv, write_text
 
 _CHECKPOINT = "checkpoint"  # last column
@@ -58,6 +59,11 @@ class PredictionTable:
         if self.labels is None:
             raise InputError("the predictions have no labels: expected a run's own, as `fit` and `test` write it")
         return self.labels
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Balanced accuracy, see `SplitMetrics`; InputError where the labels are unknown."""
+        return balanced_accuracy(self.predicted, self._known_labels, len(self.class_names))
 
     @property
     def confidence(self) -> npt.NDArray[np.float64]:

@@ -16,6 +16,7 @@ from defectlab.errors import InputError, check_at_least
 from defectlab.networks import BipyramidalCNN, LeNet5, MobileNetV1, PretrainedNetwork, SimpleDefectCNN
 from defectlab.runs import RunFolder
 from defectlab.runs.ensembles import read_own_metrics
+from defectlab.runs.metrics import balanced_of
 from defectlab.summary.latency import latencies
 from defectlab.summary.layers import shape_text
 from defectlab.summary.subject import NetworkRef, is_config, resolve_network
@@ -39,8 +40,8 @@ _STANDARD: dict[str, Callable[[int, int, Size], nn.Module]] = {
 class NetworkRow:
     """One network; latency in milliseconds.
 
-    `accuracy` is the mean of the tests of `runs` runs, `sd` their standard deviation, `n` the images of one test; empty
-    without a run, `sd` also of a single one.
+    `accuracy` and `balanced_accuracy` are means of the tests of `runs` runs, `sd` the standard deviation of the first, `n`
+    the images of one test; empty without a run, `sd` also of a single one.
     """
 
     network: str
@@ -50,6 +51,7 @@ class NetworkRow:
     multiply_adds: int
     accuracy: float | None
     sd: float | None
+    balanced_accuracy: float | None
     runs: int
     n: int | None
     data: str
@@ -128,24 +130,32 @@ def _measure(networks: Sequence[NetworkRef], named: int, turns: int, progress: b
     for index, times in zip(chosen, seconds, strict=True):
         low, median, high = (round(1000 * float(value), 4) for value in np.quantile(times, (0.1, 0.5, 0.9)))
         one, whole = networks[index], wholes[index]
-        accuracy, sd, runs, n, data = _tested(one.runs)
+        accuracy, sd, balanced, runs, n, data = _tested(one.runs)
         rows.append(
             NetworkRow(
                 network=one.name, image=shape_text(one.image), classes=one.classes, parameters=whole.parameters,
-                multiply_adds=whole.multiply_adds, accuracy=accuracy, sd=sd, runs=runs, n=n, data=data,
-                latency_median_ms=median, latency_p10_ms=low, latency_p90_ms=high, passes=turns,
+                multiply_adds=whole.multiply_adds, accuracy=accuracy, sd=sd, balanced_accuracy=balanced,
+                runs=runs, n=n, data=data, latency_median_ms=median, latency_p10_ms=low, latency_p90_ms=high, passes=turns,
                 threads=torch.get_num_threads(),
             )
         )  # fmt: skip
     return rows
 
 
-def _tested(runs: Sequence[RunFolder]) -> tuple[float | None, float | None, int, int | None, str]:
-    """Return mean and sd of test accuracy, number of runs, images per test and data source of the tested runs."""
+def _tested(runs: Sequence[RunFolder]) -> tuple[float | None, float | None, float | None, int, int | None, str]:
+    """Return mean and sd of test accuracy, mean of the balanced one, number of runs, images per test and data source of the tested runs."""
     metrics = [read_own_metrics(run) for run in runs if run.metrics_json.is_file()]
     tested = [sections for sections in metrics if "test" in sections]
     if not tested:
-        return None, None, 0, None, ""
+        return None, None, None, 0, None, ""
     scores = [float(sections["test"]["accuracy"]) for sections in tested]
+    balanced = [balanced_of(sections["test"]) for sections in tested]
     sd = stdev(scores) if len(scores) > 1 else None
-    return fmean(scores), sd, len(scores), tested[0]["test"]["n"], str(tested[0].get("data", {}).get("source", ""))
+    return (
+        fmean(scores),
+        sd,
+        fmean(balanced),
+        len(scores),
+        tested[0]["test"]["n"],
+        str(tested[0].get("data", {}).get("source", "")),
+    )

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from defectlab.errors import InputError, check_at_least
 from defectlab.metrics.classification import SplitMetrics, evaluate_predictions
 from defectlab.metrics.multilabel import choose_f1_thresholds
-from defectlab.networks.base import build_network
+from defectlab.networks.base import build_network, embed_and_classify
 from defectlab.tasks.hparams import NetworkSpec, find_network, without_downloads
 from defectlab.tasks.loss import (
     ClassWeights,
@@ -29,7 +29,7 @@ from defectlab.tasks.loss import (
 )  # fmt: skip
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings, decayed
 from defectlab.tasks.saving import PlainCheckpoints
-from defectlab.tasks.tta import Views, check_tta, tta_logits
+from defectlab.tasks.tta import Views, check_tta, tta_embeddings, tta_logits
 from defectlab.utils.image_format import Size
 
 if TYPE_CHECKING:
@@ -157,9 +157,19 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
         logits: Tensor = self.network(images)
         return logits
 
+    def embed_and_classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the embeddings `(N, E)` and logits `(N, num_classes)` of one view, see `defectlab.networks.base`."""
+        if self.channels_last and images.ndim == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return embed_and_classify(self.network, images)
+
     def predict_logits(self, images: Tensor) -> Tensor:
         """Compute the logits `(N, num_classes)` of an evaluation: of one view or, with `tta`, of several."""
         return tta_logits(self, images, self.tta, self.multilabel)
+
+    def predict_embeddings(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the embeddings `(N, E)`, means over views, and the logits of `predict_logits`, in one pass."""
+        return tta_embeddings(self.embed_and_classify, images, self.tta, self.multilabel)
 
     @property
     def class_names(self) -> Sequence[str]:

@@ -39,6 +39,24 @@ def tta_logits(network: Callable[[Tensor], Tensor], images: Tensor, kind: Views,
     return logits.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))
 
 
+def tta_embeddings(
+    network: Callable[[Tensor], tuple[Tensor, Tensor]], images: Tensor, kind: Views, multilabel: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Compute the mean of the embeddings over all views, (N, E), and what `tta_logits` does; arguments as there.
+
+    `network` turns images into embeddings and logits.
+    """
+    embeddings = []
+
+    def classify(view: Tensor) -> Tensor:
+        embedding, logits = network(view)
+        embeddings.append(embedding.float())
+        return logits
+
+    logits = tta_logits(classify, images, kind, multilabel)
+    return torch.stack(embeddings).mean(dim=0), logits
+
+
 def _views(images: Tensor, kind: Views) -> Iterator[Tensor]:
     match kind:
         case "flip":
