@@ -95,10 +95,10 @@ class Predictor:
     ) -> Iterator[Predictions]:
         """Predict images of `list_images`, up to 128 at a time, on a CPU fewer large ones: a part of the table after the other.
 
-        `lines` turn the pixels of each network into its logits, in place of the network.
+        `lines` turn the pixels of each network into its logits, in place of the network, which has no tiles then.
         """
         beyond: list[Any] = []
-        network = tiled_network(self.tasks[0])
+        network = None if lines else tiled_network(self.tasks[0])
         size = _BLOCK
         if self.tasks[0].device.type == "cpu":
             size = min(images_at_once(card.image_size, _BLOCK) for card in self.cards)
