@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from defectlab.data.synthesis.strip import synthesize
     from defectlab.data.tools.offline import augment_to_folder
     from defectlab.data.tools.preview import preview
+    from defectlab.deploy.benchmark import benchmark
     from defectlab.engine.evaluate import Evaluation, test, validate
     from defectlab.engine.fit import fit, resume
     from defectlab.engine.record import record_run
@@ -64,7 +65,7 @@ __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022 (by use)
     "fit", "resume", "test", "validate", "record_run", "open_run", "report",
-    "predict", "load", "load_task", "export",
+    "predict", "load", "load_task", "export", "benchmark",
     "cross_validate", "compare", "ensemble", "robustness", "harden", "label_budget",
     "explain", "explain_kernels", "summarize", "compare_networks", "course",
     "fetch", "synthesize", "inspect_data", "preview", "augment_to_folder",
@@ -78,6 +79,7 @@ _PLACES = name_places({
     "engine.fit": "fit resume", "engine.evaluate": "test validate Evaluation", "engine.record": "record_run",
     "runs.folder": "open_run", "runs": "RunFolder Run=RunFolder", "report": "report=write_report",
     "inference.predict": "predict", "inference.flagging": "Flagging", "inference.predictor": "load Predictor", "inference.export": "export",
+    "deploy.benchmark": "benchmark",
     "evaluate.crossval": "cross_validate", "evaluate.comparison": "compare", "evaluate.ensemble": "ensemble",
     "evaluate.robustness": "robustness", "evaluate.harden": "harden", "evaluate.budget": "label_budget", "evaluate.inspection": "inspect_data",
     "explain.run": "explain", "explain.kernels": "explain_kernels",

@@ -20,6 +20,7 @@ FLOORS = (  # a room imports from the floors below its own
     {"callbacks", "report"},
     {"engine"},
     {"inference"},
+    {"deploy"},
     {"evaluate", "explain", "summary"},
     {"course"},
     {"cli"},

@@ -184,7 +184,7 @@ def test_one_image_alone_and_among_others(tta: Views, image: Path) -> None:
         found = model(one)
         assert len(found) == 1
         np.testing.assert_allclose(found.probabilities[0], several[0], rtol=0, atol=1e-6)
-    assert len(model._lines) == 1
+    assert len(model.lines) == 1
     pair = Predictor("pair", (first, copy.deepcopy(first)), (model.card, model.card))
     np.testing.assert_allclose(pair(image).probabilities, found.probabilities, rtol=0, atol=1e-6)
-    assert len(pair._lines) == 2
+    assert len(pair.lines) == 2

@@ -36,6 +36,7 @@ COMMANDS = {
     "ensemble": "the mean of several runs' predictions:     ensemble RUN RUN... [--output DIR]",
     "summary": "the layers of a network, or many compared: summary RUN|--config C | summary compare [RUN|C...]",
     "export": "keep a network, or its backbone, alone:    export RUN|CKPT --output FILE.ckpt|.safetensors",
+    "benchmark": "latency, memory and size, side by side:   benchmark RUN|CKPT|DIR... [--batch 1 8] [--output CSV]",
     "data": "data sets:                                 data fetch|synthesize|inspect|preview|augment ...",
     "configs": "list the shipped configs, or print one:    configs [NAME]",
 }

@@ -85,7 +85,7 @@ class Predictor:
         """
         check_on_bad_image(on_bad_image)
         listed = list_images(images, self.card)
-        found = self.joined(list(self.blocks(listed, progress, self._lines if len(listed) == 1 else ())))
+        found = self.joined(list(self.blocks(listed, progress, self.lines if len(listed) == 1 else ())))
         if found.skipped and on_bad_image == "error":
             raise BadImages(found)
         return found
@@ -116,7 +116,9 @@ class Predictor:
                         if card.image_format not in by_want:
                             by_want[card.image_format] = _read(card, seen, beyond)[0]
                     with tiles_seen(network) as tiles:
-                        probabilities = self._mean([by_want[card.image_format] for card in self.cards], lines)
+                        probabilities = self.mean_probabilities(
+                            [by_want[card.image_format] for card in self.cards], lines
+                        )
                     if network is not None:  # of views the first is the image as it is
                         boxes = deciding_tiles(network, tiles[0], probabilities.argmax(dim=1), seen, self.card)
                 yield self._predictions([names[i] for i in good], probabilities.numpy(), bad, boxes)
@@ -143,7 +145,7 @@ class Predictor:
             tiles=tuple(boxes) or None, thresholds=self.thresholds,
         )  # fmt: skip
 
-    def _mean(self, pixels: Sequence[Tensor], lines: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
+    def mean_probabilities(self, pixels: Sequence[Tensor], lines: Sequence[Callable[[Tensor], Tensor]] = ()) -> Tensor:
         """Compute mean probabilities (N, C), float64 on the CPU, from what each network takes of N images."""
         return torch.stack([
             probabilities_of(line(own), card.multilabel)
@@ -156,7 +158,7 @@ class Predictor:
         return lambda pixels: task.predict_logits(card.normalise(pixels.to(task.device)))
 
     @cached_property
-    def _lines(self) -> tuple[Callable[[Tensor], Tensor], ...]:
+    def lines(self) -> tuple[Callable[[Tensor], Tensor], ...]:
         """Straight lines of all networks, for one image; none where there is any that has none, or tiles to be told."""
         lines = []
         for index, (task, card) in enumerate(zip(self.tasks, self.cards, strict=True)):
