@@ -1,6 +1,6 @@
 """`defectlab benchmark RUN|CKPT|DIR...`: latency, where it goes, memory, start-up time and size."""
 
-from collections.abc import Sequence
+from dataclasses import astuple, fields
 
 from rich.markup import escape
 
@@ -10,7 +10,7 @@ from defectlab.deploy.benchmark import BenchmarkRow, benchmark
 
 
 def run(words: list[str]) -> int:
-    """Print a table of the calls, and one of what they stand on."""
+    """Print a row for each kind of call of each subject."""
     parser = CommandParser(
         "defectlab benchmark",
         "Measure trained networks and exported folders, each in a process of its own, in turns A B A B: from an encoded file "
@@ -27,30 +27,11 @@ def run(words: list[str]) -> int:
     parser.add_argument("--turns", type=int, default=50, help="timed calls of each (default: %(default)s)")
     parser.add_argument("--output", type=output_file, metavar="CSV", help="file to write all figures to")
     arguments = parser.parse_args(words)
-    _print(benchmark(**vars(arguments), progress=True), arguments.turns)
-    return 0
-
-
-def _print(rows: Sequence[BenchmarkRow], turns: int) -> None:
-    keys = ("subject", "format", "threads")
-    calls = new_table(
-        f"a call: median of {turns}, with the extremes",
-        (*keys, "batch", "from", "ms", "low to high", "ratio"),
-        (0, 1, 4),
-    )
-    stands = new_table(
-        "one file, ms; start to the first answer", (*keys, "decode", "resize", "network", "rest", "start s", "CPU s", "MB", "peak MB", "file MB"), (0, 1)
-    )  # fmt: skip
-    known = set()
+    rows = benchmark(**vars(arguments), progress=True)
+    names = [field.name.replace("_", " ") for field in fields(BenchmarkRow)]
+    table = new_table(f"a call: median of {arguments.turns}; a ratio is to the first", names, (0, 1, 4))
     for row in rows:
-        head = (escape(row.subject), row.format, str(row.threads))
-        span = f"{row.low_ms:.2f} to {row.high_ms:.2f}"
-        calls.add_row(*head, str(row.batch), row.source, f"{row.median_ms:.2f}", span, f"{row.ratio:.2f}")
-        if head not in known:
-            known.add(head)
-            parts = (row.decode_ms, row.resize_ms, row.network_ms, row.rest_ms, row.start_s, row.start_cpu_s)
-            memory = (row.start_mb, row.peak_mb, row.size_mb)
-            texts = [f"{value:.2f}" if value is not None else "" for value in parts]
-            stands.add_row(*head, *texts, *("" if value is None else f"{value:.1f}" for value in memory))
-    print_wide(calls)
-    print_wide(stands)
+        shown = (f"{value:.2f}" if isinstance(value, float) else str(value) for value in astuple(row))
+        table.add_row(*("" if text == "None" else escape(text) for text in shown))
+    print_wide(table)
+    return 0

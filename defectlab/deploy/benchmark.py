@@ -42,7 +42,7 @@ class BenchmarkRow:
         decode_ms: of a call with one file, like `resize_ms`, `network_ms`, from uint8 pixels to probabilities, and `rest_ms`;
             what a JPEG is decoded smaller by counts as decoding. None of other calls.
         start_s: from the start of a fresh process to its first answer, from a file, and `start_cpu_s` of the processor.
-        start_mb: most memory until then, and `peak_mb` in the end; None where the system does not tell.
+        peak_mb: most memory until then; None where the system does not tell.
         size_mb: of the model's files.
     """
 
@@ -61,7 +61,6 @@ class BenchmarkRow:
     rest_ms: float | None
     start_s: float
     start_cpu_s: float
-    start_mb: float | None
     peak_mb: float | None
     size_mb: float | None
 
@@ -87,9 +86,7 @@ class _Process:
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # `_answer` tells it
             print(file=self._process.stdin, flush=True)
-        answer = self._answer()
-        self.peak = answer["peak"]
-        seconds: list[float] = answer["seconds"]
+        seconds: list[float] = self._answer()
         return seconds
 
     def end(self) -> None:
@@ -101,7 +98,7 @@ class _Process:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         answer = json.loads(line) if line else {"error": f"its process ended, with status {self._process.wait()}"}
-        if "error" not in answer:
+        if not isinstance(answer, dict) or "error" not in answer:
             return answer
         self.end()
         path = Path(self.subject)
@@ -161,23 +158,20 @@ def benchmark(
 def _files(folder: Path, images: Any, count: int) -> list[Path]:
     """Return so many files in the folder, each of a name of its own: copies, or JPEG files that are drawn."""
     given = expand_images(images) if images else []
-    files = []
-    for index in range(count):
-        source = given[index % len(given)] if given else None
-        files.append(folder / f"{index}{'.jpg' if source is None else source.suffix}")
-        if source is not None:
-            shutil.copyfile(source, files[-1])
-            continue
-        coarse = np.random.default_rng(index).integers(0, 256, (_SIDE // 4, _SIDE // 4, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR).save(files[-1])
+    if not given:
+        coarse = np.random.default_rng(0).integers(0, 256, (_SIDE // 4, _SIDE // 4, 3), dtype=np.uint8)
+        given = [folder / "drawn.jpg"]
+        Image.fromarray(coarse).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR).save(given[0])
+    files = [folder / f"{index}{given[index % len(given)].suffix}" for index in range(count)]
+    for index, file in enumerate(files):
+        shutil.copyfile(given[index % len(given)], file)
     return files
 
 
 def _rows(process: _Process, times: Any, ratios: Any, batches: Sequence[int]) -> list[BenchmarkRow]:
     """Return the rows of a process, from the milliseconds (turns, calls) of its calls."""
     *_, decode, read, network = np.median(times, axis=0).tolist()
-    memory = (process.facts["peak"], process.peak, process.facts["size"])
-    start_mb, peak_mb, size_mb = (None if value is None else value / 1e6 for value in memory)
+    peak_mb, size_mb = (None if value is None else value / 1e6 for value in map(process.facts.get, ("peak", "size")))
     rows = []
     for place, (batch, source) in enumerate((batch, source) for batch in batches for source in ("file", "array")):
         own = times[:, place].tolist()
@@ -189,6 +183,6 @@ def _rows(process: _Process, times: Any, ratios: Any, batches: Sequence[int]) ->
             subject=process.subject, format=process.facts["format"], threads=process.threads, batch=batch, source=source,
             median_ms=median(own), low_ms=min(own), high_ms=max(own), ratio=median(ratios[:, place].tolist()),
             decode_ms=parts[0], resize_ms=parts[1], network_ms=parts[2], rest_ms=parts[3], start_s=process.start_s,
-            start_cpu_s=process.facts["cpu"], start_mb=start_mb, peak_mb=peak_mb, size_mb=size_mb,
+            start_cpu_s=process.facts["cpu"], peak_mb=peak_mb, size_mb=size_mb,
         ))  # fmt: skip
     return rows

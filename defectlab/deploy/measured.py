@@ -70,7 +70,7 @@ def _serve(path: str, threads: int, images: list[str], batches: list[int], say: 
         calls.append(lambda made=made: [call() for call in made])  # type: ignore[misc]
     calls.append(partial(network, [decode(first, each)[None] for each in formats]))
     for _ in sys.stdin:
-        say({"seconds": [_seconds(call) for call in calls], "peak": _peak()})
+        say([_seconds(call) for call in calls])
 
 
 def _seconds(call: Callable[[], object]) -> float:
@@ -93,13 +93,15 @@ def main(request: str) -> None:
     """Say what the start took, then for each line that comes the seconds of every call, as JSON; or `{"error": ...}`."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is no answer
-    say = partial(print, file=channel, flush=True)
-    given = json.loads(request)
+
+    def say(answer: object) -> None:
+        print(json.dumps(answer), file=channel, flush=True)
+
     try:
-        _serve(**given, say=lambda answer: say(json.dumps(answer)))
+        _serve(**json.loads(request), say=say)
     except Exception as error:  # of a runtime's, too
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-        say(json.dumps({"error": f"{kind}{first_line(error)}"}))
+        say({"error": f"{kind}{first_line(error)}"})
 
 
 if __name__ == "__main__":
