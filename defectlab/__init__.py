@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from defectlab.data.tools.offline import augment_to_folder
     from defectlab.data.tools.preview import preview
     from defectlab.deploy.benchmark import benchmark
+    from defectlab.deploy.export import export
     from defectlab.engine.evaluate import Evaluation, test, validate
     from defectlab.engine.fit import fit, resume
     from defectlab.engine.record import record_run
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from defectlab.evaluate.robustness import robustness
     from defectlab.explain.kernels import explain_kernels
     from defectlab.explain.run import explain
-    from defectlab.inference.export import export
     from defectlab.inference.flagging import Flagging
     from defectlab.inference.predict import predict
     from defectlab.inference.predictor import Predictor, load
@@ -78,7 +78,7 @@ __all__ = [  # noqa: RUF022 (by use)
 _PLACES = name_places({
     "engine.fit": "fit resume", "engine.evaluate": "test validate Evaluation", "engine.record": "record_run",
     "runs.folder": "open_run", "runs": "RunFolder Run=RunFolder", "report": "report=write_report",
-    "inference.predict": "predict", "inference.flagging": "Flagging", "inference.predictor": "load Predictor", "inference.export": "export",
+    "inference.predict": "predict", "inference.flagging": "Flagging", "inference.predictor": "load Predictor", "deploy.export": "Export export",
     "deploy.benchmark": "benchmark",
     "evaluate.crossval": "cross_validate", "evaluate.comparison": "compare", "evaluate.ensemble": "ensemble",
     "evaluate.robustness": "robustness", "evaluate.harden": "harden", "evaluate.budget": "label_budget", "evaluate.inspection": "inspect_data",

@@ -6,25 +6,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from defectlab.data.sources.reading import check_on_bad_image
+from defectlab.data.sources.skipped import check_on_bad_image
 from defectlab.errors import InputError
-from defectlab.inference.decision import (
-    Threshold,
-    choose_threshold,
-    conformal_quantile,
-    min_expected_cost,
-    prediction_sets,
-    read_costs,
-)
+from defectlab.inference.decision import min_expected_cost, read_costs
 from defectlab.inference.flagging import Flagging, decide_flagged, flag
-from defectlab.inference.predictions import REVIEW, BadImages, Predictions
-from defectlab.inference.predictor import Image, Images, Predictor, list_images, load
-from defectlab.metrics.operating import images_for_bound
+from defectlab.inference.images import ImageInput, Images, list_images
+from defectlab.inference.predictions import BadImages, Predictions
+from defectlab.inference.predictor import Predictor, load
+from defectlab.inference.promises import Promises, calibration_of, choose_promises
 from defectlab.runs import PredictionTable, RunFolder, read_own_table, read_prediction_table, write_prediction_table
 from defectlab.runs.folder import LATEST
-from defectlab.runs.predictions import as_kept
 
 
 def predict(
@@ -78,28 +69,21 @@ def predict(
         raise InputError(
             "costs are of one class an image, and the network decides for several: give recall or false_alarms of a class"
         )
-    threshold = None if max_error is None else _threshold(predictor, max_error)
-    limit = None
-    if sets is not None:
-        table = _calibration(predictor)
-        limit = conformal_quantile(table.probabilities, table.truth, sets)
-    names = predictor.card.class_names
+    names, promised = predictor.card.class_names, Promises()
+    if max_error is not None or sets is not None:
+        promised = choose_promises(calibration_of(_calibration(predictor)), names, max_error, sets)
     matrix = None if costs is None else read_costs(costs, names)
     found = _predicted(
         predictor, list_images(images, predictor.card), None if output is None else Path(output), progress
     )
     decision = None
-    if threshold is not None:
-        sure = as_kept(found.confidence) >= np.float32(threshold.confidence)
-        decision = tuple(name if s else REVIEW for name, s in zip(found.predicted, sure, strict=True))
     if matrix is not None:
         decision = tuple(names[k] for k in min_expected_cost(found.probabilities, matrix))
     flagged = None
     if flagging is not None:
         flagged = flag(predictor, found.probabilities, flagging)
         decision = decide_flagged(found.probabilities, flagged.flags, predictor.card, flagging)
-    chosen = None if limit is None else prediction_sets(as_kept(found.probabilities), np.float32(limit), names)
-    found = replace(found, threshold=threshold, flagged=flagged, decision=decision, sets=chosen)
+    found = promised.apply(replace(found, flagged=flagged, decision=decision))
     if output is not None:
         found.write_csv(output)
         _part_of(Path(output)).unlink(missing_ok=True)
@@ -108,7 +92,7 @@ def predict(
     return found
 
 
-def _predicted(predictor: Predictor, images: Sequence[Image], output: Path | None, progress: bool) -> Predictions:
+def _predicted(predictor: Predictor, images: Sequence[ImageInput], output: Path | None, progress: bool) -> Predictions:
     """Predict images; what is done when it is interrupted is kept beside `output`, and gone on with by the next call."""
     if output is None or not isinstance(images[0], Path):
         return predictor.joined(list(predictor.blocks(images, progress)))
@@ -167,20 +151,3 @@ def _calibration(predictor: Predictor) -> PredictionTable:
             f"{folder.val_predictions_csv} is not of the network's classes: expected it as `fit` writes it"
         )
     return table
-
-
-def _threshold(predictor: Predictor, max_error: float) -> Threshold:
-    """Choose the confidence from which a run may decide."""
-    if REVIEW in predictor.card.class_names:
-        raise InputError(f"max_error leaves images to the decision {REVIEW}, and a class has that name: use sets")
-    table = _calibration(predictor)
-    right = table.right
-    found = choose_threshold(table.confidence, right, max_error)
-    if found is None:
-        needed = images_for_bound(max_error)
-        raise InputError(
-            f"cannot guarantee an error of at most {max_error:g}: {len(right)} validation images, {int((~right).sum())} of "
-            f"them wrong, do not show it at 95 %; it takes at least {needed} confident ones without an error: hold out "
-            "more by data.val_size, or allow more by max_error"
-        )
-    return found

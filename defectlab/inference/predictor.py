@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from defectlab.data.sources.decode import decode_array
 from defectlab.data.sources.depth import tell_beyond
-from defectlab.data.sources.files import expand_images
 from defectlab.data.sources.levels import BadImage
-from defectlab.data.sources.opening import expand_pages
-from defectlab.data.sources.reading import NothingReadable, Skipped, check_on_bad_image, read_images
+from defectlab.data.sources.reading import NothingReadable, read_images
+from defectlab.data.sources.skipped import Skipped, check_on_bad_image
 from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
+from defectlab.inference.images import ImageInput, Images, list_images
 from defectlab.inference.network import InferenceNetwork, load_network
-from defectlab.inference.predictions import BadImages, Box, Predictions
+from defectlab.inference.predictions import BadImages, Predictions
 from defectlab.inference.straight import straight_line
 from defectlab.inference.tiles import deciding_tiles, tiles_seen
 from defectlab.metrics.classification import probabilities_of
@@ -32,16 +32,12 @@ from defectlab.runs.ensembles import joined_fingerprint
 from defectlab.runs.locate import checkpoints_of, imagenet_name
 from defectlab.utils.card import DataCard
 from defectlab.utils.files import hash_file
-from defectlab.utils.image_format import images_at_once
+from defectlab.utils.image_format import Box, images_at_once
 from defectlab.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from defectlab.tasks import ClassificationTask
 
-Images = npt.NDArray[np.uint8] | str | PathLike[str] | Sequence[str | PathLike[str]] | Sequence[npt.NDArray[np.uint8]]
-"""Files, folders and globs, one or many; or arrays (H, W) or (H, W, 1 or 3), or one (N, H, W[, 1 or 3])."""
-
-Image: TypeAlias = Path | npt.NDArray[np.uint8]
 _BLOCK = 128  # images in memory at a time
 
 
@@ -91,7 +87,7 @@ class Predictor:
         return found
 
     def blocks(
-        self, images: Sequence[Image], progress: bool = False, lines: Sequence[Callable[[Tensor], Tensor]] = ()
+        self, images: Sequence[ImageInput], progress: bool = False, lines: Sequence[Callable[[Tensor], Tensor]] = ()
     ) -> Iterator[Predictions]:
         """Predict images of `list_images`, up to 128 at a time, on a CPU fewer large ones: a part of the table after the other.
 
@@ -146,7 +142,7 @@ class Predictor:
         )  # fmt: skip
 
     def mean_probabilities(self, pixels: Sequence[Tensor], lines: Sequence[Callable[[Tensor], Tensor]] = ()) -> Tensor:
-        """Compute mean probabilities (N, C), float64 on the CPU, from what each network takes of N images."""
+        """Compute mean probabilities (N, C), float64 on the CPU, from the uint8 images (N, C, H, W) of each network."""
         return torch.stack([
             probabilities_of(line(own), card.multilabel)
             for line, card, own in zip(lines or map(self._logits_of, range(len(pixels))), self.cards, pixels, strict=True)
@@ -230,51 +226,7 @@ def _load(
     return found
 
 
-def list_images(images: Images, card: DataCard) -> Sequence[Image]:
-    """Return the files that are named, or each of their pages as the card says, or single images (H, W) or (H, W, C).
-
-    Raises:
-        InputError: no image, arrays of another kind, or a file of a run folder, which is a figure and no image.
-    """
-    if not isinstance(images, np.ndarray | str | PathLike | Sequence):
-        raise InputError(f"images are given as {type(images).__name__}: expected paths or uint8 arrays of NumPy")
-    counts = {1, 3, card.channels}
-    if isinstance(images, np.ndarray):
-        one = images.ndim == 2 or (images.ndim == 3 and images.shape[2] in counts)
-        found = [images] if one else list(images)
-    elif isinstance(images, str | PathLike) or not any(isinstance(image, np.ndarray) for image in images):
-        return list_files(images, card.page)  # type: ignore[arg-type]
-    else:
-        found = [np.asarray(image) for image in images]
-    for image in found:
-        colour = image.ndim == 3 and image.shape[2] in counts
-        deep = card.white_level is not None and image.dtype.kind in "uif"
-        if not (image.dtype == np.uint8 or deep) or not (image.ndim == 2 or colour) or image.size == 0:
-            expected = f"{'numbers' if card.white_level is not None else 'uint8'} (H, W) or (H, W, {card.channels})"
-            raise InputError(f"an image of shape {image.shape} and type {image.dtype}: expected {expected}")
-    if not found:
-        raise InputError("no image given: expected at least one")
-    return found
-
-
-def list_files(
-    images: str | PathLike[str] | Sequence[str | PathLike[str]], page: int | Literal["all"] = 0
-) -> list[Path]:
-    """Return image files as `expand_images` does, and with `all` each of their pages.
-
-    Raises:
-        InputError: those of a run folder, which are figures.
-    """
-    files = expand_images(images)
-    if page == "all":
-        files = [path for _, path in expand_pages(files)]
-    for folder in {parent for file in files for parent in (file.parent, file.parent.parent)}:
-        if (folder / "config.yaml").is_file() and (folder / "metrics.json").is_file():
-            raise InputError(f"{folder} is a run folder, whose figures are no images: name one run, then images")
-    return files
-
-
-def _read(card: DataCard, block: Sequence[Image], beyond: list[Any]) -> tuple[Tensor, list[int], list[Skipped]]:
+def _read(card: DataCard, block: Sequence[ImageInput], beyond: list[Any]) -> tuple[Tensor, list[int], list[Skipped]]:
     """Read files, or convert arrays, as `read_images` does, and leave out what cannot be read."""
     files = [one for one in block if isinstance(one, Path)]
     if files:

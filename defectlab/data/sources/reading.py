@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,23 +19,13 @@ from defectlab.data.sources.decode import decode
 from defectlab.data.sources.depth import tell_beyond
 from defectlab.data.sources.levels import BadImage, Pixels
 from defectlab.data.sources.opening import pillow_hushed
+from defectlab.data.sources.skipped import Skipped, check_on_bad_image
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat
 from defectlab.utils.progress import progress_bar
 from defectlab.utils.text import listed
 
 _BLOCK_BYTES = 64 * 2**20  # pixels held beside the result while a set is read
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An image that was left out, and why."""
-
-    file: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.reason}"
 
 
 class ColourFound(Exception):
@@ -127,12 +116,6 @@ def read_images(
         tell_beyond(cut_off, wanted)
     good = [index for index in range(len(files)) if index not in bad]
     return images, good, left_out(bad)
-
-
-def check_on_bad_image(value: str) -> None:
-    """Raise InputError unless the value is `error` or `skip`."""
-    if value not in ("error", "skip"):
-        raise InputError(f"on_bad_image is {value!r}: expected error, or skip to leave bad images out")
 
 
 def _decode_all(

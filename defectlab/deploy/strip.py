@@ -1,4 +1,4 @@
-"""Write a trained network without what only training needs."""
+"""Keep a trained network without what only training needs."""
 
 from os import PathLike, fspath
 from pathlib import Path
@@ -13,7 +13,7 @@ from defectlab.tasks.checkpoint import data_state, load_task, read_checkpoint
 _NEEDED = ("state_dict", "hyper_parameters", "task", "pytorch-lightning_version", "epoch", "global_step")
 
 
-def export(run: str | PathLike[str], output: str | PathLike[str], half: bool = False) -> Path:
+def strip(run: str | PathLike[str], output: str | PathLike[str], half: bool = False) -> Path:
     """Write a trained network, or its backbone, to a file of its own, and return the file's path.
 
     Args:

@@ -1,0 +1,227 @@
+"""Predict by an exported folder, without torch: the program runtime.py of the folder, and a class to import."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from defectlab.data.sources.decode import decode, decode_array
+from defectlab.data.sources.depth import tell_beyond
+from defectlab.data.sources.files import SUFFIXES
+from defectlab.data.sources.levels import BadImage
+from defectlab.data.sources.opening import file_shapes, pillow_hushed
+from defectlab.data.sources.skipped import Skipped, check_on_bad_image
+from defectlab.deploy.exported import read_card
+from defectlab.deploy.session import Outputs, open_session
+from defectlab.errors import InputError, check_at_least
+from defectlab.inference.images import ImageInput, Images, list_images
+from defectlab.inference.predictions import BadImages, Predictions
+from defectlab.inference.promises import Promises, choose_promises
+from defectlab.metrics.decisions import NO_CLASS
+from defectlab.utils.image_format import Box, images_at_once
+from defectlab.utils.progress import progress_bars
+from defectlab.utils.text import percent
+
+_BLOCK = 128  # images at a time
+
+
+class Runtime:
+    """A network of an exported folder at work.
+
+    Args:
+        folder: that `defectlab export` has made; None for the one that this file is in.
+        provider: of ONNX Runtime, such as `cpu` or `cuda`, or a device of OpenVINO.
+        threads: that decode and compute; one by default, as a small network at one image gains nothing by more, and a box
+            beside a belt has other work.
+
+    Raises:
+        InputError: a folder, a model or a provider that cannot be used.
+    """
+
+    def __init__(
+        self, folder: str | PathLike[str] | None = None, provider: str = "cpu", threads: int | None = None
+    ) -> None:
+        self.threads = 1 if threads is None else threads
+        check_at_least("threads", self.threads, 1)
+        self.folder = Path(__file__).parent if folder is None else Path(folder)
+        self.card = read_card(self.folder)
+        session = open_session(self.card, provider, self.threads)
+        self.input_names: list[str] = list(session.input_names)
+        self.run: Callable[[Sequence[npt.NDArray[np.uint8]]], Outputs] = session.run
+        """Computes the outputs by name, N rows each, from uint8 (N, C, H, W) for each input."""
+
+    def __call__(
+        self,
+        images: Images,
+        *,
+        max_error: float | None = None,
+        sets: float | None = None,
+        on_bad_image: Literal["error", "skip"] = "error",
+    ) -> Predictions:
+        """Predict files, folders and globs, one or many, or uint8 arrays, as `defectlab predict` does.
+
+        Args:
+            images: what is to be predicted.
+            max_error: share of wrong ones among the images decided, such as 0.01; the others get the decision `review`.
+            sets: coverage such as 0.95: for each image a set of classes, which holds the true one that often.
+            on_bad_image: `skip` leaves out what cannot be read; else that is an error after the last image.
+
+        Raises:
+            BadImages: an InputError whose `predictions` are those of the images that could be read.
+            InputError: no image, none that can be read, or a promise that the validation images do not show.
+        """
+        check_on_bad_image(on_bad_image)
+        promises = self.promises(max_error, sets)
+        with progress_bars(False):
+            found = promises.apply(self.predict(list_images(images, self.card.formats[0])))
+        if not found.files:
+            bad = found.skipped
+            raise InputError(f"none of {len(bad)} images can be read, the first is {bad[0]}: nothing was written")
+        if found.skipped and on_bad_image == "error":
+            raise BadImages(found)
+        return found
+
+    def promises(self, max_error: float | None = None, sets: float | None = None) -> Promises:
+        """Choose what is promised, see `__call__`."""
+        if max_error is None and sets is None:
+            return Promises()
+        if self.card.calibration is None:
+            raise InputError("the export has no validation images, which promises stand on: export a run folder")
+        return choose_promises(self.card.calibration, self.card.class_names, max_error, sets)
+
+    def predict(self, images: Sequence[ImageInput]) -> Predictions:
+        """Predict single images; those that cannot be read are `skipped`."""
+        size = min(images_at_once(wanted.image_size, _BLOCK) for wanted in self.card.formats)
+        files: list[str] = []
+        skipped: list[Skipped] = []
+        beyond: list[Any] = []
+        boxes: list[Box] = []
+        found = [np.empty((0, len(self.card.class_names)), np.float32)]
+        with pillow_hushed():
+            for start in range(0, len(images), size):
+                block = images[start : start + size]
+                pixels = self._each(lambda image: self._decoded(image, beyond), block)
+                for number, (image, own) in enumerate(zip(block, pixels, strict=True), start=start):
+                    if isinstance(own, BadImage):
+                        if not isinstance(image, Path):
+                            raise InputError(str(own)) from None
+                        skipped.append(Skipped(image.as_posix(), str(own)))
+                    else:
+                        files.append(str(image) if isinstance(image, Path) else f"image {number}")
+                good = [own for own in pixels if not isinstance(own, BadImage)]
+                if good:
+                    outputs = self.run([np.stack(each) for each in zip(*good, strict=True)])
+                    found.append(outputs["probabilities"])
+                    seen = [image for image, own in zip(block, pixels, strict=True) if not isinstance(own, BadImage)]
+                    boxes += self._boxes(seen, outputs)
+        tell_beyond(list(dict.fromkeys(beyond)), self.card.formats[0])
+        return Predictions(
+            files=tuple(files), class_names=self.card.class_names, skipped=tuple(skipped), synthetic=self.card.synthetic,
+            probabilities=np.concatenate(found).astype(np.float64), checkpoint=self.card.values.get("fingerprint"),
+            tiles=tuple(boxes) or None, thresholds=self.card.thresholds,
+        )  # fmt: skip
+
+    def _decoded(self, image: ImageInput, beyond: list[Any]) -> list[npt.NDArray[np.uint8]] | BadImage:
+        """Return an image in each format, or why it cannot be used."""
+        try:
+            if isinstance(image, Path):
+                return [decode(image, wanted, beyond) for wanted in self.card.formats]
+            both = [decode_array(image, wanted) for wanted in self.card.formats]
+        except BadImage as error:
+            return error
+        beyond += ["an array"] * any(cut_off for _, cut_off in both)
+        return [pixels for pixels, _ in both]
+
+    def _each(self, function: Callable[[ImageInput], Any], images: Sequence[ImageInput]) -> list[Any]:
+        if self.threads == 1 or len(images) == 1:
+            return [function(image) for image in images]
+        with ThreadPoolExecutor(self.threads) as pool:
+            return list(pool.map(function, images))
+
+    def _boxes(self, images: Sequence[ImageInput], outputs: Outputs) -> list[Box]:
+        """Return the deciding tile of each image, in its pixels; none of a network without tiles."""
+        if self.card.boxes is None:
+            return []
+        files = [one for one in images if isinstance(one, Path)]
+        shapes = (
+            file_shapes(files).tolist() if files else [one.shape[:2] for one in images if not isinstance(one, Path)]
+        )
+        rows = zip(outputs["tile"].tolist(), shapes, strict=True)
+        return [self.card.formats[0].box_on_image(self.card.boxes[k], *shape) for k, shape in rows]
+
+
+def answer_lines(found: Predictions) -> list[str]:
+    """Return a line an image: its file, class and confidence, and what was decided."""
+    rows = zip(found.files, found.predicted, found.confidence.tolist(), strict=True)
+    more = [" ".join(f"{key}={texts[i]}" for key, texts in found.extra.items()) for i in range(len(found))]
+    return [
+        f"{file}: {name or NO_CLASS} {percent(p)} {told}".rstrip()
+        for (file, name, p), told in zip(rows, more, strict=True)
+    ]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the program, and return its exit status."""
+    try:
+        return _main(words)
+    except InputError as error:
+        print(f"runtime: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("runtime: stopped", file=sys.stderr)
+        return 130
+
+
+def _main(words: Sequence[str] | None) -> int:
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise InputError(f"{message}; see --help")
+
+    parser = Parser("runtime.py", description="Label images by the network of this folder.", allow_abbrev=False)
+    parser.add_argument("images", nargs="*", help="image files, folders (with all below them) and globs")
+    parser.add_argument(
+        "--output", type=Path, metavar="CSV", help="file to write all probabilities to (default: print)"
+    )
+    parser.add_argument("--max-error", type=float, metavar="SHARE", help="of wrong ones among the images decided")
+    parser.add_argument("--sets", type=float, metavar="COVERAGE", help="a set of classes an image, such as 0.95")
+    parser.add_argument("--on-bad-image", "--on_bad_image", choices=("error", "skip"), default="error")
+    parser.add_argument("--threads", type=int, default=1, help="that decode and compute (default: 1)")
+    parser.add_argument("--provider", default="cpu", help="of ONNX Runtime, or device of OpenVINO (default: cpu)")
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="exported folder (default: that of this file)")
+    given = parser.parse_args(words)
+    if not given.images:
+        raise InputError("no image named: expected files, folders or glob patterns; see --help")
+    output: Path | None = given.output
+    if output is not None and (output.suffix.lower() in SUFFIXES or (output.exists() and not output.is_file())):
+        raise InputError(f"--output {output} is named as an image or no file: expected the name of a CSV file")
+    runtime = Runtime(given.model, given.provider, given.threads)
+    asked = {"max_error": given.max_error, "sets": given.sets, "on_bad_image": given.on_bad_image}
+    try:
+        _tell(runtime(given.images, **asked), output)
+    except BadImages as error:  # what could be read is told first
+        _tell(error.predictions, output)
+        raise
+    return 0
+
+
+def _tell(found: Predictions, output: Path | None) -> None:
+    if output is None:
+        print("\n".join(answer_lines(found)))
+    else:
+        found.write_csv(output)
+        print(f"{len(found)} images -> {output}")
+    for skipped in found.skipped:
+        print(f"left out {skipped}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
