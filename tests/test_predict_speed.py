@@ -1,19 +1,25 @@
 """What makes a prediction fast: no import that it does not need, and one image in a straight line of operators."""
 
 import copy
+import csv
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import refusal
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import defectlab as dl
+from defectlab.cli.main import main
+from defectlab.deploy.benchmark import BenchmarkRow
 from defectlab.inference.network import InferenceNetwork
 from defectlab.inference.predictor import Predictor, load
 from defectlab.inference.straight import straight_line
@@ -30,6 +36,8 @@ from defectlab.networks import (
 from defectlab.networks.backbones import BACKBONES, Backbone
 from defectlab.tasks.tta import Views
 from defectlab.utils import _compat
+from defectlab.utils.resources import shipped_files
+from defectlab.utils.turns import in_turns
 
 SHIPPED = "neu_mobilenet.ckpt"
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
@@ -100,9 +108,8 @@ def test_networks_are_the_same_without_the_rest_of_torchvision(
             built.append(PretrainedNetwork(3, 1, 32, backbone=backbone))
     assert sys.modules["torchvision"] is torchvision
     ordinary, light = built
-    assert type(light.features[-1]).__module__ == type(ordinary.features[-1]).__module__ or "_torchvision" in str(
-        type(light.features[-1])
-    )
+    alone_in = [any("_torchvision" in type(module).__module__ for module in each.modules()) for each in built]
+    assert alone_in == [False, backbone != "vgg16"]  # whose layers are torch's
     assert str(light) == str(ordinary)
     for name, tensor in ordinary.state_dict().items():
         assert torch.equal(light.state_dict()[name], tensor), name
@@ -179,7 +186,10 @@ def test_one_image_alone_and_among_others(tta: Views, image: Path) -> None:
     assert isinstance(first, InferenceNetwork)
     first.tta = tta
     pixels = np.asarray(Image.open(image))
-    several = model([image, image]).probabilities
+    other = image.with_name("other.png")
+    Image.fromarray(255 - np.asarray(Image.open(image))).save(other)
+    several = model([image, other]).probabilities
+    assert len(several) == 2
     for one in (image, pixels):
         found = model(one)
         assert len(found) == 1
@@ -188,3 +198,90 @@ def test_one_image_alone_and_among_others(tta: Views, image: Path) -> None:
     pair = Predictor("pair", (first, copy.deepcopy(first)), (model.card, model.card))
     np.testing.assert_allclose(pair(image).probabilities, found.probabilities, rtol=0, atol=1e-6)
     assert len(pair.lines) == 2
+
+
+def test_calls_are_measured_in_turns() -> None:
+    order: list[str] = []
+
+    def measure(name: str) -> int:
+        order.append(name)
+        return len(order)
+
+    found = in_turns([partial(measure, "a"), partial(measure, "b")], turns=2)
+    assert order == ["a", "b"] * (len(order) // 2)
+    assert found == [[len(order) - 3, len(order) - 1], [len(order) - 2, len(order)]]
+
+
+def test_a_benchmark_has_a_row_for_each_kind_of_call(tmp_path: Path) -> None:
+    table = tmp_path / "rows.csv"
+    rows = dl.benchmark(SHIPPED, batch=(1, 3), threads=(2,), turns=3, output=table)
+    assert [(row.batch, row.source) for row in rows] == [(1, "file"), (1, "array"), (3, "file"), (3, "array")]
+    size = shipped_files(SHIPPED)[0].stat().st_size / 1e6
+    for row in rows:
+        assert (row.subject, row.format, row.threads, row.ratio) == (SHIPPED, "torch", 2, 1)
+        assert 0 < row.low_ms <= row.median_ms <= row.high_ms
+        assert row.start_s > 0
+        assert row.start_cpu_s > 0
+        assert row.size_mb == size
+        assert (row.peak_mb is not None and row.peak_mb > 50) or sys.platform != "linux"
+        parts = (row.decode_ms, row.resize_ms, row.network_ms, row.rest_ms)
+        assert all((part is not None and part >= 0) == ((row.batch, row.source) == (1, "file")) for part in parts)
+    with table.open(newline="", encoding="utf-8") as file:
+        written = list(csv.DictReader(file))
+    assert list(written[0]) == [field.name for field in fields(BenchmarkRow)]
+    assert [float(line["median_ms"]) for line in written] == [row.median_ms for row in rows]
+
+
+def test_an_exported_folder_beside_a_checkpoint(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    folder, table = pytest.importorskip("test_runtime").export(tmp_path / "exported"), tmp_path / "rows.csv"
+    words = [SHIPPED, str(folder), "--images", str(image), "--turns", "2", "--output", str(table)]
+    assert main(["benchmark", *words]) == 0
+    assert "onnx" in capsys.readouterr().out
+    with table.open(newline="", encoding="utf-8") as file:
+        written = list(csv.DictReader(file))
+    assert [line["format"] for line in written] == ["torch", "torch", "onnx", "onnx"]
+    assert [line["ratio"] == "1.0" for line in written] == [True, True, False, False]
+    peaks = [float(line["peak_mb"] or 0) for line in written]
+    assert peaks[2] <= peaks[0] / 2  # its process has no torch
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [("raise ImportError", "is not installed"), ("import os; os._exit(3)", "ended, with status 3")],
+)
+def test_a_runtime_that_is_missing_or_dies(
+    content: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pytest.importorskip("test_runtime").export(tmp_path / "exported")
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "onnxruntime.py").write_text(content, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path / "first")
+    refusal(lambda: dl.benchmark(folder), str(folder), told)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "subjects"),
+        (["nowhere"], "nowhere"),
+        (["."], "card.json"),
+        ([SHIPPED, "--batch", "0"], "batch is 0"),
+        ([SHIPPED, "--threads", "1", "0"], "threads is 0"),
+        ([SHIPPED, "--turns", "0"], "turns is 0"),
+        ([SHIPPED, "--images", "no.png"], "no.png"),
+        ([SHIPPED, "--output", "."], ". is a folder"),
+    ],
+)
+def test_what_cannot_be_measured(
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["benchmark", *words]) == 1
+    error = capsys.readouterr().err
+    assert told in error
+    assert len(error.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+    refusal(lambda: dl.benchmark([]), "nothing to measure")
