@@ -85,7 +85,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_the_runtime_knows_no_torch() -> None:
     """Nor anything else that an exported folder does not ask for."""
-    waiting, closure = [PACKAGE / "deploy" / "runtime.py"], set()
+    waiting, closure = [PACKAGE / "deploy" / "program.py"], set()
     while waiting:
         file = waiting.pop()
         if file in closure:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from defectlab.deploy.bundle import write_bundle
 from defectlab.deploy.exported import hash_model
-from defectlab.deploy.runtime import Runtime, main
+from defectlab.deploy.program import main
+from defectlab.deploy.runtime import Runtime
 from defectlab.errors import InputError
 from defectlab.inference.predict import predict
 from defectlab.inference.predictions import BadImages

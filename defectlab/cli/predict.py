@@ -58,6 +58,11 @@ def run(words: list[str]) -> int:
         "--costs", type=Path, metavar="CSV",
         help="of each decision, a row a true class: `decision` is the one of the least expected cost",
     )  # fmt: skip
+    parser.add_argument(
+        "--novelty", type=float, metavar="SHARE",
+        help="of false alarms, such as 0.01: a column `novel` says which images are like none that the run knows; of images "
+        "like its validation images at most this share is called so",
+    )  # fmt: skip
     group = parser.add_argument_group(
         "flag one class", "by a threshold that is chosen on validation and holds at 95 %%"
     )
@@ -79,7 +84,7 @@ def run(words: list[str]) -> int:
     CPUSettings().apply()
     given = vars(arguments)
     place = {key: given[key] for key in ("device", "weights", "allow")}
-    asked = {key: given[key] for key in ("max_error", "sets", "costs", "on_bad_image", "output")}
+    asked = {key: given[key] for key in ("max_error", "sets", "costs", "novelty", "on_bad_image", "output")}
     flagging = {field.name: given[field.name] for field in fields(Flagging) if given[field.name] is not None}
     asked["flagging"] = Flagging(**flagging) if flagging else None
     model = arguments.run if arguments.figure is None else load(arguments.run, **place)
@@ -118,6 +123,8 @@ def _print(found: Predictions, arguments: Namespace, card: DataCard | None) -> N
     if found.sets is not None:
         sizes = Counter(map(len, found.sets))
         print("sets of " + ", ".join(f"{size}: {count}" for size, count in sorted(sizes.items())))
+    if found.novel is not None:
+        print(f"{int(found.novel.sum())} of {len(found)} images are novel, at {arguments.novelty:g} false alarms")
     for skipped in found.skipped:
         print(f"left out {skipped}")
     if found.synthetic:

@@ -20,7 +20,7 @@ from defectlab.runs.predictions import as_kept
 
 LARGEST_DIFFERENCE = 1e-4  # of a probability, of an export in float32
 MARGIN = 0.005  # of accuracy, that an export of less precision may lose
-MAX_ERRORS, COVERAGE = (0.01, 0.05), 0.95  # whose decisions are compared
+MAX_ERRORS, COVERAGE, NOVELTY = (0.01, 0.05), 0.95, 0.01  # whose decisions are compared
 _SHOWN = 5
 Precision = Literal["float32", "int8"]
 
@@ -156,6 +156,7 @@ def calibrated(asked: Asked, answers: Answers, thresholds: Sequence[float] | Non
     return Calibration(
         confidence=as_kept(confidence_of(own, thresholds)), right=are_right(decide(own, thresholds), labels),
         set_score=as_kept(set_scores(own, labels)),
+        novelty=as_kept(answers.outputs["novelty"][known]) if "novelty" in answers.outputs else None,
     )  # fmt: skip
 
 
@@ -165,7 +166,7 @@ def _decisions(
     """Return N decisions of each kind."""
     found = Predictions(
         files=tuple(asked.names), class_names=tuple(class_names), probabilities=answers.probabilities.astype(np.float64),
-        thresholds=None if thresholds is None else tuple(thresholds),
+        thresholds=None if thresholds is None else tuple(thresholds), novelty=answers.outputs.get("novelty"),
     )  # fmt: skip
     kinds: dict[str, Sequence[object]] = {"class": found.predicted}
     if "tile" in answers.outputs:
@@ -180,4 +181,7 @@ def _decisions(
     with suppress(InputError):
         sets = choose_promises(calibration, class_names, sets=COVERAGE).apply(found).sets or ()
         kinds[f"sets {COVERAGE:g}"] = [sorted(one) for one in sets]
+    with suppress(InputError):  # no scorer
+        novel = choose_promises(calibration, class_names, novelty=NOVELTY).apply(found).novel
+        kinds[f"novelty {NOVELTY:g}"] = [] if novel is None else novel.tolist()
     return kinds

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from defectlab.data.sources.decode import save_image
 from defectlab.data.sources.files import FORMATS
 from defectlab.deploy.bundle import write_bundle
 from defectlab.deploy.certificate import MARGIN, Answers, Certificate, calibrated, certify
-from defectlab.deploy.convert import answer_in_process, make_openvino, quantise, write_onnx
+from defectlab.deploy.convert import answer_in_process, make_openvino, quantise, run_program, write_onnx
 from defectlab.deploy.exported import CARD_VERSION, hash_model
 from defectlab.deploy.graph import DeployedGraph, to_onnx, to_program
 from defectlab.deploy.images import AskedImages, images_of_files, images_of_runs
@@ -130,8 +131,10 @@ def export(
             write_prediction_table(
                 folder / "certificate.csv", asked.names, asked.labels, before.probabilities, predictor.card.class_names,
                 extra={"part": asked.parts}, checkpoint=predictor.fingerprint, thresholds=predictor.thresholds,
+                novelty=before.outputs.get("novelty"),
             )  # fmt: skip
-            _write_vectors(folder, predictor, graph, asked, after)
+            _write_vectors(folder, predictor, graph, asked, after, int8)
+            run_program(folder, ["--self-test"])
             if target.is_dir():
                 target.rmdir()
             folder.rename(target)
@@ -206,20 +209,24 @@ def _both_sides(
     predictor: Predictor, graph: DeployedGraph, asked: AskedImages, folder: Path, progress: bool
 ) -> tuple[Answers, Answers]:
     """Ask the run's network and the exported folder, in a process of its own, about all images."""
-    probabilities, tiles = [], []
+    probabilities: list[npt.NDArray[np.float32]] = []
+    outputs: dict[str, list[npt.NDArray[Any]]] = {}
     with temporary_folder(folder.parent) as blocks, torch.inference_mode():
         with progress_bar("certifying", len(asked.names), shown=progress) as advance:
             for number, block in enumerate(asked.blocks()):
                 pixels = [block[graph.place_of(card)] for card in predictor.cards]
-                probabilities.append(as_kept(predictor.mean_probabilities(pixels).numpy()))
+                mean, novelty = predictor.mean_probabilities(pixels, novelty=graph.scores_novelty)
+                probabilities.append(as_kept(mean.numpy()))
+                if novelty is not None:
+                    outputs.setdefault("novelty", []).append(novelty)
                 if graph.tile_boxes is not None:
-                    tiles.append(graph(*block)[-1].numpy())
+                    outputs.setdefault("tile", []).append(graph(*block)[-1].numpy())
                 arrays = dict(zip(graph.input_names, (each.numpy() for each in block), strict=True))
                 np.savez(blocks / f"{number:06}.npz", **arrays)  # type: ignore[arg-type]
                 advance(len(block[0]))
         found = answer_in_process(folder, blocks)
-    outputs = {"tile": np.concatenate(tiles)} if tiles else {}
-    before = Answers(probabilities=np.concatenate(probabilities), outputs=outputs)
+    own = {name: np.concatenate(parts) for name, parts in outputs.items()}
+    before = Answers(probabilities=np.concatenate(probabilities), outputs=own)
     return before, Answers(probabilities=as_kept(found.pop("probabilities")), outputs=found)
 
 
@@ -227,12 +234,13 @@ def _calibration(found: Calibration | None) -> dict[str, Any] | None:
     """Return plain values."""
     if found is None:
         return None
-    numbers = {name: [float(value) for value in getattr(found, name)] for name in ("confidence", "set_score")}
-    return {**numbers, "right": [int(one) for one in found.right], "novelty": None}
+    numbers = {name: getattr(found, name) for name in ("confidence", "set_score", "novelty")}
+    plain = {name: None if values is None else values.astype(float).tolist() for name, values in numbers.items()}
+    return {**plain, "right": found.right.astype(int).tolist()}
 
 
 def _write_vectors(
-    folder: Path, predictor: Predictor, graph: DeployedGraph, asked: AskedImages, answers: Answers
+    folder: Path, predictor: Predictor, graph: DeployedGraph, asked: AskedImages, answers: Answers, int8: bool
 ) -> None:
     """Keep some images as files and as arrays, with the answers that the export has to repeat on another machine."""
     rows = np.unique(np.linspace(0, len(asked.names) - 1, _VECTORS).round().astype(int)).tolist()
@@ -252,5 +260,8 @@ def _write_vectors(
         else:
             save_image(block[0][number].numpy(), file, predictor.card.source == "synthetic")
         files.append(file)
+    if int8:  # which repeats itself, not the run
+        run_program(folder, ["vectors", "--output", "vectors/expected.csv"])
+        return
     found = predict(predictor, files)
     replace(found, files=tuple(f"vectors/{file.name}" for file in files)).write_csv(place / "expected.csv")

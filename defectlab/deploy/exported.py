@@ -96,6 +96,7 @@ def _card(folder: Path, values: Mapping[str, Any]) -> ExportedCard:
         calibration=None if found is None else Calibration(
             confidence=np.array(found["confidence"], np.float32), right=np.array(found["right"], np.bool_),
             set_score=np.array(found["set_score"], np.float32),
+            novelty=None if found["novelty"] is None else np.array(found["novelty"], np.float32),
         ),
         synthetic=any(own.get("source") == "synthetic" for own in values["cards"]), model=folder / model["file"],
         kind=model["format"], sha256=model.get("sha256"), values=values,

@@ -58,19 +58,30 @@ class DeployedGraph(nn.Module):
     @property
     def output_names(self) -> list[str]:
         """Return the names of what `forward` returns."""
-        return ["probabilities", "embedding", *(["tile"] if self._tiled is not None else [])]
+        more = {"novelty": self.scores_novelty, "tile": self._tiled is not None}
+        return ["probabilities", "embedding", *(name for name, there in more.items() if there)]
+
+    @property
+    def scores_novelty(self) -> bool:
+        """Return whether every network has a novelty scorer."""
+        return all(task.novelty is not None for task in self._tasks)
 
     def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
-        """Compute probabilities (N, K), embeddings (N, E), and of networks with tiles the number of the deciding one (N,)."""
-        probabilities, embeddings = [], []
+        """Compute the outputs of `output_names`: probabilities (N, K), embeddings (N, E), novelty and number of a tile (N,)."""
+        probabilities, embeddings, novelties = [], [], []
         with tiles_seen(self._tiled) as tiles:
             for k, (network, place) in enumerate(zip(self._tasks, self._places, strict=True)):
                 shift, scale = getattr(self, f"shift{k}"), getattr(self, f"scale{k}")
                 embedding, logits = network.predict_embeddings((images[place].float() - shift) * scale)
                 probabilities.append(logits.sigmoid() if self._multilabel else logits.softmax(dim=1))
                 embeddings.append(embedding)
+                if network.novelty is not None:
+                    novelties.append(network.novelty(embedding))
         mean = torch.stack(probabilities).mean(dim=0)
         found = [mean, torch.cat(embeddings, dim=1)]
+        if self.scores_novelty:  # as `joined_novelty`
+            scores = torch.stack(novelties)
+            found.append(scores[0] if len(scores) == 1 else scores.log().mean(dim=0).exp())
         if self._tiled is not None:
             added = self._tiled.tile_contributions(tiles[0], mean.argmax(dim=1))
             found.append(added.abs().flatten(1).argmax(dim=1))

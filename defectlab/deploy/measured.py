@@ -30,7 +30,7 @@ def _torch(path: str, threads: int) -> tuple[Any, Callable[[Any], object], list[
 
     def network(pixels: Any) -> object:
         with torch.inference_mode():
-            return model.mean_probabilities([torch.from_numpy(own) for own in pixels], model.lines)
+            return model.mean_probabilities([torch.from_numpy(own) for own in pixels], lines=model.lines)
 
     formats = [card.image_format for card in model.cards]
     return model, network, formats, checkpoints_of(path) if imagenet_name(path) is None else []

@@ -1,20 +1,18 @@
-"""Predict by an exported folder, without torch: the program runtime.py of the folder, and a class to import."""
+"""Predict by an exported folder, without torch."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from defectlab.data.sources.decode import decode, decode_array
 from defectlab.data.sources.depth import tell_beyond
-from defectlab.data.sources.files import SUFFIXES
 from defectlab.data.sources.levels import BadImage
 from defectlab.data.sources.opening import file_shapes, pillow_hushed
 from defectlab.data.sources.skipped import Skipped, check_on_bad_image
@@ -24,10 +22,8 @@ from defectlab.errors import InputError, check_at_least
 from defectlab.inference.images import ImageInput, Images, list_images
 from defectlab.inference.predictions import BadImages, Predictions
 from defectlab.inference.promises import Promises, choose_promises
-from defectlab.metrics.decisions import NO_CLASS
 from defectlab.utils.image_format import Box, images_at_once
 from defectlab.utils.progress import progress_bars
-from defectlab.utils.text import percent
 
 _BLOCK = 128  # images at a time
 
@@ -52,10 +48,12 @@ class Runtime:
         check_at_least("threads", self.threads, 1)
         self.folder = Path(__file__).parent if folder is None else Path(folder)
         self.card = read_card(self.folder)
-        session = open_session(self.card, provider, self.threads)
-        self.input_names: list[str] = list(session.input_names)
-        self.run: Callable[[Sequence[npt.NDArray[np.uint8]]], Outputs] = session.run
-        """Computes the outputs by name, N rows each, from uint8 (N, C, H, W) for each input."""
+        self._session = open_session(self.card, provider, self.threads)
+        self.input_names = self._session.input_names
+
+    def run(self, images: Sequence[npt.NDArray[np.uint8]]) -> Outputs:
+        """Compute the outputs by name, N rows each, from uint8 (N, C, H, W) for each input."""
+        return self._session.run(images)
 
     def __call__(
         self,
@@ -63,6 +61,7 @@ class Runtime:
         *,
         max_error: float | None = None,
         sets: float | None = None,
+        novelty: float | None = None,
         on_bad_image: Literal["error", "skip"] = "error",
     ) -> Predictions:
         """Predict files, folders and globs, one or many, or uint8 arrays, as `defectlab predict` does.
@@ -71,6 +70,7 @@ class Runtime:
             images: what is to be predicted.
             max_error: share of wrong ones among the images decided, such as 0.01; the others get the decision `review`.
             sets: coverage such as 0.95: for each image a set of classes, which holds the true one that often.
+            novelty: share of false alarms such as 0.01: images that are like none of the run's are `novel`.
             on_bad_image: `skip` leaves out what cannot be read; else that is an error after the last image.
 
         Raises:
@@ -78,7 +78,7 @@ class Runtime:
             InputError: no image, none that can be read, or a promise that the validation images do not show.
         """
         check_on_bad_image(on_bad_image)
-        promises = self.promises(max_error, sets)
+        promises = self.promises(max_error, sets, novelty)
         with progress_bars(False):
             found = promises.apply(self.predict(list_images(images, self.card.formats[0])))
         if not found.files:
@@ -88,13 +88,15 @@ class Runtime:
             raise BadImages(found)
         return found
 
-    def promises(self, max_error: float | None = None, sets: float | None = None) -> Promises:
+    def promises(
+        self, max_error: float | None = None, sets: float | None = None, novelty: float | None = None
+    ) -> Promises:
         """Choose what is promised, see `__call__`."""
-        if max_error is None and sets is None:
+        if max_error is None and sets is None and novelty is None:
             return Promises()
         if self.card.calibration is None:
             raise InputError("the export has no validation images, which promises stand on: export a run folder")
-        return choose_promises(self.card.calibration, self.card.class_names, max_error, sets)
+        return choose_promises(self.card.calibration, self.card.class_names, max_error, sets, novelty)
 
     def predict(self, images: Sequence[ImageInput]) -> Predictions:
         """Predict single images; those that cannot be read are `skipped`."""
@@ -104,6 +106,7 @@ class Runtime:
         beyond: list[Any] = []
         boxes: list[Box] = []
         found = [np.empty((0, len(self.card.class_names)), np.float32)]
+        scores = [np.empty(0, np.float32)]
         with pillow_hushed():
             for start in range(0, len(images), size):
                 block = images[start : start + size]
@@ -119,13 +122,14 @@ class Runtime:
                 if good:
                     outputs = self.run([np.stack(each) for each in zip(*good, strict=True)])
                     found.append(outputs["probabilities"])
+                    scores += [outputs["novelty"]] if "novelty" in outputs else []
                     seen = [image for image, own in zip(block, pixels, strict=True) if not isinstance(own, BadImage)]
                     boxes += self._boxes(seen, outputs)
         tell_beyond(list(dict.fromkeys(beyond)), self.card.formats[0])
         return Predictions(
             files=tuple(files), class_names=self.card.class_names, skipped=tuple(skipped), synthetic=self.card.synthetic,
             probabilities=np.concatenate(found).astype(np.float64), checkpoint=self.card.values.get("fingerprint"),
-            tiles=tuple(boxes) or None, thresholds=self.card.thresholds,
+            tiles=None if self.card.boxes is None else tuple(boxes), thresholds=self.card.thresholds, novelty=np.concatenate(scores) if "novelty" in self._session.output_names else None,
         )  # fmt: skip
 
     def _decoded(self, image: ImageInput, beyond: list[Any]) -> list[npt.NDArray[np.uint8]] | BadImage:
@@ -155,73 +159,3 @@ class Runtime:
         )
         rows = zip(outputs["tile"].tolist(), shapes, strict=True)
         return [self.card.formats[0].box_on_image(self.card.boxes[k], *shape) for k, shape in rows]
-
-
-def answer_lines(found: Predictions) -> list[str]:
-    """Return a line an image: its file, class and confidence, and what was decided."""
-    rows = zip(found.files, found.predicted, found.confidence.tolist(), strict=True)
-    more = [" ".join(f"{key}={texts[i]}" for key, texts in found.extra.items()) for i in range(len(found))]
-    return [
-        f"{file}: {name or NO_CLASS} {percent(p)} {told}".rstrip()
-        for (file, name, p), told in zip(rows, more, strict=True)
-    ]
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the program, and return its exit status."""
-    try:
-        return _main(words)
-    except InputError as error:
-        print(f"runtime: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("runtime: stopped", file=sys.stderr)
-        return 130
-
-
-def _main(words: Sequence[str] | None) -> int:
-    import argparse
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            raise InputError(f"{message}; see --help")
-
-    parser = Parser("runtime.py", description="Label images by the network of this folder.", allow_abbrev=False)
-    parser.add_argument("images", nargs="*", help="image files, folders (with all below them) and globs")
-    parser.add_argument(
-        "--output", type=Path, metavar="CSV", help="file to write all probabilities to (default: print)"
-    )
-    parser.add_argument("--max-error", type=float, metavar="SHARE", help="of wrong ones among the images decided")
-    parser.add_argument("--sets", type=float, metavar="COVERAGE", help="a set of classes an image, such as 0.95")
-    parser.add_argument("--on-bad-image", "--on_bad_image", choices=("error", "skip"), default="error")
-    parser.add_argument("--threads", type=int, default=1, help="that decode and compute (default: 1)")
-    parser.add_argument("--provider", default="cpu", help="of ONNX Runtime, or device of OpenVINO (default: cpu)")
-    parser.add_argument("--model", type=Path, metavar="FOLDER", help="exported folder (default: that of this file)")
-    given = parser.parse_args(words)
-    if not given.images:
-        raise InputError("no image named: expected files, folders or glob patterns; see --help")
-    output: Path | None = given.output
-    if output is not None and (output.suffix.lower() in SUFFIXES or (output.exists() and not output.is_file())):
-        raise InputError(f"--output {output} is named as an image or no file: expected the name of a CSV file")
-    runtime = Runtime(given.model, given.provider, given.threads)
-    asked = {"max_error": given.max_error, "sets": given.sets, "on_bad_image": given.on_bad_image}
-    try:
-        _tell(runtime(given.images, **asked), output)
-    except BadImages as error:  # what could be read is told first
-        _tell(error.predictions, output)
-        raise
-    return 0
-
-
-def _tell(found: Predictions, output: Path | None) -> None:
-    if output is None:
-        print("\n".join(answer_lines(found)))
-    else:
-        found.write_csv(output)
-        print(f"{len(found)} images -> {output}")
-    for skipped in found.skipped:
-        print(f"left out {skipped}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

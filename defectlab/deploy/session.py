@@ -22,6 +22,7 @@ class Session(NamedTuple):
     """An open model: `run` takes uint8 (N, C, H, W) for each input, and returns arrays of N rows by the output's name."""
 
     input_names: Sequence[str]
+    output_names: Sequence[str]
     run: Callable[[Sequence[npt.NDArray[np.uint8]]], Outputs]
 
 
@@ -39,7 +40,7 @@ def open_session(card: ExportedCard, provider: str = "cpu", threads: int = 1) ->
     check_model(card)
     open_it = _onnx if card.kind == "onnx" else _openvino
     try:
-        session, shapes, outputs = open_it(card, provider, threads)
+        session, shapes = open_it(card, provider, threads)
     except ImportError:
         package = "onnxruntime" if card.kind == "onnx" else "openvino"
         raise InputError(f"{package} is not installed: pip install {package}") from None
@@ -48,14 +49,14 @@ def open_session(card: ExportedCard, provider: str = "cpu", threads: int = 1) ->
     except Exception as error:  # each of the two has exceptions of its own
         raise InputError(f"{card.model} cannot be opened ({first_line(error)}); export it again") from None
     expected = {name: ("uint8", wanted.shape) for name, wanted in zip(card.input_names, card.formats, strict=True)}
-    if shapes != expected or "probabilities" not in outputs:
+    if shapes != expected or "probabilities" not in session.output_names:
         raise InputError(
-            f"{card.model} is foreign: it takes {shapes} and gives {', '.join(outputs)}; expected {expected}, and probabilities"
+            f"{card.model} is foreign: it takes {shapes} and gives {', '.join(session.output_names)}; expected {expected}, and probabilities"
         )
     return session
 
 
-_Opened = tuple[Session, dict[str, tuple[str, tuple[int, ...]]], Sequence[str]]
+_Opened = tuple[Session, dict[str, tuple[str, tuple[int, ...]]]]
 
 
 def _onnx(card: ExportedCard, provider: str, threads: int) -> _Opened:
@@ -82,7 +83,7 @@ def _onnx(card: ExportedCard, provider: str, threads: int) -> _Opened:
     def run(images: Sequence[npt.NDArray[np.uint8]]) -> Outputs:
         return dict(zip(outputs, session.run(None, dict(zip(names, images, strict=True))), strict=True))
 
-    return Session(names, run), shapes, outputs
+    return Session(names, outputs, run), shapes
 
 
 def _openvino(card: ExportedCard, provider: str, threads: int) -> _Opened:
@@ -113,7 +114,7 @@ def _openvino(card: ExportedCard, provider: str, threads: int) -> _Opened:
         request.infer(dict(zip(names, images, strict=True)), share_inputs=True)
         return {name: request.get_tensor(name).data.copy() for name in outputs}
 
-    return Session(names, run), shapes, outputs
+    return Session(names, outputs, run), shapes
 
 
 def _refuse_parts(model: Path) -> None:

@@ -10,7 +10,16 @@ from defectlab.networks.weights import save_backbone_weights
 from defectlab.runs.locate import checkpoint_of
 from defectlab.tasks.checkpoint import data_state, load_task, read_checkpoint
 
-_NEEDED = ("state_dict", "hyper_parameters", "task", "pytorch-lightning_version", "epoch", "global_step")
+_NEEDED = (
+    "state_dict",
+    "hyper_parameters",
+    "task",
+    "pytorch-lightning_version",
+    "epoch",
+    "global_step",
+    "thresholds",
+    "novelty",
+)
 
 
 def strip(run: str | PathLike[str], output: str | PathLike[str], half: bool = False) -> Path:

@@ -16,6 +16,7 @@ from defectlab.engine.configs import override_words
 from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.host import as_guest
 from defectlab.engine.loggers import EpochCSVLogger
+from defectlab.engine.novelty import keep_scorer
 from defectlab.engine.outcome import earlier_metrics, outcome_of, training_facts, write_outcome
 from defectlab.engine.processes import forget_run, guarded, remember_run, remembered_run
 from defectlab.engine.record import evaluate_checkpoint, fit_objects
@@ -242,6 +243,7 @@ def train_and_test(cli: DefectCLI) -> RunFolder | None:
             return None
         best = keep_best(trainer, run)
         facts = training_facts(trainer, task, best)
+        keep_scorer(trainer, task, data, best)
         evaluate_checkpoint(trainer, task, data, best)
         if not trainer.is_global_zero:
             return None

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Outcome:
         class_names: in the order of the labels.
         data: section `data` of metrics.json, `source`, `split_hash` and `counts` among it.
         files: names of the images by part, in the order of the predictions.
+        novelty: scores (N,) by part, None or absent where there is no scorer.
         pixels: returns images of a part by their indices; None where they are not at hand.
     """
 
@@ -62,6 +63,7 @@ class Outcome:
     files: Mapping[str, Sequence[str]]
     pixels: Callable[[Any, Any], Tensor] | None = None
     thresholds: list[float] | None = None
+    novelty: Mapping[str, Tensor | None] = field(default_factory=dict)
 
     def probabilities(self, part: str) -> Tensor:
         """Return the probabilities (N, C) of a part."""
@@ -84,6 +86,7 @@ def outcome_of(task: ClassificationTask, data: ImageDataModule) -> Outcome:
         results=task.results, predictions=task.predictions, class_names=data.class_names,
         data={**data.describe(), "images_hash": identity}, pixels=data.pixels,
         files={part: data.files(part) for part in ("val", "test") if part in task.predictions}, thresholds=task.thresholds,
+        novelty=task.novelties,
     )  # fmt: skip
 
 
@@ -134,10 +137,11 @@ def write_outcome(
     about = {"environment": environment(), "run": {**about_run, **facts}}
     run.write_metrics({**earlier, "data": found.data, **found.results, **calibrated, **operating, **about})
     for name, (_, labels) in found.predictions.items():
+        novelty = found.novelty.get(name)
         files = found.files[name][: len(labels)]  # fewer with trainer.limit_test_batches
         write_prediction_table(
             tables[name], files, labels.numpy(), found.probabilities(name).numpy(), found.class_names, checkpoint=checkpoint,
-            thresholds=found.thresholds,
+            thresholds=found.thresholds, novelty=None if novelty is None else novelty.numpy(),
         )  # fmt: skip
     sheet = misclassified_sheet(found, part)
     if sheet is not None:

@@ -14,6 +14,7 @@ from defectlab.data import ImageDataModule
 from defectlab.engine.experiment import LINKS
 from defectlab.engine.foreign import evaluate_foreign
 from defectlab.engine.host import as_guest
+from defectlab.engine.novelty import keep_scorer
 from defectlab.engine.outcome import Outcome, outcome_of, training_facts, write_outcome
 from defectlab.engine.processes import guarded
 from defectlab.engine.trainer import (
@@ -138,12 +139,15 @@ def _record(
     """Evaluate the best checkpoint, and write what a run folder holds."""
     best = keep_best(trainer, run)
     facts = {"config": type(task).__name__, **facts, **training_facts(trainer, task, best)}
+    if not Path(best).resolve().is_relative_to(run.path.resolve()):
+        outside, best = best, str(run.checkpoints / "best.ckpt")
+        if trainer.is_global_zero:
+            run.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_state(run.path, "training", Path(shutil.copyfile(outside, best)))
+        trainer.strategy.barrier()
     found = _evaluate(trainer, task, data, best)
     if not trainer.is_global_zero:
         return run
-    if not Path(best).resolve().is_relative_to(run.path.resolve()):
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_state(run.path, "training", Path(shutil.copyfile(best, run.checkpoints / "best.ckpt")))
     sections = _sections(trainer, task, data, facts.get("seed"))
     write_text(run.config, yaml.safe_dump(sections, sort_keys=False, allow_unicode=True))
     if isinstance(data, ImageDataModule):
@@ -155,6 +159,7 @@ def _record(
 def _evaluate(trainer: pl.Trainer, task: pl.LightningModule, data: pl.LightningDataModule, best: str) -> Outcome:
     """Evaluate a checkpoint, also of a task and data that are not defectlab's."""
     if isinstance(task, ClassificationTask) and isinstance(data, ImageDataModule):
+        keep_scorer(trainer, task, data, best)
         evaluate_checkpoint(trainer, task, data, best)
         return outcome_of(task, data)
     return evaluate_foreign(task, data, best)

@@ -16,6 +16,7 @@ from defectlab.evaluate.comparison import correct_matrix
 from defectlab.metrics.classification import evaluate_predictions
 from defectlab.metrics.decisions import decide, mean_thresholds
 from defectlab.metrics.line import promises, scores_of
+from defectlab.metrics.novelty import joined_novelty
 from defectlab.report import write_report
 from defectlab.runs import (
     PredictionTable,
@@ -99,6 +100,7 @@ def ensemble(runs: Sequence[str | os.PathLike[str]], output: str | Path | None =
                         t.class_names,
                         checkpoint=t.checkpoint,
                         thresholds=t.thresholds,
+                        novelty=t.novelty,
                     )
             accuracy = results["test"]["accuracy"]
             reads = [log_test_evaluation(root, split_hash, target.name, accuracy) for split_hash in hashes]
@@ -133,9 +135,13 @@ def averaged(members: Sequence[RunFolder], part: Literal["val", "test"]) -> Pred
     tables = aligned_tables({path / file: table for path, table in own.items()})
     mean = np.mean([table.probabilities for table in tables], axis=0)
     checkpoint = joined_fingerprint([member.fingerprint for member in members])
+    scores = [table.novelty for table in tables if table.novelty is not None]
+    novelty = joined_novelty(scores) if len(scores) == len(tables) else None
     limits = mean_thresholds(table.thresholds for table in tables)
     predicted = decide(mean, limits)
-    return replace(tables[0], predicted=predicted, probabilities=mean, checkpoint=checkpoint, thresholds=limits)
+    return replace(
+        tables[0], predicted=predicted, probabilities=mean, checkpoint=checkpoint, thresholds=limits, novelty=novelty
+    )
 
 
 def _check_members(members: list[RunFolder]) -> None:

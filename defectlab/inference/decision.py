@@ -87,10 +87,10 @@ def _binomial_cdf(errors: int, n: int, rate: float, log_factorial: npt.NDArray[n
     return float(np.exp(ways + k * math.log(rate) + (n - k) * math.log1p(-rate)).sum())
 
 
-def set_scores(probabilities: npt.NDArray[np.float64], labels: Labels) -> npt.NDArray[np.float64]:
+def set_scores(probabilities: npt.NDArray[np.floating[Any]], labels: Labels) -> npt.NDArray[np.floating[Any]]:
     """Return the probability (N,) of the true class, of several the least; 1 of an image without any, as every set covers it."""
     truth = membership(labels, probabilities.shape[1])
-    scores: npt.NDArray[np.float64] = np.where(truth, probabilities, 1.0).min(axis=1)
+    scores: npt.NDArray[np.floating[Any]] = np.where(truth, probabilities, 1.0).min(axis=1)
     return scores
 
 

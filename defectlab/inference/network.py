@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from defectlab.errors import InputError
 from defectlab.networks import HOMES
 from defectlab.networks.base import Network, embed_and_classify
-from defectlab.tasks.contents import build_like, card_of, read_checkpoint, thresholds_of
+from defectlab.networks.novelty import NoveltyScorer
+from defectlab.tasks.contents import build_like, card_of, read_checkpoint, scorer_of, thresholds_of
 from defectlab.tasks.tta import Views, tta_embeddings, tta_logits
 from defectlab.utils.card import DataCard
 from defectlab.utils.lazy import resolve
@@ -22,17 +23,19 @@ from defectlab.utils.typed import check_arguments
 class InferenceNetwork(nn.Module):
     """A trained network for evaluation: normalised images (N, C, H, W) to logits, averaged over the views of `tta`.
 
-    `thresholds` are those of a multi-label task, see `ClassificationTask`.
+    `thresholds` are those of a multi-label task, `novelty` scores how strange an image is, see `ClassificationTask`.
     """
 
     def __init__(
-        self, network: nn.Module, tta: Views, channels_last: bool, thresholds: list[float] | None = None
-    ) -> None:
+        self, network: nn.Module, tta: Views, channels_last: bool, thresholds: list[float] | None = None,
+        novelty: NoveltyScorer | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.network = network
         self.tta: Views = tta
         self.channels_last = channels_last
         self.thresholds = thresholds
+        self.novelty = novelty
 
     @property
     def device(self) -> torch.device:
@@ -77,6 +80,7 @@ def load_network(path: Path) -> tuple[InferenceNetwork, DataCard] | None:
         # Older checkpoints lack some.
         views, channels_last = given.get("tta", "none"), given.get("channels_last", True) is not False
         thresholds = thresholds_of(checkpoint, len(card.class_names)) if card.multilabel else None
+        novelty = scorer_of(checkpoint)
         if make is None or views not in get_args(Views):
             return None
     except (InputError, TypeError, KeyError):  # `load_task` says what is wrong with it
@@ -88,7 +92,7 @@ def load_network(path: Path) -> tuple[InferenceNetwork, DataCard] | None:
             network.standardise_pixels()  # type: ignore[operator]
         if channels_last:
             network.to(memory_format=torch.channels_last)
-        return InferenceNetwork(network, views, channels_last, thresholds)
+        return InferenceNetwork(network, views, channels_last, thresholds, novelty)
 
     state = checkpoint["state_dict"]
     return build_like(build, state, path, lambda network: network.load_state_dict(state), ours=True), card

@@ -26,6 +26,7 @@ def predict(
     sets: float | None = None,
     costs: str | PathLike[str] | None = None,
     flagging: Flagging | None = None,
+    novelty: float | None = None,
     on_bad_image: Literal["error", "skip"] = "error",
     device: str | None = None,
     weights: str | PathLike[str] | None = None,
@@ -44,6 +45,8 @@ def predict(
             prediction on the run's validation images).
         costs: CSV file with a row a true class and a column a decision: the decision is the one of least expected cost.
         flagging: which class to flag, and with what promise; the decision is then a class on either side of the threshold.
+        novelty: share of false alarms such as 0.01: images that are like none of the run's are `novel`, and of images like
+            its validation images at most this share is called so (a conformal p-value on them).
         on_bad_image: `skip` leaves out what cannot be read; else that is an error after the last image.
         device: see `load`, like `weights` and `allow`; a Predictor stays where it is.
         output: CSV file to write the predictions to. Of a call that is stopped, what is done stays in OUTPUT.part, and the
@@ -59,7 +62,7 @@ def predict(
     if len(several) > 1:
         raise InputError(f"{' and '.join(several)} both decide: give one of them")
     check_on_bad_image(on_bad_image)
-    promises = {"max_error": max_error, "sets": sets, "flagging": flagging}
+    promises = {"max_error": max_error, "sets": sets, "flagging": flagging, "novelty": novelty}
     asked = [option for option, value in promises.items() if value is not None]
     name = Path(model.name if isinstance(model, Predictor) else model)
     if asked and not name.is_dir() and name.name != LATEST:
@@ -70,12 +73,15 @@ def predict(
             "costs are of one class an image, and the network decides for several: give recall or false_alarms of a class"
         )
     names, promised = predictor.card.class_names, Promises()
-    if max_error is not None or sets is not None:
-        promised = choose_promises(calibration_of(_calibration(predictor)), names, max_error, sets)
+    if set(asked) - {"flagging"}:
+        table = _calibration(predictor)
+        if any(task.novelty is None for task in predictor.tasks):
+            table = replace(table, novelty=None)
+        promised = choose_promises(calibration_of(table), names, max_error, sets, novelty)
     matrix = None if costs is None else read_costs(costs, names)
     found = _predicted(
-        predictor, list_images(images, predictor.card), None if output is None else Path(output), progress
-    )
+        predictor, list_images(images, predictor.card), None if output is None else Path(output), progress, novelty is not None,
+    )  # fmt: skip
     decision = None
     if matrix is not None:
         decision = tuple(names[k] for k in min_expected_cost(found.probabilities, matrix))
@@ -92,24 +98,26 @@ def predict(
     return found
 
 
-def _predicted(predictor: Predictor, images: Sequence[ImageInput], output: Path | None, progress: bool) -> Predictions:
+def _predicted(
+    predictor: Predictor, images: Sequence[ImageInput], output: Path | None, progress: bool, novelty: bool
+) -> Predictions:
     """Predict images; what is done when it is interrupted is kept beside `output`, and gone on with by the next call."""
     if output is None or not isinstance(images[0], Path):
-        return predictor.joined(list(predictor.blocks(images, progress)))
+        return predictor.joined(list(predictor.blocks(images, progress, novelty)))
     files = [str(file) for file in images]
-    earlier = _earlier(predictor, _part_of(output), files)
+    earlier = _earlier(predictor, _part_of(output), files, novelty)
     parts: list[Predictions] = [] if earlier is None else [earlier]
     known = set() if earlier is None else set(earlier.files)
     rest = [file for file in images if str(file) not in known]
     try:
-        parts.extend(predictor.blocks(rest, progress))  # what it gave before an error stays
+        parts.extend(predictor.blocks(rest, progress, novelty))  # what it gave before an error stays
     except BaseException as error:
         done = sum(map(len, parts))
         if done and predictor.fingerprint is not None:
             made = predictor.joined(parts)
             write_prediction_table(
                 _part_of(output), made.files, None, made.probabilities, made.class_names, checkpoint=made.checkpoint,
-                thresholds=made.thresholds,
+                thresholds=made.thresholds, novelty=made.novelty,
             )  # fmt: skip
             if isinstance(error, KeyboardInterrupt):
                 raise KeyboardInterrupt(f"{done} of {len(files)} images are done: the same command goes on") from None
@@ -117,16 +125,21 @@ def _predicted(predictor: Predictor, images: Sequence[ImageInput], output: Path 
     found = predictor.joined(parts)
     place = {file: index for index, file in enumerate(found.files)}
     order = [place[file] for file in files if file in place]
-    return replace(found, files=tuple(found.files[i] for i in order), probabilities=found.probabilities[order])
+    return replace(
+        found, files=tuple(found.files[i] for i in order), probabilities=found.probabilities[order],
+        novelty=None if found.novelty is None else found.novelty[order],
+    )  # fmt: skip
 
 
-def _earlier(predictor: Predictor, path: Path, files: Sequence[str]) -> Predictions | None:
+def _earlier(predictor: Predictor, path: Path, files: Sequence[str], novelty: bool) -> Predictions | None:
     """Return what an interrupted call has left, of files that were not written to since."""
     if not path.is_file() or predictor.fingerprint is None:
         return None
     try:
         table, written = read_prediction_table(path), path.stat().st_mtime_ns
         if table.checkpoint != predictor.fingerprint or tuple(table.class_names) != predictor.card.class_names:
+            return None
+        if novelty != (table.novelty is not None):
             return None
         wanted = set(files)
         kept = [i for i, f in enumerate(table.files) if f in wanted and Path(f).stat().st_mtime_ns < written]
@@ -135,6 +148,7 @@ def _earlier(predictor: Predictor, path: Path, files: Sequence[str]) -> Predicti
     return Predictions(
         files=tuple(table.files[i] for i in kept), class_names=predictor.card.class_names,
         probabilities=table.probabilities[kept], thresholds=predictor.thresholds,
+        novelty=None if table.novelty is None else table.novelty[kept],
     )  # fmt: skip
 
 

@@ -37,6 +37,9 @@ class Predictions:
         flagged: operating point, and which images are flagged; None where nothing was to be flagged.
         sets: N sets of class names, the likeliest first, which hold the true one as often as promised; None without.
         thresholds: of a multi-label task the probability of each class from which it is predicted, (C,); else None.
+        novelty: how strange each image is, (N,) float32, see `NoveltyScorer`; None where that was not asked.
+        novelty_p: its p-value among the run's validation images, (N,); None without `novelty`.
+        novel: which images are like none that the network knows, (N,), at the share of false alarms asked; or None.
         tiles: N boxes (left, top, width, height) in pixels of the image, of the tile that spoke most for the class; None
             of a network without tiles.
     """
@@ -53,6 +56,9 @@ class Predictions:
     sets: tuple[tuple[str, ...], ...] | None = None
     tiles: tuple[Box, ...] | None = None
     thresholds: tuple[float, ...] | None = None
+    novelty: npt.NDArray[np.float32] | None = None
+    novelty_p: npt.NDArray[np.float64] | None = None
+    novel: npt.NDArray[np.bool_] | None = None
 
     @property
     def predicted(self) -> list[str]:
@@ -66,10 +72,13 @@ class Predictions:
 
     @property
     def extra(self) -> dict[str, list[str]]:
-        """Columns of N texts: `decision`, `set` with its classes joined by `|`, and `tile` with its four numbers."""
+        """Columns of N texts: `decision`, `tile` with its four numbers, `novelty_p` and `novel`, `set` joined by `|`."""
         columns = {} if self.decision is None else {"decision": list(self.decision)}
         if self.tiles is not None:
             columns["tile"] = [" ".join(map(str, box)) for box in self.tiles]
+        if self.novelty_p is not None and self.novel is not None:
+            columns["novelty_p"] = [f"{p:.6g}" for p in self.novelty_p]
+            columns["novel"] = ["yes" if novel else "no" for novel in self.novel]
         if self.sets is None:
             return columns
         return {**columns, "set": [join_names(names) for names in self.sets]}
@@ -88,7 +97,7 @@ class Predictions:
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def write_csv(self, path: str | PathLike[str]) -> None:
-        """Write `file,predicted,confidence,p_<class>...`, then `decision`, `tile` and `set` where there are any."""
+        """Write `file,predicted,confidence,p_<class>...`, then what `extra` has."""
         write_prediction_table(
             Path(path), self.files, None, self.probabilities, self.class_names, self.extra, thresholds=self.thresholds
         )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +27,7 @@ from defectlab.inference.straight import straight_line
 from defectlab.inference.tiles import deciding_tiles, tiles_seen
 from defectlab.metrics.classification import probabilities_of
 from defectlab.metrics.decisions import mean_thresholds
+from defectlab.metrics.novelty import joined_novelty
 from defectlab.networks.tiling import tiled_network
 from defectlab.runs.ensembles import joined_fingerprint
 from defectlab.runs.locate import checkpoints_of, imagenet_name
@@ -81,17 +82,19 @@ class Predictor:
         """
         check_on_bad_image(on_bad_image)
         listed = list_images(images, self.card)
-        found = self.joined(list(self.blocks(listed, progress, self.lines if len(listed) == 1 else ())))
+        found = self.joined(list(self.blocks(listed, progress, lines=self.lines if len(listed) == 1 else ())))
         if found.skipped and on_bad_image == "error":
             raise BadImages(found)
         return found
 
     def blocks(
-        self, images: Sequence[ImageInput], progress: bool = False, lines: Sequence[Callable[[Tensor], Tensor]] = ()
-    ) -> Iterator[Predictions]:
+        self, images: Sequence[ImageInput], progress: bool = False, novelty: bool = False,
+        lines: Sequence[Callable[[Tensor], Tensor]] = (),
+    ) -> Iterator[Predictions]:  # fmt: skip
         """Predict images of `list_images`, up to 128 at a time, on a CPU fewer large ones: a part of the table after the other.
 
-        `lines` turn the pixels of each network into its logits, in place of the network, which has no tiles then.
+        With `novelty` also how strange they are, of several networks the geometric mean of their scores. `lines` turn the
+        pixels of each network into its logits, in place of the network, which has no tiles then.
         """
         beyond: list[Any] = []
         network = None if lines else tiled_network(self.tasks[0])
@@ -105,6 +108,7 @@ class Predictor:
                 pixels, good, bad = _read(self.card, block, beyond)
                 probabilities = torch.empty(0, len(self.card.class_names), dtype=torch.float64)
                 boxes: list[Box] = []
+                scores = np.empty(0, np.float32) if novelty else None
                 if good:
                     seen = [block[i] for i in good]
                     by_want = {self.card.image_format: pixels}
@@ -112,12 +116,11 @@ class Predictor:
                         if card.image_format not in by_want:
                             by_want[card.image_format] = _read(card, seen, beyond)[0]
                     with tiles_seen(network) as tiles:
-                        probabilities = self.mean_probabilities(
-                            [by_want[card.image_format] for card in self.cards], lines
-                        )
+                        wanted = [by_want[card.image_format] for card in self.cards]
+                        probabilities, scores = self.mean_probabilities(wanted, novelty, lines)
                     if network is not None:  # of views the first is the image as it is
                         boxes = deciding_tiles(network, tiles[0], probabilities.argmax(dim=1), seen, self.card)
-                yield self._predictions([names[i] for i in good], probabilities.numpy(), bad, boxes)
+                yield self._predictions([names[i] for i in good], probabilities.numpy(), bad, boxes, scores)
                 advance(len(block))
         tell_beyond(list(dict.fromkeys(beyond)), self.card)
 
@@ -129,40 +132,54 @@ class Predictor:
                 f"none of {len(skipped)} images can be read, the first is {skipped[0]}: nothing was written"
             )
         boxes = [box for part in parts for box in part.tiles or ()]
-        return self._predictions(files, np.concatenate([part.probabilities for part in parts]), skipped, boxes)
+        scores = [part.novelty for part in parts if part.novelty is not None]
+        return self._predictions(
+            files, np.concatenate([part.probabilities for part in parts]), skipped, boxes,
+            np.concatenate(scores) if len(scores) == len(parts) else None,
+        )  # fmt: skip
 
     def _predictions(
         self, files: Sequence[str], probabilities: npt.NDArray[np.float64], skipped: Sequence[Skipped],
-        boxes: Sequence[Box],
+        boxes: Sequence[Box], novelty: npt.NDArray[np.float32] | None,
     ) -> Predictions:  # fmt: skip
         return Predictions(
             files=tuple(files), class_names=self.card.class_names, probabilities=probabilities, skipped=tuple(skipped),
             synthetic=any(card.source == "synthetic" for card in self.cards), checkpoint=self.fingerprint,
             tiles=tuple(boxes) or None, thresholds=self.thresholds,
+            novelty=novelty,
         )  # fmt: skip
 
-    def mean_probabilities(self, pixels: Sequence[Tensor], lines: Sequence[Callable[[Tensor], Tensor]] = ()) -> Tensor:
-        """Compute mean probabilities (N, C), float64 on the CPU, from the uint8 images (N, C, H, W) of each network."""
-        return torch.stack([
-            probabilities_of(line(own), card.multilabel)
-            for line, card, own in zip(lines or map(self._logits_of, range(len(pixels))), self.cards, pixels, strict=True)
-        ]).mean(dim=0)  # fmt: skip
+    def mean_probabilities(
+        self, pixels: Sequence[Tensor], novelty: bool = False, lines: Sequence[Callable[[Tensor], Tensor]] = ()
+    ) -> tuple[Tensor, npt.NDArray[np.float32] | None]:
+        """Compute mean probabilities (N, C), float64 on the CPU, and with `novelty` scores (N,) where there is a scorer.
 
-    def _logits_of(self, index: int) -> Callable[[Tensor], Tensor]:
-        """Return what turns pixels (N, *shape) into logits of a network."""
-        task, card = self.tasks[index], self.cards[index]
-        return lambda pixels: task.predict_logits(card.normalise(pixels.to(task.device)))
+        `pixels` are what each network takes of N images, uint8 (N, C, H, W); `lines` as of `blocks`.
+        """
+        found, scores = [], []
+        for place, (task, card, own) in enumerate(zip(self.tasks, self.cards, pixels, strict=True)):
+            if novelty and task.novelty is not None:
+                embeddings, logits = task.predict_embeddings(card.normalise(own.to(task.device)))
+                scores.append(task.novelty(embeddings).cpu().numpy())
+            else:
+                logits = lines[place](own) if lines else self._logits(place, own)
+            found.append(probabilities_of(logits, card.multilabel))
+        return torch.stack(found).mean(dim=0), joined_novelty(scores) if scores else None
+
+    def _logits(self, place: int, pixels: Tensor) -> Tensor:
+        task = self.tasks[place]
+        return task.predict_logits(self.cards[place].normalise(pixels.to(task.device)))
 
     @cached_property
     def lines(self) -> tuple[Callable[[Tensor], Tensor], ...]:
         """Straight lines of all networks, for one image; none where there is any that has none, or tiles to be told."""
         lines = []
-        for index, (task, card) in enumerate(zip(self.tasks, self.cards, strict=True)):
+        for place, (task, card) in enumerate(zip(self.tasks, self.cards, strict=True)):
             known = isinstance(task, InferenceNetwork) and task.device.type == "cpu" and tiled_network(task) is None
             shape = (1, *card.image_format.shape)
             levels = torch.linspace(0, 255, math.prod(shape)).to(torch.uint8).view(shape)
             with torch.inference_mode():
-                line = straight_line(self._logits_of(index), levels) if known else None
+                line = straight_line(partial(self._logits, place), levels) if known else None
             if line is None:
                 return ()
             lines.append(line)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from defectlab.metrics.results import balanced_accuracy
 from defectlab.utils.text import csv_rows, read_csv, write_text
 
 _CHECKPOINT = "checkpoint"  # last column
+_NOVELTY = "novelty"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,7 @@ class PredictionTable:
         probabilities: (N, C).
         checkpoint: fingerprint of the network's checkpoint, see `RunFolder.fingerprint`; None in tables without it.
         thresholds: of a multi-label task the probability of each class from which it is predicted, (C,); else None.
+        novelty: how strange each image is, (N,) float32, see `NoveltyScorer`; None in tables without it.
     """
 
     files: list[str]
@@ -43,6 +46,7 @@ class PredictionTable:
     probabilities: npt.NDArray[np.float64]
     checkpoint: str | None = None
     thresholds: tuple[float, ...] | None = None
+    novelty: npt.NDArray[np.float32] | None = None
 
     @property
     def truth(self) -> npt.NDArray[np.bool_]:
@@ -88,8 +92,11 @@ def write_prediction_table(
     extra: Mapping[str, Sequence[str]] | None = None,
     checkpoint: str | None = None,
     thresholds: Sequence[float] | None = None,
+    novelty: npt.NDArray[np.floating[Any]] | None = None,
 ) -> None:
     """Write one row an image: `file,label,predicted,confidence,p_<class>...`, the columns of N texts `extra`, `checkpoint`.
+
+    Scores of `novelty` (N,) are a column before the last.
 
     `labels` are as of `PredictionTable`; with None there is no label column. `probabilities` (N, C) are written as
     `as_kept` rounds them. With `thresholds` (C,) an image has any number of classes, joined by `|`, and columns
@@ -114,6 +121,7 @@ def write_prediction_table(
     limits = {} if thresholds is None else {
         f"t_{name}": [str(np.float32(value))] * len(files) for name, value in zip(class_names, thresholds, strict=True)
     }  # fmt: skip
+    scores = {} if novelty is None else {_NOVELTY: [str(score) for score in as_kept(novelty)]}
     about = {} if checkpoint is None else {_CHECKPOINT: [checkpoint] * len(files)}
     confidence = confidence_of(table, thresholds).astype(np.float32) if len(files) else ()
     columns: dict[str, Sequence[object]] = {
@@ -122,7 +130,7 @@ def write_prediction_table(
         "predicted": label_texts(decide(table, thresholds), class_names),
         "confidence": [str(p) for p in confidence],
         **{f"p_{name}": [str(p) for p in table[:, k]] for k, name in enumerate(class_names)},
-        **limits, **(extra or {}), **about,
+        **limits, **(extra or {}), **scores, **about,
     }  # fmt: skip
     write_text(path, csv_rows([list(columns), *zip(*columns.values(), strict=True)]))
 
@@ -144,6 +152,8 @@ def read_prediction_table(path: Path) -> PredictionTable:
     labels: list[int | list[bool]] = []
     predicted: list[int | list[bool]] = []
     probabilities, limits = [], set()
+    scores: list[float] = []
+    at = header.index(_NOVELTY, last) if _NOVELTY in header[last:] else None
     has_checkpoint = header[last:][-1:] == [_CHECKPOINT]
     checkpoints = {row[-1] for row in rows if row} if has_checkpoint else set()
     if len(checkpoints) > 1:
@@ -154,11 +164,12 @@ def read_prediction_table(path: Path) -> PredictionTable:
         try:
             named = [_indices(cell, index_of, several) for cell in row[1 : len(fixed) - 1]]
             values = [float(cell) for cell in row[len(fixed) : last]]
+            scores += [] if at is None else [float(row[at])]
             if len(row) != len(header):
                 raise ValueError(f"{len(row)} cells instead of {len(header)}")
             if not all(0 <= value <= 1 + 1e-6 for value in values):  # nor of NaN
                 raise ValueError(f"a probability of {min(values)} or {max(values)}")
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, IndexError) as error:
             raise InputError(f"{path}, row {line}: {error} does not fit the header; write it anew") from None
         labels.append(named[0])
         predicted.append(named[-1])
@@ -172,6 +183,7 @@ def read_prediction_table(path: Path) -> PredictionTable:
         labels=np.array(labels, dtype=kind) if labelled else None, predicted=np.array(predicted, dtype=kind),
         probabilities=as_kept(probabilities).astype(np.float64).reshape(len(rows), len(class_names)),
         checkpoint=next(iter(checkpoints), None), thresholds=_numbers(path, next(iter(limits), ())) if several else None,
+        novelty=None if at is None else as_kept(scores),
     )  # fmt: skip
 
 
@@ -225,7 +237,7 @@ def aligned_tables(tables: Mapping[Path, PredictionTable]) -> list[PredictionTab
         found.append(
             replace(
                 table, files=list(first.files), labels=table.labels[order], predicted=table.predicted[order],
-                probabilities=table.probabilities[order],
+                probabilities=table.probabilities[order], novelty=None if table.novelty is None else table.novelty[order],
             )
         )  # fmt: skip
     return found

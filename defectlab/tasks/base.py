@@ -77,6 +77,7 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
 
     Attributes:
         thresholds: of a multi-label task the probability of each class from which it is decided for; else None.
+        novelty: scores how strange an image is to the trained network, see `NoveltyScorer`; None before the end of a fit.
         extra_losses: functions of `(loss, images, logits, labels)` of a training batch that return the loss to use
             instead; callbacks such as `defectlab.callbacks.Distillation` add to them.
     """
@@ -125,10 +126,11 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
         self.extra_losses: list[ExtraLoss] = []
         self.results: dict[str, SplitMetrics] = {}
         self.predictions: dict[str, tuple[Tensor, Tensor]] = {}
+        self.novelties: dict[str, Tensor | None] = {}
         self._seed = 0
         self._steps: list[tuple[Tensor, Tensor, int]] = []
         self._validated = False  # in this epoch
-        self._batches: list[tuple[Tensor, Tensor]] = []
+        self._batches: list[tuple[Tensor, ...]] = []
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
         if compile:
@@ -195,6 +197,7 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
                 f"the data has {found} an image, the task is for {own}: give model.multilabel {str(not self.multilabel).lower()}"
             )
         self.check_saving()
+        self.novelty = None  # it is of other weights
         self._seed = torch.initial_seed()  # what seed_everything set
         self._weights = self._find_weights()
         sampling = getattr(self.trainer.datamodule, "sampling", "shuffled")  # type: ignore[attr-defined]
@@ -320,9 +323,14 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
                 config.scheduler.step(self.trainer.callback_metrics[self.scheduler.monitor])
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Keep the logits and labels."""
+        """Keep the logits and labels, and the novelty where it is known."""
         images, labels = batch
-        self._batches.append((self.predict_logits(images).float(), labels))
+        if self.novelty is None:
+            self._batches.append((self.predict_logits(images).float(), labels))
+            return
+        embeddings, logits = self.predict_embeddings(images)
+        with torch.autocast(self.device.type, enabled=False):
+            self._batches.append((logits.float(), labels, self.novelty(embeddings)))
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Keep the logits and labels."""
@@ -344,7 +352,8 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
         self._finish("test")
 
     def _finish(self, stage: Literal["val", "test"]) -> None:
-        logits, labels = _gather(self._batches, self.trainer.world_size)
+        logits, labels, *novelty = _gather(self._batches, self.trainer.world_size)
+        self.novelties[stage] = novelty[0] if novelty else None
         self._batches = []
         if self.multilabel and stage == "val":
             self.thresholds = choose_f1_thresholds(logits.double().sigmoid().numpy(), labels.numpy())
@@ -394,13 +403,12 @@ class ClassificationTask(PlainCheckpoints, pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}  # type: ignore[return-value]
 
 
-def _gather(batches: list[tuple[Tensor, Tensor]], world_size: int) -> tuple[Tensor, Tensor]:
-    """Return the logits and labels of all processes on the CPU, in the order that one process has them in."""
-    own = [(logits.cpu(), labels.cpu()) for logits, labels in batches]
+def _gather(batches: list[tuple[Tensor, ...]], world_size: int) -> list[Tensor]:
+    """Return what batches keep, joined, of all processes on the CPU, in the order that one process has it in."""
+    own = [tuple(tensor.cpu() for tensor in batch) for batch in batches]
     gathered = [own]
     if world_size > 1:
         gathered = [[] for _ in range(world_size)]
         torch.distributed.all_gather_object(gathered, own)
     turns = [batch for step in zip(*gathered, strict=True) for batch in step]  # the loader deals batches out in turn
-    logits, labels = (torch.cat(tensors) for tensors in zip(*turns, strict=True))
-    return logits, labels
+    return [torch.cat(tensors) for tensors in zip(*turns, strict=True)]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from defectlab.errors import InputError
+from defectlab.networks.novelty import NoveltyScorer
 from defectlab.utils.card import DataCard
 from defectlab.utils.image_format import sides
 from defectlab.utils.tensors import check_finite, first_mismatch, read_tensors
@@ -74,6 +75,12 @@ def thresholds_of(checkpoint: Mapping[str, Any], count: int) -> list[float]:
     ):
         raise InputError(f"the checkpoint has the thresholds {str(found)[:60]}: expected {count} numbers from 0 to 1")
     return list(found)
+
+
+def scorer_of(checkpoint: Mapping[str, Any]) -> NoveltyScorer | None:
+    """Return the novelty scorer of a checkpoint; None of an older one, InputError for a damaged one."""
+    state = checkpoint.get("novelty")
+    return None if state is None else NoveltyScorer.from_state(state)
 
 
 def card_of(checkpoint: dict[str, Any], path: Path) -> DataCard:

@@ -134,8 +134,14 @@ class PretrainedTask(ClassificationTask):
         data = self._caching_data
         if data is not None and stage in ("fit", "validate", "test"):
             data.clear_features()
-            if stage != "fit" and self.cache_features and self.tta == "none" and self._encoder:
-                data.use_features(self._encoder)
+            if stage != "fit":
+                self.reuse_features()
+
+    def reuse_features(self) -> None:
+        """Let the evaluation loaders yield the features that the fit has cached, if there is one view alone."""
+        data = self._caching_data
+        if data is not None and self.cache_features and self.tta == "none" and self._encoder:
+            data.use_features(self._encoder)
 
     def on_test_start(self) -> None:
         """Refuse features of another backbone than the checkpoint's, which was loaded after they were found."""

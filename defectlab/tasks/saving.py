@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from defectlab.errors import InputError
-from defectlab.tasks.contents import thresholds_of
+from defectlab.networks.novelty import NoveltyScorer
+from defectlab.tasks.contents import scorer_of, thresholds_of
 from defectlab.tasks.hparams import NOT_PLAIN, class_path, is_found_again, module_spec, to_plain_values
 from defectlab.tasks.loss import check_class_weights
 
@@ -27,10 +28,12 @@ class PlainCheckpoints(_Module):
     network: nn.Module
     num_classes: int
     thresholds: list[float] | None = None  # of a multi-label task
+    novelty: NoveltyScorer | None
     training_only: ClassVar[tuple[str, ...]] = ()  # arguments that a checkpoint leaves out: it has the tensors
 
     def __init__(self) -> None:
         super().__init__()
+        self.novelty = None
         self.restored = False  # whether the tensors came from a checkpoint
         self._maker: Any = None  # class or function that made the network; None of a ready one
         self._weights: Tensor | None = None
@@ -78,6 +81,8 @@ class PlainCheckpoints(_Module):
         checkpoint["hyper_parameters"] = values
         if self.thresholds is not None:
             checkpoint["thresholds"] = list(self.thresholds)
+        if self.novelty is not None:
+            checkpoint["novelty"] = self.novelty.state()
         checkpoint["class_weights"] = None if self._weights is None else self._weights.tolist()
         checkpoint["task"] = class_path(type(self))
 
@@ -91,6 +96,7 @@ class PlainCheckpoints(_Module):
             )
         if self.thresholds is not None:
             self.thresholds = thresholds_of(checkpoint, self.num_classes)
+        self.novelty = scorer_of(checkpoint)
         weights = checkpoint.get("class_weights")
         check_class_weights(weights, self.num_classes)
         self._weights = None if weights is None else torch.tensor(weights, device=self.device)

@@ -206,8 +206,24 @@ class ImageLoaders(pl.LightningDataModule):
         return self.test_dataloader()
 
     def train_eval_dataloader(self) -> EvalLoader:
-        """Return a loader of the training images in order, not augmented."""
-        return self._eval_loader(self.parts.train)
+        """Return a loader of the training images in order, not augmented; of features as `test_dataloader`."""
+        return self._eval_loader(self.parts.train, self._features if self._tests_features else None)
+
+    def training_sample(self, most: int) -> EvalLoader:
+        """Return a loader of at most so many training images for one process, not augmented, drawn by `seed`.
+
+        Of rare classes all are taken before common ones have more, so that none is missing. Order and labels are as in the set.
+        """
+        strata = self.strata("train")
+        order = np.random.default_rng(self.seed).permutation(len(strata))
+        turn = np.empty(len(strata), dtype=np.int64)  # of each image within its class
+        for stratum in np.unique(strata):
+            own = order[strata[order] == stratum]
+            turn[own] = np.arange(len(own))
+        loader = self.train_eval_dataloader()
+        loader.indices = loader.indices[np.sort(order[np.argsort(turn[order], kind="stable")[:most]])]
+        loader.rank, loader.world_size = 0, 1
+        return loader
 
     def _eval_loader(self, indices: np.ndarray, features: Tensor | None = None) -> EvalLoader:
         device, rank, world_size = self._device_and_rank()
