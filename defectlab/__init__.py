@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from defectlab.data.synthesis.strip import synthesize
     from defectlab.data.tools.offline import augment_to_folder
     from defectlab.data.tools.preview import preview
+    from defectlab.deploy.benchmark import benchmark
     from defectlab.deploy.export import Export, export
     from defectlab.deploy.runtime import Runtime
     from defectlab.deploy.verify import verify
@@ -66,7 +67,7 @@ __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022 (by use)
     "fit", "resume", "test", "validate", "record_run", "open_run", "report",
-    "predict", "load", "load_task", "export", "verify",
+    "predict", "load", "load_task", "export", "verify", "benchmark",
     "cross_validate", "compare", "ensemble", "robustness", "harden", "label_budget",
     "explain", "explain_kernels", "summarize", "compare_networks", "course",
     "fetch", "synthesize", "inspect_data", "preview", "augment_to_folder",
@@ -81,6 +82,7 @@ _PLACES = name_places({
     "runs.folder": "open_run", "runs": "RunFolder Run=RunFolder", "report": "report=write_report",
     "inference.predict": "predict", "inference.flagging": "Flagging", "inference.predictor": "load Predictor",
     "deploy.export": "Export export", "deploy.runtime": "Runtime", "deploy.verify": "verify",
+    "deploy.benchmark": "benchmark",
     "evaluate.crossval": "cross_validate", "evaluate.comparison": "compare", "evaluate.ensemble": "ensemble",
     "evaluate.robustness": "robustness", "evaluate.harden": "harden", "evaluate.budget": "label_budget", "evaluate.inspection": "inspect_data",
     "explain.run": "explain", "explain.kernels": "explain_kernels",
