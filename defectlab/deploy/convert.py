@@ -109,10 +109,17 @@ def _kept_exact(model: onnx.ModelProto) -> list[str]:
     return found
 
 
+def run_program(folder: Path, words: Sequence[str]) -> None:
+    """Run the runtime.py of an exported folder there, in a process of its own; InputError with what it says if it fails."""
+    _run(["runtime.py", *words], "the exported folder does not run", folder)
+
+
 def _python(code: str, words: Sequence[Path], failure: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", code, *map(str, words)], capture_output=True, text=True, check=False
-    )
+    _run(["-I", "-c", code, *map(str, words)], failure)
+
+
+def _run(words: Sequence[str], failure: str, folder: Path | None = None) -> None:
+    done = subprocess.run([sys.executable, "-B", *words], capture_output=True, text=True, check=False, cwd=folder)
     if done.returncode:
         last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or [f"exit status {done.returncode}"]
         if "No module named" in last[0]:

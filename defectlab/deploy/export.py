@@ -17,7 +17,7 @@ from defectlab.data.sources.decode import save_image
 from defectlab.data.sources.files import FORMATS
 from defectlab.deploy.bundle import write_bundle
 from defectlab.deploy.certificate import MARGIN, Answers, Certificate, calibrated, certify
-from defectlab.deploy.convert import answer_in_process, make_openvino, quantise, write_onnx
+from defectlab.deploy.convert import answer_in_process, make_openvino, quantise, run_program, write_onnx
 from defectlab.deploy.exported import CARD_VERSION, hash_model
 from defectlab.deploy.graph import DeployedGraph, to_onnx, to_program
 from defectlab.deploy.images import AskedImages, images_of_files, images_of_runs
@@ -131,8 +131,10 @@ def export(
             write_prediction_table(
                 folder / "certificate.csv", asked.names, asked.labels, before.probabilities, predictor.card.class_names,
                 extra={"part": asked.parts}, checkpoint=predictor.fingerprint, thresholds=predictor.thresholds,
+                novelty=before.outputs.get("novelty"),
             )  # fmt: skip
-            _write_vectors(folder, predictor, graph, asked, after)
+            _write_vectors(folder, predictor, graph, asked, after, int8)
+            run_program(folder, ["--self-test"])
             if target.is_dir():
                 target.rmdir()
             folder.rename(target)
@@ -238,7 +240,7 @@ def _calibration(found: Calibration | None) -> dict[str, Any] | None:
 
 
 def _write_vectors(
-    folder: Path, predictor: Predictor, graph: DeployedGraph, asked: AskedImages, answers: Answers
+    folder: Path, predictor: Predictor, graph: DeployedGraph, asked: AskedImages, answers: Answers, int8: bool
 ) -> None:
     """Keep some images as files and as arrays, with the answers that the export has to repeat on another machine."""
     rows = np.unique(np.linspace(0, len(asked.names) - 1, _VECTORS).round().astype(int)).tolist()
@@ -258,5 +260,8 @@ def _write_vectors(
         else:
             save_image(block[0][number].numpy(), file, predictor.card.source == "synthetic")
         files.append(file)
+    if int8:  # which repeats itself, not the run
+        run_program(folder, ["vectors", "--output", "vectors/expected.csv"])
+        return
     found = predict(predictor, files)
     replace(found, files=tuple(f"vectors/{file.name}" for file in files)).write_csv(place / "expected.csv")

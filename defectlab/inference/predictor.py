@@ -1,7 +1,9 @@
 """Predict images by one trained network, or by the mean probabilities of several."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +23,7 @@ from defectlab.errors import InputError
 from defectlab.inference.images import ImageInput, Images, list_images
 from defectlab.inference.network import InferenceNetwork, load_network
 from defectlab.inference.predictions import BadImages, Predictions
+from defectlab.inference.straight import straight_line
 from defectlab.inference.tiles import deciding_tiles, tiles_seen
 from defectlab.metrics.classification import probabilities_of
 from defectlab.metrics.decisions import mean_thresholds
@@ -70,25 +73,31 @@ class Predictor:
     ) -> Predictions:
         """Predict `Images`, each resized and converted to what the network takes; arguments as of `predict`.
 
+        A single image on the CPU goes through `straight_line`, from the first on: in less time, with probabilities that
+        differ by about 1e-7 from those of the image among others.
+
         Raises:
             BadImages: an InputError whose `predictions` are those of the images that could be read.
             InputError: no such image, or none that can be read.
         """
         check_on_bad_image(on_bad_image)
-        found = self.joined(list(self.blocks(list_images(images, self.card), progress)))
+        listed = list_images(images, self.card)
+        found = self.joined(list(self.blocks(listed, progress, lines=self.lines if len(listed) == 1 else ())))
         if found.skipped and on_bad_image == "error":
             raise BadImages(found)
         return found
 
     def blocks(
-        self, images: Sequence[ImageInput], progress: bool = False, novelty: bool = False
-    ) -> Iterator[Predictions]:
+        self, images: Sequence[ImageInput], progress: bool = False, novelty: bool = False,
+        lines: Sequence[Callable[[Tensor], Tensor]] = (),
+    ) -> Iterator[Predictions]:  # fmt: skip
         """Predict images of `list_images`, up to 128 at a time, on a CPU fewer large ones: a part of the table after the other.
 
-        With `novelty` also how strange they are, of several networks the geometric mean of their scores.
+        With `novelty` also how strange they are, of several networks the geometric mean of their scores. `lines` turn the
+        pixels of each network into its logits, in place of the network, which has no tiles then.
         """
         beyond: list[Any] = []
-        network = tiled_network(self.tasks[0])
+        network = None if lines else tiled_network(self.tasks[0])
         size = _BLOCK
         if self.tasks[0].device.type == "cpu":
             size = min(images_at_once(card.image_size, _BLOCK) for card in self.cards)
@@ -108,7 +117,7 @@ class Predictor:
                             by_want[card.image_format] = _read(card, seen, beyond)[0]
                     with tiles_seen(network) as tiles:
                         wanted = [by_want[card.image_format] for card in self.cards]
-                        probabilities, scores = self.mean_probabilities(wanted, novelty)
+                        probabilities, scores = self.mean_probabilities(wanted, novelty, lines)
                     if network is not None:  # of views the first is the image as it is
                         boxes = deciding_tiles(network, tiles[0], probabilities.argmax(dim=1), seen, self.card)
                 yield self._predictions([names[i] for i in good], probabilities.numpy(), bad, boxes, scores)
@@ -141,22 +150,40 @@ class Predictor:
         )  # fmt: skip
 
     def mean_probabilities(
-        self, pixels: Sequence[Tensor], novelty: bool = False
+        self, pixels: Sequence[Tensor], novelty: bool = False, lines: Sequence[Callable[[Tensor], Tensor]] = ()
     ) -> tuple[Tensor, npt.NDArray[np.float32] | None]:
         """Compute mean probabilities (N, C), float64 on the CPU, and with `novelty` scores (N,) where there is a scorer.
 
-        `pixels` are what each network takes of N images, uint8 (N, C, H, W).
+        `pixels` are what each network takes of N images, uint8 (N, C, H, W); `lines` as of `blocks`.
         """
         found, scores = [], []
-        for task, card, own in zip(self.tasks, self.cards, pixels, strict=True):
-            images = card.normalise(own.to(task.device))
+        for place, (task, card, own) in enumerate(zip(self.tasks, self.cards, pixels, strict=True)):
             if novelty and task.novelty is not None:
-                embeddings, logits = task.predict_embeddings(images)
+                embeddings, logits = task.predict_embeddings(card.normalise(own.to(task.device)))
                 scores.append(task.novelty(embeddings).cpu().numpy())
             else:
-                logits = task.predict_logits(images)
+                logits = lines[place](own) if lines else self._logits(place, own)
             found.append(probabilities_of(logits, card.multilabel))
         return torch.stack(found).mean(dim=0), joined_novelty(scores) if scores else None
+
+    def _logits(self, place: int, pixels: Tensor) -> Tensor:
+        task = self.tasks[place]
+        return task.predict_logits(self.cards[place].normalise(pixels.to(task.device)))
+
+    @cached_property
+    def lines(self) -> tuple[Callable[[Tensor], Tensor], ...]:
+        """Straight lines of all networks, for one image; none where there is any that has none, or tiles to be told."""
+        lines = []
+        for place, (task, card) in enumerate(zip(self.tasks, self.cards, strict=True)):
+            known = isinstance(task, InferenceNetwork) and task.device.type == "cpu" and tiled_network(task) is None
+            shape = (1, *card.image_format.shape)
+            levels = torch.linspace(0, 255, math.prod(shape)).to(torch.uint8).view(shape)
+            with torch.inference_mode():
+                line = straight_line(partial(self._logits, place), levels) if known else None
+            if line is None:
+                return ()
+            lines.append(line)
+        return tuple(lines)
 
 
 def load(

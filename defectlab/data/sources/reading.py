@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -127,7 +128,8 @@ def _decode_all(
 ) -> dict[int, str]:
     """Pass the good images to `keep` in order, block by block; return the reason for each index left out.
 
-    In threads, since Pillow decodes outside the interpreter lock; in blocks, to bound memory before a slow disk.
+    In threads, since Pillow decodes outside the interpreter lock, but for a single one, which takes less time than their
+    start; in blocks, to bound memory before a slow disk.
     """
     per_block = max(1, min(len(files), 512, _BLOCK_BYTES // math.prod(shape)))
     buffer = np.empty((per_block, *shape), dtype=np.uint8)
@@ -143,11 +145,12 @@ def _decode_all(
             return str(error)
         return None
 
-    with progress_bar("reading images", len(files)) as advance, pillow_hushed(), ThreadPoolExecutor() as pool:
+    pool = nullcontext() if len(files) == 1 else ThreadPoolExecutor()
+    with progress_bar("reading images", len(files)) as advance, pillow_hushed(), pool as threads:
         for start in range(0, len(files), per_block):
             block = files[start : start + per_block]
             good = []
-            for slot, reason in enumerate(pool.map(fill, range(len(block)), block)):
+            for slot, reason in enumerate((threads.map if threads else map)(fill, range(len(block)), block)):
                 advance(1)
                 if reason is None:
                     good.append(slot)
