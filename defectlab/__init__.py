@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from defectlab.data.tools.offline import augment_to_folder
     from defectlab.data.tools.preview import preview
     from defectlab.deploy.benchmark import benchmark
-    from defectlab.deploy.export import export
+    from defectlab.deploy.export import Export, export
+    from defectlab.deploy.runtime import Runtime
+    from defectlab.deploy.verify import verify
     from defectlab.engine.evaluate import Evaluation, test, validate
     from defectlab.engine.fit import fit, resume
     from defectlab.engine.record import record_run
@@ -65,11 +67,11 @@ __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022 (by use)
     "fit", "resume", "test", "validate", "record_run", "open_run", "report",
-    "predict", "load", "load_task", "export", "benchmark",
+    "predict", "load", "load_task", "export", "verify", "benchmark",
     "cross_validate", "compare", "ensemble", "robustness", "harden", "label_budget",
     "explain", "explain_kernels", "summarize", "compare_networks", "course",
     "fetch", "synthesize", "inspect_data", "preview", "augment_to_folder",
-    "RunFolder", "Run", "Evaluation", "Predictor", "Flagging", "DataCard", "InputError",
+    "RunFolder", "Run", "Evaluation", "Predictor", "Export", "Runtime", "Flagging", "DataCard", "InputError",
     "NEUDataModule", "MNISTDataModule", "FashionMNISTDataModule", "ImageFolderDataModule", "FlowersDataModule",
     "Augmentation", "ClassificationTask", "SmallCNNTask", "PretrainedTask", "OptimizerSettings", "SchedulerSettings",
     "EMA", "SWA", "RateFinder",
@@ -78,8 +80,8 @@ __all__ = [  # noqa: RUF022 (by use)
 _PLACES = name_places({
     "engine.fit": "fit resume", "engine.evaluate": "test validate Evaluation", "engine.record": "record_run",
     "runs.folder": "open_run", "runs": "RunFolder Run=RunFolder", "report": "report=write_report",
-    "inference.predict": "predict", "inference.flagging": "Flagging", "inference.predictor": "load Predictor", "deploy.export": "Export export",
-    "deploy.benchmark": "benchmark",
+    "inference.predict": "predict", "inference.flagging": "Flagging", "inference.predictor": "load Predictor",
+    "deploy.benchmark": "benchmark", "deploy.export": "Export export", "deploy.runtime": "Runtime", "deploy.verify": "verify",
     "evaluate.crossval": "cross_validate", "evaluate.comparison": "compare", "evaluate.ensemble": "ensemble",
     "evaluate.robustness": "robustness", "evaluate.harden": "harden", "evaluate.budget": "label_budget", "evaluate.inspection": "inspect_data",
     "explain.run": "explain", "explain.kernels": "explain_kernels",

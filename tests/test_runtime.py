@@ -2,8 +2,13 @@
 
 import csv
 import json
+import shutil
+import signal
+import struct
 import subprocess
 import sys
+import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import striped, write_class_folders
+from helpers import write_config
 from PIL import Image
 from torch import Tensor, nn
 
+from defectlab.cli.main import main as cli
 from defectlab.deploy.bundle import write_bundle
 from defectlab.deploy.exported import hash_model
 from defectlab.deploy.program import main
 from defectlab.deploy.runtime import Runtime
+from defectlab.deploy.watch import append_rows
 from defectlab.errors import InputError
 from defectlab.inference.predict import predict
 from defectlab.inference.predictions import BadImages
@@ -230,3 +239,208 @@ def test_what_cannot_be_asked(images: Path, tmp_path: Path) -> None:
         ["--threads", "0", str(images)], ["--threads", "many", str(images)], ["--max-error", "0.01", str(images)],
     ):  # fmt: skip
         assert main([*words, "--model", str(folder)]) == 1
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return a run with 60 validation images, and its export."""
+    folder = tmp_path_factory.mktemp("exported")
+    config = write_config(folder, write_class_folders(folder / "images", 40))
+    assert cli(["fit", "--config", str(config), "--trainer.max_epochs=6", "--data.val_size=0.5"]) == 0
+    (run,) = (folder / "runs" / "tiny").iterdir()
+    assert cli(["export", str(run), "--output", str(folder / "export")]) == 0
+    return run, folder / "export"
+
+
+def test_an_export_gives_the_csv_of_predict(exported: tuple[Path, Path], images: Path, tmp_path: Path) -> None:
+    run, folder = exported
+    rng = np.random.default_rng(5)
+    for label in range(3):
+        Image.fromarray(striped(label, 99)).save(images / f"striped_{label}.tif")
+    Image.fromarray(rng.integers(0, 256, (90, 70, 3), dtype=np.uint8)).save(images / "noise.bmp")
+    (images / "broken.png").unlink()
+    asked = ["--max-error", "0.2", "--sets", "0.9", "--novelty", "0.05"]
+    ours, theirs = tmp_path / "ours.csv", tmp_path / "theirs.csv"
+    assert cli(["predict", str(run), str(images), "--output", str(theirs), *asked]) == 0
+    done = program(folder, str(images), "--output", str(ours), *asked)
+    assert done.returncode == 0, done.stderr
+    same_csv(ours, theirs)
+    header = ours.read_text().partition("\n")[0].split(",")
+    assert {"decision", "set", "novelty_p", "novel"} <= set(header)
+
+
+def program(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    """Run runtime.py of an exported folder."""
+    command = [sys.executable, "-I", str(folder / "runtime.py"), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_self_test_of_an_export(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    done = program(exported[1], "--self-test")
+    assert done.returncode == 0, done.stderr
+    assert "20 images" in done.stdout
+
+
+def change_vectors(folder: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    with np.load(folder / "vectors.npz") as stored:
+        vectors = dict(stored)
+    np.savez(folder / "vectors.npz", **vectors | {name: change(vectors[name])})
+
+
+def replace_cell(folder: Path, row: int, column: int, cell: str) -> None:
+    path = folder / "vectors" / "expected.csv"
+    rows = list(csv.reader(path.open(newline="")))
+    rows[row][column] = cell
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+SPOILT: dict[str, Callable[[Path], object]] = {
+    "a probability": lambda folder: change_vectors(folder, "probabilities", lambda p: p + np.float32(2e-4)),
+    "not a number": lambda folder: change_vectors(folder, "probabilities", lambda p: p * np.float32(np.nan)),
+    "an input": lambda folder: change_vectors(folder, "images", lambda pixels: 255 - pixels),
+    "no vectors": lambda folder: (folder / "vectors.npz").unlink(),
+    "damaged vectors": lambda folder: (folder / "vectors.npz").write_bytes(b"PK\x03\x04nothing"),
+    "an image": lambda folder: next((folder / "vectors").glob("00_*")).write_bytes(b"none"),
+    "no table": lambda folder: (folder / "vectors" / "expected.csv").unlink(),
+    "another class": lambda folder: replace_cell(folder, 2, 1, "another"),
+    "another number": lambda folder: replace_cell(folder, 3, 3, "0.12345"),
+    "a novelty": lambda folder: change_vectors(folder, "novelty", lambda scores: scores * np.float32(1.01)),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_self_test_finds(
+    what: str, exported: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "export"
+    shutil.copytree(exported[1], folder)
+    SPOILT[what](folder)
+    assert main(["--self-test", "--model", str(folder)]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert len(told.err.splitlines()) == 1
+
+
+class Watcher:
+    """runtime.py --watch in a process of its own."""
+
+    def __init__(self, folder: Path, arriving: Path, output: Path, *words: str) -> None:
+        command = [
+            sys.executable,
+            str(folder / "runtime.py"),
+            "--watch",
+            str(arriving),
+            "--output",
+            str(output),
+            *words,
+        ]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.output = output
+
+    def wait_for(self, *names: str) -> None:
+        """Wait until the output has a row for each of these and no other."""
+        found: list[str] = []
+        for _ in range(400):
+            if self.output.exists():
+                found = [Path(row[0]).name for row in list(csv.reader(self.output.open(newline="")))[1:]]
+            if sorted(found) == sorted(names):
+                return
+            assert self.process.poll() is None
+            time.sleep(0.05)
+        pytest.fail(f"rows of {found}")
+
+    def stop(self, number: int = signal.SIGINT) -> str:
+        """End it as Ctrl-C does."""
+        self.process.send_signal(number)
+        _, told = self.process.communicate(timeout=20)
+        assert self.process.returncode == 0, told
+        return told
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_watch(tmp_path: Path) -> None:
+    folder, arriving, output = export(tmp_path / "export"), tmp_path / "in", tmp_path / "out.csv"
+    (arriving / "deep").mkdir(parents=True)
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)).save(picture)
+    whole = picture.read_bytes()
+    (arriving / "old.png").write_bytes(whole)
+    watcher = Watcher(folder, arriving, output, "--max-error", "0.05")
+    watcher.wait_for("old.png")
+    (arriving / "broken.png").write_bytes(b"none")
+    (arriving / "notes.txt").write_text("none")
+    with (arriving / "slow.png").open("wb") as file:  # written in pieces, with longer breaks than between two looks
+        for start in range(0, len(whole), len(whole) // 3):
+            file.write(whole[start : start + len(whole) // 3])
+            file.flush()
+            time.sleep(0.6)
+    shutil.copy(picture, arriving / "half")
+    (arriving / "half").rename(arriving / "deep" / "renamed.png")
+    watcher.wait_for("old.png", "slow.png", "renamed.png")
+    assert "broken.png" in watcher.stop()
+    (arriving / "meanwhile.png").write_bytes(whole)
+    (arriving / "broken.png").write_bytes(whole)
+    with output.open("a") as file:
+        file.write(f"{arriving / 'torn.png'},crack,0.")  # as a power cut leaves it
+    again = Watcher(folder, arriving, output, "--max-error", "0.05")
+    again.wait_for("old.png", "slow.png", "renamed.png", "meanwhile.png", "broken.png")
+    again.stop(signal.SIGTERM)
+    found = Runtime(folder)([arriving], max_error=0.05)
+    found.write_csv(tmp_path / "all.csv")
+    assert sorted(output.read_text().splitlines()) == sorted((tmp_path / "all.csv").read_text().splitlines())
+    assert main(["--watch", str(arriving), "--output", str(output), "--model", str(folder)]) == 1, "other columns"
+    assert main(["--watch", str(tmp_path / "nowhere"), "--model", str(folder)]) == 1
+
+
+def test_rows_are_appended_whole_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime, output = Runtime(export(tmp_path / "export")), tmp_path / "out.csv"
+    found = runtime(np.zeros((2, 16, 24, 3), np.uint8))
+    append_rows(found, output)
+    append_rows(found, output)
+    before = output.read_bytes()
+    assert before.count(b"\n") == 5
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match="No space"):
+        append_rows(found, output)
+    assert output.read_bytes() == before
+
+
+def test_a_gigapixel_is_a_bad_image(tmp_path: Path) -> None:
+    head = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + struct.pack(">IIBBBBB", 40_000, 40_000, 8, 0, 0, 0, 0)
+    (tmp_path / "huge.png").write_bytes(head + struct.pack(">I", zlib.crc32(head[12:])))
+    with pytest.raises(InputError, match="huge.png"):
+        Runtime(export(tmp_path / "export"))(tmp_path / "huge.png")
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = export(tmp_path / "export")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match="pip install onnxruntime"):
+        Runtime(folder)
+    edit(folder, lambda card: card["model"].update(format="openvino"))
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(InputError, match="pip install openvino"):
+        Runtime(folder)
+
+
+def test_openvino_gives_the_same(images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    folder = export(tmp_path / "export", tiles=True)
+    ours, theirs = tmp_path / "ours.csv", tmp_path / "theirs.csv"
+    asked = [str(images), "--on-bad-image", "skip", "--threads", "2"]
+    assert program(folder, *asked, "--output", str(ours)).returncode == 0
+    code = "import openvino, sys; openvino.save_model(openvino.convert_model(sys.argv[1]), sys.argv[2], compress_to_fp16=False)"
+    model = folder / "model.xml"
+    subprocess.run([sys.executable, "-c", code, str(folder / "model.onnx"), str(model)], check=True)
+    edit(folder, lambda card: card["model"].update(file="model.xml", format="openvino", sha256=hash_model(model)))
+    done = program(folder, *asked, "--output", str(theirs))
+    assert done.returncode == 0, done.stderr
+    same_csv(ours, theirs)
+    assert program(folder, str(images / "img_4.png")).stdout.count("\n") == 1
+    model.with_suffix(".bin").write_bytes(b"none")
+    assert program(folder, *asked).returncode == 1

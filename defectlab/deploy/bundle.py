@@ -13,8 +13,9 @@ from defectlab.utils.text import write_text
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _BASE = ("numpy>=1.26", "pillow>=10.3")
+# Of ONNX Runtime later releases take 20 MB more.
 _NEEDS = {
-    "onnx": [*_BASE, "onnxruntime>=1.18"],
+    "onnx": [*_BASE, "onnxruntime>=1.18,<1.28"],
     "openvino": [*_BASE, "openvino>=2024.2"],
     "torch": [*_BASE, "torch>=2.6"],
 }

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 18
+_EXAMPLES = 2  # images that a network is traced with
 _MISSING = "exporting takes the packages of an extra: pip install 'defectlab[export]'"
 
 
@@ -117,6 +118,12 @@ def to_onnx(graph: DeployedGraph) -> onnx.ModelProto:
         )  # fmt: skip
     assert program is not None
     model: onnx.ModelProto = program.model_proto
+    fixed = [each.name for each in model.graph.input if not each.type.tensor_type.shape.dim[0].dim_param]
+    if fixed:
+        raise InputError(
+            f"the network cannot be exported: it takes exactly {_EXAMPLES} images at a time once it is traced; write sizes as "
+            "tensor.shape[0] in place of len(tensor) and numbers"
+        )
     return model
 
 
@@ -127,7 +134,7 @@ def to_program(graph: DeployedGraph, path: Path) -> None:
 
 
 def _example(graph: DeployedGraph) -> tuple[Tensor, ...]:
-    return tuple(torch.zeros((2, *wanted.shape), dtype=torch.uint8) for wanted in graph.formats)
+    return tuple(torch.zeros((_EXAMPLES, *wanted.shape), dtype=torch.uint8) for wanted in graph.formats)
 
 
 def _dynamic(graph: DeployedGraph) -> tuple[tuple[dict[int, torch.export.Dim], ...]]:

@@ -17,6 +17,7 @@ from defectlab.deploy.watch import append_rows, files_done, watch
 from defectlab.errors import InputError
 from defectlab.inference.predictions import BadImages, Predictions
 from defectlab.metrics.decisions import NO_CLASS
+from defectlab.utils.progress import progress_bars
 from defectlab.utils.text import percent
 
 
@@ -28,7 +29,8 @@ class _Parser(argparse.ArgumentParser):
 def main(words: Sequence[str] | None = None) -> int:
     """Run the program, and return its exit status."""
     try:
-        return _run(words)
+        with progress_bars(False):
+            return _run(words)
     except InputError as error:
         print(f"runtime: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

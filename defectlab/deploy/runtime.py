@@ -49,7 +49,7 @@ class Runtime:
         self.folder = Path(__file__).parent if folder is None else Path(folder)
         self.card = read_card(self.folder)
         self._session = open_session(self.card, provider, self.threads)
-        self.input_names = self._session.input_names
+        self.input_names = list(self._session.inputs)
 
     def run(self, images: Sequence[npt.NDArray[np.uint8]]) -> Outputs:
         """Compute the outputs by name, N rows each, from uint8 (N, C, H, W) for each input."""
@@ -100,46 +100,43 @@ class Runtime:
 
     def predict(self, images: Sequence[ImageInput]) -> Predictions:
         """Predict single images; those that cannot be read are `skipped`."""
-        size = min(images_at_once(wanted.image_size, _BLOCK) for wanted in self.card.formats)
+        card, outputs = self.card, self._session.outputs
+        size = min(images_at_once(wanted.image_size, _BLOCK) for wanted in card.formats)
         files: list[str] = []
         skipped: list[Skipped] = []
         beyond: list[Any] = []
         boxes: list[Box] = []
-        found = [np.empty((0, len(self.card.class_names)), np.float32)]
-        scores = [np.empty(0, np.float32)]
-        with pillow_hushed():
+        probabilities, scores = [np.empty((0, len(card.class_names)), np.float32)], [np.empty(0, np.float32)]
+        with pillow_hushed(), progress_bars(False):
             for start in range(0, len(images), size):
                 block = images[start : start + size]
                 pixels = self._each(lambda image: self._decoded(image, beyond), block)
-                for number, (image, own) in enumerate(zip(block, pixels, strict=True), start=start):
-                    if isinstance(own, BadImage):
-                        if not isinstance(image, Path):
-                            raise InputError(str(own)) from None
-                        skipped.append(Skipped(image.as_posix(), str(own)))
-                    else:
-                        files.append(str(image) if isinstance(image, Path) else f"image {number}")
-                good = [own for own in pixels if not isinstance(own, BadImage)]
+                good = [k for k, own in enumerate(pixels) if not isinstance(own, Skipped)]
+                skipped += [own for own in pixels if isinstance(own, Skipped)]
+                files += [str(block[k]) if isinstance(block[k], Path) else f"image {start + k}" for k in good]
                 if good:
-                    outputs = self.run([np.stack(each) for each in zip(*good, strict=True)])
-                    found.append(outputs["probabilities"])
-                    scores += [outputs["novelty"]] if "novelty" in outputs else []
-                    seen = [image for image, own in zip(block, pixels, strict=True) if not isinstance(own, BadImage)]
-                    boxes += self._boxes(seen, outputs)
-        tell_beyond(list(dict.fromkeys(beyond)), self.card.formats[0])
+                    found = self.run([np.stack(each) for each in zip(*(pixels[k] for k in good), strict=True)])
+                    probabilities.append(found["probabilities"])
+                    scores += [found["novelty"]] if "novelty" in outputs else []
+                    boxes += self._boxes([block[k] for k in good], found)
+        tell_beyond(list(dict.fromkeys(beyond)), card.formats[0])
         return Predictions(
-            files=tuple(files), class_names=self.card.class_names, skipped=tuple(skipped), synthetic=self.card.synthetic,
-            probabilities=np.concatenate(found).astype(np.float64), checkpoint=self.card.values.get("fingerprint"),
-            tiles=None if self.card.boxes is None else tuple(boxes), thresholds=self.card.thresholds, novelty=np.concatenate(scores) if "novelty" in self._session.output_names else None,
+            files=tuple(files), class_names=card.class_names, skipped=tuple(skipped), synthetic=card.synthetic,
+            probabilities=np.concatenate(probabilities).astype(np.float64), checkpoint=card.values.get("fingerprint"),
+            tiles=None if card.boxes is None else tuple(boxes), thresholds=card.thresholds,
+            novelty=np.concatenate(scores) if "novelty" in outputs else None,
         )  # fmt: skip
 
-    def _decoded(self, image: ImageInput, beyond: list[Any]) -> list[npt.NDArray[np.uint8]] | BadImage:
-        """Return an image in each format, or why it cannot be used."""
+    def _decoded(self, image: ImageInput, beyond: list[Any]) -> list[npt.NDArray[np.uint8]] | Skipped:
+        """Return an image in each format, or why its file cannot be used."""
         try:
             if isinstance(image, Path):
                 return [decode(image, wanted, beyond) for wanted in self.card.formats]
             both = [decode_array(image, wanted) for wanted in self.card.formats]
         except BadImage as error:
-            return error
+            if not isinstance(image, Path):
+                raise InputError(str(error)) from None
+            return Skipped(image.as_posix(), str(error))
         beyond += ["an array"] * any(cut_off for _, cut_off in both)
         return [pixels for pixels, _ in both]
 

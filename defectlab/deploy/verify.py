@@ -53,7 +53,10 @@ def verify(
     parts = [row[header.index("part")] for row in rows] if "part" in header else ["given"] * len(files)
     scored = expected.novelty is not None and found.novelty is not None
     before, after = (
-        Answers(probabilities=as_kept(one.probabilities), outputs={"novelty": one.novelty} if scored else {})
+        Answers(
+            probabilities=as_kept(one.probabilities),
+            outputs={} if not scored or one.novelty is None else {"novelty": one.novelty},
+        )
         for one in (expected, found)
     )
     asked = Asked(names=list(expected.files), parts=parts, labels=None if root is None else expected.labels)

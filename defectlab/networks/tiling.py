@@ -101,7 +101,7 @@ class TilePooling(nn.Module):
         """Join the embeddings of tiles `(N, rows, columns, E)`: `(N, embedding_size)`."""
         tiles = tiles.flatten(1, 2)
         if self.attention is not None:
-            scores = self.attention(tiles.flatten(0, 1)).view(len(tiles), -1, 1)
+            scores = self.attention(tiles.flatten(0, 1)).view(*tiles.shape[:2], 1)
             return torch.sum(tiles * scores.softmax(dim=1), dim=1)
         joined = [tiles.mean(dim=1)] if "mean" in self.pooling else []
         return torch.cat([*joined, tiles.amax(dim=1)] if "max" in self.pooling else joined, dim=1)
