@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import onnx
 
 
+_FEW = 1000  # numbers of a tensor that is too small to matter
 # A fresh process has what the target machine will have: no torch, whose libraries OpenVINO does not bear beside it.
 _ANSWER = """
 import sys
@@ -93,7 +94,9 @@ def quantise(model: Path, input_names: Sequence[str], training: Iterator[list[Te
             prepared, done, Reader(), quant_format=QuantFormat.QDQ, op_types_to_quantize=["Conv"], per_channel=True,
             nodes_to_exclude=_kept_exact(onnx.load(prepared)), activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         )  # fmt: skip
-        done.replace(model)
+        found = onnx.load(done)
+        _halve(found)
+        onnx.save(found, model)
 
 
 def _kept_exact(model: onnx.ModelProto) -> list[str]:
@@ -107,6 +110,22 @@ def _kept_exact(model: onnx.ModelProto) -> list[str]:
         elif node.input and node.input[0] in plain:  # further ones are shapes and constants
             plain.update(node.output)
     return found
+
+
+def _halve(model: onnx.ModelProto) -> None:
+    """Store as float16 what is exactly so: the tensors of the novelty scorer, which a checkpoint keeps in half precision."""
+    import onnx
+
+    for tensor in [one for one in model.graph.initializer if one.data_type == onnx.TensorProto.FLOAT]:
+        values = onnx.numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            halves = values.astype(np.float16)
+        if values.size > _FEW and (halves == values).all():
+            stored = f"{tensor.name}_half"
+            model.graph.initializer.remove(tensor)
+            model.graph.initializer.append(onnx.numpy_helper.from_array(halves, stored))
+            cast = onnx.helper.make_node("Cast", [stored], [tensor.name], to=onnx.TensorProto.FLOAT)
+            model.graph.node.insert(0, cast)
 
 
 def run_program(folder: Path, words: Sequence[str]) -> None:
