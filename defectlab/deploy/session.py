@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,16 +93,18 @@ def _openvino(card: ExportedCard, provider: str, threads: int) -> Session:
     sizes = {one.get_any_name(): [d.get_length() for d in list(one.partial_shape)[1:]] for one in model.inputs}
     inputs = {one.get_any_name(): one.get_element_type().to_dtype().name for one in model.inputs}
     outputs = [one.get_any_name() for one in model.outputs]
-    requests: dict[int, Any] = {}
+
+    @cache
+    def request(n: int) -> Any:
+        model.reshape({own: [n, *shape] for own, shape in sizes.items()})
+        return core.compile_model(model, name, settings).create_infer_request()
 
     def run(images: Sequence[npt.NDArray[np.uint8]]) -> Outputs:
-        n = 1 if len(images[0]) == 1 else -1
-        if n not in requests:  # a model for one image alone takes two thirds of the time of one for any number
-            model.reshape({own: [n, *shape] for own, shape in sizes.items()})
-            requests[n] = core.compile_model(model, name, settings).create_infer_request()
-        requests[n].infer(dict(zip(inputs, images, strict=True)), share_inputs=True)
-        return {own: requests[n].get_tensor(own).data.copy() for own in outputs}
+        one = request(1 if len(images[0]) == 1 else -1)  # for one alone it takes two thirds of the time
+        one.infer(dict(zip(inputs, images, strict=True)), share_inputs=True)
+        return {own: one.get_tensor(own).data.copy() for own in outputs}
 
+    request(1)
     return Session({own: f"{kind} {tuple(sizes[own])}" for own, kind in inputs.items()}, outputs, run)
 
 

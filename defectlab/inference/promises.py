@@ -65,8 +65,10 @@ class Promises:
         if self.set_limit is not None:
             chosen = prediction_sets(as_kept(found.probabilities), np.float32(self.set_limit), found.class_names)
         found = replace(found, threshold=self.threshold, decision=decision, sets=chosen)
-        if self.novelty is None or self.known is None or found.novelty is None:
+        if self.novelty is None:
             return found
+        if self.known is None or found.novelty is None:
+            raise InputError("the network gives no novelty, which was asked for: leave novelty out, or fit anew")
         p_values = novelty_p_values(found.novelty, self.known)
         return replace(found, novelty_p=p_values, novel=p_values <= self.novelty)
 
