@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from defectlab.evaluate.ensemble import ensemble
     from defectlab.evaluate.harden import harden
     from defectlab.evaluate.inspection import inspect_data
+    from defectlab.evaluate.leave_class_out import leave_class_out
     from defectlab.evaluate.robustness import robustness
     from defectlab.explain.kernels import explain_kernels
     from defectlab.explain.run import explain
@@ -65,7 +66,7 @@ __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022 (by use)
     "fit", "resume", "test", "validate", "record_run", "open_run", "report",
     "predict", "load", "load_task", "export",
-    "cross_validate", "compare", "ensemble", "robustness", "harden", "label_budget",
+    "cross_validate", "leave_class_out", "compare", "ensemble", "robustness", "harden", "label_budget",
     "explain", "explain_kernels", "summarize", "compare_networks", "course",
     "fetch", "synthesize", "inspect_data", "preview", "augment_to_folder",
     "RunFolder", "Run", "Evaluation", "Predictor", "Flagging", "DataCard", "InputError",
@@ -78,7 +79,7 @@ _PLACES = name_places({
     "engine.fit": "fit resume", "engine.evaluate": "test validate Evaluation", "engine.record": "record_run",
     "runs.folder": "open_run", "runs": "RunFolder Run=RunFolder", "report": "report=write_report",
     "inference.predict": "predict", "inference.flagging": "Flagging", "inference.predictor": "load Predictor", "inference.export": "export",
-    "evaluate.crossval": "cross_validate", "evaluate.comparison": "compare", "evaluate.ensemble": "ensemble",
+    "evaluate.crossval": "cross_validate", "evaluate.leave_class_out": "leave_class_out", "evaluate.comparison": "compare", "evaluate.ensemble": "ensemble",
     "evaluate.robustness": "robustness", "evaluate.harden": "harden", "evaluate.budget": "label_budget", "evaluate.inspection": "inspect_data",
     "explain.run": "explain", "explain.kernels": "explain_kernels",
     "summary.trace": "summarize", "summary.compare": "compare_networks", "course.run": "course=run_course",
