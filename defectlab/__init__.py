@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from defectlab.data.synthesis.strip import synthesize
     from defectlab.data.tools.offline import augment_to_folder
     from defectlab.data.tools.preview import preview
+    from defectlab.deploy.benchmark import benchmark
+    from defectlab.deploy.export import Export, export
+    from defectlab.deploy.runtime import Runtime
+    from defectlab.deploy.verify import verify
     from defectlab.engine.evaluate import Evaluation, test, validate
     from defectlab.engine.fit import fit, resume
     from defectlab.engine.record import record_run
@@ -40,7 +44,6 @@ if TYPE_CHECKING:
     from defectlab.evaluate.robustness import robustness
     from defectlab.explain.kernels import explain_kernels
     from defectlab.explain.run import explain
-    from defectlab.inference.export import export
     from defectlab.inference.flagging import Flagging
     from defectlab.inference.predict import predict
     from defectlab.inference.predictor import Predictor, load
@@ -65,11 +68,11 @@ __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022 (by use)
     "fit", "resume", "test", "validate", "record_run", "open_run", "report",
-    "predict", "load", "load_task", "export",
+    "predict", "load", "load_task", "export", "verify", "benchmark",
     "cross_validate", "leave_class_out", "compare", "ensemble", "robustness", "harden", "label_budget",
     "explain", "explain_kernels", "summarize", "compare_networks", "course",
     "fetch", "synthesize", "inspect_data", "preview", "augment_to_folder",
-    "RunFolder", "Run", "Evaluation", "Predictor", "Flagging", "DataCard", "InputError",
+    "RunFolder", "Run", "Evaluation", "Predictor", "Export", "Runtime", "Flagging", "DataCard", "InputError",
     "NEUDataModule", "MNISTDataModule", "FashionMNISTDataModule", "ImageFolderDataModule", "FlowersDataModule",
     "Augmentation", "ClassificationTask", "SmallCNNTask", "PretrainedTask", "OptimizerSettings", "SchedulerSettings",
     "EMA", "SWA", "RateFinder",
@@ -78,7 +81,9 @@ __all__ = [  # noqa: RUF022 (by use)
 _PLACES = name_places({
     "engine.fit": "fit resume", "engine.evaluate": "test validate Evaluation", "engine.record": "record_run",
     "runs.folder": "open_run", "runs": "RunFolder Run=RunFolder", "report": "report=write_report",
-    "inference.predict": "predict", "inference.flagging": "Flagging", "inference.predictor": "load Predictor", "inference.export": "export",
+    "inference.predict": "predict", "inference.flagging": "Flagging", "inference.predictor": "load Predictor",
+    "deploy.export": "Export export", "deploy.runtime": "Runtime", "deploy.verify": "verify",
+    "deploy.benchmark": "benchmark",
     "evaluate.crossval": "cross_validate", "evaluate.leave_class_out": "leave_class_out", "evaluate.comparison": "compare", "evaluate.ensemble": "ensemble",
     "evaluate.robustness": "robustness", "evaluate.harden": "harden", "evaluate.budget": "label_budget", "evaluate.inspection": "inspect_data",
     "explain.run": "explain", "explain.kernels": "explain_kernels",

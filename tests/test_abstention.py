@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import write_config
+from scipy.stats import binom
 
 from defectlab.cli.main import main
 from defectlab.errors import InputError
@@ -95,3 +96,16 @@ def test_predict_leaves_some_to_a_person(
     assert main(["predict", str(run.best), str(class_folders), "--output", "x.csv", "--max-error", "0.2"]) == 1
     assert "max_error needs a run folder" in capsys.readouterr().err
     assert len(read_prediction_table(tmp_path / "out.csv").class_names) == 3
+
+
+def test_the_exact_binomial_test_is_scipys() -> None:
+    """The threshold is where SciPy's distribution first refuses, whatever the rate and the errors."""
+    rng = np.random.default_rng(4)
+    for rate, wrong in ((0.001, 0.0003), (0.02, 0.01), (0.3, 0.25), (0.9, 0.8)):
+        confidence, right = np.sort(rng.random(4000))[::-1], rng.random(4000) >= wrong
+        errors, n = np.cumsum(~right), np.arange(1, 4001)
+        least = images_for_bound(rate)
+        refused = binom.cdf(errors[least - 1 :], n[least - 1 :], rate) > 0.05
+        last = least - 1 + int(np.argmax(refused)) if refused.any() else 4000
+        found = choose_threshold(confidence, right, rate)
+        assert (0 if found is None else found.n) == (last if last >= least else 0)

@@ -16,6 +16,7 @@ from defectlab.inference.decision import (
     min_expected_cost,
     prediction_sets,
     read_costs,
+    set_scores,
 )
 from defectlab.runs import read_prediction_table, write_prediction_table
 from defectlab.runs.predictions import as_kept
@@ -33,7 +34,10 @@ def test_sets_hold_the_truth_as_often_as_promised() -> None:
     """Coverage over 200 calibration sets of 100 images, although the probabilities are wrong."""
     rng = np.random.default_rng(0)
     judged, truth = draws(4000, rng)
-    covered = [(judged[np.arange(4000), truth] >= conformal_quantile(*draws(100, rng), 0.9)).mean() for _ in range(200)]
+    covered = [
+        (judged[np.arange(4000), truth] >= conformal_quantile(set_scores(*draws(100, rng)), 0.9)).mean()
+        for _ in range(200)
+    ]
     assert 0.89 < np.mean(covered) < 0.93
 
 
@@ -75,7 +79,7 @@ def test_promises_hold_as_tables_keep_them(kind: str, tmp_path: Path) -> None:
     coverage, broken = [], 0
     for _ in range(200):
         probabilities, labels = kept(*draw(n), tmp_path / "t.csv")
-        limit = np.float32(conformal_quantile(probabilities, labels, 0.9))
+        limit = np.float32(conformal_quantile(set_scores(probabilities, labels), 0.9))
         coverage.append((fresh[np.arange(len(truth)), truth] >= limit).mean())
         right = probabilities.argmax(axis=1) == labels
         found = choose_threshold(probabilities.max(axis=1), right, 0.25)
@@ -91,9 +95,11 @@ def test_sets_by_hand() -> None:
     assert prediction_sets(shares, 0.3, "abc") == (("a",), ("b", "c"), ("a", "b", "c"))
     assert prediction_sets(shares, 0.6, "abc") == (("a",), (), ())
     four = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.3, 0.7]])
-    assert conformal_quantile(four, np.zeros(4, int), 0.6) == pytest.approx(0.6), "the third of four, as 5 × 0.6 is 3"
+    assert conformal_quantile(set_scores(four, np.zeros(4, int)), 0.6) == pytest.approx(0.6), (
+        "the third of four, as 5 × 0.6 is 3"
+    )
     with pytest.raises(InputError, match="takes at least 19 validation images, found 4"):
-        conformal_quantile(four, np.zeros(4, int), 0.95)
+        conformal_quantile(set_scores(four, np.zeros(4, int)), 0.95)
 
 
 def test_a_dear_mistake_moves_the_decision(tmp_path: Path) -> None:

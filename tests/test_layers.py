@@ -20,6 +20,7 @@ FLOORS = (  # a room imports from the floors below its own
     {"callbacks", "report"},
     {"engine"},
     {"inference"},
+    {"deploy"},
     {"evaluate", "explain", "summary"},
     {"course"},
     {"cli"},
@@ -80,3 +81,21 @@ def test_help_imports_nothing_heavy() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "usage: defectlab COMMAND" in result.stdout
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_runtime_knows_no_torch() -> None:
+    """Nor anything else that an exported folder does not ask for."""
+    waiting, closure = [PACKAGE / "deploy" / "program.py"], set()
+    while waiting:
+        file = waiting.pop()
+        if file in closure:
+            continue
+        closure.add(file)
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:  # the rest is imported where it is used
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("defectlab."):
+                waiting.append(PACKAGE.joinpath(*str(node.module).split(".")[1:]).with_suffix(".py"))
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(node.module)]
+                packages = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
+                assert packages <= {"numpy", "PIL"}, f"{file} imports {packages}"
+    assert len(closure) > 10

@@ -35,7 +35,9 @@ COMMANDS = {
     "compare": "which of several runs is better:           compare RUN RUN...",
     "ensemble": "the mean of several runs' predictions:     ensemble RUN RUN... [--output DIR]",
     "summary": "the layers of a network, or many compared: summary RUN|--config C | summary compare [RUN|C...]",
-    "export": "keep a network, or its backbone, alone:    export RUN|CKPT --output FILE.ckpt|.safetensors",
+    "export": "a folder that runs without torch:          export RUN|CKPT --output DIR [--format openvino] [--int8]",
+    "verify": "whether an export answers here as it did:  verify DIR [--data.root DIR]",
+    "benchmark": "latency, memory and size, side by side:   benchmark RUN|CKPT|DIR... [--batch 1 8] [--output CSV]",
     "data": "data sets:                                 data fetch|synthesize|inspect|preview|augment ...",
     "configs": "list the shipped configs, or print one:    configs [NAME]",
 }
@@ -69,7 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())  # own networks and data sets are found in the current folder
     with _speaking(), _terminable():
-        return _status(words)
+        status = _status(words)
+    if arguments is None and words[0] == "predict" and "torch" in sys.modules:
+        from defectlab.utils._compat import end_process
+
+        end_process(status)
+    return status
 
 
 def _status(words: list[str]) -> int:

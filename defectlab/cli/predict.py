@@ -13,10 +13,10 @@ from defectlab.cli.bars import answer_lines, bar_lines, printable
 from defectlab.data.sources.files import SUFFIXES, expand_images
 from defectlab.data.sources.reading import read_images
 from defectlab.errors import InputError
-from defectlab.inference.decision import Flagged
+from defectlab.inference.decision import REVIEW, Flagged
 from defectlab.inference.flagging import Flagging
 from defectlab.inference.predict import predict
-from defectlab.inference.predictions import REVIEW, BadImages, Predictions
+from defectlab.inference.predictions import BadImages, Predictions
 from defectlab.inference.predictor import load
 from defectlab.utils.card import DataCard
 from defectlab.utils.cpu import CPUSettings

@@ -29,7 +29,7 @@ from defectlab.explain.filters import filters_figure
 from defectlab.explain.layers import LayerMaps, convolution, feature_maps
 from defectlab.explain.page import SHEETS, write_sheets
 from defectlab.explain.units import choose_units, units_figure
-from defectlab.inference.predictor import list_files
+from defectlab.inference.images import list_files
 from defectlab.metrics.classification import probabilities_of
 from defectlab.metrics.decisions import Labels, are_right, confidence_of, decide, label_texts
 from defectlab.networks.tiling import tiled_network

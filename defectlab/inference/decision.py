@@ -15,6 +15,8 @@ from defectlab.metrics.decisions import Labels, membership
 from defectlab.metrics.operating import LineRates, OperatingPoint, images_for_bound
 from defectlab.utils.text import read_csv
 
+REVIEW = "review"  # the decision that leaves an image to a person
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -49,7 +51,7 @@ class Flagged:
 
 
 def choose_threshold(
-    confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], max_error: float, level: float = 0.95
+    confidence: npt.NDArray[np.floating[Any]], right: npt.NDArray[np.bool_], max_error: float, level: float = 0.95
 ) -> Threshold | None:
     """Choose the lowest confidence whose error stays below `max_error`, with probability `level`; None if there is none.
 
@@ -66,31 +68,42 @@ def choose_threshold(
     for name, value in (("max_error", max_error), ("level", level)):
         if not 0 < value < 1:
             raise InputError(f"{name} is {value}: expected a share between 0 and 1, such as 0.01")
-    from scipy.stats import binom  # half a second, for those alone who ask for a bound
-
     order = np.argsort(-confidence, kind="stable")
     ranked, errors = confidence[order], np.cumsum(~right[order])
-    found = None
+    found, log_factorial = None, np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, len(ranked) + 1)))])
     for n in range(images_for_bound(max_error, level), len(ranked) + 1):
         if n < len(ranked) and ranked[n] == ranked[n - 1]:
             continue  # equal confidences are decided together
-        if binom.cdf(errors[n - 1], n, max_error) > 1 - level:
+        if _binomial_cdf(int(errors[n - 1]), n, max_error, log_factorial) > 1 - level:
             break
         found = Threshold(float(ranked[n - 1]), n, int(errors[n - 1]), len(ranked))
     return found
 
 
-def conformal_quantile(probabilities: npt.NDArray[np.float64], labels: Labels, coverage: float) -> float:
+def _binomial_cdf(errors: int, n: int, rate: float, log_factorial: npt.NDArray[np.float64]) -> float:
+    """Compute the probability of at most so many errors in n draws, from log k! (N,) of N > n: SciPy takes half a second to load."""
+    k = np.arange(errors + 1)
+    ways = log_factorial[n] - log_factorial[k] - log_factorial[n - k]
+    return float(np.exp(ways + k * math.log(rate) + (n - k) * math.log1p(-rate)).sum())
+
+
+def set_scores(probabilities: npt.NDArray[np.floating[Any]], labels: Labels) -> npt.NDArray[np.floating[Any]]:
+    """Return the probability (N,) of the true class, of several the least; 1 of an image without any, as every set covers it."""
+    truth = membership(labels, probabilities.shape[1])
+    scores: npt.NDArray[np.floating[Any]] = np.where(truth, probabilities, 1.0).min(axis=1)
+    return scores
+
+
+def conformal_quantile(scores: npt.NDArray[np.floating[Any]], coverage: float) -> float:
     """Compute the probability from which a class belongs to an image's set, so that sets hold the truth with `coverage`.
 
     Split conformal prediction with the score 1 - p of the true class, of several the least likely: Sadinle, Lei &
     Wasserman, "Least ambiguous set-valued classifiers", JASA 114 (2019). It holds on average over images like those of
-    calibration, whose probabilities (N, C) and labels are given, and which had no part in training; InputError for too few
-    of them.
+    calibration, whose `set_scores` (N,) are given, and which had no part in training; InputError for too few of them.
     """
     if not 0 < coverage < 1:
         raise InputError(f"coverage is {coverage}: expected a share between 0 and 1, such as 0.95")
-    n, truth = len(labels), membership(labels, probabilities.shape[1])
+    n = len(scores)
     rank = math.ceil((n + 1) * coverage)
     if rank > n:
         needed = math.ceil(coverage / (1 - coverage))
@@ -98,8 +111,7 @@ def conformal_quantile(probabilities: npt.NDArray[np.float64], labels: Labels, c
             f"a coverage of {coverage:g} takes at least {needed} validation images, found {n}: hold out more by "
             "data.val_size, or ask for less"
         )
-    # An image without any class is covered by every set.
-    return float(-np.sort(-np.where(truth, probabilities, 1.0).min(axis=1))[rank - 1])
+    return float(-np.sort(-scores)[rank - 1])
 
 
 def prediction_sets(

@@ -6,27 +6,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from defectlab.data.sources.reading import check_on_bad_image
+from defectlab.data.sources.skipped import check_on_bad_image
 from defectlab.errors import InputError
-from defectlab.inference.decision import (
-    Threshold,
-    choose_threshold,
-    conformal_quantile,
-    min_expected_cost,
-    prediction_sets,
-    read_costs,
-)
+from defectlab.inference.decision import min_expected_cost, read_costs
 from defectlab.inference.flagging import Flagging, decide_flagged, flag
-from defectlab.inference.predictions import REVIEW, BadImages, Predictions
-from defectlab.inference.predictor import Image, Images, Predictor, list_images, load
-from defectlab.metrics.novelty import check_novelty, novelty_p_values
-from defectlab.metrics.operating import images_for_bound
+from defectlab.inference.images import ImageInput, Images, list_images
+from defectlab.inference.predictions import BadImages, Predictions
+from defectlab.inference.predictor import Predictor, load
+from defectlab.inference.promises import Promises, calibration_of, choose_promises
 from defectlab.runs import PredictionTable, RunFolder, read_own_table, read_prediction_table, write_prediction_table
 from defectlab.runs.folder import LATEST
-from defectlab.runs.predictions import as_kept
 
 
 def predict(
@@ -83,32 +72,24 @@ def predict(
         raise InputError(
             "costs are of one class an image, and the network decides for several: give recall or false_alarms of a class"
         )
-    threshold = None if max_error is None else _threshold(predictor, max_error)
-    limit = None
-    if sets is not None:
+    names, promised = predictor.card.class_names, Promises()
+    if set(asked) - {"flagging"}:
         table = _calibration(predictor)
-        limit = conformal_quantile(table.probabilities, table.truth, sets)
-    known = None if novelty is None else _known_novelty(predictor, novelty)
-    names = predictor.card.class_names
+        if any(task.novelty is None for task in predictor.tasks):
+            table = replace(table, novelty=None)
+        promised = choose_promises(calibration_of(table), names, max_error, sets, novelty)
     matrix = None if costs is None else read_costs(costs, names)
     found = _predicted(
-        predictor, list_images(images, predictor.card), None if output is None else Path(output), progress, known is not None,
+        predictor, list_images(images, predictor.card), None if output is None else Path(output), progress, novelty is not None,
     )  # fmt: skip
     decision = None
-    if threshold is not None:
-        sure = as_kept(found.confidence) >= np.float32(threshold.confidence)
-        decision = tuple(name if s else REVIEW for name, s in zip(found.predicted, sure, strict=True))
     if matrix is not None:
         decision = tuple(names[k] for k in min_expected_cost(found.probabilities, matrix))
     flagged = None
     if flagging is not None:
         flagged = flag(predictor, found.probabilities, flagging)
         decision = decide_flagged(found.probabilities, flagged.flags, predictor.card, flagging)
-    chosen = None if limit is None else prediction_sets(as_kept(found.probabilities), np.float32(limit), names)
-    found = replace(found, threshold=threshold, flagged=flagged, decision=decision, sets=chosen)
-    if known is not None and novelty is not None and found.novelty is not None:
-        p_values = novelty_p_values(found.novelty, known)
-        found = replace(found, novelty_p=p_values, novel=p_values <= novelty)
+    found = promised.apply(replace(found, flagged=flagged, decision=decision))
     if output is not None:
         found.write_csv(output)
         _part_of(Path(output)).unlink(missing_ok=True)
@@ -118,7 +99,7 @@ def predict(
 
 
 def _predicted(
-    predictor: Predictor, images: Sequence[Image], output: Path | None, progress: bool, novelty: bool
+    predictor: Predictor, images: Sequence[ImageInput], output: Path | None, progress: bool, novelty: bool
 ) -> Predictions:
     """Predict images; what is done when it is interrupted is kept beside `output`, and gone on with by the next call."""
     if output is None or not isinstance(images[0], Path):
@@ -184,32 +165,3 @@ def _calibration(predictor: Predictor) -> PredictionTable:
             f"{folder.val_predictions_csv} is not of the network's classes: expected it as `fit` writes it"
         )
     return table
-
-
-def _known_novelty(predictor: Predictor, share: float) -> npt.NDArray[np.float32]:
-    """Return the novelty of a run's validation images; InputError where they cannot promise the share of false alarms."""
-    table = _calibration(predictor)
-    if table.novelty is None or any(task.novelty is None for task in predictor.tasks):
-        raise InputError(
-            f"{predictor.name} has no novelty scorer, which fit adds at its end: it was made by an earlier version, or its "
-            "network has no embedding; fit anew"
-        )
-    check_novelty(share, len(table.novelty))
-    return table.novelty
-
-
-def _threshold(predictor: Predictor, max_error: float) -> Threshold:
-    """Choose the confidence from which a run may decide."""
-    if REVIEW in predictor.card.class_names:
-        raise InputError(f"max_error leaves images to the decision {REVIEW}, and a class has that name: use sets")
-    table = _calibration(predictor)
-    right = table.right
-    found = choose_threshold(table.confidence, right, max_error)
-    if found is None:
-        needed = images_for_bound(max_error)
-        raise InputError(
-            f"cannot guarantee an error of at most {max_error:g}: {len(right)} validation images, {int((~right).sum())} of "
-            f"them wrong, do not show it at 95 %; it takes at least {needed} confident ones without an error: hold out "
-            "more by data.val_size, or allow more by max_error"
-        )
-    return found

@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from defectlab.data.sources.reading import Skipped
+from defectlab.data.sources.skipped import Skipped
 from defectlab.errors import InputError
 from defectlab.inference.decision import Flagged, Threshold
 from defectlab.metrics.decisions import NO_CLASS, confidence_of, decide, join_names, label_texts
-from defectlab.runs import write_prediction_table
+from defectlab.runs.predictions import write_prediction_table
+from defectlab.utils.image_format import Box
 from defectlab.utils.text import html_table
 
-Box = tuple[int, int, int, int]  # left, top, width and height
-REVIEW = "review"  # the decision that leaves an image to a person
 _SHOWN = 10  # rows of a repr
 
 

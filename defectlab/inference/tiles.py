@@ -9,9 +9,8 @@ import numpy.typing as npt
 from torch import Tensor
 
 from defectlab.data.sources.opening import file_shapes
-from defectlab.inference.predictions import Box
 from defectlab.networks.tiling import TiledNetwork
-from defectlab.utils.image_format import ImageFormat
+from defectlab.utils.image_format import Box, ImageFormat
 
 
 @contextmanager
@@ -45,13 +44,5 @@ def deciding_tiles(
     boxes = []
     for best, (height, width) in zip(added.abs().flatten(1).argmax(dim=1).tolist(), shapes, strict=True):
         top, left, tall, wide = network.tiling.box(*divmod(best, added.shape[2]))
-        place = wanted.placement(height, width)
-        x, y = (
-            [min(max(round((edge - start) / length * whole), 0), whole) for edge in edges]
-            for edges, start, length, whole in (
-                ((left, left + wide), place.left, place.width, width),
-                ((top, top + tall), place.top, place.height, height),
-            )
-        )
-        boxes.append((x[0], y[0], x[1] - x[0], y[1] - y[0]))
+        boxes.append(wanted.box_on_image((left, top, wide, tall), height, width))
     return boxes

@@ -4,11 +4,10 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 from torch import nn
-from torchvision.models import get_model
 
 from defectlab.errors import InputError, check_at_least
 from defectlab.networks.base import check_width
-from defectlab.utils._compat import vgg_features
+from defectlab.utils._compat import torchvision_models, vgg_features
 
 Backbone = Literal["mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "resnet18", "resnet50", "vgg16"]
 BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
@@ -22,6 +21,11 @@ MIDDLE_STAGES: dict[Backbone, list[int]] = {
     "resnet50": [4, 5, 6],
     "vgg16": [9, 16, 23],
 }
+# torchvision's files.
+_FILES: dict[Backbone, str] = {
+    "mobilenet_v2": "mobilenetv2", "mobilenet_v3_small": "mobilenetv3", "mobilenet_v3_large": "mobilenetv3",
+    "resnet18": "resnet", "resnet50": "resnet", "vgg16": "vgg",
+}  # fmt: skip
 # What torchvision calls the layers of a ResNet, in the order of `features`.
 RESNET_LAYERS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 
@@ -50,18 +54,25 @@ def backbone_features(
     if backbone == "vgg16":
         features = _vgg16()
     elif backbone in ("resnet18", "resnet50"):
-        whole = get_model(backbone, weights=None, norm_layer=partial(nn.BatchNorm2d, momentum=batch_norm_momentum))
+        norm_layer = partial(nn.BatchNorm2d, momentum=batch_norm_momentum)
+        whole = models_of(backbone).get_model(backbone, weights=None, norm_layer=norm_layer)
         features = nn.Sequential(*(getattr(whole, name) for name in RESNET_LAYERS))
     else:
         epsilon = 1e-5 if backbone == "mobilenet_v2" else 1e-3  # torchvision's, which its weights expect
         norm_layer = partial(nn.BatchNorm2d, eps=epsilon, momentum=batch_norm_momentum)
-        features = get_model(backbone, weights=None, width_mult=width, norm_layer=norm_layer).features
+        models = models_of(backbone)
+        features = models.get_model(backbone, weights=None, width_mult=width, norm_layer=norm_layer).features
     for layer in features:
         if isinstance(layer, nn.ReLU):
             layer.inplace = False  # or it would change the map of the layer before it, which may be read as a stage
     if in_channels != 3:
         _take_channels(features, in_channels)
     return features
+
+
+def models_of(backbone: Backbone) -> Any:
+    """Return torchvision's `get_model` and `get_model_weights` for a backbone, as attributes; see `torchvision_models`."""
+    return torchvision_models(_FILES[backbone])
 
 
 def has_widths(backbone: Backbone) -> bool:

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import get_model, get_model_weights
 
 from defectlab.errors import InputError
-from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, Backbone
+from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, Backbone, models_of
 from defectlab.networks.base import Network
 from defectlab.networks.weights import cached_imagenet, read_state
 from defectlab.utils.card import DataCard
@@ -70,7 +69,7 @@ def load_imagenet_network(backbone: Backbone, weights: Path | None = None) -> tu
     Raises:
         InputError: The weights cannot be had, cannot be read without running code, or are another network's.
     """
-    kinds = get_model_weights(backbone)
+    kinds = models_of(backbone).get_model_weights(backbone)
     chosen = kinds.DEFAULT
     if weights is None:
         source, content = cached_imagenet(backbone, _ALTERNATIVES)
@@ -92,7 +91,7 @@ def load_imagenet_network(backbone: Backbone, weights: Path | None = None) -> tu
 def _empty(backbone: Backbone) -> Any:
     """Build torchvision's network without tensors: drawing those of VGG-16 takes seconds."""
     with torch.device("meta"):
-        return get_model(backbone, weights=None)
+        return models_of(backbone).get_model(backbone, weights=None)
 
 
 def _classes(whole: nn.Module) -> int:

@@ -166,7 +166,8 @@ class PretrainedNetwork(Network):
         out, since an exported network has no autograd.
         """
         assert self.tiling is not None
-        standardise, *hidden, last = self.head[0], *(m for m in self.head if isinstance(m, nn.Linear))
+        standardise, (*hidden, last) = self.head[0], [layer for layer in self.head if isinstance(layer, nn.Linear)]
+        assert isinstance(standardise, Standardise)
         pooled = self.tiling(tiles)
         gradient = last.weight[classes]
         for layer in hidden:

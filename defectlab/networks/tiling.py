@@ -101,7 +101,7 @@ class TilePooling(nn.Module):
         """Join the embeddings of tiles `(N, rows, columns, E)`: `(N, embedding_size)`."""
         tiles = tiles.flatten(1, 2)
         if self.attention is not None:
-            scores = self.attention(tiles.flatten(0, 1)).view(len(tiles), -1, 1)
+            scores = self.attention(tiles.flatten(0, 1)).view(*tiles.shape[:2], 1)
             return torch.sum(tiles * scores.softmax(dim=1), dim=1)
         joined = [tiles.mean(dim=1)] if "mean" in self.pooling else []
         return torch.cat([*joined, tiles.amax(dim=1)] if "max" in self.pooling else joined, dim=1)
@@ -111,11 +111,14 @@ class TilePooling(nn.Module):
         flat, pooled, gradient = tiles.flatten(1, 2), pooled[:, None], gradient[:, None]
         if self.attention is not None:
             standardise, first, tanh, last = self.attention
+            assert isinstance(standardise, Standardise)
+            assert isinstance(first, nn.Linear)
+            assert isinstance(last, nn.Linear)
             units = tanh(first(standardise(flat.flatten(0, 1)))).view(*flat.shape[:2], -1)
             weights = last(units).softmax(dim=1)
             by_unit = (1 - units.square()) * last.weight
             by_score = weights * ((flat - pooled) * gradient).sum(dim=2, keepdim=True)
-            found = weights * gradient + by_score * (by_unit @ first.weight) * standardise.scale
+            found: Tensor = weights * gradient + by_score * (by_unit @ first.weight) * standardise.scale
             return found.view_as(tiles)
         parts = dict(zip(self.pooling.split("_"), gradient.chunk(1 + (self.pooling == "mean_max"), dim=2), strict=True))
         found = torch.zeros_like(flat)

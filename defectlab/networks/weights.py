@@ -5,10 +5,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.models import get_model_weights
 
 from defectlab.errors import InputError
-from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, Backbone, backbone_features, has_widths
+from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, Backbone, backbone_features, has_widths, models_of
 from defectlab.networks.pretrained import PretrainedNetwork
 from defectlab.utils.files import atomic
 from defectlab.utils.resources import shipped_files
@@ -106,7 +105,7 @@ def cached_imagenet(backbone: Backbone, alternatives: str) -> tuple[Path, Mappin
     Raises:
         InputError: If it can neither be found nor downloaded, or is damaged.
     """
-    chosen = get_model_weights(backbone).DEFAULT
+    chosen = models_of(backbone).get_model_weights(backbone).DEFAULT
     cached = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rpartition("/")[2]
     if not cached.exists():
         try:

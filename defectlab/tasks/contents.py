@@ -1,11 +1,13 @@
 """Read what a .ckpt file holds, without Lightning, which takes two seconds to import, and without running code of it."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from defectlab.errors import InputError
 from defectlab.networks.novelty import NoveltyScorer
@@ -15,7 +17,20 @@ from defectlab.utils.tensors import check_finite, first_mismatch, read_tensors
 from defectlab.utils.text import first_line
 
 _ADVICE = "expected a whole .ckpt file written by defectlab fit; use another checkpoint of the run, or train again"
+_DRAWS = (
+    Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_normal_, nn.init.kaiming_uniform_,
+)  # fmt: skip
 _Module = TypeVar("_Module", bound=nn.Module)
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Leave the first weights undrawn: without memory, drawing them imports torch's compiler, a second; else it is in vain."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        return given.get("tensor", *args[:1]) if function in _DRAWS else function(*args, **given)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -96,7 +111,7 @@ def build_like(
     try:
         with torch.random.fork_rng(devices=[]):
             try:
-                with torch.device("meta"):
+                with torch.device("meta"), _WithoutDraws():
                     planned = make()
             except Exception:
                 if ours:
@@ -104,7 +119,8 @@ def build_like(
             else:
                 if mismatch := first_mismatch(state, planned.state_dict()):
                     raise InputError(mismatch)
-            module = make()
+            with _WithoutDraws() if ours else nullcontext():
+                module = make()
         load(module)
     except InputError as error:
         raise InputError(f"{path} cannot be loaded: {error}") from None

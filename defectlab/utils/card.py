@@ -79,6 +79,10 @@ class DataCard(ImageFormat):
                 raise
             raise InputError(f"data card: {error}") from None
 
+    def constants(self) -> tuple[Tensor, Tensor]:
+        """Return mean and 1 / sd `(1, C, 1, 1)` by which uint8 images are normalised: `(images - mean) * scale`."""
+        return _constants.__wrapped__(self.mean, self.std, 255, torch.device("cpu"))
+
     def normalise(self, images: Tensor) -> Tensor:
         """Normalise images: mean 0 and sd 1 over the training set.
 

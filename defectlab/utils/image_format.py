@@ -12,6 +12,7 @@ _BLOCK_PIXELS = 2**21  # of a batch whose activations a CPU's caches still serve
 Size = int | tuple[int, int]  # the side of a square, or height and width
 Fit = Literal["stretch", "pad", "crop"]
 PixelType = Literal["uint8", "integers", "floats"]  # kinds of numbers: of 8 bits, of more, floats
+Box = tuple[int, int, int, int]  # left, top, width and height
 Alpha = Literal["compose", "ignore", "channel"]
 
 LEVELS = ("white_level", "black_level", "pixel_type")
@@ -183,6 +184,18 @@ class ImageFormat:
                 broad = round(wide * margin / min(tall, wide))
                 high = int(broad * height / width)
         return Placement(high, broad, -round((high - tall) / 2), -round((broad - wide) / 2))
+
+    def box_on_image(self, box: Box, height: int, width: int) -> Box:
+        """Return a box of the canvas in the pixels of an image of `height` and `width`, cut at its border."""
+        place, (left, top, wide, tall) = self.placement(height, width), box
+        x, y = (
+            [min(max(round((edge - start) / length * whole), 0), whole) for edge in edges]
+            for edges, start, length, whole in (
+                ((left, left + wide), place.left, place.width, width),
+                ((top, top + tall), place.top, place.height, height),
+            )
+        )
+        return x[0], y[0], x[1] - x[0], y[1] - y[0]
 
 
 def _is_whole(value: object, low: int, high: int) -> bool:

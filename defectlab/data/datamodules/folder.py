@@ -27,8 +27,8 @@ from defectlab.data.sources.label_table import LabelColumns, find_labels, list_l
 from defectlab.data.sources.layouts import Listing, is_single, list_folders, list_labelled, list_several
 from defectlab.data.sources.levels import Level
 from defectlab.data.sources.opening import expand_pages, file_shapes, peek
-from defectlab.data.sources.reading import check_on_bad_image
 from defectlab.data.sources.remote import mirror
+from defectlab.data.sources.skipped import check_on_bad_image
 from defectlab.data.sources.tables import is_label_file
 from defectlab.errors import InputError
 from defectlab.utils.image_format import Alpha, ImageFormat, Size, Tiles

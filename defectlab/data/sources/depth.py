@@ -6,11 +6,10 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from defectlab.data.sources.files import FORMATS
 from defectlab.data.sources.levels import Level, Levels, is_full_scale, levels_of, settle
@@ -18,6 +17,9 @@ from defectlab.data.sources.opening import Header, in_threads, peek_all
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat, PixelType
 from defectlab.utils.text import listed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 

@@ -26,8 +26,9 @@ from defectlab.data.sources.layouts import Listing
 from defectlab.data.sources.lazy import select_images
 from defectlab.data.sources.levels import BadImage
 from defectlab.data.sources.opening import bytes_of, pillow_hushed
-from defectlab.data.sources.reading import ColourFound, Skipped, read_images
+from defectlab.data.sources.reading import ColourFound, read_images
 from defectlab.data.sources.records import ImageRecords, rarest_class
+from defectlab.data.sources.skipped import Skipped
 from defectlab.errors import InputError
 from defectlab.metrics.decisions import NO_CLASS, label_texts
 from defectlab.utils.image_format import ImageFormat

@@ -25,7 +25,8 @@ from defectlab.data.sources.decode import decode
 from defectlab.data.sources.lazy import LazyImages
 from defectlab.data.sources.levels import BadImage, Pixels
 from defectlab.data.sources.opening import bytes_of, pillow_hushed
-from defectlab.data.sources.reading import NothingReadable, Skipped, refused
+from defectlab.data.sources.reading import NothingReadable, refused
+from defectlab.data.sources.skipped import Skipped
 from defectlab.errors import InputError
 from defectlab.utils.files import atomic
 from defectlab.utils.image_format import ImageFormat

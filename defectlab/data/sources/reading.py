@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -19,23 +19,13 @@ from defectlab.data.sources.decode import decode
 from defectlab.data.sources.depth import tell_beyond
 from defectlab.data.sources.levels import BadImage, Pixels
 from defectlab.data.sources.opening import pillow_hushed
+from defectlab.data.sources.skipped import Skipped, check_on_bad_image
 from defectlab.errors import InputError
 from defectlab.utils.image_format import ImageFormat
 from defectlab.utils.progress import progress_bar
 from defectlab.utils.text import listed
 
 _BLOCK_BYTES = 64 * 2**20  # pixels held beside the result while a set is read
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An image that was left out, and why."""
-
-    file: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.reason}"
 
 
 class ColourFound(Exception):
@@ -128,12 +118,6 @@ def read_images(
     return images, good, left_out(bad)
 
 
-def check_on_bad_image(value: str) -> None:
-    """Raise InputError unless the value is `error` or `skip`."""
-    if value not in ("error", "skip"):
-        raise InputError(f"on_bad_image is {value!r}: expected error, or skip to leave bad images out")
-
-
 def _decode_all(
     files: Sequence[Path],
     wanted: ImageFormat,
@@ -144,7 +128,8 @@ def _decode_all(
 ) -> dict[int, str]:
     """Pass the good images to `keep` in order, block by block; return the reason for each index left out.
 
-    In threads, since Pillow decodes outside the interpreter lock; in blocks, to bound memory before a slow disk.
+    In threads, since Pillow decodes outside the interpreter lock, but for a single one, which takes less time than their
+    start; in blocks, to bound memory before a slow disk.
     """
     per_block = max(1, min(len(files), 512, _BLOCK_BYTES // math.prod(shape)))
     buffer = np.empty((per_block, *shape), dtype=np.uint8)
@@ -160,11 +145,12 @@ def _decode_all(
             return str(error)
         return None
 
-    with progress_bar("reading images", len(files)) as advance, pillow_hushed(), ThreadPoolExecutor() as pool:
+    pool = nullcontext() if len(files) == 1 else ThreadPoolExecutor()
+    with progress_bar("reading images", len(files)) as advance, pillow_hushed(), pool as threads:
         for start in range(0, len(files), per_block):
             block = files[start : start + per_block]
             good = []
-            for slot, reason in enumerate(pool.map(fill, range(len(block)), block)):
+            for slot, reason in enumerate((threads.map if threads else map)(fill, range(len(block)), block)):
                 advance(1)
                 if reason is None:
                     good.append(slot)

@@ -1,4 +1,4 @@
-"""Write a trained network without what only training needs."""
+"""Keep a trained network without what only training needs."""
 
 from os import PathLike, fspath
 from pathlib import Path
@@ -22,7 +22,7 @@ _NEEDED = (
 )
 
 
-def export(run: str | PathLike[str], output: str | PathLike[str], half: bool = False) -> Path:
+def strip(run: str | PathLike[str], output: str | PathLike[str], half: bool = False) -> Path:
     """Write a trained network, or its backbone, to a file of its own, and return the file's path.
 
     Args:
