@@ -1,6 +1,7 @@
 """Novelty: embeddings beside logits, the score, its promise, and what predict makes of it."""
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from defectlab.metrics.ranking import curve
 from defectlab.networks import CompactCNN, PretrainedNetwork
 from defectlab.networks.base import embed_and_classify
 from defectlab.networks.novelty import NoveltyScorer
+from defectlab.report import write_report
 from defectlab.runs import RunFolder, read_prediction_table, write_prediction_table
 from defectlab.runs.state import write_state
 from defectlab.tasks.checkpoint import load_task
@@ -321,3 +323,27 @@ def test_two_classes_leave_none_to_tell_apart(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="2 classes"):
         leave_class_out(config, output=tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_report_shows_the_strangest_images(finished: Path) -> None:
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    table = read_prediction_table(RunFolder(finished).predictions_csv)
+    assert table.novelty is not None
+    section = page[page.index("Novelty</h2>") :]
+    assert (finished / "novelty.png").is_file()
+    strangest = [table.files[index] for index in np.argsort(-table.novelty)[:3]]
+    places = [section.index(file) for file in strangest]
+    assert places == sorted(places)
+    known = read_prediction_table(RunFolder(finished).val_predictions_csv).novelty
+    assert known is not None
+    assert f"{novelty_p_values(table.novelty, known).min():.4f}" in section
+
+
+def test_a_report_of_an_earlier_run_has_no_novelty(finished: Path, tmp_path: Path) -> None:
+    run = RunFolder(shutil.copytree(finished, tmp_path / "run"))
+    for path in (run.val_predictions_csv, run.predictions_csv):
+        table = read_prediction_table(path)
+        write_prediction_table(
+            path, table.files, table.labels, table.probabilities, table.class_names, checkpoint=table.checkpoint
+        )
+    assert "Novelty</h2>" not in write_report(run).read_text(encoding="utf-8")
