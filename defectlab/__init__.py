@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from defectlab.evaluate.ensemble import ensemble
     from defectlab.evaluate.harden import harden
     from defectlab.evaluate.inspection import inspect_data
+    from defectlab.evaluate.leave_class_out import leave_class_out
     from defectlab.evaluate.robustness import robustness
     from defectlab.explain.kernels import explain_kernels
     from defectlab.explain.run import explain
@@ -68,7 +69,7 @@ __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022 (by use)
     "fit", "resume", "test", "validate", "record_run", "open_run", "report",
     "predict", "load", "load_task", "export", "verify", "benchmark",
-    "cross_validate", "compare", "ensemble", "robustness", "harden", "label_budget",
+    "cross_validate", "leave_class_out", "compare", "ensemble", "robustness", "harden", "label_budget",
     "explain", "explain_kernels", "summarize", "compare_networks", "course",
     "fetch", "synthesize", "inspect_data", "preview", "augment_to_folder",
     "RunFolder", "Run", "Evaluation", "Predictor", "Export", "Runtime", "Flagging", "DataCard", "InputError",
@@ -83,7 +84,7 @@ _PLACES = name_places({
     "inference.predict": "predict", "inference.flagging": "Flagging", "inference.predictor": "load Predictor",
     "deploy.export": "Export export", "deploy.runtime": "Runtime", "deploy.verify": "verify",
     "deploy.benchmark": "benchmark",
-    "evaluate.crossval": "cross_validate", "evaluate.comparison": "compare", "evaluate.ensemble": "ensemble",
+    "evaluate.crossval": "cross_validate", "evaluate.leave_class_out": "leave_class_out", "evaluate.comparison": "compare", "evaluate.ensemble": "ensemble",
     "evaluate.robustness": "robustness", "evaluate.harden": "harden", "evaluate.budget": "label_budget", "evaluate.inspection": "inspect_data",
     "explain.run": "explain", "explain.kernels": "explain_kernels",
     "summary.trace": "summarize", "summary.compare": "compare_networks", "course.run": "course=run_course",

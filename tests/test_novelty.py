@@ -1,6 +1,7 @@
 """Novelty: embeddings beside logits, the score, its promise, and what predict makes of it."""
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import write_class_folders
 from helpers import write_config
 from PIL import Image
 from scipy.stats import binom
 from torch import Tensor, nn
 
 from defectlab.cli.main import main
+from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.engine.fit import fit
 from defectlab.errors import InputError
 from defectlab.evaluate.ensemble import ensemble
+from defectlab.evaluate.leave_class_out import leave_class_out
 from defectlab.inference import predictor
 from defectlab.inference.predict import predict
 from defectlab.inference.predictor import load
@@ -25,6 +29,7 @@ from defectlab.metrics.ranking import curve
 from defectlab.networks import CompactCNN, PretrainedNetwork
 from defectlab.networks.base import embed_and_classify
 from defectlab.networks.novelty import NoveltyScorer
+from defectlab.report import write_report
 from defectlab.runs import RunFolder, read_prediction_table, write_prediction_table
 from defectlab.runs.state import write_state
 from defectlab.tasks.checkpoint import load_task
@@ -169,7 +174,7 @@ def test_false_alarms_stay_below_the_share() -> None:
 
 
 def test_networks_are_joined_by_the_geometric_mean() -> None:
-    np.testing.assert_array_equal(joined_novelty([[1, 2]]), np.float32([1, 2]))
+    np.testing.assert_array_equal(joined_novelty([[1, 2]]), np.array([1, 2], np.float32))
     np.testing.assert_allclose(joined_novelty([[1, 4, 0], [4, 9, 5]]), [2, 6, 0])
 
 
@@ -234,9 +239,10 @@ def test_ensembles_know_what_is_novel(tmp_path: Path, class_folders: Path) -> No
     runs = [fit(config, seed_everything=seed, output=tmp_path / str(seed)) for seed in (0, 1)]
     joined = ensemble(runs, tmp_path / "both")
     tables = [read_prediction_table(run.val_predictions_csv) for run in (joined, *runs)]
-    scores = [table.novelty for table in tables]
+    scores = [np.asarray(table.novelty, np.float32) for table in tables]
     np.testing.assert_allclose(scores[0], joined_novelty(scores[1:]), rtol=1e-6)
     found = predict(joined, [class_folders / file for file in tables[0].files], novelty=0.2)
+    assert found.novelty is not None
     np.testing.assert_allclose(found.novelty, scores[0], rtol=1e-3)
 
 
@@ -260,3 +266,84 @@ def test_what_an_interrupted_prediction_left_keeps_its_novelty(
     assert predict(finished, class_folders, novelty=0.2, output=tmp_path / "out.csv").novelty is not None
     assert len(calls) < 2 * len(whole) / 8  # what was done is not done again
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_each_class_is_left_out_in_turn(
+    tmp_path: Path, class_folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, out = write_config(tmp_path, class_folders), tmp_path / "out"
+    words = [
+        "crossval",
+        "--config",
+        str(config),
+        "--leave-class-out",
+        "--output",
+        str(out),
+        "--trainer.max_epochs",
+        "1",
+    ]
+    assert main(words) == 0
+    assert "AUROC" in capsys.readouterr().out
+    with (out / "novelty.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == ["good", "hole", "scratch"]
+    for run, row in zip(sorted(path.parent for path in out.glob("*/config.yaml")), rows, strict=True):
+        split = SplitTable.read(RunFolder(run).split_csv).rows
+        own = {one.part for one in split if one.label == row["class"]}
+        assert own == {"test"}  # none to train on, none to calibrate with
+        assert {one.label for one in split if one.part == "train"} == {"good", "hole", "scratch"} - {row["class"]}
+        table = read_prediction_table(RunFolder(run).predictions_csv)
+        assert table.novelty is not None
+        new = np.array([table.class_names[label] == row["class"] for label in np.array(table.labels)])
+        assert int(row["images"]) == new.sum() == 12
+        assert float(row["auroc"]) == pytest.approx(curve(table.novelty, new).auroc)
+        assert row["false_alarms"] == ""  # of 1 %: there are too few validation images
+    best = RunFolder(out / "01-good").fingerprint
+    assert main(words) == 0  # nothing is done again
+    assert RunFolder(out / "01-good").fingerprint == best
+    found = leave_class_out(config, overrides={"trainer.max_epochs": 1}, output=out, share=0.4)
+    assert [row["false_alarms"] is not None for row in found.rows] == [True] * 3
+    assert found.mean == pytest.approx(np.mean([float(row["auroc"]) for row in rows]))
+    capsys.readouterr()
+    for more, text in (
+        (["--seed", "1"], "another plan"),
+        (["--folds", "3"], "found folds"),
+        (["--data.seed", "4"], "data.seed is crossval's own"),
+    ):
+        assert main([*words, *more]) == 1
+        assert text in capsys.readouterr().err
+    for share in (0.0, 1.0):
+        with pytest.raises(InputError, match="novelty is"):
+            leave_class_out(config, share=share, output=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_two_classes_leave_none_to_tell_apart(tmp_path: Path) -> None:
+    config = write_config(tmp_path, write_class_folders(tmp_path / "two", 12, ("good", "hole")))
+    with pytest.raises(InputError, match="2 classes"):
+        leave_class_out(config, output=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_report_shows_the_strangest_images(finished: Path) -> None:
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    table = read_prediction_table(RunFolder(finished).predictions_csv)
+    assert table.novelty is not None
+    section = page[page.index("Novelty</h2>") :]
+    assert (finished / "novelty.png").is_file()
+    strangest = [table.files[index] for index in np.argsort(-table.novelty)[:3]]
+    places = [section.index(file) for file in strangest]
+    assert places == sorted(places)
+    known = read_prediction_table(RunFolder(finished).val_predictions_csv).novelty
+    assert known is not None
+    assert f"{novelty_p_values(table.novelty, known).min():.4f}" in section
+
+
+def test_a_report_of_an_earlier_run_has_no_novelty(finished: Path, tmp_path: Path) -> None:
+    run = RunFolder(shutil.copytree(finished, tmp_path / "run"))
+    for path in (run.val_predictions_csv, run.predictions_csv):
+        table = read_prediction_table(path)
+        write_prediction_table(
+            path, table.files, table.labels, table.probabilities, table.class_names, checkpoint=table.checkpoint
+        )
+    assert "Novelty</h2>" not in write_report(run).read_text(encoding="utf-8")

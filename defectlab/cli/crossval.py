@@ -8,8 +8,11 @@ from rich.markup import escape
 
 from defectlab.cli.arguments import CommandParser
 from defectlab.cli.tables import new_table
+from defectlab.errors import InputError
 from defectlab.evaluate.crossval import cross_validate
 from defectlab.evaluate.crossval_result import CrossValidation
+from defectlab.evaluate.leave_class_out import LeaveClassOut, leave_class_out
+from defectlab.metrics.classification import accuracy_interval
 from defectlab.utils.text import shown_path
 
 # Song & Yan 2013, table 2: AECLBP with a support vector machine, 100 random halves.
@@ -33,10 +36,47 @@ def run(words: list[str]) -> int:
     parser.add_argument(
         "--compare-groups", action="store_true", help="also without data.group_by: by how much that overstates"
     )
+    parser.add_argument(
+        "--leave-class-out", action="store_true",
+        help="train once for each class without it: how novel its images are to the network, in place of folds",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, help="a new folder; by default runs/crossval-<config>/<time>")
     folder, given, more = parser.parse_with_folder(words)
+    if vars(given).pop("leave_class_out"):
+        own = ("config", "seed", "output", "processes")
+        others = [name for name, value in vars(given).items() if name not in own and value != parser.get_default(name)]
+        if folder is not None or others or given.config is None:
+            raise InputError(
+                "--leave-class-out takes --config, --seed, --processes, --output (also of an equal call that was stopped) and "
+                f"arguments of fit, found {folder or ', '.join(others) or 'no config'}"
+            )
+        found = {name: vars(given)[name] for name in own}
+        _print_left_out(leave_class_out(**found, overrides=more, progress=True))
+        return 0
     _print(cross_validate(**vars(given), overrides=more, resume=folder, progress=True))
     return 0
+
+
+def _print_left_out(result: LeaveClassOut) -> None:
+    novel = f"novel at {result.share:.0%}"
+    columns = ("class left out", "images", "AUROC of novelty", novel, "false alarms", "accuracy of known")
+    table = new_table("each class left out in turn", columns, left=(0,))
+    for row in result.rows:
+        cells = ["–", "–"]
+        if row["detected"] is not None:
+            cells = [f"{row['detected']:.1%}", f"{row['false_alarms']} of {row['known']}"]
+        table.add_row(escape(row["class"]), str(row["images"]), f"{row['auroc']:.4f}", *cells, f"{row['accuracy']:.2%}")
+    Console().print(table)
+    print(f"AUROC        {result.mean:.4f} in the mean, {result.worst['auroc']:.4f} of {result.worst['class']}")
+    if result.false_alarms is not None:
+        alarms, known = result.false_alarms
+        low, high = accuracy_interval(alarms, known)
+        print(
+            f"false alarms {alarms} of {known} known test images, {alarms / known:.2%} (95 % {low:.2%} to {high:.2%})"
+        )
+    else:
+        print(f"false alarms of {result.share:g} take more validation images: hold out more by --data.val_size")
+    print(f"written to   {shown_path(result.folder)}")
 
 
 def _print(result: CrossValidation) -> None:

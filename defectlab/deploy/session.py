@@ -1,4 +1,4 @@
-"""Open a model by ONNX Runtime or OpenVINO: uint8 images in, outputs by name out."""
+"""Open a model by ONNX Runtime, OpenVINO or torch: uint8 images in, outputs by name out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def open_session(card: ExportedCard, provider: str = "cpu", threads: int = 1) ->
 
     Args:
         card: of the exported folder.
-        provider: of ONNX Runtime such as `cpu`, `cuda` or `tensorrt`, or a device of OpenVINO such as `cpu` or `gpu`.
+        provider: of ONNX Runtime such as `cpu`, `cuda` or `tensorrt`, or a device of OpenVINO such as `cpu` or `gpu`; `cpu` of a
+            program of torch.export.
         threads: that one image is computed by.
 
     Raises:
@@ -42,12 +43,12 @@ def open_session(card: ExportedCard, provider: str = "cpu", threads: int = 1) ->
     check_model(card)
     package = {"onnx": "onnxruntime"}.get(card.kind, card.kind)
     try:
-        session = (_onnx if card.kind == "onnx" else _openvino)(card, provider, threads)
+        session = {"onnx": _onnx, "openvino": _openvino, "torch": _program}[card.kind](card, provider, threads)
     except ImportError:
         raise InputError(f"{package} is not installed: pip install {package}") from None
     except InputError:
         raise
-    except Exception as error:  # each of the two has exceptions of its own
+    except Exception as error:  # each has exceptions of its own
         raise InputError(f"{card.model} cannot be opened ({first_line(error)}); export it again") from None
     expected = {name: f"uint8 {wanted.shape}" for name, wanted in zip(card.input_names, card.formats, strict=True)}
     if session.inputs != expected or "probabilities" not in session.outputs:
@@ -106,6 +107,23 @@ def _openvino(card: ExportedCard, provider: str, threads: int) -> Session:
 
     request(1)
     return Session({own: f"{kind} {tuple(sizes[own])}" for own, kind in inputs.items()}, outputs, run)
+
+
+def _program(card: ExportedCard, provider: str, threads: int) -> Session:
+    import torch
+
+    _named(provider, ["cpu"])
+    torch.set_num_threads(threads)
+    program = torch.export.load(card.model)
+    module, outputs = program.module(), list(card.values["model"]["outputs"])
+    kinds = [f"{str(one.dtype).removeprefix('torch.')} {tuple(one.shape[1:])}" for one in program.example_inputs[0]]
+
+    @torch.no_grad()
+    def run(images: Sequence[npt.NDArray[np.uint8]]) -> Outputs:
+        found = module(*(torch.from_numpy(np.ascontiguousarray(each)) for each in images))
+        return {name: each.numpy() for name, each in zip(outputs, found, strict=True)}
+
+    return Session(dict(zip(card.input_names, kinds, strict=True)), outputs, run)
 
 
 def _named(provider: str, names: Iterable[str]) -> str:

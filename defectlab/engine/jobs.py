@@ -14,6 +14,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.engine.configs import override_words
 from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.fit import train_and_test
@@ -28,7 +29,7 @@ _LOG = "fit.log"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One fit of several; `settings` are values by dotted name, over the `overrides` of all."""
+    """One fit of several; `settings` are values by dotted name, over the `overrides` of all; images are divided by `split`."""
 
     name: str
     folder: Path
@@ -36,6 +37,7 @@ class Job:
     seed: int
     settings: Mapping[str, object]
     overrides: tuple[str, ...] = ()
+    split: SplitTable | None = None
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -84,10 +86,12 @@ def run_jobs(
         advance(done)
         if processes == 1:
             for job in jobs:
-                note(job, _run(job.words, job.folder))
+                note(job, _run(job.words, job.folder, job.split))
             return errors
         with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_end_with_parent) as pool:
-            futures = {pool.submit(_run, (*job.words, "--cpu.threads", "1"), job.folder): job for job in jobs}
+            futures = {
+                pool.submit(_run, (*job.words, "--cpu.threads", "1"), job.folder, job.split): job for job in jobs
+            }
             try:
                 for future in as_completed(futures):
                     note(futures[future], future.result())
@@ -113,7 +117,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _run(words: Sequence[str], folder: Path) -> str | None:
+def _run(words: Sequence[str], folder: Path, split: SplitTable | None) -> str | None:
     """Train and test into the folder, from its beginning; return the error, or None."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -126,6 +130,8 @@ def _run(words: Sequence[str], folder: Path) -> str | None:
             (folder.parent / READS_FILE).touch()  # all runs of one call are counted together
             with (folder / _LOG).open("w", encoding="utf-8") as log, redirect_stdout(log):
                 cli = DefectCLI("fit", [*words, "--trainer.enable_progress_bar", "false"], run=folder)
+                if split is not None:
+                    cli.datamodule.keep_split(split)
                 cli.datamodule.prepare_data()
                 cli.datamodule.setup("fit")
                 cli.datamodule.check_test_part()  # tests are what is to be compared

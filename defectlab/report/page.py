@@ -4,8 +4,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from defectlab.errors import InputError
 from defectlab.figures import runs as figures
+from defectlab.figures.novelty import novelty_figure
 from defectlab.figures.ranking import marked_points, ranking_figure
 from defectlab.figures.style import save_png
 from defectlab.report import sections
@@ -34,6 +38,7 @@ def write_report(run: str | Path | RunFolder) -> Path:
     file = run.predictions_csv if split == "test" else run.val_predictions_csv
     predictions = _predictions(run, file, result["n"], sections.SPLITS[split])
     labels = None if predictions is None else predictions.labels
+    known = None if predictions is None or split == "val" else _known_novelty(run, predictions)
     values = {
         "name": str(about.get("config") or run.path.absolute().parent.name),
         "run": run.path.absolute().name,
@@ -55,7 +60,10 @@ def write_report(run: str | Path | RunFolder) -> Path:
         "about": sections.run_facts(about),
         "environment": list((metrics.get("environment") or {}).items()),
         "config": run.config.read_text(encoding="utf-8", errors="replace") if run.config.is_file() else None,
-        "pictures": _draw(run, metrics, result, about.get("best_epoch"), predictions, synthetic),
+        "novelty": None if predictions is None else sections.novelty(predictions, known),
+        "pictures": _draw(
+            run, metrics, result, about.get("best_epoch"), predictions, synthetic, known, sections.SPLITS[split]
+        ),
     }
     page = run.path / "report.html"
     write_page(page, "report.html", values)
@@ -75,6 +83,14 @@ def _predictions(run: RunFolder, file: Path, n: int, split: str) -> PredictionTa
     return predictions
 
 
+def _known_novelty(run: RunFolder, predictions: PredictionTable) -> npt.NDArray[np.float32] | None:
+    """Return the novelty of the validation images, if it is of the same network as the predictions."""
+    if not run.val_predictions_csv.is_file():
+        return None
+    table = read_prediction_table(run.val_predictions_csv)
+    return table.novelty if table.checkpoint == predictions.checkpoint else None
+
+
 def _draw(
     run: RunFolder,
     metrics: dict[str, Any],
@@ -82,6 +98,8 @@ def _draw(
     best_epoch: int | None,
     predictions: PredictionTable | None,
     synthetic: bool,
+    known: npt.NDArray[np.float32] | None,
+    split: str,
 ) -> dict[str, Picture]:
     """Write confusion_matrix.csv and the PNGs that the run has data for; return each PNG by name."""
     names, matrix = list(result["per_class"]), result["confusion_matrix"]
@@ -104,6 +122,8 @@ def _draw(
         points = marked_points(metrics.get("operating") or {})
         ranked = ranking_figure(predictions.probabilities, predictions.labels, predictions.class_names, points)
         drawn |= {} if ranked is None else {"ranking": ranked}
+    if predictions is not None and predictions.novelty is not None:
+        drawn["novelty"] = novelty_figure(predictions.novelty, known, split)
     for name, figure in drawn.items():
         save_png(figure, run.path / f"{name}.png", synthetic)  # said on the image too, as images leave the page
     paths = [*(run.path / f"{name}.png" for name in drawn), run.misclassified_png, run.lr_finder_png]

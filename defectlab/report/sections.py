@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from defectlab.metrics.classification import accuracy_interval, confident_mistakes
 from defectlab.metrics.decisions import Labels, label_texts
 from defectlab.metrics.line import good_class
 from defectlab.metrics.multilabel import mean_average_precision_interval
+from defectlab.metrics.novelty import novelty_p_values
 from defectlab.metrics.operating import auroc_interval, average_precision_interval, images_for_bound
 from defectlab.report.render import Cell, Table, percentage
 from defectlab.runs import PredictionTable
@@ -196,6 +198,21 @@ def images(predictions: PredictionTable, labels: Labels, file: str) -> Images:
         ),
         file,
     )
+
+
+def novelty(predictions: PredictionTable, known: npt.NDArray[np.float32] | None) -> Table | None:
+    """Tabulate the strangest images, with p-values where validation images are `known`; None without scores."""
+    if predictions.novelty is None:
+        return None
+    scores, right = predictions.novelty, None if predictions.labels is None else predictions.right
+    p_values = None if known is None or not len(known) else novelty_p_values(scores, known)
+    taken = label_texts(predictions.predicted, predictions.class_names, "none")
+    rows: list[list[Cell]] = []
+    for index in np.argsort(-scores, kind="stable")[:UNSURE_ROWS].tolist():
+        verdict = "–" if right is None else "right" if right[index] else "wrong"
+        rarity = "–" if p_values is None else f"{p_values[index]:.4f}"
+        rows.append([predictions.files[index], taken[index], verdict, f"{scores[index]:.3g}", rarity])
+    return Table(["file", "taken for", "verdict", "novelty", "p-value"], rows, text_columns=3)
 
 
 def data_facts(data: dict[str, Any]) -> list[tuple[str, Any]]:
