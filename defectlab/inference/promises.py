@@ -22,6 +22,8 @@ from defectlab.metrics.novelty import check_novelty, novelty_p_values
 from defectlab.metrics.operating import images_for_bound
 from defectlab.runs.predictions import PredictionTable, as_kept
 
+_TIE = 1e-6  # of a probability, on another processor or with another number of images at once
+
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
@@ -105,17 +107,19 @@ def choose_promises(
         check_novelty(novelty, len(calibration.novelty))
     limit = None
     if sets is not None:
-        limit = _below(conformal_quantile(calibration.set_score, sets), calibration.set_score)
+        limit = conformal_quantile(calibration.set_score, sets)
+        for score in np.sort(calibration.set_score[calibration.set_score < limit])[::-1].tolist():
+            if score < limit * (1 - _TIE):
+                break
+            limit = score  # a lower limit covers more
+        limit = _below(limit, calibration.set_score)
     return Promises(threshold, limit, novelty, calibration.novelty)
 
 
 def _below(limit: float, scores: npt.NDArray[np.float32]) -> float:
-    """Return a limit a millionth lower, and no nearer to the next score: the image that it is of keeps its side of it.
-
-    Probabilities repeat to the seventh decimal, where the number of images at once, or the processor, is another.
-    """
+    """Return a limit a millionth lower, and no nearer to the next score: the image that it is of keeps its side of it."""
     lower = float(scores[scores < np.float32(limit)].max(initial=0))
-    return max((limit + lower) / 2, limit * (1 - 1e-6))
+    return max((limit + lower) / 2, limit * (1 - _TIE))
 
 
 def calibration_of(table: PredictionTable) -> Calibration:

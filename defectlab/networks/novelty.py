@@ -10,7 +10,9 @@ from defectlab.errors import InputError
 
 _SHRINKAGE = 0.3  # of the covariance towards a sphere; from 0.05 to 0.6 the ranking of images hardly changes
 _FLOOR = 1e-3  # of the mean standard deviation: features that hardly vary in training count no more than this
+_NOISE = 1e-5  # of the size of embeddings: less is rounding
 _KEPT = 64  # directions of the whitened space: of 416 on NEU-CLS 64 rank new classes as well as all do
+_CANDIDATES = 8  # nearest training images whose distances are computed exactly
 _NAMES = ("mean", "scale", "whitening", "bank")  # tensors of a state
 _HALVES = ("whitening", "bank")  # kept in half precision, and used as they are kept
 
@@ -53,12 +55,16 @@ class NoveltyScorer(nn.Module):
         """Fit to embeddings (N, E) of training images and their labels, int64 (N,), or (N, C) of 0 and 1.
 
         Raises:
-            InputError: fewer than two images, or embeddings that are not finite.
+            InputError: fewer than two images, or embeddings that are not finite or all alike.
         """
         if len(embeddings) < 2 or not torch.isfinite(embeddings).all():
             raise InputError(f"{len(embeddings)} embeddings: expected at least two, of finite numbers")
         values = embeddings.double()
         mean, scale = values.mean(dim=0), values.std(dim=0, correction=0)
+        if scale.mean() <= _NOISE * values.abs().mean():
+            raise InputError(
+                "embeddings that differ from image to image by rounding alone: expected those of a trained network"
+            )
         scale = scale + _FLOOR * scale.mean() + 1e-9
         standard = (values - mean) / scale
         members = labels.double() if labels.ndim == 2 else nn.functional.one_hot(labels).double()
@@ -104,9 +110,16 @@ class NoveltyScorer(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         """Score embeddings (N, E): (N,), at least 0."""
         found = ((embeddings.float() - self.mean) / self.scale) @ self.whitening
-        lengths = found.norm(dim=1).clamp(min=1e-6)
+        lengths = found.norm(dim=1, keepdim=True).clamp(min=1e-6)
         inner = found @ self.bank.T
-        distance = (lengths.square()[:, None] + self.lengths.square() - 2 * inner).amin(dim=1).clamp(min=0)
-        cosine = (inner / self.lengths).amax(dim=1) / lengths
-        chord = (2 - 2 * cosine).clamp(min=0)
-        return torch.sqrt(distance * chord)
+        near = self._least(found, self.bank, self.lengths.square() - 2 * inner)
+        alike = self._least(found / lengths, self.bank / self.lengths[:, None], -inner / self.lengths)
+        return near * alike
+
+    def _least(self, points: Tensor, bank: Tensor, order: Tensor) -> Tensor:
+        """Return the least distance (N,) of points (N, K) to the bank, whose `order` (N, B) grows with it.
+
+        That order rounds away small differences of large numbers; of the few that come first they are taken one by one.
+        """
+        first = order.topk(min(_CANDIDATES, len(bank)), largest=False).indices
+        return (points[:, None] - bank[first]).square().sum(dim=2).amin(dim=1).sqrt()
