@@ -18,7 +18,9 @@ from defectlab.inference.decision import (
     read_costs,
     set_scores,
 )
-from defectlab.runs import read_prediction_table, write_prediction_table
+from defectlab.inference.predictions import Predictions
+from defectlab.inference.promises import calibration_of, choose_promises
+from defectlab.runs import PredictionTable, read_prediction_table, write_prediction_table
 from defectlab.runs.predictions import as_kept
 
 
@@ -143,3 +145,28 @@ def test_predict_writes_sets_and_decisions(
     assert "both decide: give one of them" in capsys.readouterr().err
     assert main([*words, "--sets", "0.99"]) == 1
     assert "takes at least 99 validation images, found 6" in capsys.readouterr().err
+
+
+def test_the_image_that_a_limit_is_of_keeps_its_side() -> None:
+    """Where all numbers are a ten-millionth lower, as on another processor, decisions and sets stay."""
+    rng = np.random.default_rng(2)
+    probabilities, labels = draws(400, rng)
+    table = PredictionTable(
+        files=[str(i) for i in range(400)], class_names=list("abcd"), labels=labels,
+        predicted=probabilities.argmax(axis=1), probabilities=as_kept(probabilities).astype(np.float64),
+        novelty=rng.random(400).astype(np.float32),
+    )  # fmt: skip
+    promised = choose_promises(calibration_of(table), "abcd", max_error=0.4, sets=0.9, novelty=0.05)
+    found = [
+        promised.apply(
+            Predictions(
+                files=tuple(table.files), class_names=tuple("abcd"), probabilities=table.probabilities * factor,
+                novelty=None if table.novelty is None else table.novelty * np.float32(factor),
+            )
+        )
+        for factor in (1, 1 - 1e-7, 1 + 1e-7)
+    ]  # fmt: skip
+    for other in found[1:]:
+        assert (other.decision, other.sets) == (found[0].decision, found[0].sets)
+        np.testing.assert_array_equal(other.novelty_p, found[0].novelty_p)
+    assert "review" in (found[0].decision or ())

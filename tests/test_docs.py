@@ -77,6 +77,9 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pyte
         assert main(["fit", "--config", str(write_config(tmp_path, images)), "--trainer.max_epochs", "1"]) == 0
         (run,) = (tmp_path / "runs" / "tiny").iterdir()
         run.rename(tmp_path / "runs" / "first")
+    if page.stem == "run_an_export":
+        assert main(["fit", "--config", str(write_config(tmp_path, images)), "--trainer.max_epochs", "1"]) == 0
+        assert main(["export", str(next((tmp_path / "runs" / "tiny").iterdir())), "--output", "DIR"]) == 0
     if page == README:
         Image.open(images / "hole" / "0.png").save(images / "x.png")
     names: dict[str, object] = {"__name__": "page"}

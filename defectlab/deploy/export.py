@@ -201,7 +201,7 @@ def _card(predictor: Predictor, graph: DeployedGraph, model: Path, format: Forma
         "temperature": (metrics.get("calibration") or {}).get("temperature"),
         "figures": {key: test[key] for key in ("n", "accuracy", "balanced_accuracy") if key in test},
         "calibration": None, "certificate": None,
-        "model": {"file": model.name, "format": format},
+        "model": {"file": model.name, "format": format, "outputs": graph.output_names},
     }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ class ExportedCard:
         calibration: validation images that promises stand on; None without.
         synthetic: whether a network was trained on generated images alone.
         model: file of the model.
-        kind: `onnx` or `openvino`.
+        kind: `onnx`, `openvino` or `torch`.
         sha256: of the model, see `hash_model`; None in an export that is not finished.
         values: all of card.json.
     """
@@ -86,9 +86,9 @@ def _card(folder: Path, values: Mapping[str, Any]) -> ExportedCard:
     model = values["model"]
     if not formats or len(names) < 2 or (thresholds is not None and len(thresholds) != len(names)):
         raise ValueError("its classes, thresholds or image formats do not fit together")
-    if Path(model["file"]).name != model["file"] or model["format"] not in ("onnx", "openvino"):
+    if Path(model["file"]).name != model["file"] or model["format"] not in ("onnx", "openvino", "torch"):
         raise ValueError(
-            f"the model is {model['file']}, {model['format']}: expected a file beside it, of onnx or openvino"
+            f"the model is {model['file']}, {model['format']}: expected a file beside it, of onnx, openvino or torch"
         )
     return ExportedCard(
         formats=formats, class_names=tuple(names), thresholds=None if thresholds is None else tuple(thresholds),

@@ -24,6 +24,7 @@ from defectlab.inference.predictions import BadImages, Predictions
 from defectlab.inference.promises import Promises, choose_promises
 from defectlab.utils.image_format import Box, images_at_once
 from defectlab.utils.progress import progress_bars
+from defectlab.utils.text import first_line
 
 _BLOCK = 128  # images at a time
 
@@ -52,8 +53,12 @@ class Runtime:
         self.input_names = list(self._session.inputs)
 
     def run(self, images: Sequence[npt.NDArray[np.uint8]]) -> Outputs:
-        """Compute the outputs by name, N rows each, from uint8 (N, C, H, W) for each input."""
-        return self._session.run(images)
+        """Compute the outputs by name, N rows each, from uint8 (N, C, H, W) for each input; InputError where that fails."""
+        try:
+            return self._session.run(images)
+        except Exception as error:  # such as a full memory
+            shapes = ", ".join(str(each.shape) for each in images)
+            raise InputError(f"{self.card.model} cannot compute images {shapes}: {first_line(error)}") from None
 
     def __call__(
         self,

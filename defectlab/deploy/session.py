@@ -1,8 +1,9 @@
-"""Open a model by ONNX Runtime or OpenVINO: uint8 images in, outputs by name out."""
+"""Open a model by ONNX Runtime, OpenVINO or torch: uint8 images in, outputs by name out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +33,8 @@ def open_session(card: ExportedCard, provider: str = "cpu", threads: int = 1) ->
 
     Args:
         card: of the exported folder.
-        provider: of ONNX Runtime such as `cpu`, `cuda` or `tensorrt`, or a device of OpenVINO such as `cpu` or `gpu`.
+        provider: of ONNX Runtime such as `cpu`, `cuda` or `tensorrt`, or a device of OpenVINO such as `cpu` or `gpu`; `cpu` of a
+            program of torch.export.
         threads: that one image is computed by.
 
     Raises:
@@ -41,12 +43,12 @@ def open_session(card: ExportedCard, provider: str = "cpu", threads: int = 1) ->
     check_model(card)
     package = {"onnx": "onnxruntime"}.get(card.kind, card.kind)
     try:
-        session = (_onnx if card.kind == "onnx" else _openvino)(card, provider, threads)
+        session = {"onnx": _onnx, "openvino": _openvino, "torch": _program}[card.kind](card, provider, threads)
     except ImportError:
         raise InputError(f"{package} is not installed: pip install {package}") from None
     except InputError:
         raise
-    except Exception as error:  # each of the two has exceptions of its own
+    except Exception as error:  # each has exceptions of its own
         raise InputError(f"{card.model} cannot be opened ({first_line(error)}); export it again") from None
     expected = {name: f"uint8 {wanted.shape}" for name, wanted in zip(card.input_names, card.formats, strict=True)}
     if session.inputs != expected or "probabilities" not in session.outputs:
@@ -92,17 +94,36 @@ def _openvino(card: ExportedCard, provider: str, threads: int) -> Session:
     sizes = {one.get_any_name(): [d.get_length() for d in list(one.partial_shape)[1:]] for one in model.inputs}
     inputs = {one.get_any_name(): one.get_element_type().to_dtype().name for one in model.inputs}
     outputs = [one.get_any_name() for one in model.outputs]
-    requests: dict[int, Any] = {}
+
+    @cache
+    def request(n: int) -> Any:
+        model.reshape({own: [n, *shape] for own, shape in sizes.items()})
+        return core.compile_model(model, name, settings).create_infer_request()
 
     def run(images: Sequence[npt.NDArray[np.uint8]]) -> Outputs:
-        n = 1 if len(images[0]) == 1 else -1
-        if n not in requests:  # a model for one image alone takes two thirds of the time of one for any number
-            model.reshape({own: [n, *shape] for own, shape in sizes.items()})
-            requests[n] = core.compile_model(model, name, settings).create_infer_request()
-        requests[n].infer(dict(zip(inputs, images, strict=True)), share_inputs=True)
-        return {own: requests[n].get_tensor(own).data.copy() for own in outputs}
+        one = request(1 if len(images[0]) == 1 else -1)  # for one alone it takes two thirds of the time
+        one.infer(dict(zip(inputs, images, strict=True)), share_inputs=True)
+        return {own: one.get_tensor(own).data.copy() for own in outputs}
 
+    request(1)
     return Session({own: f"{kind} {tuple(sizes[own])}" for own, kind in inputs.items()}, outputs, run)
+
+
+def _program(card: ExportedCard, provider: str, threads: int) -> Session:
+    import torch
+
+    _named(provider, ["cpu"])
+    torch.set_num_threads(threads)
+    program = torch.export.load(card.model)
+    module, outputs = program.module(), list(card.values["model"]["outputs"])
+    kinds = [f"{str(one.dtype).removeprefix('torch.')} {tuple(one.shape[1:])}" for one in program.example_inputs[0]]
+
+    @torch.no_grad()
+    def run(images: Sequence[npt.NDArray[np.uint8]]) -> Outputs:
+        found = module(*(torch.from_numpy(np.ascontiguousarray(each)) for each in images))
+        return {name: each.numpy() for name, each in zip(outputs, found, strict=True)}
+
+    return Session(dict(zip(card.input_names, kinds, strict=True)), outputs, run)
 
 
 def _named(provider: str, names: Iterable[str]) -> str:

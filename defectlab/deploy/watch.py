@@ -83,19 +83,20 @@ def files_done(output: Path, empty: Predictions) -> set[str]:
     Raises:
         InputError: it has other columns than `empty`, predictions of no image, or cannot be written.
     """
-    with temporary_folder(output.parent) as place:
-        empty.write_csv(place / "header.csv")
-        expected = read_csv(place / "header.csv", "")
-    if not output.exists() or not output.stat().st_size:
-        empty.write_csv(output)
     try:
-        with output.open("rb+") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
+        if not output.exists() or not output.stat().st_size:
+            empty.write_csv(output)
+        with temporary_folder(output.parent) as place:
+            empty.write_csv(place / "header.csv")
+            header = (place / "header.csv").read_bytes()
+        content = output.read_bytes()
+        if not content.startswith(header):
+            raise InputError(f"{output} has other columns than this call writes: name another file")
+        if not content.endswith(b"\n"):
+            os.truncate(output, content.rfind(b"\n") + 1)
     except OSError as error:
         raise InputError(f"{output} cannot be written ({error.strerror}); choose another place") from None
-    header, *rows = read_csv(output, "expected what --watch has written") or [[]]
-    if header != expected[0]:
-        raise InputError(f"{output} has other columns than this call writes: name another file")
+    _, *rows = read_csv(output, "expected what --watch has written")
     return {_file_of(row[0]) for row in rows}
 
 
@@ -104,10 +105,10 @@ def append_rows(found: Predictions, output: Path) -> None:
     if not output.exists():  # it was moved away
         found.write_csv(output)
         return
-    with temporary_folder(output.parent) as place:
-        found.write_csv(place / "rows.csv")
-        rows = (place / "rows.csv").read_bytes().partition(b"\n")[2]
     try:
+        with temporary_folder(output.parent) as place:
+            found.write_csv(place / "rows.csv")
+            rows = (place / "rows.csv").read_bytes().partition(b"\n")[2]
         with output.open("ab", buffering=0) as file:
             size = file.tell()
             try:

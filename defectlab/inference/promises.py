@@ -65,8 +65,10 @@ class Promises:
         if self.set_limit is not None:
             chosen = prediction_sets(as_kept(found.probabilities), np.float32(self.set_limit), found.class_names)
         found = replace(found, threshold=self.threshold, decision=decision, sets=chosen)
-        if self.novelty is None or self.known is None or found.novelty is None:
+        if self.novelty is None:
             return found
+        if self.known is None or found.novelty is None:
+            raise InputError("the network gives no novelty, which was asked for: leave novelty out, or fit anew")
         p_values = novelty_p_values(found.novelty, self.known)
         return replace(found, novelty_p=p_values, novel=p_values <= self.novelty)
 
@@ -93,6 +95,7 @@ def choose_promises(
                 f"{images_for_bound(max_error)} confident ones without an error: hold out more by data.val_size, or allow "
                 "more by max_error"
             )
+        threshold = replace(threshold, confidence=_below(threshold.confidence, calibration.confidence))
     if novelty is not None:
         if calibration.novelty is None:
             raise InputError(
@@ -100,8 +103,19 @@ def choose_promises(
                 "no embedding; fit anew"
             )
         check_novelty(novelty, len(calibration.novelty))
-    limit = None if sets is None else conformal_quantile(calibration.set_score, sets)
+    limit = None
+    if sets is not None:
+        limit = _below(conformal_quantile(calibration.set_score, sets), calibration.set_score)
     return Promises(threshold, limit, novelty, calibration.novelty)
+
+
+def _below(limit: float, scores: npt.NDArray[np.float32]) -> float:
+    """Return a limit a millionth lower, and no nearer to the next score: the image that it is of keeps its side of it.
+
+    Probabilities repeat to the seventh decimal, where the number of images at once, or the processor, is another.
+    """
+    lower = float(scores[scores < np.float32(limit)].max(initial=0))
+    return max((limit + lower) / 2, limit * (1 - 1e-6))
 
 
 def calibration_of(table: PredictionTable) -> Calibration:

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 
 _TOLERANCE = 1e-4  # of a logit; folding changes one by 1e-6
 
@@ -34,9 +34,8 @@ class _Recorder(TorchFunctionMode):
         found = function(*args, **given)
         if isinstance(found, Tensor):
             folded = self._folded(*args, **given) if self.fold and function is F.batch_norm else None
-            self.nodes[id(found)] = folded or self.graph.call_function(
-                function, *(tree_map_only(Tensor, self.node, each) for each in (args, given))
-            )
+            taken: Any = map_aggregate((args, given), self._recorded) if folded is None else None
+            self.nodes[id(found)] = folded or self.graph.call_function(function, *taken)
             self.kept.append(found)
         elif found is None or (isinstance(found, tuple | list) and any(isinstance(each, Tensor) for each in found)):
             raise _Unrecorded
@@ -53,6 +52,9 @@ class _Recorder(TorchFunctionMode):
         if found is None:
             raise _Unrecorded
         return found
+
+    def _recorded(self, given: Any) -> Any:
+        return self.node(given) if isinstance(given, Tensor) else given
 
     def _folded(
         self, maps: Tensor, mean: Tensor | None, variance: Tensor | None, weight: Tensor | None = None,

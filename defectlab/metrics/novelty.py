@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from defectlab.errors import InputError
 
+_REPEATS = np.float32(1e-5)  # of a score, whose scale is of the order of 1
+
 
 def check_novelty(share: float, images: int) -> None:
     """Raise InputError unless `share` of false alarms can be promised by so many validation images.
@@ -30,11 +32,13 @@ def novelty_p_values(scores: npt.NDArray[np.floating[Any]], known: npt.ArrayLike
 
     If an image is like the known ones, which had no part in training, its p-value is at most a with a probability of at
     most a, for any number of images (Bates et al. 2023, "Testing for outliers with conformal p-values", section 2.1).
-    Scores are compared as float32, as tables keep them; equal ones count as higher, and one that is not a number is novel.
+    Scores are compared as float32, as tables keep them; equal ones, to 1e-5 as they repeat on another
+    processor, count as higher, and one that is not a number is novel.
     """
     ranked = np.sort(np.asarray(known, np.float32))
     found = np.asarray(scores, np.float32)
-    higher = np.where(np.isnan(found), 0, len(ranked) - np.searchsorted(ranked, found, side="left"))
+    least = np.where(np.isfinite(found), found - _REPEATS * np.maximum(1, np.abs(found)), found)
+    higher = np.where(np.isnan(found), 0, len(ranked) - np.searchsorted(ranked, least, side="left"))
     p_values: npt.NDArray[np.float64] = (1 + higher) / (len(ranked) + 1)
     return p_values
 

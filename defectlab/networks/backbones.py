@@ -21,11 +21,6 @@ MIDDLE_STAGES: dict[Backbone, list[int]] = {
     "resnet50": [4, 5, 6],
     "vgg16": [9, 16, 23],
 }
-# torchvision's files.
-_FILES: dict[Backbone, str] = {
-    "mobilenet_v2": "mobilenetv2", "mobilenet_v3_small": "mobilenetv3", "mobilenet_v3_large": "mobilenetv3",
-    "resnet18": "resnet", "resnet50": "resnet", "vgg16": "vgg",
-}  # fmt: skip
 # What torchvision calls the layers of a ResNet, in the order of `features`.
 RESNET_LAYERS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 
@@ -55,24 +50,19 @@ def backbone_features(
         features = _vgg16()
     elif backbone in ("resnet18", "resnet50"):
         norm_layer = partial(nn.BatchNorm2d, momentum=batch_norm_momentum)
-        whole = models_of(backbone).get_model(backbone, weights=None, norm_layer=norm_layer)
+        whole = torchvision_models().get_model(backbone, weights=None, norm_layer=norm_layer)
         features = nn.Sequential(*(getattr(whole, name) for name in RESNET_LAYERS))
     else:
         epsilon = 1e-5 if backbone == "mobilenet_v2" else 1e-3  # torchvision's, which its weights expect
         norm_layer = partial(nn.BatchNorm2d, eps=epsilon, momentum=batch_norm_momentum)
-        models = models_of(backbone)
-        features = models.get_model(backbone, weights=None, width_mult=width, norm_layer=norm_layer).features
+        whole = torchvision_models().get_model(backbone, weights=None, width_mult=width, norm_layer=norm_layer)
+        features = whole.features
     for layer in features:
         if isinstance(layer, nn.ReLU):
             layer.inplace = False  # or it would change the map of the layer before it, which may be read as a stage
     if in_channels != 3:
         _take_channels(features, in_channels)
     return features
-
-
-def models_of(backbone: Backbone) -> Any:
-    """Return torchvision's `get_model` and `get_model_weights` for a backbone, as attributes; see `torchvision_models`."""
-    return torchvision_models(_FILES[backbone])
 
 
 def has_widths(backbone: Backbone) -> bool:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from defectlab.errors import InputError
-from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, Backbone, models_of
+from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, Backbone
 from defectlab.networks.base import Network
 from defectlab.networks.weights import cached_imagenet, read_state
+from defectlab.utils._compat import torchvision_models
 from defectlab.utils.card import DataCard
 from defectlab.utils.tensors import COUNTER, first_mismatch
 
@@ -69,7 +70,7 @@ def load_imagenet_network(backbone: Backbone, weights: Path | None = None) -> tu
     Raises:
         InputError: The weights cannot be had, cannot be read without running code, or are another network's.
     """
-    kinds = models_of(backbone).get_model_weights(backbone)
+    kinds = torchvision_models().get_model_weights(backbone)
     chosen = kinds.DEFAULT
     if weights is None:
         source, content = cached_imagenet(backbone, _ALTERNATIVES)
@@ -91,7 +92,7 @@ def load_imagenet_network(backbone: Backbone, weights: Path | None = None) -> tu
 def _empty(backbone: Backbone) -> Any:
     """Build torchvision's network without tensors: drawing those of VGG-16 takes seconds."""
     with torch.device("meta"):
-        return models_of(backbone).get_model(backbone, weights=None)
+        return torchvision_models().get_model(backbone, weights=None)
 
 
 def _classes(whole: nn.Module) -> int:

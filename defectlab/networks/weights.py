@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from defectlab.errors import InputError
-from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, Backbone, backbone_features, has_widths, models_of
+from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, Backbone, backbone_features, has_widths
 from defectlab.networks.pretrained import PretrainedNetwork
+from defectlab.utils._compat import torchvision_models
 from defectlab.utils.files import atomic
 from defectlab.utils.resources import shipped_files
 from defectlab.utils.tensors import COUNTER, check_finite, first_mismatch, read_tensors, safetensors_bytes
@@ -105,7 +106,7 @@ def cached_imagenet(backbone: Backbone, alternatives: str) -> tuple[Path, Mappin
     Raises:
         InputError: If it can neither be found nor downloaded, or is damaged.
     """
-    chosen = models_of(backbone).get_model_weights(backbone).DEFAULT
+    chosen = torchvision_models().get_model_weights(backbone).DEFAULT
     cached = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rpartition("/")[2]
     if not cached.exists():
         try:

@@ -88,6 +88,8 @@ class RunFolder:
             found = f"{path} is a file, not a run folder"
         else:
             found = f"run folder {path} does not exist"
+        if (path / "runtime.py").is_file():
+            raise InputError(f"{path} is an exported folder, and no run: python {path / 'runtime.py'} predicts by it")
         hint = f"did you mean {runs[-1]}?" if runs else "give the folder that `defectlab fit` printed"
         raise InputError(f"{found}; {hint}")
 

@@ -195,16 +195,15 @@ def operator_name(operator: Any) -> str:
     return str(name)
 
 
-def torchvision_models(file: str) -> Any:
-    """Return `torchvision.models` with the networks of one of its files, such as `mobilenetv3`, and `get_model`.
+def torchvision_models() -> Any:
+    """Return `torchvision.models`, with `get_model` and `get_model_weights` of the backbones at least.
 
     Without what torchvision imports beside: 1.3 s and 170 MB. The ordinary import serves where torchvision is imported
     already, and where its files are not as `_torchvision` expects them.
     """
     if "torchvision" not in sys.modules:
         try:
-            import_module(f"defectlab.utils._torchvision.models.{file}")
-            return sys.modules["defectlab.utils._torchvision.models"]
+            return import_module("defectlab.utils._torchvision").models
         except Exception:  # whatever another release does
             pass
     return import_module("torchvision.models")
@@ -212,7 +211,7 @@ def torchvision_models(file: str) -> Any:
 
 def vgg_features(configuration: str) -> nn.Sequential:
     """Return the layers of torchvision's VGG without BatchNorm: its constructor would draw the classifier, too."""
-    vgg = torchvision_models("vgg").vgg
+    vgg = torchvision_models().vgg
     found = _takes(getattr(vgg, "make_layers", None), "cfg", "batch_norm") and configuration in getattr(vgg, "cfgs", ())
     _require(found, "torchvision", "models.vgg.make_layers and cfgs")
     layers: nn.Sequential = vgg.make_layers(vgg.cfgs[configuration], batch_norm=False)

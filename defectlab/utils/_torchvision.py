@@ -28,5 +28,7 @@ _package("ops", Path(__path__[0], "ops"))
 transforms = _package("transforms", Path(__path__[0], "transforms"))
 transforms.InterpolationMode = import_module(f"{transforms.__name__}.functional").InterpolationMode  # type: ignore[attr-defined]
 models = _package("models", Path(__path__[0], "models"))
+for _file in ("mobilenetv2", "mobilenetv3", "resnet", "vgg", "_api"):
+    import_module(f"{models.__name__}.{_file}")
 for _name in ("get_model", "get_model_weights"):
-    setattr(models, _name, getattr(import_module(f"{models.__name__}._api"), _name))
+    setattr(models, _name, getattr(models._api, _name))
