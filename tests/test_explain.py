@@ -119,7 +119,15 @@ def pictures_in(page: str) -> list[bytes]:
 
 def test_explain_returns_what_is_on_the_page(finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found = explain(str(finished), output=str(tmp_path / "out"))
-    assert list(found.sheets) == ["probabilities", "filters", "feature_maps", "attribution", "units", "embedding"]
+    assert list(found.sheets) == [
+        "probabilities",
+        "filters",
+        "feature_maps",
+        "attribution",
+        "units",
+        "neighbours",
+        "embedding",
+    ]
     assert found.page == tmp_path / "out" / "explain.html"
     assert f"<h1>tiny/{finished.name}</h1>" in found.page.read_text(encoding="utf-8")
     assert found.probabilities.shape == (len(found.files), 3)
@@ -139,7 +147,7 @@ def test_a_run_explained(finished: Path, tmp_path: Path) -> None:
     (events,) = events_of(target)
     assert names == OF_IMAGES | OF_TESTS | OTHERS | {"notes.txt", events.name}
     page = (target / "explain.html").read_text(encoding="utf-8")
-    order = ["probabilities", "filters", "feature_maps", "attribution", "units", "embedding"]
+    order = ["probabilities", "filters", "feature_maps", "attribution", "units", "neighbours", "embedding"]
     assert pictures_in(page) == [(target / f"{name}.png").read_bytes() for name in order]
     assert "<script" not in page
     assert f"<h1>tiny/{finished.name}</h1>" in page

@@ -15,7 +15,8 @@ from defectlab.report.render import Picture, write_page
 _SUFFIX = ".explain"  # tells our event files from those of a run
 _EVENTS = f"events.out.tfevents.*{_SUFFIX}"
 SHEETS = (  # in the order of the page; each has its text in the template
-    "probabilities", "filters", "feature_maps", "attribution", "boxes", "units", "embedding",
+    "probabilities", "filters", "feature_maps", "attribution", "boxes", "units", "neighbours",
+    "embedding",
 )  # fmt: skip
 
 

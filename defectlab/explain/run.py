@@ -27,6 +27,7 @@ from defectlab.explain.embedding import add_projector, embedding_figure
 from defectlab.explain.feature_maps import feature_maps_figure
 from defectlab.explain.filters import filters_figure
 from defectlab.explain.layers import LayerMaps, convolution, feature_maps
+from defectlab.explain.neighbours import neighbours_figure
 from defectlab.explain.page import SHEETS, write_sheets
 from defectlab.explain.units import choose_units, units_figure
 from defectlab.inference.images import list_files
@@ -175,6 +176,7 @@ def _explain_run(
     if units := choose_units(found.peaks, strata):
         pixels_of = lambda index: data.pixels("test", [index])[0].numpy()  # noqa: E731
         sheets["units"] = units_figure(found, units, pixels_of, strata, names)
+    sheets["neighbours"] = neighbours_figure(task, data, shown.answers, shown.images)
     own = strata[found.embedded]
     sheets["embedding"] = embedding_figure(found.embedding, own, right[found.embedded], names, part)
     target = output or run.path / "explain"

@@ -109,12 +109,16 @@ class NoveltyScorer(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Score embeddings (N, E): (N,), at least 0."""
-        found = ((embeddings.float() - self.mean) / self.scale) @ self.whitening
+        found = self.whiten(embeddings)
         lengths = found.norm(dim=1, keepdim=True).clamp(min=1e-6)
         inner = found @ self.bank.T
         near = self._least(found, self.bank, self.lengths.square() - 2 * inner)
         alike = self._least(found / lengths, self.bank / self.lengths[:, None], -inner / self.lengths)
         return near * alike
+
+    def whiten(self, embeddings: Tensor) -> Tensor:
+        """Turn embeddings (N, E) into the points (N, K) whose distances count."""
+        return ((embeddings.float() - self.mean) / self.scale) @ self.whitening
 
     def _least(self, points: Tensor, bank: Tensor, order: Tensor) -> Tensor:
         """Return the least distance (N,) of points (N, K) to the bank, whose `order` (N, B) grows with it.
