@@ -41,7 +41,7 @@ from defectlab.runs import read_scalars
 from defectlab.utils.image_format import sides
 
 OF_IMAGES = {"probabilities.png", "filters.png", "feature_maps.png", "attribution.png"}
-OF_TESTS = {"units.png", "embedding.png"}
+OF_TESTS = {"units.png", "neighbours.png", "embedding.png"}
 OTHERS = {"explain.html", "projector_config.pbtxt", "00000"}
 NETWORKS: dict[str, Callable[[], Network]] = {
     "simple": lambda: SimpleDefectCNN(3, 1, 32),
@@ -183,7 +183,7 @@ def test_a_run_explained(finished: Path, tmp_path: Path) -> None:
     # Images that were named, into another folder.
     some = [str(path) for path in sorted((finished.parents[2] / "images" / "hole").glob("*.png"))[:2]]
     assert main(["explain", str(finished), *some, "--output", str(tmp_path / "out"), "--layer", "features.3"]) == 0
-    assert (tmp_path / "out" / "units.png").read_bytes() != first["units.png"]
+    assert (tmp_path / "out" / "units.png", "neighbours.png").read_bytes() != first["units.png"]
     assert contents(target) == second
 
 
@@ -197,7 +197,7 @@ def test_a_checkpoint_needs_pictures_and_has_no_tests(
     assert not list(tmp_path.iterdir())
     target = tmp_path / "explain"
     assert main(["explain", str(finished), "--output", str(target)]) == 0
-    assert (target / "units.png").is_file()
+    assert (target / "units.png", "neighbours.png").is_file()
     Image.fromarray(striped(1, 99)).save("new.png")
     assert main(["explain", best, "new.png"]) == 0
     assert "left out" in capsys.readouterr().out
