@@ -142,5 +142,6 @@ def _run(words: Sequence[str], failure: str, folder: Path | None = None) -> None
     if done.returncode:
         last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or [f"exit status {done.returncode}"]
         if "No module named" in last[0]:
-            raise InputError(f"{last[0].split(': ')[-1]}: pip install 'defectlab[export]'")
+            module = last[0].split("'")[1]
+            raise InputError(f"{module} is not installed: pip install {module}")
         raise InputError(f"{failure}: {last[0]}")

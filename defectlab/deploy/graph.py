@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,14 +19,13 @@ from defectlab.inference.tiles import tiles_seen
 from defectlab.networks.tiling import tiled_network
 from defectlab.utils.card import DataCard
 from defectlab.utils.image_format import ImageFormat
-from defectlab.utils.text import first_line
+from defectlab.utils.text import first_line, listed
 
 if TYPE_CHECKING:
     import onnx
 
 OPSET = 18
 _EXAMPLES = 2  # images that a network is traced with
-_MISSING = "exporting takes the packages of an extra: pip install 'defectlab[export]'"
 
 
 class DeployedGraph(nn.Module):
@@ -106,11 +106,9 @@ def different_formats(cards: Sequence[DataCard]) -> list[ImageFormat]:
 
 def to_onnx(graph: DeployedGraph) -> onnx.ModelProto:
     """Export to ONNX, with a free number of images; InputError for a network that cannot be, with the reason."""
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"no {error.name}: {_MISSING}") from None
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise InputError(f"{listed(missing)} is not installed: pip install 'defectlab[export]'")
     with _hushed(), _told():
         program = torch.onnx.export(
             graph, _example(graph), dynamo=True, dynamic_shapes=_dynamic(graph), input_names=graph.input_names,
