@@ -22,7 +22,7 @@ from defectlab.networks import PretrainedNetwork
 Fit = Callable[..., Path]
 FILES = {
     "checkpoints", "config.yaml", "confusion_matrix.csv", "confusion_matrix.png", "curves.png", "metrics.csv",
-    "metrics.json", "misclassified.png", "per_class.png", "predictions.csv", "ranking.png", "reliability.png", "report.html",
+    "metrics.json", "misclassified.png", "per_class.png", "predictions.csv", "novelty.png", "ranking.png", "reliability.png", "report.html",
     "split.csv", "state.json", "steps.png", "val_predictions.csv",
 }  # fmt: skip
 
@@ -93,7 +93,8 @@ def test_fit_leaves_the_run_folder_of_the_contract(finished: Path) -> None:
     assert [row["epoch"] for row in curves] == ["0", "1"]
     assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "seconds"} <= set(curves[0])
     rows = rows_of(finished / "predictions.csv")
-    assert list(rows[0]) == ["file", "label", "predicted", "confidence", "p_good", "p_hole", "p_scratch", "checkpoint"]
+    columns = ["file", "label", "predicted", "confidence", "p_good", "p_hole", "p_scratch", "novelty", "checkpoint"]
+    assert list(rows[0]) == columns
     assert sum(row["label"] == row["predicted"] for row in rows) / 7 == metrics["test"]["accuracy"]
     assert "<html" in (finished / "report.html").read_text()
     for name in ("best", "last"):

@@ -234,6 +234,7 @@ def test_bad_input(finished: Path, tmp_path: Path) -> None:
         (lambda: dl.export(finished, new, half=True), "half"),
         (lambda: dl.export(finished, tmp_path / "full"), "there already"),
         (lambda: dl.export(finished, tmp_path / "plain"), "file"),
+        (lambda: dl.export(finished, tmp_path / "model.onnx"), "folder"),
         (lambda: dl.export(checkpoint, new), "images"),
         (lambda: dl.export(checkpoint, new, images=tmp_path / "nowhere"), "nowhere"),
         (lambda: dl.export(finished, tmp_path / "x.ckpt", int8=True), "leave them out"),

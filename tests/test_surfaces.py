@@ -191,7 +191,7 @@ def test_pretraining_is_a_run_whose_backbone_can_be_kept(
     neu += ["--model.weights", "kept/backbone.safetensors", "--model.cache_features", "true", *small[6:][2:]]
     assert main(["fit", "--config", "neu_mobilenet.yaml", *neu]) == 0
     assert main(["export", str(run), "--output", "backbone.pth"]) == 1
-    assert "expected the name of a .safetensors or .ckpt file" in capsys.readouterr().err
+    assert "expected a new folder, or the name of a .ckpt or .safetensors file" in capsys.readouterr().err
 
 
 def test_a_checkpoint_for_prediction_alone(

@@ -37,6 +37,7 @@ from defectlab.utils.text import write_text
 
 Format = Literal["onnx", "openvino", "torch"]
 _MODEL = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
+_FILE_SUFFIXES = (".bin", ".onnx", ".pt", ".pt2", ".pth", ".tflite", ".xml", ".zip")  # of what is no folder
 _VECTORS = 20
 
 
@@ -152,6 +153,8 @@ def _check(target: Path, format: str, int8: bool, margin: float, half: bool) -> 
         raise InputError(
             f"margin is {margin:g}: expected the accuracy that int8 may lose, between 0 and 1, such as 0.005"
         )
+    if target.suffix.lower() in _FILE_SUFFIXES and not target.is_dir():
+        raise InputError(f"output is {target}: expected a new folder, or the name of a .ckpt or .safetensors file")
     check_output_folder(target)
     if target.exists() and any(target.iterdir()):
         raise InputError(f"output {target} is there already: expected a new folder")
