@@ -35,7 +35,7 @@ def keep_scorer(trainer: Trainer, task: ClassificationTask, data: ImageDataModul
             saved["novelty"] = fit_scorer(task, data).state()
             AtomicCheckpointIO().save_checkpoint(saved, path)
         except InputError as error:
-            _log.warning("no novelty can be told by this run: %s", error)
+            _log.info("no novelty can be told by this run: %s", error)
         finally:
             data.clear_features()
     trainer.strategy.barrier()
