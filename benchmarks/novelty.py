@@ -225,7 +225,9 @@ def count_alarms(classes: Mapping[str, list[Path]], weights: str, splits: int) -
         [file for own in classes.values() for file in own], ImageFormat(image_size=128, channels=3)
     )
     with torch.inference_mode():
-        embeddings = torch.cat([network.embed((block.float() / 255 - 0.5) / 0.25) for block in torch.split(pixels, _BLOCK)])
+        embeddings = torch.cat(
+            [network.embed((block.float() / 255 - 0.5) / 0.25) for block in torch.split(pixels, _BLOCK)]
+        )
     labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(own) for own in classes.values()]))
     alarms = tested = 0
     for seed in range(splits):

@@ -104,7 +104,7 @@ def test_an_export_that_answers_otherwise_is_not_kept(
 
     monkeypatch.setattr(exporting, "answer_in_process", other)
     with pytest.raises(InputError, match="was not kept"):
-        dl.export(finished, tmp_path / "model")
+        dl.export(finished, tmp_path / "new" / "model")
     assert not list(tmp_path.iterdir())
 
 

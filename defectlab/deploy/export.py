@@ -28,6 +28,7 @@ from defectlab.inference.predict import predict
 from defectlab.inference.predictor import Predictor, load
 from defectlab.inference.promises import Calibration
 from defectlab.runs import RunFolder, environment, members_of, write_prediction_table
+from defectlab.runs.create import remove_made
 from defectlab.runs.ensembles import read_own_metrics
 from defectlab.runs.folder import LATEST
 from defectlab.runs.predictions import as_kept
@@ -36,6 +37,7 @@ from defectlab.utils.progress import progress_bar
 from defectlab.utils.text import write_text
 
 Format = Literal["onnx", "openvino", "torch"]
+Files = str | PathLike[str] | Sequence[str | PathLike[str]]
 _MODEL = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
 _FILE_SUFFIXES = (".bin", ".onnx", ".pt", ".pt2", ".pth", ".tflite", ".xml", ".zip")  # of what is no folder
 _VECTORS = 20
@@ -63,7 +65,7 @@ def export(
     int8: bool = False,
     margin: float = MARGIN,
     half: bool = False,
-    images: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
+    images: Files | None = None,
     overrides: Sequence[str] = (),
     progress: bool = False,
 ) -> Export | Path:
@@ -98,47 +100,63 @@ def export(
             raise InputError(f"output is {target}: format, int8 and images are for a folder; leave them out")
         return strip(run, target, half)
     _check(target, format, int8, margin, half)
-    with as_guest(progress):
-        predictor = load(run, "cpu")
-        graph = DeployedGraph(predictor).eval()
-        asked = _asked(fspath(run), images, graph, overrides)
-        with temporary_folder(target.parent) as work:
-            folder = work / target.name
-            folder.mkdir()
-            model = folder / _MODEL[format]
-            _write_model(graph, model, format, asked if int8 else None)
-            card = _card(predictor, graph, model, format, fspath(run))
-            write_bundle(folder, card)
-            before, after = _both_sides(predictor, graph, asked, folder, progress)
-            card["calibration"] = _calibration(calibrated(asked, after, predictor.thresholds))
-            if format == "onnx":
-                write_onnx(model, card)
-            card["model"] |= {
-                "sha256": hash_model(model),
-                "bytes": sum(f.stat().st_size for f in folder.glob("model.*")),
-            }
-            certificate = certify(
-                asked, before, after, predictor.card.class_names, predictor.thresholds,
-                precision="int8" if int8 else "float32", margin=margin,
-            )  # fmt: skip
-            if not certificate.passed:
-                raise InputError(f"the export does not answer as {run} does, and was not kept: {certificate.text}")
-            card["certificate"] = {
-                **certificate.to_dict(), "fingerprint": predictor.fingerprint, "split_hash": predictor.card.split_hash,
-                "model_sha256": card["model"]["sha256"], "environment": environment(),
-            }  # fmt: skip
-            write_bundle(folder, card)
-            write_text(folder / "certificate.json", json.dumps(card["certificate"], indent=1, sort_keys=True) + "\n")
-            write_prediction_table(
-                folder / "certificate.csv", asked.names, asked.labels, before.probabilities, predictor.card.class_names,
-                extra={"part": asked.parts}, checkpoint=predictor.fingerprint, thresholds=predictor.thresholds,
-                novelty=before.outputs.get("novelty"),
-            )  # fmt: skip
-            _write_vectors(folder, predictor, graph, asked, after, int8)
-            run_program(folder, ["--self-test"])
+    made = [parent for parent in target.absolute().parents if not parent.exists()]
+    try:
+        with as_guest(progress):
+            return _exported(fspath(run), target, format, int8, margin, images, overrides, progress)
+    except BaseException:
+        remove_made(made, keep=True)
+        raise
+
+
+def _exported(
+    run: str, target: Path, format: Format, int8: bool, margin: float, images: Files | None, overrides: Sequence[str],  # noqa: A002
+    progress: bool,
+) -> Export:  # fmt: skip
+    """Export to a folder that is there only if the certificate has passed."""
+    predictor = load(run, "cpu")
+    graph = DeployedGraph(predictor).eval()
+    asked = _asked(run, images, graph, overrides)
+    with temporary_folder(target.parent) as work:
+        folder = work / target.name
+        folder.mkdir()
+        model = folder / _MODEL[format]
+        _write_model(graph, model, format, asked if int8 else None)
+        card = _card(predictor, graph, model, format, run)
+        write_bundle(folder, card)
+        before, after = _both_sides(predictor, graph, asked, folder, progress)
+        card["calibration"] = _calibration(calibrated(asked, after, predictor.thresholds))
+        if format == "onnx":
+            write_onnx(model, card)
+        card["model"] |= {
+            "sha256": hash_model(model),
+            "bytes": sum(f.stat().st_size for f in folder.glob("model.*")),
+        }
+        certificate = certify(
+            asked, before, after, predictor.card.class_names, predictor.thresholds,
+            precision="int8" if int8 else "float32", margin=margin,
+        )  # fmt: skip
+        if not certificate.passed:
+            raise InputError(f"the export does not answer as {run} does, and was not kept: {certificate.text}")
+        card["certificate"] = {
+            **certificate.to_dict(), "fingerprint": predictor.fingerprint, "split_hash": predictor.card.split_hash,
+            "model_sha256": card["model"]["sha256"], "environment": environment(),
+        }  # fmt: skip
+        write_bundle(folder, card)
+        write_text(folder / "certificate.json", json.dumps(card["certificate"], indent=1, sort_keys=True) + "\n")
+        write_prediction_table(
+            folder / "certificate.csv", asked.names, asked.labels, before.probabilities, predictor.card.class_names,
+            extra={"part": asked.parts}, checkpoint=predictor.fingerprint, thresholds=predictor.thresholds,
+            novelty=before.outputs.get("novelty"),
+        )  # fmt: skip
+        _write_vectors(folder, predictor, graph, asked, after, int8)
+        run_program(folder, ["--self-test"])
+        try:
             if target.is_dir():
                 target.rmdir()
             folder.rename(target)
+        except OSError as error:  # another process was there first
+            raise InputError(f"output {target} cannot be made ({error.strerror}): give a new folder") from None
     return Export(folder=target, certificate=certificate)
 
 
@@ -160,10 +178,7 @@ def _check(target: Path, format: str, int8: bool, margin: float, half: bool) -> 
         raise InputError(f"output {target} is there already: expected a new folder")
 
 
-def _asked(
-    name: str, images: str | PathLike[str] | Sequence[str | PathLike[str]] | None, graph: DeployedGraph,
-    overrides: Sequence[str],
-) -> AskedImages:  # fmt: skip
+def _asked(name: str, images: Files | None, graph: DeployedGraph, overrides: Sequence[str]) -> AskedImages:
     if images is not None:
         return images_of_files(images, graph.formats)
     if not Path(name).is_dir() and Path(name).name != LATEST:
