@@ -10,15 +10,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from defectlab.deploy.exported import LARGEST_DIFFERENCE
 from defectlab.errors import InputError
-from defectlab.inference.decision import set_scores
 from defectlab.inference.predictions import Predictions
-from defectlab.inference.promises import Calibration, choose_promises
-from defectlab.metrics.decisions import Labels, are_right, confidence_of, decide
+from defectlab.inference.promises import Calibration, calibration_of, choose_promises
+from defectlab.metrics.decisions import Labels, are_right, decide
 from defectlab.metrics.statistics import paired_interval
-from defectlab.runs.predictions import as_kept
+from defectlab.runs.predictions import PredictionTable, as_kept
 
-LARGEST_DIFFERENCE = 1e-4  # of a probability, of an export in float32
 MARGIN = 0.005  # of accuracy, that an export of less precision may lose
 MAX_ERRORS, COVERAGE, NOVELTY = (0.01, 0.05), 0.95, 0.01  # whose decisions are compared
 _SHOWN = 5
@@ -147,16 +146,21 @@ def certify(
     )  # fmt: skip
 
 
-def calibrated(asked: Asked, answers: Answers, thresholds: Sequence[float] | None) -> Calibration | None:
+def calibrated(
+    asked: Asked, answers: Answers, class_names: Sequence[str], thresholds: Sequence[float] | None
+) -> Calibration | None:
     """Return what promises stand on: answers about the validation images, where these have labels; else None."""
-    known = np.array([part == "val" for part in asked.parts])
-    if asked.labels is None or not known.any():
+    known = np.flatnonzero([part == "val" for part in asked.parts])
+    if asked.labels is None or not len(known):
         return None
-    own, labels = answers.probabilities[known].astype(np.float64), asked.labels[known]
-    return Calibration(
-        confidence=as_kept(confidence_of(own, thresholds)), right=are_right(decide(own, thresholds), labels),
-        set_score=as_kept(set_scores(own, labels)),
-        novelty=as_kept(answers.outputs["novelty"][known]) if "novelty" in answers.outputs else None,
+    own, scores = answers.probabilities[known].astype(np.float64), answers.outputs.get("novelty")
+    return calibration_of(
+        PredictionTable(
+            files=[asked.names[i] for i in known], class_names=list(class_names), labels=asked.labels[known],
+            predicted=decide(own, thresholds), probabilities=own,
+            thresholds=None if thresholds is None else tuple(thresholds),
+            novelty=None if scores is None else as_kept(scores[known]),
+        )
     )  # fmt: skip
 
 
@@ -171,7 +175,7 @@ def _decisions(
     kinds: dict[str, Sequence[object]] = {"class": found.predicted}
     if "tile" in answers.outputs:
         kinds["tile"] = answers.outputs["tile"].tolist()
-    calibration = calibrated(asked, answers, thresholds)
+    calibration = calibrated(asked, answers, class_names, thresholds)
     if calibration is None:
         return kinds
     for error in MAX_ERRORS:

@@ -19,7 +19,7 @@ from defectlab.deploy.bundle import write_bundle
 from defectlab.deploy.certificate import MARGIN, Answers, Certificate, calibrated, certify
 from defectlab.deploy.convert import answer_in_process, make_openvino, quantise, run_program, write_onnx
 from defectlab.deploy.exported import CARD_VERSION, hash_model
-from defectlab.deploy.graph import DeployedGraph, to_onnx, to_program
+from defectlab.deploy.graph import DeployedGraph, check_installed, to_onnx, to_program
 from defectlab.deploy.images import AskedImages, images_of_files, images_of_runs
 from defectlab.deploy.strip import strip
 from defectlab.engine.host import as_guest
@@ -30,7 +30,7 @@ from defectlab.inference.promises import Calibration
 from defectlab.runs import RunFolder, environment, members_of, write_prediction_table
 from defectlab.runs.create import remove_made
 from defectlab.runs.ensembles import read_own_metrics
-from defectlab.runs.folder import LATEST
+from defectlab.runs.locate import names_run
 from defectlab.runs.predictions import as_kept
 from defectlab.utils.files import check_output_folder, temporary_folder
 from defectlab.utils.progress import progress_bar
@@ -40,6 +40,8 @@ Format = Literal["onnx", "openvino", "torch"]
 Files = str | PathLike[str] | Sequence[str | PathLike[str]]
 _MODEL = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
 _FILE_SUFFIXES = (".bin", ".onnx", ".pt", ".pt2", ".pth", ".tflite", ".xml", ".zip")  # of what is no folder
+_ONNX = ("onnx", "onnxscript", "onnxruntime")
+_NEEDS = {"onnx": _ONNX, "openvino": (*_ONNX, "openvino"), "torch": ()}  # packages that exporting takes
 _VECTORS = 20
 
 
@@ -125,7 +127,7 @@ def _exported(
         card = _card(predictor, graph, model, format, run)
         write_bundle(folder, card)
         before, after = _both_sides(predictor, graph, asked, folder, progress)
-        card["calibration"] = _calibration(calibrated(asked, after, predictor.thresholds))
+        card["calibration"] = _calibration(calibrated(asked, after, predictor.card.class_names, predictor.thresholds))
         if format == "onnx":
             write_onnx(model, card)
         card["model"] |= {
@@ -167,6 +169,7 @@ def _check(target: Path, format: str, int8: bool, margin: float, half: bool) -> 
         raise InputError(f"format is {format!r}: expected one of {', '.join(get_args(Format))}")
     if int8 and format == "torch":
         raise InputError("int8 is for the formats onnx and openvino, not for torch: leave one of them out")
+    check_installed(_NEEDS[format])
     if not 0 < margin < 1:
         raise InputError(
             f"margin is {margin:g}: expected the accuracy that int8 may lose, between 0 and 1, such as 0.005"
@@ -181,7 +184,7 @@ def _check(target: Path, format: str, int8: bool, margin: float, half: bool) -> 
 def _asked(name: str, images: Files | None, graph: DeployedGraph, overrides: Sequence[str]) -> AskedImages:
     if images is not None:
         return images_of_files(images, graph.formats)
-    if not Path(name).is_dir() and Path(name).name != LATEST:
+    if not names_run(name):
         raise InputError(
             f"{name} is no run folder, whose images the export would be compared on: give images, files or folders"
         )
@@ -206,7 +209,7 @@ def _card(predictor: Predictor, graph: DeployedGraph, model: Path, format: Forma
     """Return what the runtime needs to know, in plain values."""
     card, cards = predictor.card, {one.image_format: one for one in reversed(predictor.cards)}
     metrics: Mapping[str, Any] = {}
-    if Path(name).is_dir() or Path(name).name == LATEST:
+    if names_run(name):
         metrics = read_own_metrics(RunFolder.open(name))
     test = metrics.get("test") or {}
     return {

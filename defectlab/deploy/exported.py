@@ -17,6 +17,7 @@ from defectlab.utils.image_format import Box, ImageFormat
 
 CARD_VERSION = 1
 CARD_KEY = "defectlab"  # of the card in the metadata of an ONNX file
+LARGEST_DIFFERENCE = 1e-4  # of a probability, of an export in float32 or of another machine
 NOT_IN_MODEL = ("model", "certificate")  # keys of card.json that the metadata lacks
 
 

@@ -104,11 +104,16 @@ def different_formats(cards: Sequence[DataCard]) -> list[ImageFormat]:
     return list(dict.fromkeys(card.image_format for card in cards))
 
 
+def check_installed(packages: Sequence[str]) -> None:
+    """Raise InputError unless all are installed; `openvino` is in no extra."""
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        advice = "openvino" if missing == ["openvino"] else "'defectlab[export]'"
+        raise InputError(f"{listed(missing)} is not installed: pip install {advice}")
+
+
 def to_onnx(graph: DeployedGraph) -> onnx.ModelProto:
     """Export to ONNX, with a free number of images; InputError for a network that cannot be, with the reason."""
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        raise InputError(f"{listed(missing)} is not installed: pip install 'defectlab[export]'")
     with _hushed(), _told():
         program = torch.onnx.export(
             graph, _example(graph), dynamo=True, dynamic_shapes=_dynamic(graph), input_names=graph.input_names,

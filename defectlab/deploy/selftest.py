@@ -6,12 +6,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from defectlab.deploy.exported import LARGEST_DIFFERENCE
 from defectlab.deploy.runtime import Runtime
 from defectlab.errors import InputError
 from defectlab.metrics.decisions import decide
 from defectlab.utils.text import listed, read_csv
-
-_MOST_APART = 1e-4  # of a probability
 
 
 def self_test(runtime: Runtime) -> str:
@@ -47,7 +46,7 @@ def self_test(runtime: Runtime) -> str:
             raise
         raise InputError(f"{place} or vectors/ is damaged ({error}); copy the exported folder again") from None
     told = f"{len(rows)} images, largest difference {np.max(apart):.1e}, {len(set(changed))} decided otherwise"
-    if not np.max(apart) <= _MOST_APART or changed:
+    if not np.max(apart) <= LARGEST_DIFFERENCE or changed:
         raise InputError(
             f"self-test failed: {told} ({listed(list(dict.fromkeys(changed)))}): this machine does not compute what was "
             "certified; install the packages of requirements.txt anew, or use --provider cpu"

@@ -19,7 +19,7 @@ from defectlab.engine.host import as_guest
 from defectlab.engine.restore import Restored, restore
 from defectlab.errors import InputError
 from defectlab.evaluate.corruptions import Corruption
-from defectlab.evaluate.robustness import CASES, CorruptionAccuracy, Robustness, judged, predict_corrupted
+from defectlab.evaluate.robustness import CASES, CorruptionAccuracy, Robustness, evaluate_corrupted, predict_corrupted
 from defectlab.figures.style import save_png
 from defectlab.metrics.decisions import Labels, are_right
 from defectlab.metrics.statistics import holm, mcnemar, paired_interval
@@ -136,7 +136,7 @@ def harden(
         write_text(overlay, yaml.safe_dump(sections, sort_keys=False))
         new = returned(*run_fit(["--config", str(overlay), *words], None, progress, before.data.split_table()))
         tested = [predict_corrupted(restored, "test", progress) for restored in (before, restore(new, words))]
-    old, after = (judged(predicted, before.data, "test") for predicted in tested)
+    old, after = (evaluate_corrupted(predicted, before.data, "test") for predicted in tested)
     only = _alone(*(_right(predicted, before, "test") for predicted in tested))
     worst = {corruption: corruption.levels[-1] for corruption, _ in CASES if corruption} | broken
     places = [place for place, (corruption, level) in enumerate(CASES) if not corruption or level == worst[corruption]]

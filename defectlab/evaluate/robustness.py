@@ -122,7 +122,7 @@ def robustness(
     with as_guest(progress):
         restored = restore(RunFolder(RunFolder.open(run).path.resolve()), [*moved, *overrides], data)
         restored.data.check_test_part()
-        return judged(predict_corrupted(restored, "test", progress), restored.data, "test")
+        return evaluate_corrupted(predict_corrupted(restored, "test", progress), restored.data, "test")
 
 
 @torch.inference_mode()
@@ -144,7 +144,7 @@ def predict_corrupted(restored: Restored, part: Part, progress: bool = False) ->
     return predicted
 
 
-def judged(predicted: Sequence[Labels], data: ImageDataModule, part: Part) -> Robustness:
+def evaluate_corrupted(predicted: Sequence[Labels], data: ImageDataModule, part: Part) -> Robustness:
     """Evaluate what `predict_corrupted` returned of a part of `data`."""
     labels = data.labels(part).numpy()
     rows: list[CorruptionAccuracy] = []

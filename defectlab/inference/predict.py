@@ -15,7 +15,7 @@ from defectlab.inference.predictions import BadImages, Predictions
 from defectlab.inference.predictor import Predictor, load
 from defectlab.inference.promises import Promises, calibration_of, choose_promises
 from defectlab.runs import PredictionTable, RunFolder, read_own_table, read_prediction_table, write_prediction_table
-from defectlab.runs.folder import LATEST
+from defectlab.runs.locate import names_run
 
 
 def predict(
@@ -65,7 +65,7 @@ def predict(
     promises = {"max_error": max_error, "sets": sets, "flagging": flagging, "novelty": novelty}
     asked = [option for option, value in promises.items() if value is not None]
     name = Path(model.name if isinstance(model, Predictor) else model)
-    if asked and not name.is_dir() and name.name != LATEST:
+    if asked and not names_run(name):
         raise InputError(f"{asked[0]} needs a run folder, whose validation images it stands on, not {name}")
     predictor = model if isinstance(model, Predictor) else load(model, device, weights, allow)
     if costs is not None and predictor.card.multilabel:

@@ -74,10 +74,15 @@ def _best_of(run: RunFolder) -> Path:
     return best
 
 
+def names_run(name: str | os.PathLike[str]) -> bool:
+    """Return whether a name is that of a run folder, or of the newest in one, rather than of a checkpoint."""
+    path = Path(name).expanduser()
+    return path.is_dir() or path.name == LATEST
+
+
 def checkpoints_of(name: str | os.PathLike[str]) -> list[Path]:
     """Find the checkpoints of an ensemble's members, or the one that `checkpoint_of` returns."""
-    path = Path(name).expanduser()
-    if not path.is_dir() and path.name != LATEST:
+    if not names_run(name):
         return [checkpoint_of(name)]
     run = RunFolder.open(name)
     return [checkpoint_of(member) for member in members_of(run) or [run]]
