@@ -15,8 +15,8 @@ from sklearn.pipeline import Pipeline
 from defectlab.data.sources.records import rarest_class
 from defectlab.engine.experiment import without_run
 from defectlab.engine.host import as_guest
+from defectlab.engine.probe import linear_probe
 from defectlab.errors import InputError
-from defectlab.evaluate.probe import linear_probe
 from defectlab.figures.style import BLUE, GREY, ORANGE, save_png, style_axes
 from defectlab.metrics.decisions import Labels, are_right
 from defectlab.metrics.results import balanced_accuracy
