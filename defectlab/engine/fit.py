@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +267,7 @@ def train_and_test(cli: DefectCLI) -> RunFolder | None:
             "total_seconds": round(time.perf_counter() - began, 1),
         }
         if cli.choice is not None:
-            facts["start"] = cli.choice.describe()
+            facts["start"] = asdict(cli.choice)
         if not run.config.is_file():  # removed while it trained
             write_text(run.config, cli.dump())
         shown = {"seed": config.seed_everything, "model": config.model.as_dict(), "data": config.data.as_dict()}
