@@ -22,10 +22,11 @@ from defectlab.engine.outcome import earlier_metrics, outcome_of, training_facts
 from defectlab.engine.processes import forget_run, guarded, remember_run, remembered_run
 from defectlab.engine.record import evaluate_checkpoint, fit_objects
 from defectlab.engine.start import settle_start
+from defectlab.engine.start_choice import StartRow
 from defectlab.engine.tensorboard import add_augmented
 from defectlab.engine.trainer import keep_best, marked
 from defectlab.errors import InputError
-from defectlab.runs import RunFolder, write_text
+from defectlab.runs import RunFolder, csv_text, write_text
 from defectlab.runs.locate import open_trained_run
 from defectlab.runs.lock import locked
 from defectlab.runs.state import read_state, write_state
@@ -237,7 +238,7 @@ def train_and_test(cli: DefectCLI) -> RunFolder | None:
             write_text(run.config, cli.dump())
             data.split_table().write(run.split_csv)
             if cli.choice is not None:
-                cli.choice.write(run.path)
+                write_text(run.path / "starting_points.csv", csv_text(StartRow, cli.choice.rows))
             if before is None:
                 write_state(run.path, "training", None, cli.name or run.path.parent.name)
         cached = isinstance(task, PretrainedTask) and task.cache_features  # which nothing augments

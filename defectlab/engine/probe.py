@@ -47,7 +47,7 @@ def inner_folds(labels: _Indices, groups: _Indices, folds: int, seed: int) -> Fo
         return [pair for splitter in splitters for pair in splitter.split(labels, labels, groups)]
 
 
-def tested_right(
+def out_of_fold_hits(
     features: npt.NDArray[np.float32], labels: _Indices, groups: _Indices, folds: Folds, share: float = 1.0
 ) -> _Floats:
     """Return how often each image is recognised by linear probes fitted without it, (N,) in [0, 1].
@@ -85,7 +85,7 @@ def learning_curve(right: npt.NDArray[Any], weights: _Floats) -> _Floats:
     Cortes et al., "Learning Curves: Asymptotic Values and Rate of Convergence" (NIPS 1993), equation 3 without an asymptote.
 
     Args:
-        right: (3, N), of `tested_right` by each of `SHARES`.
+        right: (3, N), of `out_of_fold_hits` by each of `SHARES`.
         weights: of `resampled_weights`.
 
     Returns:

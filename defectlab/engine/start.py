@@ -20,7 +20,7 @@ from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.engine.configs import override_words, read_arguments
 from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.host import as_guest
-from defectlab.engine.probe import SHARES, inner_folds, learning_curve, resampled_weights, tested_right
+from defectlab.engine.probe import SHARES, inner_folds, learning_curve, out_of_fold_hits, resampled_weights
 from defectlab.engine.start_choice import Start, StartChoice, StartRow, StartSettings
 from defectlab.errors import InputError
 from defectlab.networks.backbones import BACKBONES
@@ -34,7 +34,7 @@ _ALIKE = 0.001  # balanced accuracy by which an earlier candidate may be behind 
 
 def choose_start(
     config: str | PathLike[str],
-    settings: StartSettings | None = None,
+    candidates: Sequence[Start] | None = None,
     *,
     overrides: Sequence[str] | Mapping[str, object] = (),
     progress: bool = False,
@@ -47,17 +47,19 @@ def choose_start(
 
     Args:
         config: YAML file or name of a shipped one, of a PretrainedTask.
-        settings: what to choose from; None for the section `choose` of the config.
+        candidates: what to choose from; None for those in the section `choose` of the config.
         overrides: arguments of `fit`, as words or as values by dotted or nested name.
         progress: draw bars for work of more than a second.
 
     Raises:
         InputError: no candidate can be had, or there are none for such a task or data.
     """
+    own = {} if candidates is None else {"choose.candidates": [asdict(start) for start in candidates]}
     with as_guest(progress):
-        words = ("--config", fspath(config), *override_words(overrides))
-        base = _built(words, read_weights=False)
-        return _choose(base, words, settings or base.config_init["fit"].choose, None)[0]
+        choice = settle_start(("--config", fspath(config), *override_words(overrides), *override_words(own)))[2]
+    if choice is None:
+        raise InputError(f"{fspath(config)} has no section choose: expected one, or candidates to choose from")
+    return choice
 
 
 def settle_start(
@@ -67,26 +69,22 @@ def settle_start(
 
     Beside them are the split to keep, also while it is chosen, and the choice.
     """
-    if not any(section.get("choose") for section in read_arguments(words).sections) and not any(
-        word.startswith("--choose") for word in words
-    ):
+    asked = any(section.get("choose") for section in read_arguments(words).sections)
+    if not asked and not any(word.startswith("--choose") for word in words):
         return words, split, None
     with as_guest():
         base = _built(words, read_weights=False)
         settings = base.config_init["fit"].choose
         if settings is None:
             return words, split, None
-        choice, split = _choose(base, words, settings, split)
+        _check(base)
+        choice, split = _choose(words, settings, split)
     return (*words, "--choose", "null", *override_words(choice.chosen.settings)), split, choice
 
 
 def _choose(
-    base: DefectCLI, words: Sequence[str], settings: StartSettings | None, split: SplitTable | None
+    words: Sequence[str], settings: StartSettings, split: SplitTable | None
 ) -> tuple[StartChoice, SplitTable | None]:
-    """Choose; return the split to keep, too."""
-    if settings is None:
-        raise InputError("the config has no section choose: expected one, or settings to choose by")
-    _check(base)
     tried: list[tuple[Start, float, Tensor, npt.NDArray[np.float64]]] = []  # seconds, features, how often right
     left_out: list[StartRow] = []
     data: ImageDataModule | None = None
@@ -101,7 +99,12 @@ def _choose(
                 _log.warning("choose goes on without %s", left_out[-1])
                 continue
             if data is None or (data.image_format, data.tiles) != (cli.datamodule.image_format, cli.datamodule.tiles):
-                data = _set_up(cli, split)
+                data = cli.datamodule
+                if split is not None:
+                    data.keep_split(split)
+                data.trainer = cli.trainer  # which knows the device
+                data.prepare_data()
+                data.setup("fit")
                 if not tried:
                     places, labels, groups = _pool_of(data)
                     folds = inner_folds(labels, groups, settings.folds, data.seed)
@@ -109,7 +112,7 @@ def _choose(
                     split = data.split_table()
             features = cli.model.to(cli.trainer.strategy.root_device).cache_embeddings(data)
             data.clear_features()
-            right = tested_right(features[places].cpu().numpy(), labels, groups, folds)
+            right = out_of_fold_hits(features[places].cpu().numpy(), labels, groups, folds)
             tried.append((start, time.perf_counter() - began, features, right))
             advance(1)
     if not tried:
@@ -127,12 +130,13 @@ def _choose(
     ]  # fmt: skip
     *_, features, right = tried[chosen]
     own = features[places].cpu().numpy()
-    fewer = [tested_right(own, labels, groups, folds, share) for share in SHARES[:-1]]
+    fewer = [out_of_fold_hits(own, labels, groups, folds, share) for share in SHARES[:-1]]
     curve = learning_curve(np.stack([*fewer, right]), weights)
-    counts = [round(share * np.mean([len(train) for train, _ in folds])) for share in (*SHARES, 2)]
-    points = dict(zip(counts, curve[0, :-1].tolist(), strict=True))
+    trained = round(float(np.mean([len(train) for train, _ in folds])))
+    counts = [round(share * trained) for share in (*SHARES, 2)]
+    points, gains = dict(zip(counts, curve[0, :-1].tolist(), strict=True)), curve[:, -1]
     rows = [*sorted(rows, key=lambda row: row.behind or 0.0), *left_out]
-    return StartChoice(rows, points, float(curve[0, -1]), float(curve[1:, -1].std())), split
+    return StartChoice(rows, points, float(gains[0]), float(gains[1:].std())), split
 
 
 def _built(words: Sequence[str], read_weights: bool = True) -> DefectCLI:
@@ -162,17 +166,6 @@ def _check_cached(start: Start) -> None:
         file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
         if not file.exists():
             raise InputError(f"{file} is not there: put it there from {url}, or fit once with these weights")
-
-
-def _set_up(cli: DefectCLI, split: SplitTable | None) -> ImageDataModule:
-    """Read and divide the images, on the device of the trainer."""
-    data: ImageDataModule = cli.datamodule
-    if split is not None:
-        data.keep_split(split)
-    data.trainer = cli.trainer
-    data.prepare_data()
-    data.setup("fit")
-    return data
 
 
 def _pool_of(data: ImageDataModule) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -2,14 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os import PathLike
-from pathlib import Path
 from typing import Any, Literal
 
 from defectlab.data.pipeline.fitting import FitChoice
 from defectlab.errors import InputError, check_at_least
 from defectlab.networks.pretrained import Stages
-from defectlab.runs import csv_text, write_text
 from defectlab.utils.image_format import Size
 from defectlab.utils.text import html_table
 
@@ -102,7 +99,3 @@ class StartChoice:
     def _repr_html_(self) -> str:
         """Return a table for a notebook."""
         return html_table(repr(self).splitlines()[-1], self.rows)
-
-    def write(self, folder: str | PathLike[str]) -> None:
-        """Write starting_points.csv."""
-        write_text(Path(folder) / "starting_points.csv", csv_text(StartRow, self.rows))
