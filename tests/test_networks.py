@@ -29,7 +29,7 @@ from defectlab.networks import (
 )
 from defectlab.networks.backbones import BACKBONES, Backbone, backbone_features
 from defectlab.utils import resources
-from defectlab.utils.image_format import sides
+from defectlab.utils.image_format import Tiles, sides
 
 NETWORKS: list[Callable[[int, int, int], Network]] = [
     SimpleDefectCNN,
@@ -71,6 +71,21 @@ def trained_v2() -> Any:
     network.train()
     network(torch.randn(4, 3, 32, 32))
     return network.eval()
+
+
+@pytest.mark.parametrize("tiles", [None, Tiles(16, 8)])
+def test_a_mirror_image_has_the_same_embedding_if_that_is_asked_for(tiles: Tiles | None) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(2, 1, 32, 48)
+    for symmetric in (False, True):
+        network = PretrainedNetwork(3, 1, (32, 48), width=0.5, stages=[3, 6], tiles=tiles, symmetric=symmetric).eval()
+        with torch.no_grad():
+            wanted, maps = network.embed(images), network.forward_features(images)
+            for sides in ((3,), (2,), (2, 3)):
+                mirrored = images.flip(sides)
+                assert torch.allclose(network.embed(mirrored), wanted, atol=1e-5) == symmetric
+                assert torch.allclose(network.forward_features(mirrored), maps.flip(sides), atol=1e-5) == symmetric
+            assert torch.allclose(network(images), network.classify(wanted), atol=1e-5)
 
 
 @pytest.mark.parametrize("make", NETWORKS)
