@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -222,5 +223,5 @@ def test_a_run_of_tiles_goes_on_with_its_head_alone(settings: list[str], folder:
     same = {name: torch.equal(value, first["state_dict"][name]) for name, value in last["state_dict"].items()}
     assert all(alike for name, alike in same.items() if ".features." in name)
     assert not same["network.head.2.weight"]
-    network = load_task(run / "checkpoints" / "last.ckpt")[0].network
+    network: Any = load_task(run / "checkpoints" / "last.ckpt")[0].network
     assert (network.symmetric, network.width) == (not settings, 1.5), "not as `auto` would be without weights"

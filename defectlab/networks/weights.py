@@ -11,7 +11,7 @@ from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, Backbone, bac
 from defectlab.networks.pretrained import PretrainedNetwork
 from defectlab.utils._compat import torchvision_models
 from defectlab.utils.files import atomic
-from defectlab.utils.resources import shipped_files
+from defectlab.utils.resources import check_card, shipped_files
 from defectlab.utils.tensors import COUNTER, check_finite, first_mismatch, read_tensors, safetensors_bytes
 from defectlab.utils.text import first_line
 
@@ -130,7 +130,7 @@ def _shipped(network: PretrainedNetwork, weights: str) -> Path:
     name = f"{network.backbone}-{weights}.safetensors"
     found = shipped_files(f"{network.backbone}_{network.width}-{weights}.safetensors") or shipped_files(name)
     if found:
-        return found[0]
+        return check_card(found[0])
     there = [path.name for path in shipped_files("*.safetensors")]
     raise InputError(
         f"weights is {weights!r}, but {name} is not among the shipped files ({', '.join(there) or 'none is there'}): "
