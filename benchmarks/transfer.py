@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--per-class", type=int, nargs="+", default=[1, 3, 5, 10, 50, 150], help="labelled images")
     p.add_argument("--draws", type=int, default=10, help="of the labelled images, at least 2")
     p.add_argument("--image-size", type=int, default=200)
+    p.add_argument("--symmetric", action="store_true", help="read the middle layers of mirrored images, too")
     p.add_argument("--fine-tune", action="store_true", help="train all layers, too: hours on two cores")
     p.add_argument("--output", type=Path, metavar="DIR", default=Path("transfer"), help="folder of the CSV and PNGs")
     return p
@@ -94,14 +95,15 @@ def measure(given: argparse.Namespace, data: LabelledSet) -> list[Row]:
     classes = len(np.unique(data.labels))
     for source in sources(given):
         best: tuple[float, Stages] = (0.0, "last")
-        for stages in source.heads:
+        heads = [(stages, False) for stages in source.heads] + [("middle", True)] * given.symmetric
+        for stages, symmetric in heads:
             torch.manual_seed(0)  # of the random weights of `none`
-            features = source.embed(source.network(classes, given.image_size, stages), data.images)
-            found = _over_draws(
-                data, (source.name, str(stages), "probe"), budgets, given.draws, partial(_probe, features)
-            )
+            features = source.embed(source.network(classes, given.image_size, stages, symmetric), data.images)
+            head = f"{stages}, symmetric" if symmetric else str(stages)
+            found = _over_draws(data, (source.name, head, "probe"), budgets, given.draws, partial(_probe, features))
             rows += found
-            best = max(best, (float(np.mean([row.mean for row in found])), stages), key=lambda pair: pair[0])
+            if not symmetric:
+                best = max(best, (float(np.mean([row.mean for row in found])), stages), key=lambda pair: pair[0])
         if given.fine_tune:
             torch.manual_seed(0)
             network = source.network(classes, given.image_size, best[1])

@@ -43,11 +43,11 @@ class Source:
         """Where the features may be read; weights of surfaces end at the last middle layer."""
         return ("last", "middle") if self.weights is None or self.channels == 3 else ("middle",)
 
-    def network(self, classes: int, size: int, stages: Stages) -> PretrainedNetwork:
+    def network(self, classes: int, size: int, stages: Stages, symmetric: bool = False) -> PretrainedNetwork:
         """The network with its weights, its BatchNorm statistics frozen where they are worth something."""
         network = PretrainedNetwork(
             classes, self.channels, size, self.backbone, self.width, stages=stages,
-            freeze_batch_norm=self.weights is not None,
+            freeze_batch_norm=self.weights is not None, symmetric=symmetric,
         )  # fmt: skip
         if self.weights is not None:
             load_backbone_weights(network, self.weights)

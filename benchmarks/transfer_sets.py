@@ -55,5 +55,5 @@ def load_tiles(root: str | None, size: int) -> LabelledSet:
     """
     if root is None:
         raise InputError("--sets tiles needs the images: give their folder by --tiles")
-    data = ImageFolderDataModule(root=root, image_size=size, channels=1).load()
+    data = ImageFolderDataModule(root=root, image_size=size, fit="stretch", channels=1).load()
     return LabelledSet("magnetic tiles", data.images, data.labels.numpy())

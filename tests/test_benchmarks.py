@@ -301,14 +301,27 @@ def test_transfer_reads_tiles_and_shipped_weights(
         "surface-distilled",
         "surface-distilled:1.5",
     ]
-    words += ["--per-class", "2", "--draws", "2", "--image-size", "32", "--output", str(tmp_path / "out")]
+    words += [
+        "--per-class",
+        "2",
+        "--draws",
+        "2",
+        "--image-size",
+        "32",
+        "--output",
+        str(tmp_path / "out"),
+        "--symmetric",
+    ]
     assert load("transfer").main(words) == 0
     with (tmp_path / "out" / "transfer.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["weights"], row["stages"]) for row in rows] == [
-        ("surface-distilled", "middle"), ("surface-distilled:1.5", "middle"),
+        ("surface-distilled", "middle"), ("surface-distilled", "middle, symmetric"),
+        ("surface-distilled:1.5", "middle"), ("surface-distilled:1.5", "middle, symmetric"),
     ]  # fmt: skip
-    assert rows[0]["mean"] != rows[1]["mean"] or rows[0]["sd"] != rows[1]["sd"]
+    assert len({(row["mean"], row["sd"]) for row in rows}) > 1
+    tiles = load("transfer_sets").load_tiles(str(class_folders), 32)
+    assert tiles.images.shape[2:] == (32, 32), "stretched, of whatever shape"
 
 
 def test_a_draw_is_balanced_disjoint_and_repeatable(load: Any) -> None:

@@ -1,5 +1,6 @@
 """Networks: shapes, sizes, parameter counts, frozen backbones, and pretrained weights from every source."""
 
+import hashlib
 import os
 import pickle
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from defectlab.networks import (
 )
 from defectlab.networks.backbones import BACKBONES, Backbone, backbone_features
 from defectlab.utils import resources
-from defectlab.utils.image_format import sides
+from defectlab.utils.image_format import Tiles, sides
 
 NETWORKS: list[Callable[[int, int, int], Network]] = [
     SimpleDefectCNN,
@@ -71,6 +72,21 @@ def trained_v2() -> Any:
     network.train()
     network(torch.randn(4, 3, 32, 32))
     return network.eval()
+
+
+@pytest.mark.parametrize("tiles", [None, Tiles(16, 8)])
+def test_a_mirror_image_has_the_same_embedding_if_that_is_asked_for(tiles: Tiles | None) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(2, 1, 32, 48)
+    for symmetric in (False, True):
+        network = PretrainedNetwork(3, 1, (32, 48), width=0.5, stages=[3, 6], tiles=tiles, symmetric=symmetric).eval()
+        with torch.no_grad():
+            wanted, maps = network.embed(images), network.forward_features(images)
+            for sides in ((3,), (2,), (2, 3)):
+                mirrored = images.flip(sides)
+                assert torch.allclose(network.embed(mirrored), wanted, atol=1e-5) == symmetric
+                assert torch.allclose(network.forward_features(mirrored), maps.flip(sides), atol=1e-5) == symmetric
+            assert torch.allclose(network(images), network.classify(wanted), atol=1e-5)
 
 
 @pytest.mark.parametrize("make", NETWORKS)
@@ -570,8 +586,13 @@ def test_surface_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(InputError, match=r"mobilenet_v2-surface\.safetensors is not among .*none is there.* imagenet"):
         load_backbone_weights(small_v2(), "surface")
     source = trained_v2()
-    save_file(source.state_dict(), tmp_path / "mobilenet_v2-surface.safetensors")
+    save_file(source.state_dict(), shipped := tmp_path / "mobilenet_v2-surface.safetensors")
     network = small_v2().eval()
+    card = tmp_path / "mobilenet_v2-surface.md"
+    card.write_text(f"# {shipped.name}\n\n{hashlib.sha256(b'another file').hexdigest()}\n")
+    with pytest.raises(InputError, match="which no card beside it has"):
+        load_backbone_weights(network, "surface")
+    card.write_text(f"# {shipped.name}\n\n{hashlib.sha256(shipped.read_bytes()).hexdigest()}\n")
     load_backbone_weights(network, "surface")
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(network.embed(images), source.features(images).mean(dim=(2, 3)))

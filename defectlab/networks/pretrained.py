@@ -13,6 +13,7 @@ from defectlab.networks.tiling import Pooling, Standardise, TilePooling
 from defectlab.utils.image_format import Size, Tiles, sides
 
 _BORDER = 16  # pixels that images are mirrored by before tiles are read
+_MIRRORED = ((3,), (2,), (2, 3))  # sides that a mirror image has changed
 Stages = list[int] | Literal["last", "middle"]
 
 
@@ -40,6 +41,8 @@ class PretrainedNetwork(Network):
         freeze_batch_norm: Keep the running statistics of the backbone's BatchNorm in training.
         tiles: What the maps are pooled over, see `TilePooling`; None for the whole image.
         pooling: How the embeddings of the tiles become one.
+        symmetric: Take the mean of the maps of an image and of its three mirror images, each mirrored back, so that a
+            surface and its mirror image have the same embedding: four times the work of the backbone.
 
     Attributes:
         embedding_size: Length E of an embedding.
@@ -59,6 +62,7 @@ class PretrainedNetwork(Network):
         freeze_batch_norm: bool = False,
         tiles: Tiles | dict[str, int] | None = None,
         pooling: Pooling = "mean_max",
+        symmetric: bool = False,
     ) -> None:
         check_dropout(dropout)
         check_at_least("hidden", hidden, 0)
@@ -79,6 +83,7 @@ class PretrainedNetwork(Network):
         self.width = width
         self.stages = None if stages == "last" else list(stages)
         self.freeze_batch_norm = freeze_batch_norm
+        self.symmetric = symmetric
         self.features = features
         self.embedding_size = channels[-1] if self.stages is None else 2 * sum(channels[stage] for stage in self.stages)
         self.tiling: TilePooling | None = None
@@ -100,6 +105,14 @@ class PretrainedNetwork(Network):
 
         With `stages`, their maps are brought to the size of the first of them and joined, D in all.
         """
+        if not self.symmetric:
+            return self._maps(images)
+        features = self._maps(images)
+        for sides_ in _MIRRORED:
+            features = features + self._maps(images.flip(sides_)).flip(sides_)
+        return features / (1 + len(_MIRRORED))
+
+    def _maps(self, images: Tensor) -> Tensor:
         if self.tiling is not None:
             # What a convolution makes of the zeros beyond the border would be the largest of many tiles.
             border = min(_BORDER, min(images.shape[-2:]) - 1)
