@@ -46,7 +46,7 @@ def test_fit_chooses_says_what_by_and_saves_the_choice_alone(
     assert main(["fit", *words, *from_these(NOT_THERE, own, SURFACE, LARGER), "--output", str(tmp_path / "a")]) == 0
     out, err = capsys.readouterr()
     assert "twice as many labels" in out
-    assert "goes on without imagenet, resnet18" in err
+    assert "left out: imagenet, resnet18" in err
     assert not (tmp_path / "torch").exists()
     with (tmp_path / "a" / "starting_points.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -111,7 +111,7 @@ REFUSED = {
     "candidates is empty": ["--choose.candidates", "[]"],
     "choose.folds is 1": ["--choose.folds", "1"],
     "weight": ["--choose.candidates", '[{"weight": "surface"}]'],
-    "none that can be had": from_these(NOT_THERE, {"weights": "no/such.pth"}, {"weights": "surface", "width": 0.35}),
+    "none of 3 can be had": from_these(NOT_THERE, {"weights": "no/such.pth"}, {"weights": "surface", "width": 0.35}),
     "model.pooling": ["--model.pooling", "attention"],
     "ckpt_path": ["--ckpt_path", "x.ckpt"],
     "one process": ["--trainer.devices", "2", "--trainer.strategy", "ddp"],

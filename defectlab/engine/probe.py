@@ -33,10 +33,8 @@ def linear_probe(strength: float = 1.0, several: bool = False) -> Pipeline:
 def inner_folds(labels: _Indices, groups: _Indices, folds: int, seed: int) -> Folds:
     """Divide images twice into folds by class, as (train, test) each, the images of a group on one side.
 
-    There are fewer where no class has so many images; `labels` and `groups` (N,) are numbers from 0.
-
-    Raises:
-        InputError: there are no two groups, or no two images of a class.
+    `labels` and `groups` (N,) are numbers from 0. There are fewer folds where no class has so many images; InputError without
+    two groups, or two images of a class.
     """
     most = min(folds, int(np.bincount(labels).max()), int(groups.max()) + 1)
     if most < 2:
@@ -44,7 +42,9 @@ def inner_folds(labels: _Indices, groups: _Indices, folds: int, seed: int) -> Fo
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a class with fewer images than folds
         splitters = [StratifiedGroupKFold(most, shuffle=True, random_state=seed + turn) for turn in range(_REPEATS)]
-        return [pair for splitter in splitters for pair in splitter.split(labels, labels, groups)]
+        return [
+            pair for splitter in splitters for pair in splitter.split(labels, labels, groups) if all(map(len, pair))
+        ]
 
 
 def out_of_fold_hits(
@@ -83,13 +83,8 @@ def learning_curve(right: npt.NDArray[Any], weights: _Floats) -> _Floats:
     """Extrapolate balanced accuracy to twice the labels: errors fall by a power of their number.
 
     Cortes et al., "Learning Curves: Asymptotic Values and Rate of Convergence" (NIPS 1993), equation 3 without an asymptote.
-
-    Args:
-        right: (3, N), of `out_of_fold_hits` by each of `SHARES`.
-        weights: of `resampled_weights`.
-
-    Returns:
-        (1 + B, 5): balanced accuracy at each of `SHARES`, at twice the last, and what is gained by that.
+    `right` (3, N) is of `out_of_fold_hits` by each of `SHARES`, `weights` (1 + B, N) of `resampled_weights`. Return (1 + B, 5):
+    balanced accuracy at each share, at twice the last, and what is gained by that.
     """
     errors = weights @ (1 - right.T)
     least = weights[0].min() / 2  # half of an image, where there is no error

@@ -96,7 +96,7 @@ def _choose(
                 cli = _built([*words, *override_words(start.settings)])
             except InputError as error:
                 left_out.append(StartRow(**asdict(start), left_out=str(error)))
-                _log.warning("choose goes on without %s", left_out[-1])
+                _log.warning("choose goes on, %s", str(left_out[-1]).strip())
                 continue
             if data is None or (data.image_format, data.tiles) != (cli.datamodule.image_format, cli.datamodule.tiles):
                 data = cli.datamodule
@@ -116,15 +116,16 @@ def _choose(
             tried.append((start, time.perf_counter() - began, features, right))
             advance(1)
     if not tried:
-        raise InputError(f"choose.candidates has none that can be had: {left_out[0]}")
+        raise InputError(f"choose.candidates: none of {len(left_out)} can be had; {str(left_out[0]).strip()}")
     weights = resampled_weights(labels, groups)
     scores = weights @ np.stack([right for *_, right in tried], axis=1)
     best, chosen = int(scores[0].argmax()), int((scores[0] >= scores[0].max() - _ALIKE).argmax())
-    behind = scores[:, [best]] - scores
+    behind, deviation = scores[0, best] - scores[0], scores[1:].std(axis=0)
+    paired = (scores[1:, [best]] - scores[1:]).std(axis=0)
     rows = [
         StartRow(
-            **asdict(start), balanced_accuracy=float(scores[0, i]), se=float(scores[1:, i].std()), seconds=seconds,
-            behind=float(behind[0, i]), behind_se=float(behind[1:, i].std()), chosen=i == chosen,
+            **asdict(start), balanced_accuracy=float(scores[0, i]), se=float(deviation[i]), behind=float(behind[i]),
+            behind_se=float(paired[i]), seconds=seconds, chosen=i == chosen,
         )
         for i, (start, seconds, *_) in enumerate(tried)
     ]  # fmt: skip

@@ -17,7 +17,7 @@ class Start:
 
     weights: str
     backbone: str = "mobilenet_v3_small"
-    width: float = 1.0
+    width: float | Literal["auto"] = 1.0
     stages: Stages = "middle"
     image_size: Size | Literal["auto"] | None = None
     fit: FitChoice | None = None
@@ -63,10 +63,12 @@ class StartRow(Start):
     left_out: str = ""
 
     def __str__(self) -> str:
-        name = f"{self.weights}, {self.backbone} {self.width:g}, {self.stages}"
-        name += "".join(f", {value}" for value in (self.image_size, self.fit) if value is not None)
+        name = f"{self.weights}, {self.backbone} {self.width}, {self.stages}"
+        name += "".join(
+            f", {part} {value}" for part in ("image_size", "fit") if (value := getattr(self, part)) is not None
+        )
         if self.left_out:
-            return f"{name}, which cannot be had: {self.left_out}"
+            return f"  left out: {name}: {self.left_out}"
         figures = f"{self.balanced_accuracy:8.2%} ± {self.se:6.2%} {self.behind:8.2%} ± {self.behind_se:6.2%} {self.seconds:7.1f} s"
         return f"{'*' if self.chosen else ' '} {figures}  {name}"
 
@@ -91,7 +93,7 @@ class StartChoice:
 
     def __repr__(self) -> str:
         lines = ["  balanced, inner folds    behind the best      time  starting point"]
-        lines += [f"  without {row}" if row.left_out else str(row) for row in self.rows]
+        lines += map(str, self.rows)
         (now, before), (then, after) = list(self.curve.items())[-2:]
         gain = f"{100 * self.gain:+.1f} ± {100 * self.gain_se:.1f} points ({before:.1%} to {after:.1%} balanced, extrapolated)"
         return "\n".join([*lines, f"twice as many labels, {then:,} for {now:,}: about {gain}"])
