@@ -1,7 +1,7 @@
 """Judge frozen features by linear probes on folds of their images, and what more labels would bring."""
 
 import warnings
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,6 @@ _REPEATS = 2  # of the division into folds
 _RESAMPLES = 200
 _Indices = npt.NDArray[np.int64]
 _Floats = npt.NDArray[np.float64]
-Folds = list[tuple[_Indices, _Indices]]
 
 
 def linear_probe(strength: float = 1.0, several: bool = False) -> Pipeline:
@@ -30,7 +29,7 @@ def linear_probe(strength: float = 1.0, several: bool = False) -> Pipeline:
     return make_pipeline(StandardScaler(), OneVsRestClassifier(model) if several else model)
 
 
-def inner_folds(labels: _Indices, groups: _Indices, folds: int, seed: int) -> Folds:
+def inner_folds(labels: _Indices, groups: _Indices, folds: int, seed: int) -> list[tuple[_Indices, _Indices]]:
     """Divide images twice into folds by class, as (train, test) each, the images of a group on one side.
 
     `labels` and `groups` (N,) are numbers from 0. There are fewer folds where no class has so many images; InputError without
@@ -48,7 +47,11 @@ def inner_folds(labels: _Indices, groups: _Indices, folds: int, seed: int) -> Fo
 
 
 def out_of_fold_hits(
-    features: npt.NDArray[np.float32], labels: _Indices, groups: _Indices, folds: Folds, share: float = 1.0
+    features: npt.NDArray[np.float32],
+    labels: _Indices,
+    groups: _Indices,
+    folds: Sequence[tuple[_Indices, _Indices]],
+    share: float = 1.0,
 ) -> _Floats:
     """Return how often each image is recognised by linear probes fitted without it, (N,) in [0, 1].
 
@@ -79,7 +82,7 @@ def resampled_weights(labels: _Indices, groups: _Indices) -> _Floats:
     return found
 
 
-def learning_curve(right: npt.NDArray[Any], weights: _Floats) -> _Floats:
+def learning_curve(right: _Floats, weights: _Floats) -> _Floats:
     """Extrapolate balanced accuracy to twice the labels: errors fall by a power of their number.
 
     Cortes et al., "Learning Curves: Asymptotic Values and Rate of Convergence" (NIPS 1993), equation 3 without an asymptote.

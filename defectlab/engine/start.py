@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from defectlab.data.datamodules.base import ImageDataModule
 from defectlab.data.pipeline.duplicates import near_duplicates
@@ -29,6 +28,7 @@ from defectlab.utils._compat import torchvision_models
 from defectlab.utils.progress import later_rank, progress_bar
 
 _log = logging.getLogger(__name__)
+_FIGURES = ("balanced_accuracy", "se", "behind", "behind_se")
 _ALIKE = 0.001  # balanced accuracy by which an earlier candidate may be behind the best
 
 
@@ -41,9 +41,8 @@ def choose_start(
 ) -> StartChoice:
     """Choose a starting point of training by cross-validation of frozen features on the training and validation images.
 
-    The features of each candidate are computed once and kept in the cache, also for training. The one whose linear probes
-    have the highest balanced accuracy on the inner folds is chosen, or an earlier one that is behind by 0.1 points at most.
-    Labels of test images play no part.
+    Features are kept in the cache, also for training. The candidate whose linear probes have the highest balanced accuracy on
+    inner folds is chosen, or an earlier one that is behind by 0.1 points at most. Labels of test images play no part.
 
     Args:
         config: YAML file or name of a shipped one, of a PretrainedTask.
@@ -85,7 +84,7 @@ def settle_start(
 def _choose(
     words: Sequence[str], settings: StartSettings, split: SplitTable | None
 ) -> tuple[StartChoice, SplitTable | None]:
-    tried: list[tuple[Start, float, Tensor, npt.NDArray[np.float64]]] = []  # seconds, features, how often right
+    tried: list[tuple[Start, float, torch.Tensor, npt.NDArray[np.float64]]] = []  # seconds, features, how often right
     left_out: list[StartRow] = []
     data: ImageDataModule | None = None
     with progress_bar("trying starting points", len(settings.candidates)) as advance:
@@ -120,18 +119,14 @@ def _choose(
     weights = resampled_weights(labels, groups)
     scores = weights @ np.stack([right for *_, right in tried], axis=1)
     best, chosen = int(scores[0].argmax()), int((scores[0] >= scores[0].max() - _ALIKE).argmax())
-    behind, deviation = scores[0, best] - scores[0], scores[1:].std(axis=0)
-    paired = (scores[1:, [best]] - scores[1:]).std(axis=0)
+    behind = scores[:, [best]] - scores
+    figures = np.stack((scores[0], scores[1:].std(axis=0), behind[0], behind[1:].std(axis=0)), axis=1).tolist()
     rows = [
-        StartRow(
-            **asdict(start), balanced_accuracy=float(scores[0, i]), se=float(deviation[i]), behind=float(behind[i]),
-            behind_se=float(paired[i]), seconds=seconds, chosen=i == chosen,
-        )
-        for i, (start, seconds, *_) in enumerate(tried)
-    ]  # fmt: skip
+        StartRow(**asdict(start), **dict(zip(_FIGURES, own, strict=True)), seconds=seconds, chosen=i == chosen)
+        for i, ((start, seconds, *_), own) in enumerate(zip(tried, figures, strict=True))
+    ]
     *_, features, right = tried[chosen]
-    own = features[places].cpu().numpy()
-    fewer = [out_of_fold_hits(own, labels, groups, folds, share) for share in SHARES[:-1]]
+    fewer = [out_of_fold_hits(features[places].cpu().numpy(), labels, groups, folds, share) for share in SHARES[:-1]]
     curve = learning_curve(np.stack([*fewer, right]), weights)
     trained = round(float(np.mean([len(train) for train, _ in folds])))
     counts = [round(share * trained) for share in (*SHARES, 2)]
