@@ -74,10 +74,23 @@ def load_backbone_weights(network: PretrainedNetwork, weights: str) -> None:
         )
     counters = {key: value for key, value in own.items() if key.endswith(COUNTER)}
     network.features.load_state_dict({**counters, **kept})
+    _load_projection(network, state, source)
+
+
+def _load_projection(network: PretrainedNetwork, state: Mapping[str, object], source: Path) -> None:
+    """Load the linear map of the embedding; a network without one takes no file with one, and the reverse."""
+    names = {key: key.replace("_orig_mod.", "").removeprefix("network.") for key in state}
+    found = {names[k][11:]: v for k, v in state.items() if names[k].startswith("projection.") and isinstance(v, Tensor)}
+    own = {} if network.projection is None else network.projection.state_dict()
+    if mismatch := first_mismatch(found, own, "projection."):
+        needed = f"set projection to {str(bool(found)).lower()}, and stages to middle"
+        raise InputError(f"the projection of the embedding in {source} does not fit: {mismatch}; {needed}")
+    if network.projection is not None:
+        network.projection.load_state_dict(found)
 
 
 def save_backbone_weights(network: PretrainedNetwork, path: Path, half: bool) -> None:
-    """Write `network.features` as a .safetensors file that `load_backbone_weights` reads; whole or not at all.
+    """Write `network.features`, and its projection in single precision, as a .safetensors file that `load_backbone_weights` reads; whole or not at all.
 
     Args:
         network: Whose backbone to keep.
@@ -92,6 +105,8 @@ def save_backbone_weights(network: PretrainedNetwork, path: Path, half: bool) ->
         for key, value in network.features.state_dict().items()
         if not key.endswith(COUNTER)
     }
+    if network.projection is not None:
+        state |= {f"projection.{key}": value.contiguous() for key, value in network.projection.state_dict().items()}
     with atomic(path) as draft:
         draft.write_bytes(safetensors_bytes(state, {"backbone": network.backbone, "width": str(network.width)}))
 

@@ -1,0 +1,214 @@
+"""What are one's own images without labels worth? Linear probe with 5 and 10 labelled images a class, before and after.
+
+    python benchmarks/unlabelled.py --neu DIR --tiles DIR --teacher mobilenet_v2_imagenet.pth
+
+Every row sees the labelled images that `transfer.py` draws and is judged on all others, in per cent of the mean over the
+classes, mean ± sd of the draws; in brackets the difference from the weights as they are, draw by draw. All images of the set,
+without labels, are those adapted to, but for rows of a half, which are judged on the other half alone.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from measure import header
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.semi_supervised import LabelSpreading
+from torch import Tensor
+from transfer_fit import Source, draw_labelled, statistics_of
+from transfer_sets import LabelledSet, load_elpv, load_neu, load_tiles
+
+from defectlab.engine.adapt import fit_projection
+from defectlab.errors import InputError
+from defectlab.evaluate.probe import linear_probe
+from defectlab.networks import PretrainedNetwork
+from defectlab.networks.weights import load_backbone_weights
+from defectlab.tasks.feature_distillation import in_even_light
+
+Array = np.ndarray
+Classify = Callable[[Array, Array, Array], Array]  # labels, rows to train on, rows to test: predicted labels
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    p = argparse.ArgumentParser("unlabelled.py", description="What images without labels are worth.")
+    p.add_argument("--neu", metavar="DIR", help="NEU-CLS in any layout; without it the synthetic stand-in")
+    p.add_argument("--tiles", metavar="DIR", help="magnetic tiles: a folder a class")
+    p.add_argument("--sets", nargs="+", choices=("tiles", "elpv", "neu"), default=["tiles", "elpv", "neu"])
+    p.add_argument("--teacher", required=True, metavar="FILE", help="ImageNet weights of MobileNetV2")
+    p.add_argument("--width", type=float, default=1.0, help="of surface-distilled")
+    p.add_argument("--per-class", type=int, nargs="+", default=[5, 10], help="labelled images")
+    p.add_argument("--draws", type=int, default=10)
+    p.add_argument("--image-size", type=int, default=160)
+    p.add_argument("--brief", action="store_true", help="the weights as they are and adapted alone")
+    return p
+
+
+def standardised(values: Array) -> Array:
+    """Standardise features (N, E) by all images."""
+    deviation = values.std(0)
+    found: Array = (values - values.mean(0)) / np.where(deviation > 0, deviation, 1)
+    return found
+
+
+def probe(features: Array, labels: Array, train: Array, test: Array) -> Array:
+    """Classify by the usual probe, which standardises by the labelled images."""
+    found: Array = linear_probe().fit(features[train], labels[train]).predict(features[test])
+    return found
+
+
+def plain_probe(features: Array, labels: Array, train: Array, test: Array) -> Array:
+    """Classify by logistic regression on features as they are."""
+    found: Array = LogisticRegression(max_iter=1000).fit(features[train], labels[train]).predict(features[test])
+    return found
+
+
+def whitened(features: Array, power: float, most: int | None = None) -> Array:
+    """Turn standardised features (N, E) to principal components, divided by a power of their sd; of mean square one."""
+    vectors, sizes, _ = np.linalg.svd(features, full_matrices=False)
+    found = (vectors * sizes / (sizes / np.sqrt(len(features))) ** power)[:, :most]
+    scaled: Array = found / np.sqrt((found**2).mean())
+    return scaled
+
+
+def invariant(views: Array, shrink: float = 0.1) -> Array:
+    """Whiten the first of V views (V, N, E) by the covariance of the views of an image (WCCN, Hatch et al. 2006)."""
+    views = (views - views[0].mean(0)) / np.maximum(views[0].std(0), 1e-9)
+    apart = (views - views.mean(0)).reshape(-1, views.shape[2])
+    values, vectors = np.linalg.eigh(apart.T @ apart / len(apart))
+    found = views[0] @ vectors / np.sqrt((1 - shrink) * values + shrink * values.mean())
+    scaled: Array = found / np.sqrt((found**2).mean())
+    return scaled
+
+
+def spread(features: Array, labels: Array, train: Array, test: Array) -> Array:
+    """Classify by label spreading over 15 nearest neighbours (Zhou et al. 2003)."""
+    known = np.full(len(labels), -1)
+    known[train] = labels[train]
+    found: Array = LabelSpreading(kernel="knn", n_neighbors=15, alpha=0.5).fit(features, known).transduction_[test]
+    return found
+
+
+def self_trained(features: Array, labels: Array, train: Array, test: Array, rounds: int = 3, most: int = 5) -> Array:
+    """Classify after rounds in which the surest images of each class join the labelled ones."""
+    model, rows, given = LogisticRegression(max_iter=1000), train, labels[train]
+    for turn in range(1, rounds + 1):
+        sure = np.argsort(-model.fit(features[rows], given).predict_proba(features[test]), axis=0)[: most * turn]
+        rows = np.concatenate([train, test[sure.T.ravel()]])
+        given = np.concatenate([labels[train], np.repeat(model.classes_, len(sure))])
+    found: Array = model.fit(features[rows], given).predict(features[test])
+    return found
+
+
+def view(images: Tensor, number: int, rng: torch.Generator) -> Tensor:
+    """Mirror images (N, 1, S, S) in one of four ways; from the fifth view on also change light, contrast and noise."""
+    images = images.flip([side for side, bit in ((3, 1), (2, 2)) if number & bit])
+    if number < 4:
+        return images
+    contrast, light, noise = torch.rand((3, len(images), 1, 1, 1), generator=rng)
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = (images - mean) * (0.6 * contrast - 0.3).exp() + mean + 0.8 * light - 0.4
+    found: Tensor = images + torch.randn(images.shape, generator=rng) * 0.15 * noise
+    return found
+
+
+@torch.inference_mode()
+def embeddings(given: argparse.Namespace, images: Tensor) -> tuple[Array, Array]:
+    """The embeddings of 8 views (8, N, D) by the shipped weights, and of two views by the teacher, their mean (N, E)."""
+    source = Source("surface-distilled", "surface-distilled", "mobilenet_v3_small", given.width)
+    student = source.network(2, given.image_size, "middle").eval()
+    teacher = PretrainedNetwork(2, 3, given.image_size, "mobilenet_v2", stages="middle").eval()
+    load_backbone_weights(teacher, given.teacher)
+    statistics, rng = statistics_of(images), torch.Generator().manual_seed(0)
+    views, wanted = [], []
+    for block in torch.split(images, 64):
+        block = source.normalise(block.float() / 255, statistics)
+        count = 1 if given.brief else 8
+        views.append(torch.stack([student.embed(view(block, number, rng)) for number in range(count)]))
+        even = in_even_light(block)
+        wanted.append((teacher.embed(even) + teacher.embed(even.flip((2, 3)))) / 2)
+    return torch.cat(views, 1).double().numpy(), torch.cat(wanted).double().numpy()
+
+
+def rows_of(
+    given: argparse.Namespace, data: LabelledSet, own: tuple[Array, Array], others: tuple[Array, Array] | None
+) -> dict[str, list[str]]:
+    """The cells of each row for one set, of the embeddings of its images; `others` are those of another one."""
+    views, wanted = own
+    found, count = views[0], len(views[0])
+
+    def adapted(rows: Array, source: tuple[Array, Array] = (found, wanted)) -> Classify:
+        projection = fit_projection(source[0][rows], source[1][rows])
+        return partial(probe, projection(torch.from_numpy(found).float()).numpy())
+
+    drawn = [np.random.default_rng(seed).permutation(count) for seed in range(2)]
+    ways: dict[str, tuple[Classify, Array | None]] = {"adapted to all images": (adapted(drawn[0]), None)}
+    for seed, order in enumerate(drawn):
+        half = order[: count // 2]
+        ways[f"adapted to a half, judged on the other; seed {seed}"] = (adapted(half), half)
+    if not given.brief:
+        ways |= {f"adapted to {n} images": (adapted(drawn[0][:n]), None) for n in (30, 100, 300, 1000)}
+        if others is not None:
+            ways["adapted to another set"] = (adapted(np.arange(len(others[1])), (others[0][0], others[1])), None)
+        ways["the teacher itself"] = (partial(probe, wanted), None)
+        even = standardised(found)
+        ways["standardised by all images"] = (partial(plain_probe, even), None)
+        ways["64 principal components"] = (partial(plain_probe, whitened(even, 0, 64)), None)
+        ways["128, divided by the root of their sd"] = (partial(plain_probe, whitened(even, 0.5, 128)), None)
+        ways["64, whitened"] = (partial(plain_probe, whitened(even, 1, 64)), None)
+        ways["whitened within views of an image"] = (partial(plain_probe, invariant(views)), None)
+        ways["label spreading"] = (partial(spread, whitened(even, 0, 64)), None)
+        ways["self-training"] = (partial(self_trained, even), None)
+    cells: dict[str, list[str]] = {}
+    for count in given.per_class:
+        draws = [draw_labelled(data.labels, count, seed) for seed in range(given.draws)]
+        before = [(test, probe(found, data.labels, train, test)) for train, test in draws]
+        scores = np.array([_score(data.labels, test, guess, None) for test, guess in before])
+        cells.setdefault("surface-distilled as it is", []).append(f"{scores.mean():.1f} ± {scores.std(ddof=1):.1f}")
+        for name, (classify, seen) in ways.items():
+            after = np.array(
+                [_score(data.labels, test, classify(data.labels, train, test), seen) for train, test in draws]
+            )
+            gain = after - np.array([_score(data.labels, test, guess, seen) for test, guess in before])
+            cell = f"{after.mean():.1f} ± {after.std(ddof=1):.1f} ({gain.mean():+.1f} ± {gain.std(ddof=1):.1f})"
+            cells.setdefault(name, []).append(cell)
+    return cells
+
+
+def _score(labels: Array, test: Array, guess: Array, seen: Array | None) -> float:
+    apart = np.ones(len(test), bool) if seen is None else ~np.isin(test, seen)
+    return 100 * float(balanced_accuracy_score(labels[test][apart], guess[apart]))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print a table; 1 for unusable input."""
+    given = parser().parse_args(arguments)
+    load = {
+        "neu": lambda: load_neu(given.neu, given.image_size),
+        "elpv": lambda: load_elpv(given.image_size),
+        "tiles": lambda: load_tiles(given.tiles, given.image_size),
+    }
+    try:
+        if given.draws < 2 or min(given.per_class) < 1 or given.image_size < 32:
+            raise InputError("--draws has to be at least 2, --per-class at least 1, --image-size at least 32")
+        sets = [load[name]() for name in given.sets]
+        own = [embeddings(given, data.images) for data in sets]
+    except InputError as error:
+        print(f"unlabelled.py: error: {error}", file=sys.stderr)
+        return 1
+    others = [own[(place + 1) % len(own)] if len(own) > 1 else None for place in range(len(own))]
+    columns = [rows_of(given, *each) for each in zip(sets, own, others, strict=True)]
+    print(header())
+    print("\n| | " + " | ".join(f"{data.name}, {count}" for data in sets for count in given.per_class) + " |")
+    print("|---" * (1 + len(sets) * len(given.per_class)) + "|")
+    for name in columns[0]:
+        print(f"| {name} | " + " | ".join(cell for column in columns for cell in column.get(name, [])) + " |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Adapt pretrained weights to unlabelled images: keep of the embedding what a larger network's would tell of them, too."""
+
+import os
+from collections.abc import Callable, Sequence
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from defectlab.data.pipeline.statistics import channel_statistics
+from defectlab.data.sources.files import expand_images
+from defectlab.data.sources.images import read_listing
+from defectlab.data.sources.layouts import Listing
+from defectlab.engine.host import as_guest
+from defectlab.errors import InputError, check_at_least
+from defectlab.networks import PretrainedNetwork
+from defectlab.networks.backbones import Backbone
+from defectlab.networks.weights import load_backbone_weights, save_backbone_weights
+from defectlab.tasks.feature_distillation import in_even_light
+from defectlab.utils.image_format import ImageFormat, Size
+from defectlab.utils.progress import progress_bar
+
+_FEWEST = 100  # images: adapted to 30, weights were worse than before, to 100 no better on one of two sets
+_PENALTY = 0.015  # of the ridge regression on standardised features, per image
+_CONSTANT = 1e-5  # sd of a feature that says nothing
+_Array = npt.NDArray[np.float64]
+
+
+@as_guest()
+def adapt_weights(
+    images: str | PathLike[str] | Sequence[str | PathLike[str]],
+    output: str | PathLike[str],
+    *,
+    teacher: str = "imagenet",
+    teacher_backbone: Backbone = "mobilenet_v2",
+    weights: str = "surface-distilled",
+    backbone: Backbone = "mobilenet_v3_small",
+    width: float = 1.0,
+    image_size: Size = 160,
+    channels: int = 3,
+    most: int = 2000,
+) -> Path:
+    """Write weights with a linear map of their embedding, learned from images without labels and a teacher; return the path.
+
+    They are `weights` of a `PretrainedTask` with `projection`, for images of the same size. See `fit_projection`.
+
+    Args:
+        images: files, folders with all below them, and globs; what cannot be read is left out.
+        output: a .safetensors file, replaced if it is there.
+        teacher: weights of `teacher_backbone`, see `load_backbone_weights`; needed no more afterwards.
+        weights: those to start from, of `backbone` and `width`.
+        image_size: side in pixels, or (height, width), that images are stretched to.
+        most: images that are drawn at random from more.
+
+    Raises:
+        InputError: fewer than 100 images, images that are all alike, weights that cannot be used, or no place for the file.
+    """
+    target = Path(output)
+    if target.suffix != ".safetensors" or target.is_dir():
+        raise InputError(f"output is {target}: expected the name of a .safetensors file")
+    if channels not in (1, 3):
+        raise InputError(f"channels is {channels}: expected 1 or 3, as the teacher knows grey and colour")
+    check_at_least("most", most, _FEWEST)
+    student = PretrainedNetwork(2, channels, image_size, backbone, width, stages="middle")
+    larger = PretrainedNetwork(2, 3, image_size, teacher_backbone, stages="middle")
+    for network, source in ((student, weights), (larger, teacher)):
+        load_backbone_weights(network, source)
+        network.eval().to(memory_format=torch.channels_last)
+
+    def both(block: Tensor) -> Tensor:
+        even = in_even_light(block).contiguous(memory_format=torch.channels_last)
+        return torch.cat([student.embed(block), larger.embed(even) + larger.embed(even.flip((2, 3)))], dim=1)
+
+    files = expand_images(images)
+    rows = sorted(np.random.default_rng(0).permutation(len(files))[:most].tolist())
+    root = Path(os.path.commonpath([file.absolute().parent for file in files]))
+    listing = Listing(root=root, files=[files[row] for row in rows], labels=[0] * len(rows), class_names=["unlabelled"])
+    pixels = read_listing(listing, ImageFormat(image_size=image_size, channels=channels), "skip").images
+    if len(pixels) < _FEWEST:
+        raise InputError(f"{root}: found {len(pixels)} images, expected at least {_FEWEST}, better 300: add images")
+    embeddings = embed_images(both, pixels.expand(-1, channels, -1, -1), "adapting weights").astype(np.float64)
+    student.projection = fit_projection(*np.hsplit(embeddings, [student.embedding_size]))
+    save_backbone_weights(student, target, half=True)
+    return target
+
+
+def fit_projection(found: _Array, wanted: _Array) -> nn.Linear:
+    """Fit a linear map of embeddings (N, D), by which their inner products become those of a teacher's (N, E).
+
+    Ridge regression predicts the teacher's from them, both standardised. Of its coefficients M the symmetric root of M Mᵀ is
+    kept, (D, D): the inner products are those of the prediction, and a linear head of few images sees these alone.
+    InputError if the embeddings are all alike.
+    """
+    deviation = found.std(0)
+    scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > _CONSTANT)
+    if not scale.any():
+        raise InputError("the images are all alike to the network: expected different images of the surface")
+    own = (found - found.mean(0)) * scale
+    target = (wanted - wanted.mean(0)) / np.maximum(wanted.std(0), _CONSTANT)
+    gram = own.T @ own
+    coefficients = np.linalg.solve(gram + _PENALTY * len(own) * np.eye(len(gram)), own.T @ target)
+    values, vectors = np.linalg.eigh(coefficients @ coefficients.T)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    weight = root * scale * np.sqrt(len(own) * len(root) / (root @ gram @ root).trace())  # a mean variance of one
+    projection = nn.Linear(*weight.shape).requires_grad_(False)
+    projection.weight.copy_(torch.from_numpy(weight))
+    projection.bias.copy_(torch.from_numpy(-weight @ found.mean(0)))
+    return projection
+
+
+@torch.inference_mode()
+def embed_images(embed: Callable[[Tensor], Tensor], pixels: Tensor, description: str) -> npt.NDArray[np.float32]:
+    """Compute what `embed` makes (N, E) of uint8 images (N, C, H, W), normalised by their own mean and sd."""
+    mean, sd = (torch.tensor(v).view(1, -1, 1, 1) for v in channel_statistics(pixels, torch.arange(len(pixels))))
+    blocks = []
+    with progress_bar(description, len(pixels)) as advance:
+        for block in torch.split(pixels, 64):
+            blocks.append(embed(((block.float() / 255 - mean) / sd).contiguous(memory_format=torch.channels_last)))
+            advance(len(block))
+    return torch.cat(blocks).numpy()
