@@ -2,9 +2,8 @@
 
     python benchmarks/unlabelled.py --neu DIR --tiles DIR --teacher mobilenet_v2_imagenet.pth
 
-Every row sees the labelled images that `transfer.py` draws and is judged on all others, in per cent of the mean over the
-classes, mean ± sd of the draws; in brackets the difference from the weights as they are, draw by draw. All images of the set,
-without labels, are those adapted to, but for rows of a half, which are judged on the other half alone.
+Every row sees the labelled images that `transfer.py` draws and is judged on all others: per cent of the mean over the classes,
+mean ± sd of the draws; in brackets what was gained, draw by draw. Rows of a half are judged on the other half of the images.
 """
 
 import argparse
@@ -15,9 +14,10 @@ from functools import partial
 import numpy as np
 import torch
 from measure import header
+from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
-from sklearn.semi_supervised import LabelSpreading
+from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
 from torch import Tensor
 from transfer_fit import Source, draw_labelled, statistics_of
 from transfer_sets import LabelledSet, load_elpv, load_neu, load_tiles
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--teacher", required=True, metavar="FILE", help="ImageNet weights of MobileNetV2")
     p.add_argument("--width", type=float, default=1.0, help="of surface-distilled")
     p.add_argument("--per-class", type=int, nargs="+", default=[5, 10], help="labelled images")
-    p.add_argument("--draws", type=int, default=10)
+    p.add_argument("--draws", type=int, default=10, help="of the labelled images, at least 2")
     p.add_argument("--image-size", type=int, default=160)
     p.add_argument("--brief", action="store_true", help="the weights as they are and adapted alone")
     return p
@@ -55,19 +55,14 @@ def standardised(values: Array) -> Array:
     return found
 
 
-def probe(features: Array, labels: Array, train: Array, test: Array) -> Array:
-    """Classify by the usual probe, which standardises by the labelled images."""
-    found: Array = linear_probe().fit(features[train], labels[train]).predict(features[test])
+def probe(features: Array, labels: Array, train: Array, test: Array, plain: bool = False) -> Array:
+    """Classify by the usual probe, which standardises by the labelled images; `plain`: by features as they are."""
+    model = LogisticRegression(max_iter=1000) if plain else linear_probe()
+    found: Array = model.fit(features[train], labels[train]).predict(features[test])
     return found
 
 
-def plain_probe(features: Array, labels: Array, train: Array, test: Array) -> Array:
-    """Classify by logistic regression on features as they are."""
-    found: Array = LogisticRegression(max_iter=1000).fit(features[train], labels[train]).predict(features[test])
-    return found
-
-
-def whitened(features: Array, power: float, most: int | None = None) -> Array:
+def whitened(features: Array, power: float, most: int) -> Array:
     """Turn standardised features (N, E) to principal components, divided by a power of their sd; of mean square one."""
     vectors, sizes, _ = np.linalg.svd(features, full_matrices=False)
     found = (vectors * sizes / (sizes / np.sqrt(len(features))) ** power)[:, :most]
@@ -85,22 +80,11 @@ def invariant(views: Array, shrink: float = 0.1) -> Array:
     return scaled
 
 
-def spread(features: Array, labels: Array, train: Array, test: Array) -> Array:
-    """Classify by label spreading over 15 nearest neighbours (Zhou et al. 2003)."""
+def semi_supervised(model: BaseEstimator, features: Array, labels: Array, train: Array, test: Array) -> Array:
+    """Classify by a model that also sees the images without labels."""
     known = np.full(len(labels), -1)
     known[train] = labels[train]
-    found: Array = LabelSpreading(kernel="knn", n_neighbors=15, alpha=0.5).fit(features, known).transduction_[test]
-    return found
-
-
-def self_trained(features: Array, labels: Array, train: Array, test: Array, rounds: int = 3, most: int = 5) -> Array:
-    """Classify after rounds in which the surest images of each class join the labelled ones."""
-    model, rows, given = LogisticRegression(max_iter=1000), train, labels[train]
-    for turn in range(1, rounds + 1):
-        sure = np.argsort(-model.fit(features[rows], given).predict_proba(features[test]), axis=0)[: most * turn]
-        rows = np.concatenate([train, test[sure.T.ravel()]])
-        given = np.concatenate([labels[train], np.repeat(model.classes_, len(sure))])
-    found: Array = model.fit(features[rows], given).predict(features[test])
+    found: Array = clone(model).fit(features, known).predict(features[test])
     return found
 
 
@@ -155,33 +139,35 @@ def rows_of(
         if others is not None:
             ways["adapted to another set"] = (adapted(np.arange(len(others[1])), (others[0][0], others[1])), None)
         ways["the teacher itself"] = (partial(probe, wanted), None)
+        neighbours = LabelSpreading(kernel="knn", n_neighbors=15, alpha=0.5)
+        surest = SelfTrainingClassifier(LogisticRegression(max_iter=1000), criterion="k_best", k_best=10, max_iter=5)
         even = standardised(found)
-        ways["standardised by all images"] = (partial(plain_probe, even), None)
-        ways["64 principal components"] = (partial(plain_probe, whitened(even, 0, 64)), None)
-        ways["128, divided by the root of their sd"] = (partial(plain_probe, whitened(even, 0.5, 128)), None)
-        ways["64, whitened"] = (partial(plain_probe, whitened(even, 1, 64)), None)
-        ways["whitened within views of an image"] = (partial(plain_probe, invariant(views)), None)
-        ways["label spreading"] = (partial(spread, whitened(even, 0, 64)), None)
-        ways["self-training"] = (partial(self_trained, even), None)
+        ways["standardised by all images"] = (partial(probe, even, plain=True), None)
+        for power in (0, 0.5, 1):
+            ways[f"128 principal components / sd^{power}"] = (
+                partial(probe, whitened(even, power, 128), plain=True),
+                None,
+            )
+        ways["whitened within views of an image"] = (partial(probe, invariant(views), plain=True), None)
+        ways["label spreading"] = (partial(semi_supervised, neighbours, whitened(even, 0, 64)), None)
+        ways["self-training"] = (partial(semi_supervised, surest, even), None)
     cells: dict[str, list[str]] = {}
     for count in given.per_class:
         draws = [draw_labelled(data.labels, count, seed) for seed in range(given.draws)]
         before = [(test, probe(found, data.labels, train, test)) for train, test in draws]
-        scores = np.array([_score(data.labels, test, guess, None) for test, guess in before])
+        scores = _scores(data.labels, before, None)
         cells.setdefault("surface-distilled as it is", []).append(f"{scores.mean():.1f} ± {scores.std(ddof=1):.1f}")
         for name, (classify, seen) in ways.items():
-            after = np.array(
-                [_score(data.labels, test, classify(data.labels, train, test), seen) for train, test in draws]
-            )
-            gain = after - np.array([_score(data.labels, test, guess, seen) for test, guess in before])
+            after = _scores(data.labels, [(test, classify(data.labels, train, test)) for train, test in draws], seen)
+            gain = after - _scores(data.labels, before, seen)
             cell = f"{after.mean():.1f} ± {after.std(ddof=1):.1f} ({gain.mean():+.1f} ± {gain.std(ddof=1):.1f})"
             cells.setdefault(name, []).append(cell)
     return cells
 
 
-def _score(labels: Array, test: Array, guess: Array, seen: Array | None) -> float:
-    apart = np.ones(len(test), bool) if seen is None else ~np.isin(test, seen)
-    return 100 * float(balanced_accuracy_score(labels[test][apart], guess[apart]))
+def _scores(labels: Array, guesses: list[tuple[Array, Array]], seen: Array | None) -> Array:
+    apart = np.isin(np.arange(len(labels)), [] if seen is None else seen, invert=True)
+    return np.array([100 * balanced_accuracy_score(labels[t][apart[t]], guess[apart[t]]) for t, guess in guesses])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -201,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"unlabelled.py: error: {error}", file=sys.stderr)
         return 1
     others = [own[(place + 1) % len(own)] if len(own) > 1 else None for place in range(len(own))]
-    columns = [rows_of(given, *each) for each in zip(sets, own, others, strict=True)]
+    columns = list(map(partial(rows_of, given), sets, own, others))
     print(header())
     print("\n| | " + " | ".join(f"{data.name}, {count}" for data in sets for count in given.per_class) + " |")
     print("|---" * (1 + len(sets) * len(given.per_class)) + "|")

@@ -12,8 +12,9 @@ def run(words: list[str]) -> int:
     parser.add_argument("images", nargs="+", help="files, folders and globs")
     parser.add_argument("--output", required=True, help="a .safetensors file, for model.weights")
     for name, of in list(signature(adapt_weights).parameters.items())[2:]:
-        option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=type(of.default), default=of.default, help="default: %(default)s")
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=type(of.default), default=of.default, help="(%(default)s)"
+        )
     given = parser.parse_args(words)
     path = adapt_weights(**vars(given))
     print(f"weights      {path}   --model.weights {path} --model.projection true --data.image_size {given.image_size}")

@@ -45,7 +45,8 @@ def adapt_weights(
 ) -> Path:
     """Write weights with a linear map of their embedding, learned from images without labels and a teacher; return the path.
 
-    They are `weights` of a `PretrainedTask` with `projection`, for images of the same size. See `fit_projection`.
+    They are `weights` of a `PretrainedTask` with `projection`, for images of the same size. See `fit_projection`. InputError
+    for fewer than 100 images, images that are all alike, weights that cannot be used, or no place for the file.
 
     Args:
         images: files, folders with all below them, and globs; what cannot be read is left out.
@@ -54,9 +55,6 @@ def adapt_weights(
         weights: those to start from, of `backbone` and `width`.
         image_size: side in pixels, or (height, width), that images are stretched to.
         most: images that are drawn at random from more.
-
-    Raises:
-        InputError: fewer than 100 images, images that are all alike, weights that cannot be used, or no place for the file.
     """
     target = Path(output)
     if target.suffix != ".safetensors" or target.is_dir():

@@ -74,15 +74,10 @@ def load_backbone_weights(network: PretrainedNetwork, weights: str) -> None:
         )
     counters = {key: value for key, value in own.items() if key.endswith(COUNTER)}
     network.features.load_state_dict({**counters, **kept})
-    _load_projection(network, state, source)
-
-
-def _load_projection(network: PretrainedNetwork, state: Mapping[str, object], source: Path) -> None:
-    """Load the linear map of the embedding; a network without one takes no file with one, and the reverse."""
     names = {key: key.replace("_orig_mod.", "").removeprefix("network.") for key in state}
     found = {names[k][11:]: v for k, v in state.items() if names[k].startswith("projection.") and isinstance(v, Tensor)}
-    own = {} if network.projection is None else network.projection.state_dict()
-    if mismatch := first_mismatch(found, own, "projection."):
+    wanted = {} if network.projection is None else network.projection.state_dict()
+    if mismatch := first_mismatch(found, wanted, "projection."):
         needed = f"set projection to {str(bool(found)).lower()}, and stages to middle"
         raise InputError(f"the projection of the embedding in {source} does not fit: {mismatch}; {needed}")
     if network.projection is not None:
