@@ -184,6 +184,9 @@ class DefectCLI(LightningCLI):
         self.weights = arguments.get("weights")
         if "weights" in arguments and (config.ckpt_path is not None or not self.read_weights):
             config.model.init_args.weights = None
+            if arguments.get("cache_features") == "auto" and config.ckpt_path is not None:  # of a run of before
+                tiles = (config.data.init_args or {}).get("tiles")
+                config.model.init_args.cache_features = self.weights is not None and tiles is not None
 
     def before_instantiate_classes(self) -> None:
         """Settings of the process come before the first tensor."""
@@ -265,7 +268,11 @@ class DefectCLI(LightningCLI):
         if "weights" in model and self.weights is not None:
             is_file = Path(self.weights).expanduser().is_file()
             model.weights = str(Path(self.weights).expanduser().absolute()) if is_file else self.weights
-        if "source" in data:  # what `auto` came to
+        # What `auto` came to.
+        for name in ("cache_features", "symmetric"):
+            if model.get(name) == "auto":
+                model[name] = getattr(self.model, name)
+        if "source" in data:
             data.source = "synthetic" if self.datamodule.generated else "real"
         if "fit" in data:
             found = self.datamodule

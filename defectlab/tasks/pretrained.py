@@ -51,8 +51,8 @@ class PretrainedTask(ClassificationTask):
         tiles: what an image's embedding is made of, from the data on the command line; null for the whole image.
         pooling: how the embeddings of tiles become one: their `mean`, `max`, both (`mean_max`), or `attention`, a mean
             whose weights are learned.
-        symmetric: embed the mean of the maps of an image and of its three mirror images, for surfaces without an up: worth
-            most where labels are few, and four times the work of the backbone.
+        symmetric: embed the mean of the maps of an image and of its three mirror images, for surfaces without an up: more
+            accurate with a frozen backbone, and four times its work. `auto` does so with `cache_features`.
         projection: weights come with a linear map of the embedding, as `adapt_weights` makes it from unlabelled images.
 
     The other arguments are those of `ClassificationTask`.
@@ -89,11 +89,13 @@ class PretrainedTask(ClassificationTask):
         compile: bool = False,  # noqa: A002
         multilabel: bool = False,
         loss: Loss = "auto",
-        symmetric: bool = False,
+        symmetric: bool | Literal["auto"] = False,
         projection: bool = False,
     ) -> None:
         if cache_features == "auto":
             cache_features = tiles is not None and weights is not None
+        if symmetric == "auto":
+            symmetric = cache_features
         if cache_features and trainable == "head_then_all":
             raise InputError("model.cache_features needs a frozen backbone: set model.trainable to head")
         check_at_least("model.unfreeze_epoch", unfreeze_epoch, 0)
@@ -112,7 +114,9 @@ class PretrainedTask(ClassificationTask):
         self.trainable = "head" if cache_features else trainable
         self.unfreeze_epoch = unfreeze_epoch
         self.backbone_lr_factor = backbone_lr_factor
-        self.cache_features = cache_features
+        self.cache_features, self.symmetric = cache_features, symmetric
+        # A checkpoint is loaded without weights, and would take `auto` otherwise.
+        self.hparams.update({"cache_features": cache_features, "symmetric": symmetric})
         self._encoder = ""  # which the features are of
         if weights is not None:
             load_backbone_weights(network, weights)
