@@ -9,6 +9,7 @@ mean ± sd of the draws; in brackets what was gained, draw by draw. Rows of a ha
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
 
 import numpy as np
@@ -17,6 +18,7 @@ from measure import header
 from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
+from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
 from torch import Tensor
 from transfer_fit import Source, draw_labelled, statistics_of
@@ -46,13 +48,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--image-size", type=int, default=160)
     p.add_argument("--brief", action="store_true", help="the weights as they are and adapted alone")
     return p
-
-
-def standardised(values: Array) -> Array:
-    """Standardise features (N, E) by all images."""
-    deviation = values.std(0)
-    found: Array = (values - values.mean(0)) / np.where(deviation > 0, deviation, 1)
-    return found
 
 
 def probe(features: Array, labels: Array, train: Array, test: Array, plain: bool = False) -> Array:
@@ -102,17 +97,19 @@ def view(images: Tensor, number: int, rng: torch.Generator) -> Tensor:
 
 @torch.inference_mode()
 def embeddings(given: argparse.Namespace, images: Tensor) -> tuple[Array, Array]:
-    """The embeddings of 8 views (8, N, D) by the shipped weights, and of two views by the teacher, their mean (N, E)."""
+    """Embeddings (9, N, D) by the shipped weights, symmetric and of 8 views, and the teacher's of two views, their mean (N, E)."""
     source = Source("surface-distilled", "surface-distilled", "mobilenet_v3_small", given.width)
     student = source.network(2, given.image_size, "middle").eval()
+    mirrored = copy(student)
+    mirrored.symmetric = True
     teacher = PretrainedNetwork(2, 3, given.image_size, "mobilenet_v2", stages="middle").eval()
     load_backbone_weights(teacher, given.teacher)
     statistics, rng = statistics_of(images), torch.Generator().manual_seed(0)
     views, wanted = [], []
     for block in torch.split(images, 64):
         block = source.normalise(block.float() / 255, statistics)
-        count = 1 if given.brief else 8
-        views.append(torch.stack([student.embed(view(block, number, rng)) for number in range(count)]))
+        found = [student.embed(view(block, number, rng)) for number in range(1 if given.brief else 8)]
+        views.append(torch.stack([mirrored.embed(block), *found]))
         even = in_even_light(block)
         wanted.append((teacher.embed(even) + teacher.embed(even.flip((2, 3)))) / 2)
     return torch.cat(views, 1).double().numpy(), torch.cat(wanted).double().numpy()
@@ -123,32 +120,36 @@ def rows_of(
 ) -> dict[str, list[str]]:
     """The cells of each row for one set, of the embeddings of its images; `others` are those of another one."""
     views, wanted = own
-    found, count = views[0], len(views[0])
+    symmetric, found, count = views[0], views[1], len(wanted)
 
-    def adapted(rows: Array, source: tuple[Array, Array] = (found, wanted)) -> Classify:
-        projection = fit_projection(source[0][rows], source[1][rows])
-        return partial(probe, projection(torch.from_numpy(found).float()).numpy())
+    def adapted(rows: Array, features: Array = found, source: tuple[Array, Array] = own) -> Classify:
+        projection = fit_projection(source[0][:2, rows], source[1][rows])
+        return partial(probe, projection(torch.from_numpy(features).float()).numpy())
 
     drawn = [np.random.default_rng(seed).permutation(count) for seed in range(2)]
-    ways: dict[str, tuple[Classify, Array | None]] = {"adapted to all images": (adapted(drawn[0]), None)}
+    ways: dict[str, tuple[Classify, Array | None]] = {
+        "adapted to all images": (adapted(drawn[0]), None),
+        "symmetric": (partial(probe, symmetric), None),
+        "symmetric, adapted to all images": (adapted(drawn[0], symmetric), None),
+    }
     for seed, order in enumerate(drawn):
         half = order[: count // 2]
         ways[f"adapted to a half, judged on the other; seed {seed}"] = (adapted(half), half)
     if not given.brief:
         ways |= {f"adapted to {n} images": (adapted(drawn[0][:n]), None) for n in (30, 100, 300, 1000)}
         if others is not None:
-            ways["adapted to another set"] = (adapted(np.arange(len(others[1])), (others[0][0], others[1])), None)
+            ways["adapted to another set"] = (adapted(np.arange(len(others[1])), source=others), None)
         ways["the teacher itself"] = (partial(probe, wanted), None)
         neighbours = LabelSpreading(kernel="knn", n_neighbors=15, alpha=0.5)
         surest = SelfTrainingClassifier(LogisticRegression(max_iter=1000), criterion="k_best", k_best=10, max_iter=5)
-        even = standardised(found)
+        even = StandardScaler().fit_transform(found)
         ways["standardised by all images"] = (partial(probe, even, plain=True), None)
         for power in (0, 0.5, 1):
             ways[f"128 principal components / sd^{power}"] = (
                 partial(probe, whitened(even, power, 128), plain=True),
                 None,
             )
-        ways["whitened within views of an image"] = (partial(probe, invariant(views), plain=True), None)
+        ways["whitened within views of an image"] = (partial(probe, invariant(views[1:]), plain=True), None)
         ways["label spreading"] = (partial(semi_supervised, neighbours, whitened(even, 0, 64)), None)
         ways["self-training"] = (partial(semi_supervised, surest, even), None)
     cells: dict[str, list[str]] = {}
@@ -173,15 +174,13 @@ def _scores(labels: Array, guesses: list[tuple[Array, Array]], seen: Array | Non
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print a table; 1 for unusable input."""
     given = parser().parse_args(arguments)
-    load = {
-        "neu": lambda: load_neu(given.neu, given.image_size),
-        "elpv": lambda: load_elpv(given.image_size),
-        "tiles": lambda: load_tiles(given.tiles, given.image_size),
-    }
+    size = given.image_size
+    load: dict[str, Callable[[int], LabelledSet]]
+    load = {"tiles": partial(load_tiles, given.tiles), "elpv": load_elpv, "neu": partial(load_neu, given.neu)}
     try:
-        if given.draws < 2 or min(given.per_class) < 1 or given.image_size < 32:
+        if given.draws < 2 or min(given.per_class) < 1 or size < 32:
             raise InputError("--draws has to be at least 2, --per-class at least 1, --image-size at least 32")
-        sets = [load[name]() for name in given.sets]
+        sets = [load[name](size) for name in given.sets]
         own = [embeddings(given, data.images) for data in sets]
     except InputError as error:
         print(f"unlabelled.py: error: {error}", file=sys.stderr)

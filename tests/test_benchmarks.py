@@ -334,7 +334,7 @@ def test_unlabelled_sets_each_way_beside_the_weights_as_they_are(
     words += ["--draws", "2", "--image-size", "32", "--teacher", str(tmp_path / "v2.pth")]
     assert load("unlabelled").main(words) == 0
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert len(rows) == 2 + 17
+    assert len(rows) == 2 + 19
     assert {len(row) for row in rows} == {3}
     for row in rows[2:]:
         assert all(0 <= float(cell.split(" ± ")[0]) <= 100 for cell in row[1:])

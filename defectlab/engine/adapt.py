@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from copy import copy
 from os import PathLike
 from pathlib import Path
 
@@ -68,9 +69,13 @@ def adapt_weights(
         load_backbone_weights(network, source)
         network.eval().to(memory_format=torch.channels_last)
 
-    def both(block: Tensor) -> Tensor:
+    mirrored = copy(student)  # of the same layers; the map serves a task with `symmetric` and one without
+    mirrored.symmetric = True
+
+    def embed(block: Tensor) -> Tensor:
         even = in_even_light(block).contiguous(memory_format=torch.channels_last)
-        return torch.cat([student.embed(block), larger.embed(even) + larger.embed(even.flip((2, 3)))], dim=1)
+        target = larger.embed(even) + larger.embed(even.flip((2, 3)))
+        return torch.cat([student.embed(block), mirrored.embed(block), target], dim=1)
 
     files = expand_images(images)
     rows = sorted(np.random.default_rng(0).permutation(len(files))[:most].tolist())
@@ -79,20 +84,23 @@ def adapt_weights(
     pixels = read_listing(listing, ImageFormat(image_size=image_size, channels=channels), "skip").images
     if len(pixels) < _FEWEST:
         raise InputError(f"{root}: found {len(pixels)} images, expected at least {_FEWEST}, better 300: add images")
-    embeddings = embed_images(both, pixels.expand(-1, channels, -1, -1), "adapting weights").astype(np.float64)
-    student.projection = fit_projection(*np.hsplit(embeddings, [student.embedding_size]))
+    embeddings = embed_images(embed, pixels.expand(-1, channels, -1, -1), "adapting weights").astype(np.float64)
+    plain, symmetric, wanted = np.hsplit(embeddings, [student.embedding_size, 2 * student.embedding_size])
+    student.projection = fit_projection(np.stack([plain, symmetric]), wanted)
     save_backbone_weights(student, target, half=True)
     return target
 
 
 def fit_projection(found: _Array, wanted: _Array) -> nn.Linear:
-    """Fit a linear map of embeddings (N, D), by which their inner products become those of a teacher's (N, E).
+    """Fit a linear map of embeddings (V, N, D) of V kinds, by which inner products become those of a teacher's (N, E).
 
     Ridge regression predicts the teacher's from them, both standardised. Of its coefficients M the symmetric root of M Mᵀ is
     kept, (D, D): the inner products are those of the prediction, and a linear head of few images sees these alone.
     InputError if the embeddings are all alike.
     """
-    deviation = found.std(0)
+    wanted = np.tile(wanted, (len(found), 1))
+    deviation = found.std(1).mean(0)
+    found = found.reshape(len(wanted), -1)
     scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > _CONSTANT)
     if not scale.any():
         raise InputError("the images are all alike to the network: expected different images of the surface")
