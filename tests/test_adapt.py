@@ -142,7 +142,7 @@ def blank(folder: Path) -> Path:
         ({"images": "absent"}, "absent"),
         ({"images": "blank"}, "alike"),
         ({"output": "own.pth"}, "safetensors"),
-        ({"--teacher": "none.pth"}, "none.pth"),
+        ({"--teacher": "none.pth"}, "teacher: .*none.pth"),
         ({"--teacher-backbone": "resnet18"}, "resnet18"),
         ({"--teacher-backbone": "resnet19"}, "resnet19"),
         ({"--weights": "surfaces"}, "surfaces"),

@@ -65,10 +65,12 @@ def adapt_weights(
     check_at_least("most", most, _FEWEST)
     student = PretrainedNetwork(2, channels, image_size, backbone, width, stages="middle")
     larger = PretrainedNetwork(2, 3, image_size, teacher_backbone, stages="middle")
-    for network, source in ((student, weights), (larger, teacher)):
-        load_backbone_weights(network, source)
+    for name, network, source in (("weights", student, weights), ("teacher", larger, teacher)):
+        try:
+            load_backbone_weights(network, source)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
         network.eval().to(memory_format=torch.channels_last)
-
     mirrored = copy(student)  # of the same layers; the map serves a task with `symmetric` and one without
     mirrored.symmetric = True
 
