@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -208,7 +209,7 @@ def test_a_run_of_tiles_goes_on_with_its_head_alone(settings: list[str], folder:
     assert main(["fit", *words, *FIT, *settings, "--data.tiles", "{size: 16, overlap: 8}", "--output", str(run)]) == 0
     config = yaml.safe_load((run / "config.yaml").read_text())
     arguments = config["model"]["init_args"]
-    assert (arguments["cache_features"], arguments["symmetric"]) == (True, not settings)
+    assert (arguments["cache_features"], arguments["symmetric"], arguments["width"]) == (True, not settings, 1.5)
     first = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     if settings:  # these did not record what `auto` came to
         first["hyper_parameters"]["cache_features"] = arguments["cache_features"] = "auto"
@@ -222,5 +223,5 @@ def test_a_run_of_tiles_goes_on_with_its_head_alone(settings: list[str], folder:
     same = {name: torch.equal(value, first["state_dict"][name]) for name, value in last["state_dict"].items()}
     assert all(alike for name, alike in same.items() if ".features." in name)
     assert not same["network.head.2.weight"]
-    network = load_task(run / "checkpoints" / "last.ckpt")[0].network
-    assert network.symmetric == (not settings), "not as `auto` would be without weights"
+    network: Any = load_task(run / "checkpoints" / "last.ckpt")[0].network
+    assert (network.symmetric, network.width) == (not settings, 1.5), "not as `auto` would be without weights"

@@ -26,6 +26,7 @@ from defectlab.engine.imports import check_imports, import_folders, own_network
 from defectlab.engine.messages import check_empty_sections, explain, innermost
 from defectlab.engine.trainer import TRAINER_ERRORS, as_list, check_trainer, trainer_error, trainer_parts
 from defectlab.errors import InputError
+from defectlab.networks.weights import width_of
 from defectlab.runs import RunFolder
 from defectlab.runs.create import claim_run_folder, new_run_folder, remove_made
 from defectlab.runs.locate import checkpoint_of
@@ -184,6 +185,8 @@ class DefectCLI(LightningCLI):
         self.weights = arguments.get("weights")
         if "weights" in arguments and (config.ckpt_path is not None or not self.read_weights):
             config.model.init_args.weights = None
+            if arguments.get("width") == "auto":
+                config.model.init_args.width = width_of(self.weights, arguments.get("backbone", ""))
             if arguments.get("cache_features") == "auto" and config.ckpt_path is not None:  # of a run of before
                 tiles = (config.data.init_args or {}).get("tiles")
                 config.model.init_args.cache_features = self.weights is not None and tiles is not None
@@ -269,9 +272,9 @@ class DefectCLI(LightningCLI):
             is_file = Path(self.weights).expanduser().is_file()
             model.weights = str(Path(self.weights).expanduser().absolute()) if is_file else self.weights
         # What `auto` came to.
-        for name in ("cache_features", "symmetric"):
+        for name in ("width", "cache_features", "symmetric"):
             if model.get(name) == "auto":
-                model[name] = getattr(self.model, name)
+                model[name] = self.model.hparams[name]
         if "source" in data:
             data.source = "synthetic" if self.datamodule.generated else "real"
         if "fit" in data:

@@ -11,11 +11,12 @@ from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, Backbone, bac
 from defectlab.networks.pretrained import PretrainedNetwork
 from defectlab.utils._compat import torchvision_models
 from defectlab.utils.files import atomic
-from defectlab.utils.resources import shipped_files
+from defectlab.utils.resources import check_card, shipped_files
 from defectlab.utils.tensors import COUNTER, check_finite, first_mismatch, read_tensors, safetensors_bytes
 from defectlab.utils.text import first_line
 
 SHIPPED_WEIGHTS = ("surface", "surface-distilled")
+_WIDE = {"surface-distilled": 1.5}  # the wider of two is the more accurate
 ALTERNATIVES = (
     f"or set weights to {' or '.join(SHIPPED_WEIGHTS)} (shipped, for mobilenet_v3_small with stages: middle), to the path "
     "of a .pth, .safetensors or .ckpt file, or to null for none"
@@ -84,6 +85,11 @@ def load_backbone_weights(network: PretrainedNetwork, weights: str) -> None:
         network.projection.load_state_dict(found)
 
 
+def width_of(weights: str | None, backbone: str) -> float:
+    """Return the width of a backbone that weights serve best at: 1.5 of `surface-distilled`, 1.0 of all others."""
+    return _WIDE.get(weights or "", 1.0) if backbone == "mobilenet_v3_small" else 1.0
+
+
 def save_backbone_weights(network: PretrainedNetwork, path: Path, half: bool) -> None:
     """Write `network.features`, and its projection in single precision, as a .safetensors file that `load_backbone_weights` reads; whole or not at all.
 
@@ -134,7 +140,7 @@ def _shipped(network: PretrainedNetwork, weights: str) -> Path:
     name = f"{network.backbone}-{weights}.safetensors"
     found = shipped_files(f"{network.backbone}_{network.width}-{weights}.safetensors") or shipped_files(name)
     if found:
-        return found[0]
+        return check_card(found[0])
     there = [path.name for path in shipped_files("*.safetensors")]
     raise InputError(
         f"weights is {weights!r}, but {name} is not among the shipped files ({', '.join(there) or 'none is there'}): "

@@ -13,7 +13,7 @@ from defectlab.networks import PretrainedNetwork
 from defectlab.networks.backbones import Backbone
 from defectlab.networks.pretrained import Stages
 from defectlab.networks.tiling import Pooling
-from defectlab.networks.weights import load_backbone_weights
+from defectlab.networks.weights import load_backbone_weights, width_of
 from defectlab.tasks.base import ClassificationTask
 from defectlab.tasks.loss import ClassWeights, Loss
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
@@ -31,7 +31,8 @@ class PretrainedTask(ClassificationTask):
     Args:
         in_channels: from the data on the command line; RGB weights are summed for grey images.
         backbone: which of torchvision's networks.
-        width: multiplier of the channels of a MobileNet's layers; weights fit one width alone.
+        width: multiplier of the channels of a MobileNet's layers; weights fit one width alone, and `auto` takes theirs: 1.5 of
+            `surface-distilled`, which comes in 1.0 as well, else 1.0.
         weights: `imagenet` (torchvision's, downloaded once and cached), `surface` or `surface-distilled` (shipped with
             defectlab), a path to a .pth, .safetensors or .ckpt file, or null for random ones.
         trainable: `all` layers; the `head` alone; `head_then_all` unfreezes the backbone at `unfreeze_epoch`.
@@ -67,7 +68,7 @@ class PretrainedTask(ClassificationTask):
         in_channels: int,
         image_size: Size,
         backbone: Backbone = "mobilenet_v3_small",
-        width: float = 1.0,
+        width: float | Literal["auto"] = 1.0,
         weights: str | None = None,
         trainable: Literal["all", "head", "head_then_all"] = "all",
         unfreeze_epoch: int = 3,
@@ -96,6 +97,8 @@ class PretrainedTask(ClassificationTask):
             cache_features = tiles is not None and weights is not None
         if symmetric == "auto":
             symmetric = cache_features
+        if width == "auto":
+            width = width_of(weights, backbone)
         if cache_features and trainable == "head_then_all":
             raise InputError("model.cache_features needs a frozen backbone: set model.trainable to head")
         check_at_least("model.unfreeze_epoch", unfreeze_epoch, 0)
@@ -116,7 +119,8 @@ class PretrainedTask(ClassificationTask):
         self.backbone_lr_factor = backbone_lr_factor
         self.cache_features, self.symmetric = cache_features, symmetric
         # A checkpoint is loaded without weights, and would take `auto` otherwise.
-        self.hparams.update({"cache_features": cache_features, "symmetric": symmetric})
+        came_to = {"width": width, "cache_features": cache_features, "symmetric": symmetric}
+        self.hparams.update({name: value for name, value in came_to.items() if name in self.hparams})
         self._encoder = ""  # which the features are of
         if weights is not None:
             load_backbone_weights(network, weights)
