@@ -12,10 +12,11 @@ def run(words: list[str]) -> int:
     parser.add_argument("images", nargs="+", help="files, folders and globs")
     parser.add_argument("--output", required=True, help="a .safetensors file, for model.weights")
     for name, of in list(signature(adapt_weights).parameters.items())[2:]:
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", type=type(of.default), default=of.default, help="(%(default)s)"
-        )
-    given = parser.parse_args(words)
-    path = adapt_weights(**vars(given))
-    print(f"weights      {path}   --model.weights {path} --model.projection true --data.image_size {given.image_size}")
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=type(of.default), default=of.default, help="%(default)s")
+    own = parser.parse_args(words)
+    path = adapt_weights(**vars(own))
+    print(
+        "--model.weights", path, "--model.projection true --model.width", own.width, "--data.image_size", own.image_size
+    )
     return 0

@@ -32,18 +32,11 @@ _Array = npt.NDArray[np.float64]
 
 @as_guest()
 def adapt_weights(
-    images: str | PathLike[str] | Sequence[str | PathLike[str]],
-    output: str | PathLike[str],
-    *,
-    teacher: str = "imagenet",
-    teacher_backbone: Backbone = "mobilenet_v2",
-    weights: str = "surface-distilled",
-    backbone: Backbone = "mobilenet_v3_small",
-    width: float = 1.0,
-    image_size: Size = 160,
-    channels: int = 3,
-    most: int = 2000,
-) -> Path:
+    images: str | PathLike[str] | Sequence[str | PathLike[str]], output: str | PathLike[str], *,
+    teacher: str = "imagenet", teacher_backbone: Backbone = "mobilenet_v2",
+    weights: str = "surface-distilled", backbone: Backbone = "mobilenet_v3_small", width: float = 1.0,
+    image_size: Size = 160, channels: int = 3, most: int = 2000,
+) -> Path:  # fmt: skip
     """Write weights with a linear map of their embedding, learned from images without labels and a teacher; return the path.
 
     They are `weights` of a `PretrainedTask` with `projection`, for images of the same size. See `fit_projection`. InputError
@@ -52,8 +45,7 @@ def adapt_weights(
     Args:
         images: files, folders with all below them, and globs; what cannot be read is left out.
         output: a .safetensors file, replaced if it is there.
-        teacher: weights of `teacher_backbone`, see `load_backbone_weights`; needed no more afterwards.
-        weights: those to start from, of `backbone` and `width`.
+        teacher, weights: see `load_backbone_weights`; the teacher is needed no more afterwards.
         image_size: side in pixels, or (height, width), that images are stretched to.
         most: images that are drawn at random from more.
     """
@@ -96,9 +88,9 @@ def adapt_weights(
 def fit_projection(found: _Array, wanted: _Array) -> nn.Linear:
     """Fit a linear map of embeddings (V, N, D) of V kinds, by which inner products become those of a teacher's (N, E).
 
-    Ridge regression predicts the teacher's from them, both standardised. Of its coefficients M the symmetric root of M Mᵀ is
-    kept, (D, D): the inner products are those of the prediction, and a linear head of few images sees these alone.
-    InputError if the embeddings are all alike.
+    Ridge regression predicts the teacher's from them, both standardised; kept is the symmetric root of M Mᵀ, where M are its
+    coefficients: inner products are those of the prediction, and a linear head of few images sees these alone. InputError
+    if the embeddings are all alike.
     """
     wanted = np.tile(wanted, (len(found), 1))
     deviation = found.std(1).mean(0)

@@ -91,12 +91,12 @@ def width_of(weights: str | None, backbone: str) -> float:
 
 
 def save_backbone_weights(network: PretrainedNetwork, path: Path, half: bool) -> None:
-    """Write `network.features`, and its projection in single precision, as a .safetensors file that `load_backbone_weights` reads; whole or not at all.
+    """Write `network.features` and its projection as a .safetensors file that `load_backbone_weights` reads; whole or not at all.
 
     Args:
         network: Whose backbone to keep.
         path: The file, replaced if it is there.
-        half: Whether convolution kernels are kept in half precision; BatchNorm, small and sensitive, never is.
+        half: Whether convolution kernels are kept in half precision; BatchNorm and projection, sensitive, never are.
 
     Raises:
         InputError: If the file cannot be written.
