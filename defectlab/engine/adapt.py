@@ -27,7 +27,6 @@ from defectlab.utils.progress import progress_bar
 _FEWEST = 100  # images: adapted to 30, weights were worse than before, to 100 no better on one of two sets
 _PENALTY = 0.015  # of the ridge regression on standardised features, per image
 _CONSTANT = 1e-5  # sd of a feature that says nothing
-_Array = npt.NDArray[np.float64]
 
 
 @as_guest()
@@ -85,7 +84,7 @@ def adapt_weights(
     return target
 
 
-def fit_projection(found: _Array, wanted: _Array) -> nn.Linear:
+def fit_projection(found: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]) -> nn.Linear:
     """Fit a linear map of embeddings (V, N, D) of V kinds, by which inner products become those of a teacher's (N, E).
 
     Ridge regression predicts the teacher's from them, both standardised; kept is the symmetric root of M Mᵀ, where M are its
