@@ -24,6 +24,7 @@ from defectlab.engine.configs import read_arguments
 from defectlab.engine.host import as_guest
 from defectlab.engine.imports import check_imports, import_folders, own_network
 from defectlab.engine.messages import check_empty_sections, explain, innermost
+from defectlab.engine.start_choice import StartChoice, StartSettings
 from defectlab.engine.trainer import TRAINER_ERRORS, as_list, check_trainer, trainer_error, trainer_parts
 from defectlab.errors import InputError
 from defectlab.networks.weights import width_of
@@ -95,6 +96,7 @@ class DefectCLI(LightningCLI):
         self.changed = any(  # beside the first config
             word.startswith("--") and word != "--ckpt_path" for word in self._arguments.words[2:]
         )
+        self.choice: StartChoice | None = None  # that the words of fit were settled by
         self.weights: str | None = None  # as given, also where a checkpoint takes their place
         if not self._arguments.sections and "--print_config" not in words:
             wanted = "a config" if command == "fit" else "a run folder, or --config and --ckpt_path"
@@ -126,6 +128,7 @@ class DefectCLI(LightningCLI):
         """Add CPU settings, and what the model learns from the data."""
         parser.add_class_arguments(CPUSettings, "cpu")
         parser.add_argument("--python_path", type=list[str] | None, help="folders that own modules are imported from")
+        parser.add_argument("--choose", type=StartSettings | None, help="what a starting point is chosen from")
         for source, target in LINKS.items():
             parser.link_arguments(f"data.{source}", f"model.init_args.{target}", apply_on="instantiate")
 
@@ -138,6 +141,8 @@ class DefectCLI(LightningCLI):
         for part in ("model", "data"):
             if config[part] is None:
                 raise InputError(f"the config has no {part}: expected a section {part} with class_path and init_args")
+        if config.choose is not None and (self.command != "fit" or self._keeps_split):
+            raise InputError("choose is for a new fit, whose config.yaml holds what was chosen: leave it out here")
         data, model = config.data.init_args or {}, config.model.init_args or {}
         for name, what in (("root", "images"), ("labels", "labels")):
             if data.get(name) in ("", []):

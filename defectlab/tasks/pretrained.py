@@ -204,11 +204,16 @@ class PretrainedTask(ClassificationTask):
                     f"model.cache_features needs one of defectlab's datamodules, found {found}: set it to false"
                 )
             if not data.has_features:  # a rate finder asks for the optimiser twice
-                self.network.eval()
-                self._encoder = self._tell_encoder()
-                data.cache_features(self.embed, self.passes, self._encoder)
-                self.network.train()
+                self.cache_embeddings(data)
         return super().configure_optimizers()
+
+    def cache_embeddings(self, data: Any) -> Tensor:
+        """Replace the images of a datamodule that is set up by their embeddings, and return these: `(N, E)` of all of them."""
+        self.network.eval()
+        self._encoder = self._tell_encoder()
+        features: Tensor = data.cache_features(self.embed, self.passes, self._encoder)
+        self.network.train()
+        return features
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
