@@ -26,8 +26,7 @@ from transfer_fit import Source, draw_labelled, fine_tune, probe
 from transfer_sets import LabelledSet, load_elpv, load_neu, load_tiles
 
 from defectlab.errors import InputError
-from defectlab.networks.backbones import BACKBONES
-from defectlab.networks.pretrained import Stages
+from defectlab.networks.backbones import BACKBONES, Stages
 from defectlab.networks.weights import SHIPPED_WEIGHTS
 from defectlab.utils.progress import progress_bar
 

@@ -13,8 +13,7 @@ from torch.nn import functional
 from defectlab.data.pipeline.augment import Augmentation, augment, draw
 from defectlab.engine.probe import linear_probe
 from defectlab.networks import PretrainedNetwork
-from defectlab.networks.backbones import Backbone
-from defectlab.networks.pretrained import Stages
+from defectlab.networks.backbones import Backbone, Stages
 from defectlab.networks.weights import load_backbone_weights
 
 __all__ = ["Source", "draw_labelled", "fine_tune", "probe"]

@@ -182,7 +182,7 @@ def test_smallest_image(make: Callable[[int, int, int], Network], smallest: int)
         (lambda: MobileNetV1(2, 1, 28, width=0.0), "width"),
         (lambda: SmallResNet(2, 1, 28, widths=[]), "widths"),
         (lambda: SmallResNet(2, 1, 28, widths=[4, 0]), "widths"),
-        (lambda: PretrainedNetwork(2, 1, 28, backbone="resnet19"), "backbone"),  # type: ignore[arg-type]
+        (lambda: PretrainedNetwork(2, 1, 28, backbone="resnet19"), "backbone"),
         (lambda: PretrainedNetwork(2, 0, 28), "in_channels"),
         (lambda: PretrainedNetwork(2, 1, 28, backbone="resnet18", width=0.5), "width"),
         (lambda: PretrainedNetwork(2, 1, 31, backbone="vgg16"), "image_size"),

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from defectlab.data.pipeline.fitting import FitChoice
 from defectlab.errors import InputError, check_at_least
-from defectlab.networks.pretrained import Stages
+from defectlab.networks.backbones import Stages
 from defectlab.utils.image_format import Size
 from defectlab.utils.text import html_table
 

@@ -1,24 +1,31 @@
-"""MobileNet, ResNet and VGG-16: torchvision's feature layers with a head for few images and a frozen backbone."""
+"""Layers of torchvision's and timm's networks with a head for few images and a frozen backbone."""
 
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from defectlab.errors import InputError, check_at_least
-from defectlab.networks.backbones import MIDDLE_STAGES, Backbone, backbone_features, layer_channels, smallest_image
+from defectlab.networks.backbones import (
+    Backbone,
+    LayeredBackbone,
+    Stages,
+    backbone_features,
+    check_width_of,
+    smallest_image,
+)
 from defectlab.networks.base import Network, check_dropout
 from defectlab.networks.tiling import Pooling, Standardise, TilePooling
-from defectlab.utils.image_format import Size, Tiles, sides
+from defectlab.networks.timm_backbone import PREFIX, TimmBackbone
+from defectlab.utils.image_format import Size, Tiles, checked_size, sides
 
 _BORDER = 16  # pixels that images are mirrored by before tiles are read
 _MIRRORED = ((3,), (2,), (2, 3))  # sides that a mirror image has changed
-Stages = list[int] | Literal["last", "middle"]
 
 
 class PretrainedNetwork(Network):
-    """A backbone that torchvision has ImageNet weights for (see `backbone_features`), and a head.
+    """A backbone of torchvision's (see `backbone_features`) or timm's (see `TimmBackbone`), and a head.
 
     The head standardises each pooled feature with a BatchNorm without parameters, so that one learning rate suits
     features of any scale, then applies dropout and a linear layer. Any image size runs, but for VGG-16, whose pools
@@ -28,7 +35,7 @@ class PretrainedNetwork(Network):
     network for 6 classes 930,470, and 1,524,006, torchvision's own number, with `hidden=1024`.
 
     Args:
-        backbone: Which of torchvision's networks.
+        backbone: Which of torchvision's networks, or `timm/<name>`.
         width: Multiplier of the channels of every layer, of MobileNets alone. ImageNet weights exist for 1.0.
         dropout: Probability of dropping a feature before the last linear layer, in [0, 1).
         batch_norm_momentum: Weight of the newest batch in the running statistics, in (0, 1].
@@ -36,8 +43,8 @@ class PretrainedNetwork(Network):
             in large); 0 for none.
         stages: What is embedded: the mean over space of the `last` layer's channels, or the mean and the
             standard deviation of `middle` layers (`MIDDLE_STAGES`), or of the layers of `features` with
-            these indices, ascending. Layers after the deepest one are left out. Middle layers separate
-            surfaces better than the last.
+            these indices, ascending; of timm's networks its levels. Layers after the deepest one are left out.
+            Middle layers separate surfaces better than the last.
         freeze_batch_norm: Keep the running statistics of the backbone's BatchNorm in training.
         tiles: What the maps are pooled over, see `TilePooling`; None for the whole image.
         pooling: How the embeddings of the tiles become one.
@@ -49,12 +56,14 @@ class PretrainedNetwork(Network):
         embedding_size: Length E of an embedding.
     """
 
+    features: Any  # LayeredBackbone or TimmBackbone
+
     def __init__(
         self,
         num_classes: int,
         in_channels: int,
         image_size: Size,
-        backbone: Backbone = "mobilenet_v3_small",
+        backbone: Backbone | str = "mobilenet_v3_small",
         width: float = 1.0,
         dropout: float = 0.2,
         batch_norm_momentum: float = 0.1,
@@ -73,21 +82,27 @@ class PretrainedNetwork(Network):
                 f"batch_norm_momentum is {batch_norm_momentum}: expected a number in (0, 1], such as 0.1; "
                 "change batch_norm_momentum"
             )
-        features = backbone_features(backbone, width, in_channels, batch_norm_momentum)
-        channels = layer_channels(features)
-        if stages == "middle":
-            stages = MIDDLE_STAGES[backbone]
-        if stages != "last":
-            _check_stages(stages, len(features))
-            features = features[: stages[-1] + 1]
-        super().__init__(num_classes, in_channels, image_size, smallest_image(features))
+        features: LayeredBackbone | TimmBackbone
+        smallest = 1
+        if backbone.startswith(PREFIX):
+            check_width_of(backbone, width)
+            check_at_least("in_channels", in_channels, 1)
+            size = sides(checked_size(image_size))
+            border = 0 if tiles is None else _border(*size)
+            seen = (size[0] + 2 * border, size[1] + 2 * border)
+            features = TimmBackbone(backbone, in_channels, seen, stages, batch_norm_momentum)
+        else:
+            whole = backbone_features(backbone, width, in_channels, batch_norm_momentum)
+            features = LayeredBackbone(whole, backbone, stages)
+            smallest = smallest_image(features)
+        super().__init__(num_classes, in_channels, image_size, smallest)
         self.backbone = backbone
         self.width = width
-        self.stages = None if stages == "last" else list(stages)
+        self.stages = features.stages
         self.freeze_batch_norm = freeze_batch_norm
         self.symmetric = symmetric
         self.features = features
-        self.embedding_size = channels[-1] if self.stages is None else 2 * sum(channels[stage] for stage in self.stages)
+        self.embedding_size = sum(features.channels) * (1 if self.stages is None else 2)
         self.tiling: TilePooling | None = None
         if tiles is not None:
             tiles = Tiles(**tiles) if isinstance(tiles, dict) else tiles
@@ -122,7 +137,7 @@ class PretrainedNetwork(Network):
     def _maps(self, images: Tensor) -> Tensor:
         if self.tiling is not None:
             # What a convolution makes of the zeros beyond the border would be the largest of many tiles.
-            border = min(_BORDER, min(images.shape[-2:]) - 1)
+            border = _border(*images.shape[-2:])
             images = F.pad(images, (border,) * 4, mode="reflect")
         if self.stages is None:
             features = super().forward_features(images)
@@ -137,11 +152,7 @@ class PretrainedNetwork(Network):
 
     def stage_maps(self, images: Tensor) -> list[Tensor]:
         """Turn images (N, in_channels, H, W) into the maps (N, D, h, w) of the layers in `stages`."""
-        maps = []
-        for index, layer in enumerate(self.features):
-            images = layer(images)
-            if index in (self.stages or ()):
-                maps.append(images)
+        maps: list[Tensor] = self.features.stage_maps(images)
         return maps
 
     def forward_head(self, features: Tensor) -> Tensor:
@@ -232,9 +243,5 @@ class PretrainedNetwork(Network):
         return self.tiling.statistics(features, deviation=self.stages is not None)
 
 
-def _check_stages(stages: list[int], layers: int) -> None:
-    if not stages or stages != sorted(set(stages)) or stages[0] < 0 or stages[-1] >= layers:
-        raise InputError(
-            f"stages is {stages}: expected ascending numbers from 0 to {layers - 1}, the backbone's layers, "
-            "last, or middle; change stages"
-        )
+def _border(height: int, width: int) -> int:
+    return min(_BORDER, height - 1, width - 1)

@@ -1,4 +1,4 @@
-"""Pretrained weights of a backbone: torchvision's, shipped ones, or a file's; no code is executed."""
+"""Pretrained weights of a backbone: torchvision's, timm's, shipped ones, or a file's; no code is executed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,8 +7,16 @@ import torch
 from torch import Tensor
 
 from defectlab.errors import InputError
-from defectlab.networks.backbones import BACKBONES, RESNET_LAYERS, Backbone, backbone_features, has_widths
+from defectlab.networks import timm_weights
+from defectlab.networks.backbones import (
+    BACKBONES,
+    RESNET_LAYERS,
+    backbone_features,
+    has_widths,
+    kernel_for_channels,
+)
 from defectlab.networks.pretrained import PretrainedNetwork
+from defectlab.networks.timm_backbone import TimmBackbone
 from defectlab.utils._compat import torchvision_models
 from defectlab.utils.files import atomic
 from defectlab.utils.resources import check_card, shipped_files
@@ -21,7 +29,7 @@ ALTERNATIVES = (
     f"or set weights to {' or '.join(SHIPPED_WEIGHTS)} (shipped, for mobilenet_v3_small with stages: middle), to the path "
     "of a .pth, .safetensors or .ckpt file, or to null for none"
 )
-USUAL_WIDTHS = (1.0, 0.25, 0.35, 0.5, 0.75, 1.3, 1.4)
+USUAL_WIDTHS = (1.0, 0.25, 0.35, 0.5, 0.75, 1.3, 1.4, 1.5)
 
 
 def load_backbone_weights(network: PretrainedNetwork, weights: str) -> None:
@@ -32,47 +40,31 @@ def load_backbone_weights(network: PretrainedNetwork, weights: str) -> None:
 
     Args:
         network: The network to fill, of the backbone and width that the weights were trained with.
-        weights: `imagenet` for torchvision's weights, downloaded once and kept in the cache of torch.hub;
+        weights: `imagenet` for torchvision's weights, downloaded once and kept in the cache of torch.hub, or timm's of that
+            name, kept in the cache of its hub;
             `surface` or `surface-distilled` for those shipped with this package; or the path of a .safetensors, .pth,
-            .pt or .ckpt file with torchvision's whole network, its `features.*` alone, or a checkpoint of defectlab's.
+            .pt, .bin or .ckpt file with the whole network of torchvision's or timm's, its features alone, or a checkpoint of
+            defectlab's; of timm's also a folder with model.safetensors or pytorch_model.bin.
 
     Raises:
         InputError: If the weights cannot be found, cannot be read without running code, or do not fit.
     """
-    if weights == "imagenet":
+    timm = network.features if isinstance(network.features, TimmBackbone) else None
+    alternatives = ALTERNATIVES if timm is None else timm_weights.ALTERNATIVES
+    if weights == "imagenet" and timm is None:
         if network.width != 1:
             raise InputError(
                 f"width is {network.width}, and torchvision has imagenet weights for width 1.0 alone: "
                 f"change width, {ALTERNATIVES}"
             )
         source, state = cached_imagenet(network.backbone, ALTERNATIVES)
-    elif weights in SHIPPED_WEIGHTS:
-        source = _shipped(network, weights)
-        state = read_state(source, ALTERNATIVES)
     else:
-        source = Path(weights).expanduser()
-        if not source.is_file():
-            raise InputError(f"weights is {weights!r}, and no such file exists: set it to imagenet, {ALTERNATIVES}")
-        state = read_state(source, ALTERNATIVES)
-    features = _backbone_part(state, source)
+        source = _source(network, weights, alternatives)
+        state = read_state(source, alternatives)
     own = network.features.state_dict()
-    first = next(iter(own))  # the kernel of the first convolution, (D, in_channels, K, K)
-    if first in features and features[first].shape[:1] == own[first].shape[:1]:
-        features[first] = _for_channels(features[first], network.in_channels)
-    kept = features
-    if network.stages is not None:  # the layers after the last of them were left out
-        kept = {key: value for key, value in features.items() if _layer(key) < len(network.features)}
-    mismatch = first_mismatch(kept, own, "features.")
-    deepest = max(_layer(key) for key in features)
-    if mismatch and not first_mismatch(kept, {key: value for key, value in own.items() if _layer(key) <= deepest}):
-        raise InputError(
-            f"{source} holds the layers up to {deepest} of {len(network.features)} that are read: set stages to middle, "
-            f"or to numbers up to {deepest}"
-        )
-    if mismatch:
-        raise InputError(
-            f"{source} does not fit {network.backbone} at width {network.width}: {mismatch}; {_advice(features)}"
-        )
+    kept = (
+        _layer_tensors(network, state, source) if timm is None else timm_weights.backbone_tensors(timm, state, source)
+    )
     counters = {key: value for key, value in own.items() if key.endswith(COUNTER)}
     network.features.load_state_dict({**counters, **kept})
     names = {key: key.replace("_orig_mod.", "").removeprefix("network.") for key in state}
@@ -112,7 +104,7 @@ def save_backbone_weights(network: PretrainedNetwork, path: Path, half: bool) ->
         draft.write_bytes(safetensors_bytes(state, {"backbone": network.backbone, "width": str(network.width)}))
 
 
-def cached_imagenet(backbone: Backbone, alternatives: str) -> tuple[Path, Mapping[str, object]]:
+def cached_imagenet(backbone: str, alternatives: str) -> tuple[Path, Mapping[str, object]]:
     """Return the path and the content of torchvision's file in its cache, downloaded if it is not there.
 
     Args:
@@ -133,6 +125,45 @@ def cached_imagenet(backbone: Backbone, alternatives: str) -> tuple[Path, Mappin
                 f"{cached.name} from {chosen.url} into {cached.parent}, {alternatives}"
             ) from None
     return cached, read_state(cached, f"delete it to download it anew, {alternatives}")
+
+
+def _source(network: PretrainedNetwork, weights: str, alternatives: str) -> Path:
+    """Return the file of weights that are no network's of torchvision's cache."""
+    if weights in SHIPPED_WEIGHTS:
+        return _shipped(network, weights)
+    timm = isinstance(network.features, TimmBackbone)
+    if weights == "imagenet":
+        return timm_weights.pretrained_file(network.backbone)
+    source = Path(weights).expanduser()
+    if timm and source.is_dir():
+        return timm_weights.file_in_folder(source, network.backbone)
+    if not source.is_file():
+        raise InputError(f"weights is {weights!r}, and no such file exists: set it to imagenet, {alternatives}")
+    return source
+
+
+def _layer_tensors(network: PretrainedNetwork, state: Mapping[str, object], source: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file under the names and with the shapes of torchvision's layers."""
+    features = _backbone_part(state, source)
+    own = network.features.state_dict()
+    first = next(iter(own))  # the kernel of the first convolution, (D, in_channels, K, K)
+    if first in features and features[first].shape[:1] == own[first].shape[:1]:
+        features[first] = kernel_for_channels(features[first], network.in_channels)
+    kept, layers = features, len(list(network.features.children()))
+    if network.stages is not None:  # the layers after the last of them were left out
+        kept = {key: value for key, value in features.items() if _layer(key) < layers}
+    mismatch = first_mismatch(kept, own, "features.")
+    deepest = max(_layer(key) for key in features)
+    if mismatch and not first_mismatch(kept, {key: value for key, value in own.items() if _layer(key) <= deepest}):
+        raise InputError(
+            f"{source} holds the layers up to {deepest} of {layers} that are read: set stages to middle, "
+            f"or to numbers up to {deepest}"
+        )
+    if mismatch:
+        raise InputError(
+            f"{source} does not fit {network.backbone} at width {network.width}: {mismatch}; {_advice(features)}"
+        )
+    return kept
 
 
 def _shipped(network: PretrainedNetwork, weights: str) -> Path:
@@ -190,13 +221,6 @@ def _resnet_name(key: str) -> str:
     """Turn torchvision's name of a tensor of a ResNet into the one in `features`, if it is in there."""
     layer, dot, rest = key.partition(".")
     return f"{RESNET_LAYERS.index(layer)}{dot}{rest}" if layer in RESNET_LAYERS else key
-
-
-def _for_channels(kernel: Tensor, in_channels: int) -> Tensor:
-    """Turn the first kernel (D, C, K, K) into (D, in_channels, K, K) for the same response to grey images."""
-    if kernel.ndim != 4 or kernel.shape[1] == in_channels:
-        return kernel
-    return kernel.sum(dim=1, keepdim=True).expand(-1, in_channels, -1, -1) / in_channels
 
 
 def _layer(key: str) -> int:

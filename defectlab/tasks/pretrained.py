@@ -1,4 +1,4 @@
-"""Transfer learning with a MobileNet, ResNet or VGG-16: the head alone, all layers, or one after the other."""
+"""Transfer learning with a network of torchvision's or timm's: the head alone, all layers, or one after the other."""
 
 import hashlib
 from typing import Any, Literal
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from defectlab.errors import InputError, check_at_least
 from defectlab.networks import PretrainedNetwork
-from defectlab.networks.backbones import Backbone
-from defectlab.networks.pretrained import Stages
+from defectlab.networks.backbones import Backbone, Stages
 from defectlab.networks.tiling import Pooling
 from defectlab.networks.weights import load_backbone_weights, width_of
 from defectlab.tasks.base import ClassificationTask
@@ -26,15 +25,16 @@ _PASSES = 4  # over cached features in an epoch: a head alone learns in passes o
 
 
 class PretrainedTask(ClassificationTask):
-    """A MobileNet, ResNet or VGG-16 from torchvision, from scratch or from weights.
+    """A network of torchvision's or timm's, from scratch or from weights.
 
     Args:
         in_channels: from the data on the command line; RGB weights are summed for grey images.
-        backbone: which of torchvision's networks.
+        backbone: which of torchvision's networks, or `timm/<name>` for one of timm's.
         width: multiplier of the channels of a MobileNet's layers; weights fit one width alone, and `auto` takes theirs: 1.5 of
             `surface-distilled`, which comes in 1.0 as well, else 1.0.
-        weights: `imagenet` (torchvision's, downloaded once and cached), `surface` or `surface-distilled` (shipped with
-            defectlab), a path to a .pth, .safetensors or .ckpt file, or null for random ones.
+        weights: `imagenet` (torchvision's, or timm's of that name, downloaded once and cached), `surface` or
+            `surface-distilled` (shipped with defectlab), a path to a .pth, .bin, .safetensors or .ckpt file or, of timm's, a
+            folder with one, or null for random ones.
         trainable: `all` layers; the `head` alone; `head_then_all` unfreezes the backbone at `unfreeze_epoch`.
         unfreeze_epoch: first epoch in which the backbone learns, for `head_then_all`.
         backbone_lr_factor: the backbone's learning rate as a factor of the head's.
@@ -43,7 +43,7 @@ class PretrainedTask(ClassificationTask):
             `auto` does so for tiles and pretrained weights. The cache keeps them for all runs with the same backbone and
             images, and without `tta` for the evaluation.
         stages: `last` embeds the mean over space of the last layer, `middle` the mean and sd of middle layers;
-            or a list of layers. Middle layers separate textures better.
+            or a list of layers, of timm's of levels. Middle layers separate textures better.
         hidden: units of a hidden layer in the head, 0 for none.
         dropout: probability of dropping a feature before the last layer, in [0, 1).
         batch_norm_momentum: weight of the newest batch in the running statistics; torchvision's 0.01 for V3
@@ -67,7 +67,7 @@ class PretrainedTask(ClassificationTask):
         num_classes: int,
         in_channels: int,
         image_size: Size,
-        backbone: Backbone = "mobilenet_v3_small",
+        backbone: Backbone | str = "mobilenet_v3_small",
         width: float | Literal["auto"] = 1.0,
         weights: str | None = None,
         trainable: Literal["all", "head", "head_then_all"] = "all",

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -216,6 +216,16 @@ def vgg_features(configuration: str) -> nn.Sequential:
     _require(found, "torchvision", "models.vgg.make_layers and cfgs")
     layers: nn.Sequential = vgg.make_layers(vgg.cfgs[configuration], batch_norm=False)
     return layers
+
+
+def timm_filter(network: nn.Module) -> Callable[[dict[str, Any], nn.Module], dict[str, Any]]:
+    """Return what brings tensors from a file to the names and image size of a network of timm's, which it takes, too."""
+    found = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if found is None:
+        return lambda state, network: state
+    _require(_takes(found, "state_dict", "model"), "timm", "checkpoint_filter_fn")
+    filter_: Callable[[dict[str, Any], nn.Module], dict[str, Any]] = found
+    return filter_
 
 
 # jsonargparse's sentences
