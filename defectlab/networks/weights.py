@@ -75,6 +75,14 @@ def load_backbone_weights(network: PretrainedNetwork, weights: str) -> None:
         )
     counters = {key: value for key, value in own.items() if key.endswith(COUNTER)}
     network.features.load_state_dict({**counters, **kept})
+    names = {key: key.replace("_orig_mod.", "").removeprefix("network.") for key in state}
+    found = {names[k][11:]: v for k, v in state.items() if names[k].startswith("projection.") and isinstance(v, Tensor)}
+    wanted = {} if network.projection is None else network.projection.state_dict()
+    if mismatch := first_mismatch(found, wanted, "projection."):
+        needed = f"set projection to {str(bool(found)).lower()}, and stages to middle"
+        raise InputError(f"the projection of the embedding in {source} does not fit: {mismatch}; {needed}")
+    if network.projection is not None:
+        network.projection.load_state_dict(found)
 
 
 def width_of(weights: str | None, backbone: str) -> float:
@@ -83,12 +91,12 @@ def width_of(weights: str | None, backbone: str) -> float:
 
 
 def save_backbone_weights(network: PretrainedNetwork, path: Path, half: bool) -> None:
-    """Write `network.features` as a .safetensors file that `load_backbone_weights` reads; whole or not at all.
+    """Write `network.features` and its projection as a .safetensors file that `load_backbone_weights` reads; whole or not at all.
 
     Args:
         network: Whose backbone to keep.
         path: The file, replaced if it is there.
-        half: Whether convolution kernels are kept in half precision; BatchNorm, small and sensitive, never is.
+        half: Whether convolution kernels are kept in half precision; BatchNorm and projection, sensitive, never are.
 
     Raises:
         InputError: If the file cannot be written.
@@ -98,6 +106,8 @@ def save_backbone_weights(network: PretrainedNetwork, path: Path, half: bool) ->
         for key, value in network.features.state_dict().items()
         if not key.endswith(COUNTER)
     }
+    if network.projection is not None:
+        state |= {f"projection.{key}": value.contiguous() for key, value in network.projection.state_dict().items()}
     with atomic(path) as draft:
         draft.write_bytes(safetensors_bytes(state, {"backbone": network.backbone, "width": str(network.width)}))
 

@@ -54,6 +54,7 @@ class PretrainedTask(ClassificationTask):
             whose weights are learned.
         symmetric: embed the mean of the maps of an image and of its three mirror images, for surfaces without an up: more
             accurate with a frozen backbone, and four times its work. `auto` does so with `cache_features`.
+        projection: weights come with a linear map of the embedding, as `adapt_weights` makes it from unlabelled images.
 
     The other arguments are those of `ClassificationTask`.
     """
@@ -90,6 +91,7 @@ class PretrainedTask(ClassificationTask):
         multilabel: bool = False,
         loss: Loss = "auto",
         symmetric: bool | Literal["auto"] = False,
+        projection: bool = False,
     ) -> None:
         if cache_features == "auto":
             cache_features = tiles is not None and weights is not None
@@ -105,7 +107,7 @@ class PretrainedTask(ClassificationTask):
         network = PretrainedNetwork(
             num_classes, in_channels, image_size, backbone, width=width, dropout=dropout,
             batch_norm_momentum=batch_norm_momentum, hidden=hidden, stages=stages, freeze_batch_norm=freeze_batch_norm,
-            tiles=tiles, pooling=pooling, symmetric=symmetric,
+            tiles=tiles, pooling=pooling, symmetric=symmetric, projection=projection,
         )  # fmt: skip
         super().__init__(
             network, num_classes, optimizer=optimizer, scheduler=scheduler, label_smoothing=label_smoothing,
@@ -174,7 +176,8 @@ class PretrainedTask(ClassificationTask):
         pooling = None if network.tiling is None else (network.tiling.tiles, network.tiling.pooling)
         facts = (_EMBEDDING, network.backbone, network.width, network.stages, pooling, self.channels_last)
         digest = hashlib.sha256(str((*facts, "symmetric") if network.symmetric else facts).encode())
-        for name, tensor in network.features.state_dict().items():
+        projection = {} if network.projection is None else network.projection.state_dict(prefix="projection.")
+        for name, tensor in (network.features.state_dict() | projection).items():
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
