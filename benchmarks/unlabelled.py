@@ -25,8 +25,8 @@ from transfer_fit import Source, draw_labelled, statistics_of
 from transfer_sets import LabelledSet, load_elpv, load_neu, load_tiles
 
 from defectlab.engine.adapt import fit_projection
+from defectlab.engine.probe import linear_probe
 from defectlab.errors import InputError
-from defectlab.evaluate.probe import linear_probe
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.tasks.feature_distillation import in_even_light
