@@ -1,6 +1,7 @@
 """A starting point that chooses itself: on training images alone, once, and stored."""
 
 import csv
+import importlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from helpers import read, refusal, write_config
 
 import defectlab as dl
 from defectlab.cli.main import main
+from defectlab.engine.configs import read_arguments
 from defectlab.engine.probe import SHARES, inner_folds, learning_curve, out_of_fold_hits, resampled_weights
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import save_backbone_weights
@@ -136,6 +138,20 @@ def test_other_tasks_and_commands_refuse(finished: Path, tmp_path: Path, class_f
     best = str(finished / "checkpoints" / "best.ckpt")
     assert main(["test", "--config", "folder_auto.yaml", "--data.root", str(class_folders), "--ckpt_path", best]) == 1
     assert main(["resume", str(finished), *from_these(SURFACE), "--trainer.max_epochs", "2"]) == 1
+
+
+def test_the_benchmark_compares_the_choice_with_every_candidate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    benchmark = importlib.import_module("starting_points")
+    assert benchmark.main([]) == 1
+    assert "give --neu, --tiles or --elpv" in capsys.readouterr().err
+    (chosen, none), *fixed = benchmark.starting_points("folder_auto.yaml")
+    assert (chosen, none) == ("chosen", ())
+    assert len({name for name, _ in fixed}) == len(fixed) == 6
+    for _, words in fixed:
+        assert read_arguments(words).words[:2] == ["--choose", "null"]
 
 
 # The folds and the curve
