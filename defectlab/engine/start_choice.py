@@ -32,9 +32,12 @@ class Start:
 
 @dataclass(frozen=True)
 class StartSettings:
-    """What a starting point is chosen from, and by how many folds of the images to train on.
+    """What a starting point is chosen from, see `defectlab.choose_start`.
 
-    Of two that are alike the first is chosen; a candidate that cannot be had is left out.
+    Args:
+        candidates: each with `weights`, and `backbone`, `width`, `stages`, `image_size`, `fit` where they are not as usual; of
+            two that are alike the first is chosen, and one that cannot be had is left out.
+        folds: of the training and validation images, by which it is chosen.
     """
 
     candidates: list[Start]
