@@ -61,7 +61,8 @@ def starting_points(config: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "chosen", ()
     for candidate in choose["candidates"]:
         start = Start(**candidate)
-        yield " ".join(map(str, candidate.values())), ("--choose", "null", *override_words(start.settings))
+        named = ("symmetric" if value is True else str(value) for value in candidate.values())
+        yield " ".join(named), ("--choose", "null", *override_words(start.settings))
 
 
 def measure(given: argparse.Namespace, name: str, root: str) -> list[Row]:

@@ -20,7 +20,7 @@ from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import save_backbone_weights
 
 SURFACE = {"weights": "surface"}
-LARGER = {"weights": "surface", "image_size": 48, "fit": "stretch"}
+LARGER = {"weights": "surface", "image_size": 48, "fit": "stretch", "symmetric": True}
 NOT_THERE = {"weights": "imagenet", "backbone": "resnet18"}
 
 
@@ -68,6 +68,7 @@ def test_fit_chooses_says_what_by_and_saves_the_choice_alone(
     assert config["choose"] is None
     assert config["model"]["init_args"]["weights"] == chosen["weights"]
     assert config["data"]["init_args"]["image_size"] == int(chosen["image_size"] or 32)
+    assert str(config["model"]["init_args"]["symmetric"]) == chosen["symmetric"]
     again = ["fit", "--config", str(tmp_path / "a" / "config.yaml"), "--output", str(tmp_path / "b")]
     assert main(again) == 0
     assert read(tmp_path / "b")["test"] == read(tmp_path / "a")["test"]

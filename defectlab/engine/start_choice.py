@@ -19,13 +19,14 @@ class Start:
     backbone: str = "mobilenet_v3_small"
     width: float | Literal["auto"] = 1.0
     stages: Stages = "middle"
+    symmetric: bool = False
     image_size: Size | Literal["auto"] | None = None
     fit: FitChoice | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """Return settings of fit by dotted name."""
-        names = {"model": ("weights", "backbone", "width", "stages"), "data": ("image_size", "fit")}
+        names = {"model": ("weights", "backbone", "width", "stages", "symmetric"), "data": ("image_size", "fit")}
         own = {f"{part}.{name}": getattr(self, name) for part, own in names.items() for name in own}
         return {name: value for name, value in own.items() if value is not None}
 
@@ -66,7 +67,7 @@ class StartRow(Start):
     left_out: str = ""
 
     def __str__(self) -> str:
-        name = f"{self.weights}, {self.backbone} {self.width}, {self.stages}"
+        name = f"{self.weights}, {self.backbone} {self.width}, {self.stages}{', symmetric' * self.symmetric}"
         name += "".join(
             f", {part} {value}" for part in ("image_size", "fit") if (value := getattr(self, part)) is not None
         )
