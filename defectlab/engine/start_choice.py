@@ -36,8 +36,8 @@ class StartSettings:
     """What a starting point is chosen from, see `defectlab.choose_start`.
 
     Args:
-        candidates: each with `weights`, and `backbone`, `width`, `stages`, `image_size`, `fit` where they are not as usual; of
-            two that are alike the first is chosen, and one that cannot be had is left out.
+        candidates: each with `weights`, and `backbone`, `width`, `stages`, `symmetric`, `image_size`, `fit` where they are not as
+            usual; of two that are alike the first is chosen, and one that cannot be had is left out.
         folds: of the training and validation images, by which it is chosen.
     """
 
