@@ -1,6 +1,7 @@
 """A starting point that chooses itself: on training images alone, once, and stored."""
 
 import csv
+import importlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from helpers import read, refusal, write_config
 
 import defectlab as dl
 from defectlab.cli.main import main
+from defectlab.engine.configs import read_arguments
 from defectlab.engine.probe import SHARES, inner_folds, learning_curve, out_of_fold_hits, resampled_weights
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import save_backbone_weights
@@ -139,6 +141,20 @@ def test_other_tasks_and_commands_refuse(finished: Path, tmp_path: Path, class_f
     assert main(["resume", str(finished), *from_these(SURFACE), "--trainer.max_epochs", "2"]) == 1
 
 
+def test_the_benchmark_compares_the_choice_with_every_candidate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    benchmark = importlib.import_module("starting_points")
+    assert benchmark.main([]) == 1
+    assert "give --neu, --tiles or --elpv" in capsys.readouterr().err
+    (chosen, none), *fixed = benchmark.starting_points("folder_auto.yaml")
+    assert (chosen, none) == ("chosen", ())
+    assert len({name for name, _ in fixed}) == len(fixed) == 6
+    for _, words in fixed:
+        assert read_arguments(words).words[:2] == ["--choose", "null"]
+
+
 # The folds and the curve
 
 
@@ -168,7 +184,14 @@ def test_weights_are_balanced_and_the_curve_follows_a_power_law() -> None:
     for row, wrong in zip(right, (0.4, 0.2, 0.1), strict=True):  # each halved by twice the labels
         for label, count in ((0, 640), (1, 64)):
             row[np.flatnonzero(labels == label)[: round(wrong * count)]] = 0
-    found = learning_curve(right, weights)
-    assert found[0] == pytest.approx([0.6, 0.8, 0.9, 0.95, 0.05], abs=0.01)
-    assert learning_curve(np.ones((3, 704)), weights)[0].tolist() == [1, 1, 1, 1, 0]
-    assert learning_curve(right[::-1], weights)[0, 4] == 0, "more labels are not said to harm"
+    found, error = learning_curve(right, weights)
+    assert found == pytest.approx([0.6, 0.8, 0.9, 0.95], abs=0.01)
+    assert 0.005 < error < 0.05
+    perfect, certain = learning_curve(np.ones((3, 704)), weights)
+    assert perfect == pytest.approx([1, 1, 1, 1])
+    assert certain == pytest.approx(0)
+    backwards, _ = learning_curve(right[::-1], weights)
+    assert backwards[3] == backwards[2], "more labels are not said to harm"
+    assert learning_curve(right[[0, 2, 2]], weights)[1] == pytest.approx(0.075, abs=0.01), (
+        "the law misses the last step"
+    )

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from defectlab.engine.configs import read_arguments
+from defectlab.engine.start_choice import StartSettings
 from defectlab.utils.cpu import CPUSettings
 
 _USAGE = """usage: defectlab fit --config CONFIG [--output DIR] [--data.NAME VALUE] [--model.NAME VALUE] [--trainer.NAME VALUE]
@@ -64,7 +65,7 @@ def fit_help(words: list[str]) -> str:
         if network is not None and inner is not None:
             own = network.get("init_args") if isinstance(network, dict) else None
             parts.append(_group(f"{section}.network", inner, own or {}))
-    return "\n\n".join([*parts, _group("cpu", CPUSettings, {})])
+    return "\n\n".join([*parts, _group("choose", StartSettings, {}), _group("cpu", CPUSettings, {})])
 
 
 def _find(path: str, package: Any) -> Any:
@@ -98,7 +99,8 @@ def _options(prefix: str, cls: Any, given: Mapping[str, Any]) -> Iterator[tuple[
         if name == "image_size" and prefix.startswith("model"):
             continue
         hint = hints.get(name)
-        inner = next((kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)), None)
+        kinds = (hint, *typing.get_args(hint)) if typing.get_origin(hint) is not list else ()
+        inner = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
         text, value = texts.get(name, ""), given.get(name, parameter.default)
         if isinstance(inner, type):
             yield f"--{prefix}.{name}", text

@@ -114,7 +114,9 @@ def _follow_unknown(place: str, key: str, holder: Any) -> str:
     """Follow the key from its holder up to the part that is not known."""
     top = {"trainer": Trainer, "cpu": CPUSettings}
     right = [place] if place else []
-    names = _arguments(holder) if holder else ["seed_everything", "trainer", "model", "data", "cpu", "ckpt_path"]
+    names = (
+        _arguments(holder) if holder else ["seed_everything", "trainer", "model", "data", "choose", "cpu", "ckpt_path"]
+    )
     for part in key.split("."):
         if part not in names:
             break

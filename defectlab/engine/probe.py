@@ -1,5 +1,6 @@
 """Judge frozen features by linear probes on folds of their images, and what more labels would bring."""
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -82,16 +83,17 @@ def resampled_weights(labels: _Indices, groups: _Indices) -> _Floats:
     return found
 
 
-def learning_curve(right: _Floats, weights: _Floats) -> _Floats:
+def learning_curve(right: _Floats, weights: _Floats) -> tuple[list[float], float]:
     """Extrapolate balanced accuracy to twice the labels: errors fall by a power of their number.
 
     Cortes et al., "Learning Curves: Asymptotic Values and Rate of Convergence" (NIPS 1993), equation 3 without an asymptote.
-    `right` (3, N) is of `out_of_fold_hits` by each of `SHARES`, `weights` (1 + B, N) of `resampled_weights`. Return (1 + B, 5):
-    balanced accuracy at each share, at twice the last, and what is gained by that.
+    `right` (3, N) is of `out_of_fold_hits` by each of `SHARES`, `weights` of `resampled_weights`. Return the accuracy at each
+    share and at twice the last, and how uncertain the last step is: by how far the law misses the step before, and by chance.
     """
-    errors = weights @ (1 - right.T)
-    least = weights[0].min() / 2  # half of an image, where there is no error
-    slopes = np.clip(-np.polyfit(np.log2(SHARES), np.log2(np.maximum(errors, least)).T, 1)[0], 0, 1)
-    fewer = errors[:, 2] * (1 - 2**-slopes)
-    found: _Floats = np.column_stack((1 - errors, 1 - errors[:, 2] + fewer, fewer))
-    return found
+    errors = np.maximum(weights @ (1 - right.T), weights[0].min() / 2)  # half of an image, where there is none
+    few, half, every = errors[0].tolist()
+    slope = float(np.clip(-np.polyfit(np.log2(SHARES), np.log2(errors[0]), 1)[0], 0, 1))
+    accuracies = (weights[0] @ right.T).tolist()
+    doubled = accuracies[2] + (1 - accuracies[2]) * (1 - 2**-slope)
+    chance = float((errors[1:, 1] - errors[1:, 2]).std())
+    return [*accuracies, doubled], math.hypot(half**2 / few - every, chance)

@@ -127,12 +127,10 @@ def _choose(
     ]
     *_, features, right = tried[chosen]
     fewer = [out_of_fold_hits(features[places].cpu().numpy(), labels, groups, folds, share) for share in SHARES[:-1]]
-    curve = learning_curve(np.stack([*fewer, right]), weights)
+    curve, gain_se = learning_curve(np.stack([*fewer, right]), weights)
     trained = round(float(np.mean([len(train) for train, _ in folds])))
-    counts = [round(share * trained) for share in (*SHARES, 2)]
-    points, gains = dict(zip(counts, curve[0, :-1].tolist(), strict=True)), curve[:, -1]
-    rows = [*sorted(rows, key=lambda row: row.behind or 0.0), *left_out]
-    return StartChoice(rows, points, float(gains[0]), float(gains[1:].std())), split
+    points = dict(zip([round(share * trained) for share in (*SHARES, 2)], curve, strict=True))
+    return StartChoice([*sorted(rows, key=lambda row: row.behind or 0.0), *left_out], points, gain_se), split
 
 
 def _built(words: Sequence[str], read_weights: bool = True) -> DefectCLI:

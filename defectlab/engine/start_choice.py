@@ -33,9 +33,12 @@ class Start:
 
 @dataclass(frozen=True)
 class StartSettings:
-    """What a starting point is chosen from, and by how many folds of the images to train on.
+    """What a starting point is chosen from, see `defectlab.choose_start`.
 
-    Of two that are alike the first is chosen; a candidate that cannot be had is left out.
+    Args:
+        candidates: each with `weights`, and `backbone`, `width`, `stages`, `symmetric`, `image_size`, `fit` where they are not as
+            usual; of two that are alike the first is chosen, and one that cannot be had is left out.
+        folds: of the training and validation images, by which it is chosen.
     """
 
     candidates: list[Start]
@@ -78,13 +81,12 @@ class StartRow(Start):
 class StartChoice:
     """The starting point that was chosen, and by what: `rows` are the candidates, the best first.
 
-    `curve` is its balanced accuracy in [0, 1] by labels, at twice those at hand extrapolated, which brings `gain`, of standard
-    error `gain_se`.
+    `curve` is its balanced accuracy in [0, 1] by labels, at twice those at hand extrapolated: what that step brings has the
+    standard error `gain_se`.
     """
 
     rows: Sequence[StartRow]
     curve: Mapping[int, float]
-    gain: float
     gain_se: float
 
     @property
@@ -96,7 +98,7 @@ class StartChoice:
         lines = ["  balanced, inner folds    behind the best      time  starting point"]
         lines += map(str, self.rows)
         (now, before), (then, after) = list(self.curve.items())[-2:]
-        gain = f"{100 * self.gain:+.1f} ± {100 * self.gain_se:.1f} points ({before:.1%} to {after:.1%} balanced, extrapolated)"
+        gain = f"{100 * (after - before):+.1f} ± {100 * self.gain_se:.1f} points ({before:.1%} to {after:.1%} balanced, extrapolated)"
         return "\n".join([*lines, f"twice as many labels, {then:,} for {now:,}: about {gain}"])
 
     def _repr_html_(self) -> str:
