@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from defectlab.data.pipeline.augment import Augmentation, augment, draw
-from defectlab.evaluate.probe import linear_probe
+from defectlab.engine.probe import linear_probe
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.backbones import Backbone, Stages
 from defectlab.networks.weights import load_backbone_weights

@@ -30,9 +30,12 @@ if TYPE_CHECKING:
     from defectlab.deploy.export import Export, export
     from defectlab.deploy.runtime import Runtime
     from defectlab.deploy.verify import verify
+    from defectlab.engine.adapt import adapt_weights
     from defectlab.engine.evaluate import Evaluation, test, validate
     from defectlab.engine.fit import fit, resume
     from defectlab.engine.record import record_run
+    from defectlab.engine.start import choose_start
+    from defectlab.engine.start_choice import Start, StartChoice
     from defectlab.errors import InputError
     from defectlab.evaluate.budget import label_budget
     from defectlab.evaluate.comparison import compare
@@ -67,19 +70,20 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022 (by use)
-    "fit", "resume", "test", "validate", "record_run", "open_run", "report",
+    "fit", "resume", "choose_start", "adapt_weights", "test", "validate", "record_run", "open_run", "report",
     "predict", "load", "load_task", "export", "verify", "benchmark",
     "cross_validate", "leave_class_out", "compare", "ensemble", "robustness", "harden", "label_budget",
     "explain", "explain_kernels", "summarize", "compare_networks", "course",
     "fetch", "synthesize", "inspect_data", "preview", "augment_to_folder",
-    "RunFolder", "Run", "Evaluation", "Predictor", "Export", "Runtime", "Flagging", "DataCard", "InputError",
+    "RunFolder", "Run", "Start", "StartChoice", "Evaluation", "Predictor", "Export", "Runtime", "Flagging", "DataCard", "InputError",
     "NEUDataModule", "MNISTDataModule", "FashionMNISTDataModule", "ImageFolderDataModule", "FlowersDataModule",
     "Augmentation", "ClassificationTask", "SmallCNNTask", "PretrainedTask", "OptimizerSettings", "SchedulerSettings",
     "EMA", "SWA", "RateFinder",
 ]  # fmt: skip
 
 _PLACES = name_places({
-    "engine.fit": "fit resume", "engine.evaluate": "test validate Evaluation", "engine.record": "record_run",
+    "engine.fit": "fit resume", "engine.evaluate": "test validate Evaluation", "engine.record": "record_run", "engine.start": "choose_start", "engine.start_choice": "Start StartChoice",
+    "engine.adapt": "adapt_weights",
     "runs.folder": "open_run", "runs": "RunFolder Run=RunFolder", "report": "report=write_report",
     "inference.predict": "predict", "inference.flagging": "Flagging", "inference.predictor": "load Predictor",
     "deploy.export": "Export export", "deploy.runtime": "Runtime", "deploy.verify": "verify",

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from conftest import write_class_folders
 from PIL import Image
 
 from defectlab.data.sources.layouts import NEU_CLASSES
@@ -322,6 +323,22 @@ def test_transfer_reads_tiles_and_shipped_weights(
     assert len({(row["mean"], row["sd"]) for row in rows}) > 1
     tiles = load("transfer_sets").load_tiles(str(class_folders), 32)
     assert tiles.images.shape[2:] == (32, 32), "stretched, of whatever shape"
+
+
+def test_unlabelled_sets_each_way_beside_the_weights_as_they_are(
+    load: Any, neu: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiles = write_class_folders(tmp_path / "tiles", 8)
+    torch.save(torchvision.models.mobilenet_v2().state_dict(), tmp_path / "v2.pth")
+    words = ["--neu", str(neu), "--tiles", str(tiles), "--sets", "neu", "tiles", "--per-class", "2"]
+    words += ["--draws", "2", "--image-size", "32", "--teacher", str(tmp_path / "v2.pth")]
+    assert load("unlabelled").main(words) == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 19
+    assert {len(row) for row in rows} == {3}
+    for row in rows[2:]:
+        assert all(0 <= float(cell.split(" ± ")[0]) <= 100 for cell in row[1:])
+    assert load("unlabelled").main([*words, "--draws", "1"]) == 1
 
 
 def test_a_draw_is_balanced_disjoint_and_repeatable(load: Any) -> None:

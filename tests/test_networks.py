@@ -1,5 +1,6 @@
 """Networks: shapes, sizes, parameter counts, frozen backbones, and pretrained weights from every source."""
 
+import hashlib
 import os
 import pickle
 from collections.abc import Callable
@@ -585,8 +586,13 @@ def test_surface_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(InputError, match=r"mobilenet_v2-surface\.safetensors is not among .*none is there.* imagenet"):
         load_backbone_weights(small_v2(), "surface")
     source = trained_v2()
-    save_file(source.state_dict(), tmp_path / "mobilenet_v2-surface.safetensors")
+    save_file(source.state_dict(), shipped := tmp_path / "mobilenet_v2-surface.safetensors")
     network = small_v2().eval()
+    card = tmp_path / "mobilenet_v2-surface.md"
+    card.write_text(f"# {shipped.name}\n\n{hashlib.sha256(b'another file').hexdigest()}\n")
+    with pytest.raises(InputError, match="which no card beside it has"):
+        load_backbone_weights(network, "surface")
+    card.write_text(f"# {shipped.name}\n\n{hashlib.sha256(shipped.read_bytes()).hexdigest()}\n")
     load_backbone_weights(network, "surface")
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(network.embed(images), source.features(images).mean(dim=(2, 3)))

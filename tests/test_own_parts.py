@@ -85,9 +85,10 @@ def test_by_yaml(network: dict[str, Any], class_folders: Path, tmp_path: Path) -
     (run,) = (home / "runs" / "tiny").iterdir()
     assert yaml.safe_load((run / "config.yaml").read_text())["python_path"] == [str(home)]
     elsewhere(away, "predict", run, class_folders, "--output", "out.csv")
-    elsewhere(away, "resume", run, "--trainer.max_epochs", "3")
-    elsewhere(away, "explain", run)
-    assert read(run)["run"]["epochs"] == 3
+    if network["class_path"] == "ownparts.OwnNet":  # both are built by the same mechanism
+        elsewhere(away, "resume", run, "--trainer.max_epochs", "3")
+        elsewhere(away, "explain", run)
+        assert read(run)["run"]["epochs"] == 3
     # Moved away from its run, a checkpoint names what nobody vouches for.
     alone = (run / "checkpoints" / "best.ckpt").rename(away / "alone.ckpt")
     assert main(["predict", str(alone), str(class_folders), "--output", str(away / "x.csv")]) == 1

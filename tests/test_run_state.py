@@ -29,6 +29,7 @@ from defectlab.networks import CompactCNN
 from defectlab.runs import RunFolder
 from defectlab.runs.lock import RunLocked, locked
 from defectlab.runs.state import read_state, write_state
+from defectlab.utils.progress import later_rank
 
 CHECKPOINT = "lightning.pytorch.callbacks.ModelCheckpoint"
 
@@ -433,7 +434,16 @@ def test_a_strategy_that_loses_the_results_is_refused(
 
 
 @pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
-def test_a_rank_that_is_left_over_is_told(variable: str, config: Path, tmp_path: Path) -> None:
+def test_a_rank_is_known_by_its_variable(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert later_rank() is None
+    monkeypatch.setenv(variable, "0")
+    assert later_rank() is None
+    monkeypatch.setenv(variable, "1")
+    assert later_rank() == variable
+
+
+def test_a_rank_that_is_left_over_is_told(config: Path, tmp_path: Path) -> None:
+    variable = "LOCAL_RANK"
     code = f"import sys; from defectlab.cli.main import main; sys.exit(main(['fit', '--config', {str(config)!r}]))"
     environment = {**os.environ, variable: "1"}
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=100)

@@ -3,10 +3,12 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from helpers import read, write_config
 from matplotlib.figure import Figure
 from PIL import Image
@@ -198,3 +200,28 @@ def test_sheets_of_strips_are_legible() -> None:
     assert min(inches((256, 1600), 9)) > 0.5
     assert inches((256, 1600), 1)[0] > 4
     assert max(inches((1600, 256), 9)) < 5
+
+
+@pytest.mark.parametrize("settings", [[], ["--model.symmetric", "false"]], ids=["auto", "of a run of before"])
+def test_a_run_of_tiles_goes_on_with_its_head_alone(settings: list[str], folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ["--config", "folder_mobilenet.yaml", "--data.root", str(folder / "strips"), "--model.scheduler", "null"]
+    assert main(["fit", *words, *FIT, *settings, "--data.tiles", "{size: 16, overlap: 8}", "--output", str(run)]) == 0
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    arguments = config["model"]["init_args"]
+    assert (arguments["cache_features"], arguments["symmetric"], arguments["width"]) == (True, not settings, 1.5)
+    first = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    if settings:  # these did not record what `auto` came to
+        first["hyper_parameters"]["cache_features"] = arguments["cache_features"] = "auto"
+        torch.save(first, run / "checkpoints" / "last.ckpt")
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        (run / "state.json").unlink()
+    assert main(["resume", str(run), "--trainer.max_epochs", "2"]) == 0
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["epoch"] == 1
+    assert last["hyper_parameters"]["symmetric"] == (not settings)
+    same = {name: torch.equal(value, first["state_dict"][name]) for name, value in last["state_dict"].items()}
+    assert all(alike for name, alike in same.items() if ".features." in name)
+    assert not same["network.head.2.weight"]
+    network: Any = load_task(run / "checkpoints" / "last.ckpt")[0].network
+    assert (network.symmetric, network.width) == (not settings, 1.5), "not as `auto` would be without weights"

@@ -35,6 +35,7 @@ COMMANDS = {
     "compare": "which of several runs is better:           compare RUN RUN...",
     "ensemble": "the mean of several runs' predictions:     ensemble RUN RUN... [--output DIR]",
     "summary": "the layers of a network, or many compared: summary RUN|--config C | summary compare [RUN|C...]",
+    "adapt": "weights for images without labels:        adapt IMAGES... --output FILE.safetensors [--teacher FILE]",
     "export": "a folder that runs without torch:          export RUN|CKPT --output DIR [--format openvino] [--int8]",
     "verify": "whether an export answers here as it did:  verify DIR [--data.root DIR]",
     "benchmark": "latency, memory and size, side by side:   benchmark RUN|CKPT|DIR... [--batch 1 8] [--output CSV]",

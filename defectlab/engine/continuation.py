@@ -45,6 +45,8 @@ def check_changes(checkpoint: Mapping[str, Any], cli: DefectCLI) -> None:
         changed |= dict(_changes(before, now, ""))
         old, new = ((config.get("trainer") or {}).get("callbacks") for config in (before, now))
         _check_callbacks(old, new, changed)
+    if changed.get("model.cache_features", ("",))[0] == "auto":
+        del changed["model.cache_features"]  # of a run of before, which does not tell what that came to
     for name, (trained, given) in changed.items():
         if not any(fnmatchcase(name, free) for free in _FREE):
             raise InputError(

@@ -24,8 +24,10 @@ from defectlab.engine.configs import read_arguments
 from defectlab.engine.host import as_guest
 from defectlab.engine.imports import check_imports, import_folders, own_network
 from defectlab.engine.messages import check_empty_sections, explain, innermost
+from defectlab.engine.start_choice import StartChoice, StartSettings
 from defectlab.engine.trainer import TRAINER_ERRORS, as_list, check_trainer, trainer_error, trainer_parts
 from defectlab.errors import InputError
+from defectlab.networks.weights import width_of
 from defectlab.runs import RunFolder
 from defectlab.runs.create import claim_run_folder, new_run_folder, remove_made
 from defectlab.runs.locate import checkpoint_of
@@ -94,6 +96,7 @@ class DefectCLI(LightningCLI):
         self.changed = any(  # beside the first config
             word.startswith("--") and word != "--ckpt_path" for word in self._arguments.words[2:]
         )
+        self.choice: StartChoice | None = None  # that the words of fit were settled by
         self.weights: str | None = None  # as given, also where a checkpoint takes their place
         if not self._arguments.sections and "--print_config" not in words:
             wanted = "a config" if command == "fit" else "a run folder, or --config and --ckpt_path"
@@ -125,6 +128,7 @@ class DefectCLI(LightningCLI):
         """Add CPU settings, and what the model learns from the data."""
         parser.add_class_arguments(CPUSettings, "cpu")
         parser.add_argument("--python_path", type=list[str] | None, help="folders that own modules are imported from")
+        parser.add_argument("--choose", type=StartSettings | None, help="what a starting point is chosen from")
         for source, target in LINKS.items():
             parser.link_arguments(f"data.{source}", f"model.init_args.{target}", apply_on="instantiate")
 
@@ -137,6 +141,8 @@ class DefectCLI(LightningCLI):
         for part in ("model", "data"):
             if config[part] is None:
                 raise InputError(f"the config has no {part}: expected a section {part} with class_path and init_args")
+        if config.choose is not None and (self.command != "fit" or self._keeps_split):
+            raise InputError("choose is for a new fit, whose config.yaml holds what was chosen: leave it out here")
         data, model = config.data.init_args or {}, config.model.init_args or {}
         for name, what in (("root", "images"), ("labels", "labels")):
             if data.get(name) in ("", []):
@@ -184,6 +190,11 @@ class DefectCLI(LightningCLI):
         self.weights = arguments.get("weights")
         if "weights" in arguments and (config.ckpt_path is not None or not self.read_weights):
             config.model.init_args.weights = None
+            if arguments.get("width") == "auto":
+                config.model.init_args.width = width_of(self.weights, arguments.get("backbone", ""))
+            if arguments.get("cache_features") == "auto" and config.ckpt_path is not None:  # of a run of before
+                tiles = (config.data.init_args or {}).get("tiles")
+                config.model.init_args.cache_features = self.weights is not None and tiles is not None
 
     def before_instantiate_classes(self) -> None:
         """Settings of the process come before the first tensor."""
@@ -265,7 +276,11 @@ class DefectCLI(LightningCLI):
         if "weights" in model and self.weights is not None:
             is_file = Path(self.weights).expanduser().is_file()
             model.weights = str(Path(self.weights).expanduser().absolute()) if is_file else self.weights
-        if "source" in data:  # what `auto` came to
+        # What `auto` came to.
+        for name in ("width", "cache_features", "symmetric"):
+            if model.get(name) == "auto":
+                model[name] = self.model.hparams[name]
+        if "source" in data:
             data.source = "synthetic" if self.datamodule.generated else "real"
         if "fit" in data:
             found = self.datamodule

@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from defectlab.engine.novelty import keep_scorer
 from defectlab.engine.outcome import earlier_metrics, outcome_of, training_facts, write_outcome
 from defectlab.engine.processes import forget_run, guarded, remember_run, remembered_run
 from defectlab.engine.record import evaluate_checkpoint, fit_objects
+from defectlab.engine.start import settle_start
+from defectlab.engine.start_choice import StartRow
 from defectlab.engine.tensorboard import add_augmented
 from defectlab.engine.trainer import keep_best, marked
 from defectlab.errors import InputError
-from defectlab.runs import RunFolder, write_text
+from defectlab.runs import RunFolder, csv_text, write_text
 from defectlab.runs.locate import open_trained_run
 from defectlab.runs.lock import locked
 from defectlab.runs.state import read_state, write_state
@@ -151,7 +154,11 @@ def run_fit(
         ended = run_resume(begun, (), progress)
         forget_run()
         return ended
+    words, split, choice = settle_start(words, split)
+    if choice is not None and progress:
+        print(choice)
     cli = DefectCLI("fit", words, output=output, progress=progress)
+    cli.choice = choice
     assert cli.run is not None
     remember_run(cli.run)
     if split is not None:
@@ -230,6 +237,8 @@ def train_and_test(cli: DefectCLI) -> RunFolder | None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             write_text(run.config, cli.dump())
             data.split_table().write(run.split_csv)
+            if cli.choice is not None:
+                write_text(run.path / "starting_points.csv", csv_text(StartRow, cli.choice.rows))
             if before is None:
                 write_state(run.path, "training", None, cli.name or run.path.parent.name)
         cached = isinstance(task, PretrainedTask) and task.cache_features  # which nothing augments
@@ -258,6 +267,8 @@ def train_and_test(cli: DefectCLI) -> RunFolder | None:
             "train_seconds": round(logged or seconds, 1),
             "total_seconds": round(time.perf_counter() - began, 1),
         }
+        if cli.choice is not None:
+            facts["start"] = asdict(cli.choice)
         if not run.config.is_file():  # removed while it trained
             write_text(run.config, cli.dump())
         shown = {"seed": config.seed_everything, "model": config.model.as_dict(), "data": config.data.as_dict()}

@@ -19,6 +19,7 @@ from defectlab.engine.configs import override_words
 from defectlab.engine.experiment import DefectCLI
 from defectlab.engine.fit import train_and_test
 from defectlab.engine.host import as_guest
+from defectlab.engine.start import settle_start
 from defectlab.errors import InputError
 from defectlab.runs.ledger import READS_FILE
 from defectlab.runs.lock import LOCK_FILE, RunLocked, locked
@@ -129,7 +130,9 @@ def _run(words: Sequence[str], folder: Path, split: SplitTable | None) -> str | 
                     old.unlink()
             (folder.parent / READS_FILE).touch()  # all runs of one call are counted together
             with (folder / _LOG).open("w", encoding="utf-8") as log, redirect_stdout(log):
+                words, split, choice = settle_start(words, split)
                 cli = DefectCLI("fit", [*words, "--trainer.enable_progress_bar", "false"], run=folder)
+                cli.choice = choice
                 if split is not None:
                     cli.datamodule.keep_split(split)
                 cli.datamodule.prepare_data()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from matplotlib.figure import Figure
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline
@@ -15,8 +14,8 @@ from sklearn.pipeline import Pipeline
 from defectlab.data.sources.records import rarest_class
 from defectlab.engine.experiment import without_run
 from defectlab.engine.host import as_guest
+from defectlab.engine.probe import linear_probe
 from defectlab.errors import InputError
-from defectlab.evaluate.probe import linear_probe
 from defectlab.figures.style import BLUE, GREY, ORANGE, save_png, style_axes
 from defectlab.metrics.decisions import Labels, are_right
 from defectlab.metrics.results import balanced_accuracy
@@ -123,13 +122,9 @@ def label_budget(
             raise InputError(f"per_class begins at {budgets[0]}, the smallest class has {smallest} images to train on")
         if possible != budgets and smallest not in possible:
             possible.append(smallest)
-        task.network.eval()
-        train, val, test = (
-            [task.embed(images) for images, _ in loader]
-            for loader in (data.train_eval_dataloader(), data.val_dataloader(), data.test_dataloader())
-        )
-        known = torch.cat([*train, *val]).cpu().numpy(), labels[pool]
-        tested = torch.cat(test).cpu().numpy(), labels[data.parts.test]
+        data.check_test_part()
+        features = task.cache_embeddings(data).cpu().numpy()
+        known, tested = ((features[part], labels[part]) for part in (pool, data.parts.test))
         rows = accuracy_by_labels(known, tested, possible, draws, data.seed, progress)
     return LabelBudget(rows, data.source == "synthetic")
 

@@ -131,7 +131,8 @@ def harden(
             sections["trainer"] = {"max_epochs": _LONGER * epochs}
         if isinstance(before.task, PretrainedTask) and before.task.cache_features:
             _log.warning("cached features are not augmented: the frozen backbone is run in every step instead")
-            sections["model"] = {"init_args": {"cache_features": False, "trainable": "head"}}
+            own = {"cache_features": False, "trainable": "head", "symmetric": before.task.symmetric}
+            sections["model"] = {"init_args": own}
         overlay = folder.path / "harden.yaml"
         write_text(overlay, yaml.safe_dump(sections, sort_keys=False))
         new = returned(*run_fit(["--config", str(overlay), *words], None, progress, before.data.split_table()))

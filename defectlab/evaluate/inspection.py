@@ -14,9 +14,9 @@ from torch import Tensor
 
 from defectlab.data import ImageFolderDataModule, NEUDataModule
 from defectlab.data.pipeline.duplicates import Duplicate, exact_duplicates, iter_near_duplicates
-from defectlab.data.pipeline.statistics import channel_statistics
 from defectlab.data.sources.decode import size_and_mode
 from defectlab.data.sources.images import ImageSet
+from defectlab.engine.adapt import embed_images
 from defectlab.engine.experiment import without_run
 from defectlab.engine.host import as_guest
 from defectlab.errors import InputError
@@ -29,7 +29,6 @@ from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import load_backbone_weights
 from defectlab.runs import csv_text, write_text
 from defectlab.utils.files import check_output_folder
-from defectlab.utils.progress import progress_bar
 from defectlab.utils.text import csv_rows, html_table
 
 _SIDE = 128  # px; what overlaps and what is mislabelled shows at this size
@@ -287,23 +286,11 @@ def _suggested(one: Suspect, data: ImageSet) -> str:
     return f"without {data.class_names[one.label]}" if one.label >= 0 else f"with {data.class_names[one.suggested]}"
 
 
-@torch.inference_mode()
 def _features(images: Tensor) -> npt.NDArray[np.float32]:
     """Compute features (N, E) of uint8 images (N, C, S, S) with our surface weights."""
     network = PretrainedNetwork(2, images.shape[1], _SIDE, stages="middle").to(memory_format=torch.channels_last).eval()
     load_backbone_weights(network, "surface")
-    mean, std = (
-        torch.tensor(values).view(1, -1, 1, 1) for values in channel_statistics(images, torch.arange(len(images)))
-    )
-    blocks = []
-    with progress_bar("computing features", len(images)) as advance:
-        for block in torch.split(images, 64):
-            blocks.append(
-                network.embed(((block.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last))
-            )
-            advance(len(block))
-    features: npt.NDArray[np.float32] = torch.cat(blocks).numpy()
-    return features
+    return embed_images(network.embed, images, "computing features")
 
 
 def _pair(kind: str, pair: Duplicate, data: ImageSet) -> Finding:

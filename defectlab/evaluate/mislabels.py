@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
 
+from defectlab.engine.probe import linear_probe
 from defectlab.errors import InputError
-from defectlab.evaluate.probe import linear_probe
 
 FOLDS = 5
 

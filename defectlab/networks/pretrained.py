@@ -50,6 +50,7 @@ class PretrainedNetwork(Network):
         pooling: How the embeddings of the tiles become one.
         symmetric: Take the mean of the maps of an image and of its three mirror images, each mirrored back, so that a
             surface and its mirror image have the same embedding: four times the work of the backbone.
+        projection: Pass the embedding through a frozen linear map, which weights come with; not with tiles.
 
     Attributes:
         embedding_size: Length E of an embedding.
@@ -72,6 +73,7 @@ class PretrainedNetwork(Network):
         tiles: Tiles | dict[str, int] | None = None,
         pooling: Pooling = "mean_max",
         symmetric: bool = False,
+        projection: bool = False,
     ) -> None:
         check_dropout(dropout)
         check_at_least("hidden", hidden, 0)
@@ -106,6 +108,11 @@ class PretrainedNetwork(Network):
             tiles = Tiles(**tiles) if isinstance(tiles, dict) else tiles
             self.tiling = TilePooling(tiles, sides(self.image_size), self.embedding_size, pooling)
             self.embedding_size = self.tiling.embedding_size
+        self.projection: nn.Linear | None = None
+        if projection:
+            if tiles is not None:
+                raise InputError("projection is of whole images, and these are in tiles: set data.fit to stretch")
+            self.projection = nn.Linear(self.embedding_size, self.embedding_size).requires_grad_(False)
         units = self.embedding_size
         layers: list[nn.Module] = [Standardise(units, batch_norm_momentum)]
         if hidden > 0:
@@ -224,11 +231,12 @@ class PretrainedNetwork(Network):
             pooled: Tensor = self.tiling(self._tiles(features))
             return pooled
         mean = features.mean(dim=(2, 3))
-        if self.stages is None:
-            return mean
-        variance = (features - mean[:, :, None, None]).square().mean(dim=(2, 3))
-        # The small number keeps the root's gradient finite where a map is constant.
-        return torch.cat([mean, (variance + 1e-6).sqrt()], dim=1)
+        if self.stages is not None:
+            variance = (features - mean[:, :, None, None]).square().mean(dim=(2, 3))
+            # The small number keeps the root's gradient finite where a map is constant.
+            mean = torch.cat([mean, (variance + 1e-6).sqrt()], dim=1)
+        embeddings: Tensor = mean if self.projection is None else self.projection(mean)
+        return embeddings
 
     def _tiles(self, features: Tensor) -> Tensor:
         assert self.tiling is not None

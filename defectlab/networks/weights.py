@@ -19,11 +19,12 @@ from defectlab.networks.pretrained import PretrainedNetwork
 from defectlab.networks.timm_backbone import TimmBackbone
 from defectlab.utils._compat import torchvision_models
 from defectlab.utils.files import atomic
-from defectlab.utils.resources import shipped_files
+from defectlab.utils.resources import check_card, shipped_files
 from defectlab.utils.tensors import COUNTER, check_finite, first_mismatch, read_tensors, safetensors_bytes
 from defectlab.utils.text import first_line
 
 SHIPPED_WEIGHTS = ("surface", "surface-distilled")
+_WIDE = {"surface-distilled": 1.5}  # the wider of two is the more accurate
 ALTERNATIVES = (
     f"or set weights to {' or '.join(SHIPPED_WEIGHTS)} (shipped, for mobilenet_v3_small with stages: middle), to the path "
     "of a .pth, .safetensors or .ckpt file, or to null for none"
@@ -66,15 +67,28 @@ def load_backbone_weights(network: PretrainedNetwork, weights: str) -> None:
     )
     counters = {key: value for key, value in own.items() if key.endswith(COUNTER)}
     network.features.load_state_dict({**counters, **kept})
+    names = {key: key.replace("_orig_mod.", "").removeprefix("network.") for key in state}
+    found = {names[k][11:]: v for k, v in state.items() if names[k].startswith("projection.") and isinstance(v, Tensor)}
+    wanted = {} if network.projection is None else network.projection.state_dict()
+    if mismatch := first_mismatch(found, wanted, "projection."):
+        needed = f"set projection to {str(bool(found)).lower()}, and stages to middle"
+        raise InputError(f"the projection of the embedding in {source} does not fit: {mismatch}; {needed}")
+    if network.projection is not None:
+        network.projection.load_state_dict(found)
+
+
+def width_of(weights: str | None, backbone: str) -> float:
+    """Return the width of a backbone that weights serve best at: 1.5 of `surface-distilled`, 1.0 of all others."""
+    return _WIDE.get(weights or "", 1.0) if backbone == "mobilenet_v3_small" else 1.0
 
 
 def save_backbone_weights(network: PretrainedNetwork, path: Path, half: bool) -> None:
-    """Write `network.features` as a .safetensors file that `load_backbone_weights` reads; whole or not at all.
+    """Write `network.features` and its projection as a .safetensors file that `load_backbone_weights` reads; whole or not at all.
 
     Args:
         network: Whose backbone to keep.
         path: The file, replaced if it is there.
-        half: Whether convolution kernels are kept in half precision; BatchNorm, small and sensitive, never is.
+        half: Whether convolution kernels are kept in half precision; BatchNorm and projection, sensitive, never are.
 
     Raises:
         InputError: If the file cannot be written.
@@ -84,6 +98,8 @@ def save_backbone_weights(network: PretrainedNetwork, path: Path, half: bool) ->
         for key, value in network.features.state_dict().items()
         if not key.endswith(COUNTER)
     }
+    if network.projection is not None:
+        state |= {f"projection.{key}": value.contiguous() for key, value in network.projection.state_dict().items()}
     with atomic(path) as draft:
         draft.write_bytes(safetensors_bytes(state, {"backbone": network.backbone, "width": str(network.width)}))
 
@@ -155,7 +171,7 @@ def _shipped(network: PretrainedNetwork, weights: str) -> Path:
     name = f"{network.backbone}-{weights}.safetensors"
     found = shipped_files(f"{network.backbone}_{network.width}-{weights}.safetensors") or shipped_files(name)
     if found:
-        return found[0]
+        return check_card(found[0])
     there = [path.name for path in shipped_files("*.safetensors")]
     raise InputError(
         f"weights is {weights!r}, but {name} is not among the shipped files ({', '.join(there) or 'none is there'}): "

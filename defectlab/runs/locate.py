@@ -8,7 +8,7 @@ from defectlab.runs import RunFolder, members_of
 from defectlab.runs.folder import LATEST
 from defectlab.runs.state import read_state
 from defectlab.utils.files import hash_file
-from defectlab.utils.resources import shipped_files
+from defectlab.utils.resources import check_card, shipped_files
 
 _IMAGENET = "imagenet"
 
@@ -46,7 +46,7 @@ def checkpoint_of(name: str | os.PathLike[str]) -> Path:
     if Path(name).suffix == ".ckpt" and Path(name).parent in (Path(), Path("checkpoints")):
         found = shipped_files(Path(name).name)
         if found:
-            return found[0]
+            return check_card(found[0])
     if Path(name).suffix == ".ckpt" and not Path(name).exists():
         shipped = [path.name for path in shipped_files("*.ckpt")]
         raise InputError(

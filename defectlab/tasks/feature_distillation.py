@@ -184,12 +184,8 @@ class MapReader(nn.Module):
             mean, deviation = wanted.float().mean((0, 2, 3), keepdim=True), wanted.float().std((0, 2, 3), keepdim=True)
             found = torch.zeros_like(mean)
             for map_, reading in zip(student, list(self.maps)[index :: len(teacher)], strict=True):
-                read = reading(map_)
-                if map_.shape[-1] > wanted.shape[-1]:
-                    read = functional.adaptive_avg_pool2d(read, (wanted.shape[-2], wanted.shape[-1]))
-                elif map_.shape[-1] < wanted.shape[-1]:
-                    read = functional.interpolate(read, wanted.shape[-2:], mode="bilinear")
-                found = found + read
+                mode = "bilinear" if map_.shape[-1] < wanted.shape[-1] else "area"
+                found = found + functional.interpolate(reading(map_), wanted.shape[-2:], mode=mode)
             losses.append(functional.smooth_l1_loss(found.float(), (wanted - mean) / (deviation + 1e-3)))
         return torch.stack(losses).mean()
 

@@ -12,7 +12,7 @@ from defectlab.errors import InputError, check_at_least
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.backbones import Backbone, Stages
 from defectlab.networks.tiling import Pooling
-from defectlab.networks.weights import load_backbone_weights
+from defectlab.networks.weights import load_backbone_weights, width_of
 from defectlab.tasks.base import ClassificationTask
 from defectlab.tasks.loss import ClassWeights, Loss
 from defectlab.tasks.optimization import OptimizerSettings, SchedulerSettings
@@ -30,7 +30,8 @@ class PretrainedTask(ClassificationTask):
     Args:
         in_channels: from the data on the command line; RGB weights are summed for grey images.
         backbone: which of torchvision's networks, or `timm/<name>` for one of timm's.
-        width: multiplier of the channels of a MobileNet's layers; weights fit one width alone.
+        width: multiplier of the channels of a MobileNet's layers; weights fit one width alone, and `auto` takes theirs: 1.5 of
+            `surface-distilled`, which comes in 1.0 as well, else 1.0.
         weights: `imagenet` (torchvision's, or timm's of that name, downloaded once and cached), `surface` or
             `surface-distilled` (shipped with defectlab), a path to a .pth, .bin, .safetensors or .ckpt file or, of timm's, a
             folder with one, or null for random ones.
@@ -51,8 +52,9 @@ class PretrainedTask(ClassificationTask):
         tiles: what an image's embedding is made of, from the data on the command line; null for the whole image.
         pooling: how the embeddings of tiles become one: their `mean`, `max`, both (`mean_max`), or `attention`, a mean
             whose weights are learned.
-        symmetric: embed the mean of the maps of an image and of its three mirror images, for surfaces without an up: worth
-            most where labels are few, and four times the work of the backbone.
+        symmetric: embed the mean of the maps of an image and of its three mirror images, for surfaces without an up: more
+            accurate with a frozen backbone, and four times its work. `auto` does so with `cache_features`.
+        projection: weights come with a linear map of the embedding, as `adapt_weights` makes it from unlabelled images.
 
     The other arguments are those of `ClassificationTask`.
     """
@@ -66,7 +68,7 @@ class PretrainedTask(ClassificationTask):
         in_channels: int,
         image_size: Size,
         backbone: Backbone | str = "mobilenet_v3_small",
-        width: float = 1.0,
+        width: float | Literal["auto"] = 1.0,
         weights: str | None = None,
         trainable: Literal["all", "head", "head_then_all"] = "all",
         unfreeze_epoch: int = 3,
@@ -88,10 +90,15 @@ class PretrainedTask(ClassificationTask):
         compile: bool = False,  # noqa: A002
         multilabel: bool = False,
         loss: Loss = "auto",
-        symmetric: bool = False,
+        symmetric: bool | Literal["auto"] = False,
+        projection: bool = False,
     ) -> None:
         if cache_features == "auto":
             cache_features = tiles is not None and weights is not None
+        if symmetric == "auto":
+            symmetric = cache_features
+        if width == "auto":
+            width = width_of(weights, backbone)
         if cache_features and trainable == "head_then_all":
             raise InputError("model.cache_features needs a frozen backbone: set model.trainable to head")
         check_at_least("model.unfreeze_epoch", unfreeze_epoch, 0)
@@ -100,7 +107,7 @@ class PretrainedTask(ClassificationTask):
         network = PretrainedNetwork(
             num_classes, in_channels, image_size, backbone, width=width, dropout=dropout,
             batch_norm_momentum=batch_norm_momentum, hidden=hidden, stages=stages, freeze_batch_norm=freeze_batch_norm,
-            tiles=tiles, pooling=pooling, symmetric=symmetric,
+            tiles=tiles, pooling=pooling, symmetric=symmetric, projection=projection,
         )  # fmt: skip
         super().__init__(
             network, num_classes, optimizer=optimizer, scheduler=scheduler, label_smoothing=label_smoothing,
@@ -110,7 +117,10 @@ class PretrainedTask(ClassificationTask):
         self.trainable = "head" if cache_features else trainable
         self.unfreeze_epoch = unfreeze_epoch
         self.backbone_lr_factor = backbone_lr_factor
-        self.cache_features = cache_features
+        self.cache_features, self.symmetric = cache_features, symmetric
+        # A checkpoint is loaded without weights, and would take `auto` otherwise.
+        came_to = {"width": width, "cache_features": cache_features, "symmetric": symmetric}
+        self.hparams.update({name: value for name, value in came_to.items() if name in self.hparams})
         self._encoder = ""  # which the features are of
         if weights is not None:
             load_backbone_weights(network, weights)
@@ -166,7 +176,8 @@ class PretrainedTask(ClassificationTask):
         pooling = None if network.tiling is None else (network.tiling.tiles, network.tiling.pooling)
         facts = (_EMBEDDING, network.backbone, network.width, network.stages, pooling, self.channels_last)
         digest = hashlib.sha256(str((*facts, "symmetric") if network.symmetric else facts).encode())
-        for name, tensor in network.features.state_dict().items():
+        projection = {} if network.projection is None else network.projection.state_dict(prefix="projection.")
+        for name, tensor in (network.features.state_dict() | projection).items():
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
@@ -193,11 +204,16 @@ class PretrainedTask(ClassificationTask):
                     f"model.cache_features needs one of defectlab's datamodules, found {found}: set it to false"
                 )
             if not data.has_features:  # a rate finder asks for the optimiser twice
-                self.network.eval()
-                self._encoder = self._tell_encoder()
-                data.cache_features(self.embed, self.passes, self._encoder)
-                self.network.train()
+                self.cache_embeddings(data)
         return super().configure_optimizers()
+
+    def cache_embeddings(self, data: Any) -> Tensor:
+        """Replace the images of a datamodule that is set up by their embeddings, and return these: `(N, E)` of all of them."""
+        self.network.eval()
+        self._encoder = self._tell_encoder()
+        features: Tensor = data.cache_features(self.embed, self.passes, self._encoder)
+        self.network.train()
+        return features
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:

@@ -251,8 +251,8 @@ class ImageLoaders(pl.LightningDataModule):
             self._on_device = images.to(device)
         return self._on_device
 
-    def cache_features(self, encode: Callable[[Tensor], Tensor], passes: int = 1, encoder: str = "") -> None:
-        """Replace images in the train and val loaders by `encode(images)` `(N, ...)`, computed once for all runs.
+    def cache_features(self, encode: Callable[[Tensor], Tensor], passes: int = 1, encoder: str = "") -> Tensor:
+        """Replace images in the train and val loaders by `encode(images)` `(N, ...)`, computed once for all runs; return that of all images.
 
         Nothing is augmented then, and an epoch is so many `passes`. `clear_features` undoes it. `encoder` tells what encodes
         from all else that does: with the images and how they are prepared it is what the cache keeps features by.
@@ -262,6 +262,7 @@ class ImageLoaders(pl.LightningDataModule):
         features = features_of(loader, encode, self._features_key(encoder))
         self._features = features.to(loader.device) if features.nbytes <= ON_DEVICE_BYTES else features
         self._passes = passes
+        return self._features
 
     def use_features(self, encoder: str) -> None:
         """Replace images in the val and test loaders by features, if the cache has those of the encoder."""
