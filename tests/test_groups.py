@@ -275,7 +275,7 @@ def test_the_difference_that_groups_make_is_measured(
             path = coils / ("hole" if coil % 2 else "good") / f"coil_{coil}_{index}.png"
             Image.fromarray(surface(coil, index)).save(path)
     out, config = tmp_path / "cv", "folder_mobilenet.yaml"
-    cached = ["--model.cache_features", "true", "--data.augmentation", "null", "--trainer.max_epochs", "60"]
+    cached = ["--model.cache_features", "true", "--data.augmentation", "null", "--trainer.max_epochs", "20"]
     words = ["--data.root", str(coils), "--data.image_size", "32", "--trainer.default_root_dir", str(tmp_path / "runs")]
     more = ["--compare-groups", "--folds", "2", "--repeats", "1", "--output", str(out), "--data.group_by", PATTERN]
     assert main(["crossval", "--config", config, *more, *cached, *words, "--data.val_size", "0.2"]) == 0
