@@ -576,6 +576,12 @@ def test_imagenet_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         load_backbone_weights(network, "imagenet")
 
 
+def test_the_width_of_a_file_that_ends_early_is_told(tmp_path: Path) -> None:
+    save_backbone_weights(PretrainedNetwork(2, 1, 32, width=1.5, stages=[3]), tmp_path / "w.safetensors", half=False)
+    with pytest.raises(InputError, match=r"it fits backbone mobilenet_v3_small at width 1\.5"):
+        load_backbone_weights(PretrainedNetwork(2, 3, 32, stages=[3]), str(tmp_path / "w.safetensors"))
+
+
 def test_imagenet_has_one_width() -> None:
     with pytest.raises(InputError, match=r"width is 0\.35, .* 1\.0 alone"):
         load_backbone_weights(small_v2(), "imagenet")

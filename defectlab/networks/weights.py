@@ -230,11 +230,13 @@ def _layer(key: str) -> int:
 
 def _advice(features: Mapping[str, Tensor]) -> str:
     """Say which backbone and width these weights fit, if it is one of the usual ones."""
+    deepest = max(map(_layer, features))  # the layers after it may have been left out
     for backbone in BACKBONES:
         for width in USUAL_WIDTHS if has_widths(backbone) else (1.0,):
             with torch.device("meta"):  # shapes alone: no memory, no random numbers
                 candidate = backbone_features(backbone, width, in_channels=3).state_dict()
             first = next(iter(candidate))
+            candidate = {key: value for key, value in candidate.items() if _layer(key) <= deepest}
             same_but_for_colour = {**features, first: candidate[first]} if first in features else features
             if not first_mismatch(same_but_for_colour, candidate):
                 return f"it fits backbone {backbone} at width {width}: change backbone and width"
