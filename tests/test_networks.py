@@ -29,6 +29,7 @@ from defectlab.networks import (
     load_backbone_weights,
 )
 from defectlab.networks.backbones import BACKBONES, Backbone, backbone_features
+from defectlab.networks.weights import save_backbone_weights
 from defectlab.utils import resources
 from defectlab.utils.image_format import Tiles, sides
 

@@ -117,7 +117,7 @@ def _choose(
     if not tried:
         raise InputError(f"choose.candidates: none of {len(left_out)} can be had; {str(left_out[0]).strip()}")
     weights = resampled_weights(labels, groups)
-    scores = weights @ np.stack([right for *_, right in tried], axis=1)
+    scores = np.minimum(weights @ np.stack([right for *_, right in tried], axis=1), 1)  # which rounding may exceed
     best, chosen = int(scores[0].argmax()), int((scores[0] >= scores[0].max() - _ALIKE).argmax())
     behind = scores[:, [best]] - scores
     figures = np.stack((scores[0], scores[1:].std(axis=0), behind[0], behind[1:].std(axis=0)), axis=1).tolist()
