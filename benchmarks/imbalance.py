@@ -68,6 +68,7 @@ def measure(root: Path, seed: int, output: Path, options: list[str]) -> dict[str
     """Train once; the figures of the bad test images, in per cent."""
     command = [sys.executable, "-m", "defectlab", "fit", "--config", "folder_mobilenet.yaml", "--data.root", str(root)]
     command += ["--seed_everything", str(seed), "--data.seed", str(seed), "--trainer.default_root_dir", str(output)]
+    command += ["--model.width", "1", "--model.symmetric", "false"]  # which the published figures are of
     subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL)
     (file,) = output.glob("*/*/metrics.json")
     classes = json.loads(file.read_text())["test"]["per_class"]

@@ -96,7 +96,10 @@ def train(
             (folder / "images" / name / file.name).symlink_to(file.resolve())
     return fit(
         "folder_mobilenet.yaml",
-        model={"weights": weights, "cache_features": not arguments.fine_tune, "class_weights": None},
+        model={
+            "weights": weights, "width": 1.0, "symmetric": False, "cache_features": not arguments.fine_tune,
+            "class_weights": None,
+        },
         data={"root": str(folder / "images"), "image_size": 128, "fit": "stretch"},
         trainer={"max_epochs": arguments.epochs, "logger": False}, seed_everything=seed, output=folder / "run",
     )  # fmt: skip
