@@ -1,5 +1,6 @@
 """Procedural surfaces: drawn anew in every step, the same for the same seed, learnable, resumable."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,9 @@ def test_a_checkpoint_for_prediction_alone(
     assert shipped.stat().st_size < 0.5 * (run / "checkpoints" / "best.ckpt").stat().st_size
     monkeypatch.setattr(resources, "SHIPPED", (tmp_path / "none", shipped.parent))
     monkeypatch.chdir(run)
+    assert main(["predict", "tiny.ckpt", str(class_folders), "--output", str(tmp_path / "d.csv")]) == 1
+    assert "which no card beside it has" in capsys.readouterr().err
+    shipped.with_suffix(".md").write_text(f"SHA-256 `{hashlib.sha256(shipped.read_bytes()).hexdigest()}`\n")
     for name, output in ((str(run), "a.csv"), ("tiny.ckpt", "b.csv"), ("checkpoints/tiny.ckpt", "c.csv")):
         assert main(["predict", name, str(class_folders), "--output", str(tmp_path / output)]) == 0
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes() == (tmp_path / "c.csv").read_bytes()
