@@ -10,11 +10,10 @@ finished in the output folder are not computed again; features are computed by t
 
 import argparse
 import contextlib
-import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ import defectlab as dl
 from defectlab.engine.configs import find_config, override_words
 from defectlab.engine.start_choice import Start
 from defectlab.errors import InputError
-from defectlab.runs import CROSSVAL_FILE
+from defectlab.runs import CROSSVAL_FILE, csv_text, write_text
 
 __all__ = ["main"]
 
@@ -121,10 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not sets:
             raise InputError("no set to measure: give --neu, --tiles or --elpv")
         rows = [row for name, root in sets.items() for row in measure(given, name, root)]
-        with (given.output / "starting_points.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
+        write_text(given.output / "starting_points.csv", csv_text(Row, rows))
     except InputError as error:
         print(f"starting_points.py: error: {error}", file=sys.stderr)
         return 1

@@ -11,10 +11,9 @@ Writes transfer.csv and a PNG a set.
 
 import argparse
 import contextlib
-import csv
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from transfer_sets import LabelledSet, load_elpv, load_neu, load_tiles
 from defectlab.errors import InputError
 from defectlab.networks.backbones import BACKBONES, Stages
 from defectlab.networks.weights import SHIPPED_WEIGHTS
+from defectlab.runs import csv_text, write_text
 from defectlab.utils.progress import progress_bar
 
 __all__ = ["main"]
@@ -192,10 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found = measure(given, load[name]())
                 rows += found
                 plot(found, given.output / f"transfer_{name}.png")
-        with (given.output / "transfer.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
+        write_text(given.output / "transfer.csv", csv_text(Row, rows))
     except InputError as error:
         print(f"transfer.py: error: {error}", file=sys.stderr)
         return 1
