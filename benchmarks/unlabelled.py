@@ -24,12 +24,11 @@ from torch import Tensor
 from transfer_fit import Source, draw_labelled, statistics_of
 from transfer_sets import LabelledSet, load_elpv, load_neu, load_tiles
 
-from defectlab.engine.adapt import fit_projection
+from defectlab.engine.adapt import fit_projection, teacher_embedding
 from defectlab.engine.probe import linear_probe
 from defectlab.errors import InputError
 from defectlab.networks import PretrainedNetwork
 from defectlab.networks.weights import load_backbone_weights
-from defectlab.tasks.feature_distillation import in_even_light
 
 Array = np.ndarray
 Classify = Callable[[Array, Array, Array], Array]  # labels, rows to train on, rows to test: predicted labels
@@ -110,8 +109,7 @@ def embeddings(given: argparse.Namespace, images: Tensor) -> tuple[Array, Array]
         block = source.normalise(block.float() / 255, statistics)
         found = [student.embed(view(block, number, rng)) for number in range(1 if given.brief else 8)]
         views.append(torch.stack([mirrored.embed(block), *found]))
-        even = in_even_light(block)
-        wanted.append((teacher.embed(even) + teacher.embed(even.flip((2, 3)))) / 2)
+        wanted.append(teacher_embedding(teacher, block))
     return torch.cat(views, 1).double().numpy(), torch.cat(wanted).double().numpy()
 
 

@@ -66,9 +66,7 @@ def adapt_weights(
     mirrored.symmetric = True
 
     def embed(block: Tensor) -> Tensor:
-        even = in_even_light(block).contiguous(memory_format=torch.channels_last)
-        target = larger.embed(even) + larger.embed(even.flip((2, 3)))
-        return torch.cat([student.embed(block), mirrored.embed(block), target], dim=1)
+        return torch.cat([student.embed(block), mirrored.embed(block), teacher_embedding(larger, block)], dim=1)
 
     files = expand_images(images)
     rows = sorted(np.random.default_rng(0).permutation(len(files))[:most].tolist())
@@ -82,6 +80,12 @@ def adapt_weights(
     student.projection = fit_projection(np.stack([plain, symmetric]), wanted)
     save_backbone_weights(student, target, half=True)
     return target
+
+
+def teacher_embedding(teacher: PretrainedNetwork, images: Tensor) -> Tensor:
+    """Embed normalised images (N, C, H, W) in even light: the mean over an image and its turn by 180°, (N, E)."""
+    even = in_even_light(images).contiguous(memory_format=torch.channels_last)
+    return (teacher.embed(even) + teacher.embed(even.flip((2, 3)))) / 2
 
 
 def fit_projection(found: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]) -> nn.Linear:

@@ -77,11 +77,9 @@ class Division:
         duplicates = self.group_duplicates and not planned
         if names is None and not duplicates:
             return None
-        unique, codes = np.unique(data.files if names is None else names, return_inverse=True)
-        by = "data.group_duplicates" if names is None else f"data.group_by {self.group_by}"
-        own = Groups(codes=codes, names=unique.tolist(), by=by, class_names=data.strata_names)
+        own = groups_of(data, "data.group_duplicates" if names is None else f"data.group_by {self.group_by}")
         if names is not None and not planned:
-            log.info("%d images are in %d groups, which stay together (data.group_by)", len(codes), len(unique))
+            log.info("%d images are in %d groups, which stay together (data.group_by)", len(own.codes), len(own.names))
         if duplicates:
             pairs = near_duplicates(data.images)
             count = len({index for pair in pairs for index in (pair.first, pair.second)})
@@ -90,6 +88,13 @@ class Division:
         if data.splits is not None and self.split == "auto":
             own.check_given(data.splits)
         return own
+
+
+def groups_of(data: ImageSet, by: str = "") -> Groups:
+    """Return the groups that the records of a set tell, named by what they are `by`; without any each image is its own."""
+    names = data.files if data.records.groups is None else data.records.groups
+    unique, codes = np.unique(names, return_inverse=True)
+    return Groups(codes=codes, names=unique.tolist(), by=by, class_names=data.strata_names)
 
 
 def check_classes(parts: splits.Split, data: ImageSet, location: str) -> None:
