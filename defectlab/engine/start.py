@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 
 from defectlab.data.datamodules.base import ImageDataModule
+from defectlab.data.pipeline.division import groups_of
 from defectlab.data.pipeline.duplicates import near_duplicates
-from defectlab.data.pipeline.groups import Groups
 from defectlab.data.pipeline.split_table import SplitTable
 from defectlab.engine.configs import override_words, read_arguments
 from defectlab.engine.experiment import DefectCLI
@@ -23,8 +23,8 @@ from defectlab.engine.probe import SHARES, inner_folds, learning_curve, out_of_f
 from defectlab.engine.start_choice import Start, StartChoice, StartRow, StartSettings
 from defectlab.errors import InputError
 from defectlab.networks.backbones import BACKBONES
+from defectlab.networks.weights import imagenet_file
 from defectlab.tasks import PretrainedTask
-from defectlab.utils._compat import torchvision_models
 from defectlab.utils.progress import later_rank, progress_bar
 
 _log = logging.getLogger(__name__)
@@ -122,11 +122,12 @@ def _choose(
     behind = scores[:, [best]] - scores
     figures = np.stack((scores[0], scores[1:].std(axis=0), behind[0], behind[1:].std(axis=0)), axis=1).tolist()
     rows = [
-        StartRow(**asdict(start), **dict(zip(_FIGURES, own, strict=True)), seconds=seconds, chosen=i == chosen)
-        for i, ((start, seconds, *_), own) in enumerate(zip(tried, figures, strict=True))
+        StartRow(**asdict(start), **dict(zip(_FIGURES, row, strict=True)), seconds=seconds, chosen=i == chosen)
+        for i, ((start, seconds, *_), row) in enumerate(zip(tried, figures, strict=True))
     ]
     *_, features, right = tried[chosen]
-    fewer = [out_of_fold_hits(features[places].cpu().numpy(), labels, groups, folds, share) for share in SHARES[:-1]]
+    own = features[places].cpu().numpy()
+    fewer = [out_of_fold_hits(own, labels, groups, folds, share) for share in SHARES[:-1]]
     curve, gain_se = learning_curve(np.stack([*fewer, right]), weights)
     trained = round(float(np.mean([len(train) for train, _ in folds])))
     points = dict(zip([round(share * trained) for share in (*SHARES, 2)], curve, strict=True))
@@ -156,8 +157,7 @@ def _check(base: DefectCLI) -> None:
 def _check_cached(start: Start) -> None:
     """Raise InputError for weights that would be downloaded: nobody has asked for these in particular."""
     if start.weights == "imagenet" and start.backbone in BACKBONES:
-        url = torchvision_models().get_model_weights(start.backbone).DEFAULT.url
-        file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+        file, url = imagenet_file(start.backbone)
         if not file.exists():
             raise InputError(f"{file} is not there: put it there from {url}, or fit once with these weights")
 
@@ -165,10 +165,8 @@ def _check_cached(start: Start) -> None:
 def _pool_of(data: ImageDataModule) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the places (N,) in the set of the images to choose by, their labels, and what its split keeps together."""
     images = data.data
-    names = np.asarray(images.files if images.records.groups is None else images.records.groups)
-    unique, codes = np.unique(names, return_inverse=True)
+    groups = groups_of(images)
     if data.group_duplicates:
-        own = Groups(codes=codes, names=unique.tolist(), by="", class_names=data.class_names)
-        codes = own.joined(near_duplicates(images.images)).codes
+        groups = groups.joined(near_duplicates(images.images))
     places = np.concatenate((data.parts.train, data.parts.val))
-    return places, images.labels.numpy()[places], np.unique(codes[places], return_inverse=True)[1]
+    return places, images.labels.numpy()[places], np.unique(groups.codes[places], return_inverse=True)[1]

@@ -21,7 +21,7 @@ from defectlab.networks.timm_backbone import PREFIX, TimmBackbone
 from defectlab.utils.image_format import Size, Tiles, checked_size, sides
 
 _BORDER = 16  # pixels that images are mirrored by before tiles are read
-_MIRRORED = ((3,), (2,), (2, 3))  # sides that a mirror image has changed
+_MIRRORED = ((3,), (2,), (2, 3))  # axes that a mirror image has flipped
 
 
 class PretrainedNetwork(Network):
@@ -127,11 +127,11 @@ class PretrainedNetwork(Network):
 
         With `stages`, their maps are brought to the size of the first of them and joined, D in all.
         """
-        if not self.symmetric:
-            return self._maps(images)
         features = self._maps(images)
-        for sides_ in _MIRRORED:
-            features = features + self._maps(images.flip(sides_)).flip(sides_)
+        if not self.symmetric:
+            return features
+        for axes in _MIRRORED:
+            features = features + self._maps(images.flip(axes)).flip(axes)
         return features / (1 + len(_MIRRORED))
 
     def _maps(self, images: Tensor) -> Tensor:

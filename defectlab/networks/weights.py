@@ -67,8 +67,7 @@ def load_backbone_weights(network: PretrainedNetwork, weights: str) -> None:
     )
     counters = {key: value for key, value in own.items() if key.endswith(COUNTER)}
     network.features.load_state_dict({**counters, **kept})
-    names = {key: key.replace("_orig_mod.", "").removeprefix("network.") for key in state}
-    found = {names[k][11:]: v for k, v in state.items() if names[k].startswith("projection.") and isinstance(v, Tensor)}
+    found = _projection_part(state)
     wanted = {} if network.projection is None else network.projection.state_dict()
     if mismatch := first_mismatch(found, wanted, "projection."):
         needed = f"set projection to {str(bool(found)).lower()}, and stages to middle"
@@ -104,6 +103,12 @@ def save_backbone_weights(network: PretrainedNetwork, path: Path, half: bool) ->
         draft.write_bytes(safetensors_bytes(state, {"backbone": network.backbone, "width": str(network.width)}))
 
 
+def imagenet_file(backbone: str) -> tuple[Path, str]:
+    """Return where torch.hub keeps torchvision's default weights of a backbone, and the address that they come from."""
+    url = str(torchvision_models().get_model_weights(backbone).DEFAULT.url)
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2], url
+
+
 def cached_imagenet(backbone: str, alternatives: str) -> tuple[Path, Mapping[str, object]]:
     """Return the path and the content of torchvision's file in its cache, downloaded if it is not there.
 
@@ -114,15 +119,15 @@ def cached_imagenet(backbone: str, alternatives: str) -> tuple[Path, Mapping[str
     Raises:
         InputError: If it can neither be found nor downloaded, or is damaged.
     """
-    chosen = torchvision_models().get_model_weights(backbone).DEFAULT
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / chosen.url.rpartition("/")[2]
+    cached, url = imagenet_file(backbone)
     if not cached.exists():
         try:
+            chosen = torchvision_models().get_model_weights(backbone).DEFAULT
             chosen.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
         except Exception as error:  # the network, or the disk
             raise InputError(
                 f"the imagenet weights of {backbone} could not be downloaded ({first_line(error)}): put "
-                f"{cached.name} from {chosen.url} into {cached.parent}, {alternatives}"
+                f"{cached.name} from {url} into {cached.parent}, {alternatives}"
             ) from None
     return cached, read_state(cached, f"delete it to download it anew, {alternatives}")
 
@@ -215,6 +220,13 @@ def _backbone_part(state: Mapping[str, object], source: Path) -> dict[str, Tenso
         "names a ResNet's; "
         f"{ALTERNATIVES.removeprefix('or ')}"
     )
+
+
+def _projection_part(state: Mapping[str, object]) -> dict[str, Tensor]:
+    """Return the tensors under `projection.`, by their names in it; none where weights come without one."""
+    tensors = {key.replace("_orig_mod.", "").removeprefix("network."): v for key, v in state.items()}
+    part = {key: v for key, v in tensors.items() if key.startswith("projection.") and isinstance(v, Tensor)}
+    return {key.removeprefix("projection."): v for key, v in part.items()}
 
 
 def _resnet_name(key: str) -> str:
